@@ -1,0 +1,16 @@
+"""Errors that a user can mend: one clear line and exit status 2, never a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A wrong call, file or option; its message names the value and what is allowed."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """A UserError for a name that is not among the allowed ones, with the nearest one suggested."""
+    names = sorted(allowed)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}".replace("' Allowed", "'. Allowed"))

@@ -1,0 +1,221 @@
+"""FLOPs are counted operator by operator, and an operator that cannot be counted makes the total null, never smaller.
+
+Convention: two FLOPs a multiply-add; matrix products, convolutions, attention and RNN layers, and the dense factorisations and
+solves that fixed-point solvers use (leading order, as LAPACK counts them). Pointwise work, reductions, normalisation and embedding
+lookups count nothing. Causal attention counts the full square, as torch's own counter does, whether or not the kernel skips half.
+A fused attention backward counts its recomputed scores (5 products), the unfused one has none to recompute (4).
+The formulas are those of `torch.utils.flop_counter`; the ones below are for operators it passes over in silence: nn.LSTM on the
+CPU is one fused operator, which it counts as 0. Its FlopCounterMode is not used, because it hooks every module and its gradients.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of a step: `total` is null, with `why`, if an operator ran that looks like matrix work and has no formula."""
+
+    total: int | None
+    by_operator: dict[str, int] = field(default_factory=dict)
+    why: str | None = None
+
+
+# Every formula takes the operator's positional arguments and its result.
+Formula = Callable[[tuple[Any, ...], Any], int]
+
+
+def _attention(args: tuple[Any, ...], _: Any) -> int:
+    query, key, value = args[:3]
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _attention_backward(args: tuple[Any, ...], _: Any) -> int:
+    gradient, query, key, value = args[:4]
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+
+
+def _rnn(inputs: Tensor, weights: list[Tensor]) -> int:
+    """Every weight matrix meets every (time, sample) once: 2 * 4h(D + h) * B * T for an LSTM layer; biases are pointwise."""
+    return 2 * prod(inputs.shape[:-1]) * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+def _onednn_rnn(args: tuple[Any, ...], _: Any) -> int:
+    return _rnn(args[0], [args[1], args[2]])
+
+
+def _onednn_rnn_backward(args: tuple[Any, ...], _: Any) -> int:
+    return 2 * _rnn(args[0], [args[1], args[2]])
+
+
+def _cudnn_rnn(args: tuple[Any, ...], _: Any) -> int:
+    return _rnn(args[0], args[1])
+
+
+def _cudnn_rnn_backward(args: tuple[Any, ...], _: Any) -> int:
+    return 2 * _rnn(args[0], args[1])
+
+
+def _added_product(args: tuple[Any, ...], _: Any) -> int:
+    """self + a @ b, batched or not, in place or not; a vector is a matrix of one column."""
+    _, a, b = args[:3]
+    return 2 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
+
+
+def _vector_product(args: tuple[Any, ...], _: Any) -> int:
+    return 2 * int(args[0].numel())
+
+
+def _added_outer(args: tuple[Any, ...], _: Any) -> int:
+    return 2 * args[1].numel() * args[2].numel()
+
+
+def _lu(matrices: Tensor) -> int:
+    rows, columns = matrices.shape[-2:]
+    if rows != columns:
+        raise ValueError("no formula for a rectangular matrix")
+    return matrices.numel() // max(rows * rows, 1) * (2 * rows**3) // 3
+
+
+def _solve(args: tuple[Any, ...], result: Any) -> int:
+    solution, factors = result[:2]
+    return _lu(factors) + 2 * factors.shape[-1] * solution.numel()
+
+
+def _lu_factor(args: tuple[Any, ...], _: Any) -> int:
+    return _lu(args[0])
+
+
+def _lu_solve(args: tuple[Any, ...], solution: Any) -> int:
+    return 2 * args[0].shape[-1] * int(solution.numel())
+
+
+def _cholesky(args: tuple[Any, ...], _: Any) -> int:
+    return _lu(args[0]) // 2
+
+
+def _cholesky_solve(args: tuple[Any, ...], solution: Any) -> int:
+    return 2 * args[1].shape[-1] * int(solution.numel())
+
+
+def _triangular_solve(args: tuple[Any, ...], solution: Any) -> int:
+    triangle = args[0].shape[-1] if solution.shape[-2] == args[0].shape[-1] else args[0].shape[-2]
+    return triangle * int(solution.numel())
+
+
+def _inverse(args: tuple[Any, ...], _: Any) -> int:
+    return 3 * _lu(args[0])
+
+
+FORMULAS: dict[Any, Formula] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten.mkldnn_rnn_layer: _onednn_rnn,
+    aten.mkldnn_rnn_layer_backward: _onednn_rnn_backward,
+    aten._cudnn_rnn: _cudnn_rnn,
+    aten._cudnn_rnn_backward: _cudnn_rnn_backward,
+    aten.addmm_: _added_product,
+    aten._addmm_activation: _added_product,
+    aten.baddbmm_: _added_product,
+    aten.addbmm: _added_product,
+    aten.addbmm_: _added_product,
+    aten.addmv: _added_product,
+    aten.addmv_: _added_product,
+    aten.mv: _vector_product,
+    aten.dot: _vector_product,
+    aten.vdot: _vector_product,
+    aten.addr: _added_outer,
+    aten.addr_: _added_outer,
+    aten._linalg_solve_ex: _solve,
+    aten.linalg_lu_factor_ex: _lu_factor,
+    aten.linalg_lu_solve: _lu_solve,
+    aten.linalg_cholesky_ex: _cholesky,
+    aten.cholesky_solve: _cholesky_solve,
+    aten.linalg_solve_triangular: _triangular_solve,
+    aten.linalg_inv_ex: _inverse,
+}
+
+# Fused RNN cells get their products from separate mm operators; the others copy, permute, check or take a norm.
+_NO_PRODUCTS = re.compile(
+    r"_thnn_\w+|_cudnn_rnn_flatten_weight|mkldnn_reorder_\w+|_linalg_check_errors|linalg_(vector_norm|cross|diagonal)|_use_cudnn_\w+"
+)
+_MATRIX_WORK = re.compile(
+    r"(?:^|_)(?:\w*mm|\w*mv|\w*dot|matmul|gemm|inner|outer|ger|addr|einsum|bilinear|trilinear|linear|cdist|pdist"
+    r"|conv\w*|\w*rnn|\w*lstm|\w*gru|attention|transformer|linalg|lu|qr|svd|eigh?|inverse|cholesky|triangular|lstsq|ormqr|orgqr"
+    r"|geqrf|householder|det|slogdet)(?:_|$)"
+)
+
+
+def looks_like_matrix_work(name: str) -> bool:
+    """Whether an aten operator's name says that it multiplies, convolves, attends or factorises."""
+    return not _NO_PRODUCTS.fullmatch(name) and _MATRIX_WORK.search(name.rstrip("_")) is not None
+
+
+class _Counter(TorchDispatchMode):
+    """Applies a formula to every operator that has one, decomposes the composite ones, and names those left over."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.unknown: dict[str, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        packet = getattr(func, "overloadpacket", func)
+        known = packet in FORMULAS or packet in flop_registry
+        if not known and isinstance(func, torch._ops.OpOverload) and func is not torch.ops.prim.device.default:
+            # Composite operators arrive whole under inference_mode.
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if known:
+            self._count(packet, args, kwargs, result)
+        elif _cannot_be_ignored(func):
+            self.unknown[str(packet)] = "has no formula"
+        return result
+
+    def _count(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        try:
+            if packet in FORMULAS:
+                self.counts[str(packet)] += FORMULAS[packet](args, result)
+            else:
+                self.counts[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=result)
+        except Exception as error:  # a formula that does not fit the call must end as a null, not end the run
+            self.unknown[str(packet)] = f"has a formula that does not fit ({type(error).__name__}: {error})"
+
+
+def _cannot_be_ignored(func: Any) -> bool:
+    """An operator from outside torch can hide anything; one of torch's own says by its name what it does."""
+    if not isinstance(func, torch._ops.OpOverload) or func.namespace not in ("aten", "prim", "prims", "profiler"):
+        return True
+    return looks_like_matrix_work(func.overloadpacket.__name__)
+
+
+def flops(step: Callable[[], object]) -> Flops:
+    """FLOPs of `step()`, forward and backward and optimiser, by the convention at the top of this file; runs it once.
+
+    A backward of an RNN layer counts twice its forward. Costs about 10 microseconds an operator.
+    """
+    counter = _Counter()
+    with counter:
+        step()
+    by_operator = dict(sorted(counter.counts.items()))
+    if counter.unknown:
+        why = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items()))
+        return Flops(total=None, by_operator=by_operator, why=why)
+    return Flops(total=sum(by_operator.values()), by_operator=by_operator)

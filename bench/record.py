@@ -1,0 +1,148 @@
+"""A run exists if and only if its Record, one JSON file, exists.
+
+A Record holds what was asked (the Spec), what happened (status and why), what was measured (Measures, each with its unit, method
+and scope, or null with a reason) and where (the environment). It is written once, atomically, and never changed.
+"""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import UserError
+from bench.metric import Metric
+from bench.spec import Spec
+
+SCHEMA = 1
+RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed"]
+
+
+class Measure(BaseModel):
+    """One measured quantity: a value with its unit, how it was obtained and over what, or null and the reason why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    value: float | int | None
+    unit: str
+    method: str
+    scope: str
+    why: str | None = None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> "Measure":
+        if self.value is None and not self.why:
+            raise ValueError("a measure without a value needs a reason (why)")
+        return self
+
+
+def measured(value: float | int | None, unit: str, method: str, scope: str, why: str | None = None) -> Measure:
+    """A Measure whose non-finite value becomes null with that as its reason: JSON has no NaN, and a table must not hide one."""
+    if value is not None and not math.isfinite(value):
+        return Measure(value=None, unit=unit, method=method, scope=scope, why=why or f"not finite ({value})")
+    return Measure(value=value, unit=unit, method=method, scope=scope, why=why)
+
+
+class Point(BaseModel):
+    """One point of a learning curve. Losses are in nats; `seconds` counts training steps alone, never evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: int
+    seconds: float
+    train_loss: float | None = None
+    valid: dict[str, float] = Field(default_factory=dict)
+    forward_nfe: float | None = None
+    backward_nfe: float | None = None
+    residual: float | None = None
+
+
+class Record(BaseModel):
+    """What one run asked, did and measured.
+
+    `metrics` says what the task's scores mean (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`) and
+    `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against NFE).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: int = SCHEMA
+    run_id: str
+    suite: str
+    spec: Spec
+    status: RunStatus
+    why: str | None = None
+    headline: str = "loss"
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    curve: list[Point] = Field(default_factory=list)
+    measures: dict[str, Measure] = Field(default_factory=dict)
+    probes: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _failure_has_a_reason(self) -> "Record":
+        if self.status != "ok" and not self.why:
+            raise ValueError(f"a run with status {self.status} needs a reason (why)")
+        return self
+
+    def value(self, name: str) -> float | None:
+        """The value of a measure, or None where it is absent or null."""
+        measure = self.measures.get(name)
+        return None if measure is None else measure.value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content whole or not at all (a temporary neighbour, fsync, rename); raise UserError when the disk refuses."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically as indented JSON with sorted keys."""
+    data = record.model_dump(mode="json")
+    write_text(path, json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> Record:
+    """Read one record; raise UserError, naming the file and the first thing wrong, where it is damaged or of another schema."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged record ({error}); move it away or delete it to run it again") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA:
+        raise UserError(f"{path}: record schema {version!r}, this version reads {SCHEMA}; move it away to run it again")
+    try:
+        record = Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path}: damaged record ({where}: {first['msg']}); move it away or delete it to run it again"
+        ) from error
+    if record.run_id != path.stem:
+        raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
+    return record
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, sorted by run id; raise UserError on the first damaged one."""
+    return sorted((read_record(path) for path in sorted(folder.rglob("*.json"))), key=lambda record: record.run_id)

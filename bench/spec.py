@@ -1,0 +1,74 @@
+"""A Spec says everything that decides a run's numbers, and nothing else; its id is the hash of its content."""
+
+import hashlib
+import json
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Value = bool | int | float | str | None
+Settings = dict[str, Value]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Named(_Frozen):
+    """A catalog entry (or a dotted path `package.module:attribute`) with its settings."""
+
+    name: str
+    settings: Settings = Field(default_factory=dict)
+
+
+class Train(_Frozen):
+    """How a model is trained: Adam, linear warm-up then cosine to zero, gradient norm clipped; a token budget of steps * batch * T."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
+    evaluation_batches: int | None = Field(
+        default=None, gt=0, description="cap on validation batches; the test split is whole"
+    )
+
+
+class Spec(_Frozen):
+    """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
+
+    group: str
+    label: str
+    role: Literal["final", "trial"] = "final"
+    model: Named
+    task: Named
+    train: Train
+    seed: int = Field(ge=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(default=1, gt=0)
+    parameters: int | None = Field(default=None, gt=0, description="parameter budget the model's width was matched to")
+    depths: tuple[int, ...] = Field(
+        default=(), description="depths or solver steps at which memory is probed after training"
+    )
+    trials: tuple[str, ...] = Field(
+        default=(), description="run ids of the learning-rate trials this run's rate was chosen from"
+    )
+
+    @field_validator("group", "label")
+    @classmethod
+    def _plain(cls, text: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]*", text):
+            raise ValueError(f"{text!r}: letters, digits, spaces and ().,=_+- only")
+        return text
+
+    @property
+    def run_id(self) -> str:
+        """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
+        kind = "t" if self.role == "trial" else "s"
+        return f"{slug}-{kind}{self.seed}-{digest}"

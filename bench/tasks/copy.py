@@ -1,0 +1,119 @@
+"""Copy memory: repeat ten symbols after T blanks (Arjovsky et al. 2016; Bai et al. 2018 and 2019, appendix F)."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.errors import UserError, unknown
+from bench.tasks.task import Metric, Split, Task, derive_seed
+
+Delimiter = Literal["single", "run"]
+
+PAYLOAD = 10
+SYMBOLS = 8
+DELIMITER = 9
+
+
+class CopyMemory(Task):
+    """A sequence of T + 20 positions asks for its first ten symbols again at its last ten positions.
+
+    Counting positions from 1: inputs 1..10 are drawn uniformly from 1..8, the rest are 0 except for the delimiter 9,
+    which stands at position T + 10 alone ("single", the DEQ paper's layout) or at all eleven positions T + 10..T + 20
+    ("run", the TCN code's layout). Targets 1..T + 10 are 0 and targets T + 11..T + 20 are the ten symbols. In indices
+    from 0 the delimiter is at T + 9.
+
+    The data are fixed by `data_seed`; the training seed only orders them, with a fresh permutation in every epoch. An
+    epoch drops the samples that do not fill a batch. Validation has half as many samples as the test. Chance is a
+    predictor that knows the position and nothing else: right on the zeros, uniform over the eight symbols on the last
+    ten, so 10 ln 8 / (T + 20) nats over all positions.
+    """
+
+    def __init__(
+        self,
+        *,
+        T: int = 30,
+        delimiter: Delimiter = "single",
+        samples: int = 20_000,
+        test_samples: int = 2_000,
+        data_seed: int = 0,
+    ) -> None:
+        for name, count in (("T", T), ("samples", samples), ("test_samples", test_samples)):
+            if count < 1:
+                raise UserError(f"copy memory: {name} must be at least 1, got {count}")
+        if delimiter not in get_args(Delimiter):
+            raise unknown("delimiter", delimiter, get_args(Delimiter))
+        self.T = T
+        self.delimiter = delimiter
+        self.vocabulary = DELIMITER + 1
+        self.length = T + 2 * PAYLOAD
+        sizes: dict[Split, int] = {"train": samples, "valid": max(1, test_samples // 2), "test": test_samples}
+        self.payloads = {split: _payloads(split, count, data_seed) for split, count in sizes.items()}
+        self.metrics = {
+            "loss": Metric(unit="nats", better="lower", chance=PAYLOAD * math.log(SYMBOLS) / self.length, floor=0.0),
+            "loss_last10": Metric(unit="nats", better="lower", chance=math.log(SYMBOLS), floor=0.0),
+            "accuracy_last10": Metric(unit="fraction", better="higher", chance=1 / SYMBOLS, floor=1.0),
+        }
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches in the seed's order without end; validation and test samples in their own order, once."""
+        if split not in self.payloads:
+            raise unknown("split", split, self.payloads)
+        samples = len(self.payloads[split])
+        if size < 1 or (split == "train" and size > samples):
+            raise UserError(f"copy memory: batch size must be 1..{samples} (the training samples), got {size}")
+        return self._train(size, seed, first) if split == "train" else self._evaluation(split, size, first)
+
+    def _train(self, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        payloads = self.payloads["train"]
+        epoch, index = divmod(first, len(payloads) // size)
+        while True:
+            generator = np.random.default_rng(derive_seed("copy memory", "order", seed, epoch))
+            order = torch.from_numpy(generator.permutation(len(payloads)))
+            for start in range(index * size, len(payloads) - size + 1, size):
+                yield self._sequences(payloads[order[start : start + size]])
+            epoch, index = epoch + 1, 0
+
+    def _evaluation(self, split: Split, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        payloads = self.payloads[split]
+        for start in range(first * size, len(payloads), size):
+            yield self._sequences(payloads[start : start + size])
+
+    def _sequences(self, payload: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = torch.zeros(len(payload), self.length, dtype=torch.int64)
+        targets = torch.zeros_like(inputs)
+        inputs[:, :PAYLOAD] = payload
+        delimiter = self.T + PAYLOAD - 1
+        inputs[:, delimiter : delimiter + 1 if self.delimiter == "single" else None] = DELIMITER
+        targets[:, -PAYLOAD:] = payload
+        return inputs, targets
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """`loss` over all positions, `loss_last10` and `accuracy_last10` over the recalled ones."""
+        # float64: a solved task has losses near 1e-7, where float32's log-softmax rounds
+        losses = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="none")
+        recalled = slice(-PAYLOAD, None)
+        right = logits[:, recalled].argmax(-1) == targets[:, recalled]
+        return {
+            "loss": (losses.sum(), losses.numel()),
+            "loss_last10": (losses[:, recalled].sum(), right.numel()),
+            "accuracy_last10": (right.double().sum(), right.numel()),
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the layout and of every split's symbols, which together are the data."""
+        digest = hashlib.sha256(f"copy memory T={self.T} delimiter={self.delimiter}".encode())
+        for split, payload in self.payloads.items():
+            digest.update(f"\n{split} {len(payload)}\n".encode())
+            digest.update(payload.numpy().astype(np.uint8).tobytes())
+        return digest.hexdigest()
+
+
+def _payloads(split: Split, count: int, data_seed: int) -> Tensor:
+    generator = np.random.default_rng(derive_seed("copy memory", "payload", split, data_seed))
+    return torch.from_numpy(generator.integers(1, SYMBOLS + 1, size=(count, PAYLOAD)))

@@ -1,0 +1,108 @@
+"""A causal transformer block as a fixed-point map, the input injected into its queries, keys and values."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deq.cells.cell import Cell
+from deq.solve import Map
+
+
+class _Segment(NamedTuple):
+    z: Tensor  # (B, M, D) solution of the last M positions
+    x: Tensor  # (B, M, D) their input features
+
+
+def rotary_angles(positions: int, head_width: int, like: Tensor, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
+    frequencies = base ** -torch.linspace(0, 1, head_width // 2, dtype=torch.float64, device=like.device)
+    angles = torch.arange(positions, dtype=torch.float64, device=like.device)[:, None] * frequencies
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs of coordinates of q (B, H, T, E) by (T, E/2) angles: <rotate(q)_s, rotate(k)_t> depends on s - t alone."""
+    a, b = q.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class TransformerCell(Cell):
+    """f(z) = LN(y + FFN(y)), y = LN(z + attention(W z + U x)): post-LN, as in the DEQ-Transformer of Bai et al. (2019).
+
+    Rotary positions in place of the paper's relative sinusoids (both depend on distances alone; rotary runs through SDPA's fused
+    kernels; a `rotary_base` near the sequence's length spends the few frequencies of a narrow head where they tell positions
+    apart). LayerNorm without affine parameters, as in the authors' code. `feedforward` is the inner width of the FFN (default 4D).
+    With `memory_length` M, the last M positions of the previous segment are attended to, at their solution z and input x, detached.
+    Parameters: 7 D^2 + 4 D + feedforward (2 D + 1) + D.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int = 4,
+        feedforward: int | None = None,
+        memory_length: int = 0,
+        rotary_base: float = 10_000.0,
+        initial_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads or (width // heads) % 2:
+            raise ValueError(f"width must be heads times an even head width, got width {width}, heads {heads}")
+        if memory_length < 0:
+            raise ValueError(f"memory_length must not be negative, got {memory_length}")
+        if not rotary_base > 1:
+            raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
+        feedforward = feedforward or 4 * width
+        self.width, self.heads, self.memory_length, self.rotary_base = width, heads, memory_length, rotary_base
+        self.inject = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width)
+        self.expand = nn.Linear(width, feedforward)
+        self.contract = nn.Linear(feedforward, width)
+        for layer in (self.inject, self.qkv, self.project, self.expand, self.contract):
+            if initial_std is not None:
+                nn.init.normal_(layer.weight, 0.0, initial_std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, time, _ = qkv.shape
+        q, k, v = qkv.view(batch, time, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def bind(self, x: Tensor, memory: _Segment | None = None) -> Map:
+        """U x and the keys and values of the memory are computed once."""
+        batch, time, width = x.shape
+        injection = self.inject(x)
+        past = 0 if memory is None else memory.z.shape[1]
+        cos, sin = rotary_angles(past + time, width // self.heads, x, self.rotary_base)
+        if memory is not None:
+            _, k, past_v = self._split(self.qkv(memory.z) + self.inject(memory.x))
+            past_k = rotate(k, cos[:past], sin[:past])
+            visible = torch.ones(time, past + time, dtype=torch.bool, device=x.device).tril(past)
+        cos, sin = cos[past:], sin[past:]
+
+        def f(z: Tensor) -> Tensor:
+            q, k, v = self._split(self.qkv(z) + injection)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            if memory is None:
+                mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            else:
+                k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
+                mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+            mixed = mixed.transpose(1, 2).reshape(batch, time, width)
+            y = F.layer_norm(z + self.project(mixed), (width,))
+            return F.layer_norm(y + self.contract(F.relu(self.expand(y))), (width,))
+
+        return f
+
+    def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
+        """The last `memory_length` positions' solution and input, detached."""
+        if self.memory_length == 0:
+            return None
+        if memory is not None:
+            z, x = torch.cat((memory.z, z), dim=1), torch.cat((memory.x, x), dim=1)
+        return _Segment(z[:, -self.memory_length :].detach(), x[:, -self.memory_length :].detach())

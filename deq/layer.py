@@ -1,0 +1,53 @@
+"""DEQ: a cell, a solver, a stop and an adjoint make a layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from deq.adjoint import Adjoint, Implicit, Unroll, Watch
+from deq.cells.cell import Cell
+from deq.core import Core, Output
+from deq.solve import Solution, Solver, Stop
+
+
+class DEQ(Core):
+    """The features of the fixed point z* = f(z*; x) of a cell; is a Core, like every explicit baseline.
+
+    `stop` holds in training mode, `evaluation_stop` (default: the same) in evaluation mode. A DEQ is causal to the solver's
+    tolerance only: a global solver mixes the positions of a sequence while it converges.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        solver: Solver,
+        stop: Stop,
+        adjoint: Adjoint | None = None,
+        evaluation_stop: Stop | None = None,
+    ) -> None:
+        super().__init__()
+        adjoint = Implicit() if adjoint is None else adjoint
+        if isinstance(adjoint, Unroll) and not solver.differentiable:
+            raise ValueError(f"Unroll cannot differentiate through {type(solver).__name__}; use Picard, or Implicit")
+        self.cell, self.width = cell, cell.width
+        self.solver, self.stop, self.adjoint = solver, stop, adjoint
+        self.evaluation_stop = evaluation_stop or stop
+        self._watchers: list[Watch] = []
+
+    def watch(self, watcher: Watch) -> Callable[[], None]:
+        """Have `watcher(phase, solution)` told of every solve, phase "forward" or "backward"; returns a function that ends it."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def _tell(self, phase: str, solution: Solution) -> None:
+        for watcher in self._watchers:
+            watcher(phase, solution)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Features x (B, T, D) to the fixed point's features (B, T, width): the solve and one more evaluation, f(z*)."""
+        f = self.cell.bind(x, memory)
+        stop = self.stop if self.training else self.evaluation_stop
+        z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory))

@@ -1,0 +1,28 @@
+"""Picard iteration: the plain, memory-free z <- f(z), optionally relaxed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, lerp
+
+from deq.solve import Map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picard:
+    """z <- z + relaxation (f(z) - z). Converges linearly where f contracts; stores nothing."""
+
+    relaxation: float = 1.0
+    differentiable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relaxation <= 1:
+            raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")
+
+    def init(self, z: Tensor) -> None:
+        """Nothing to remember."""
+        return None
+
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: None) -> tuple[Tensor, None]:
+        """f(z) itself, or the relaxed mean of z and f(z)."""
+        return (fz if self.relaxation == 1 else lerp(z, fz, self.relaxation)), None
