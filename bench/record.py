@@ -64,7 +64,8 @@ class Record(BaseModel):
     """What one run asked, did and measured.
 
     `metrics` says what the task's scores mean (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`) and
-    `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against NFE).
+    `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against
+    NFE).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -96,7 +97,7 @@ class Record(BaseModel):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content whole or not at all (a temporary neighbour, fsync, rename); raise UserError when the disk refuses."""
+    """Replace a file whole or not at all (a temporary neighbour, fsync, rename); raise UserError when the disk refuses."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +136,7 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path}: damaged record ({where}: {first['msg']}); move it away or delete it to run it again"
-        ) from error
+        raise UserError(f"{path}: damaged record ({where}: {first['msg']}); move it away or delete it to run it again") from error
     if record.run_id != path.stem:
         raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
     return record

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Value = bool | int | float | str | None
 Settings = dict[str, Value]
@@ -23,7 +23,7 @@ class Named(_Frozen):
 
 
 class Train(_Frozen):
-    """How a model is trained: Adam, linear warm-up then cosine to zero, gradient norm clipped; a token budget of steps * batch * T."""
+    """How a model is trained: AdamW, linear warm-up then cosine to zero, gradient norm clipped. Token budget: steps * batch * T."""
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -32,9 +32,8 @@ class Train(_Frozen):
     clip: float | None = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
-    evaluation_batches: int | None = Field(
-        default=None, gt=0, description="cap on validation batches; the test split is whole"
-    )
+    evaluation_batch: int = Field(default=128, gt=0, description="sequences a batch in validation and test")
+    carry: bool = Field(default=False, description="hand each batch's memory to the next; for tasks whose batches continue")
 
 
 class Spec(_Frozen):
@@ -50,12 +49,8 @@ class Spec(_Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, gt=0)
     parameters: int | None = Field(default=None, gt=0, description="parameter budget the model's width was matched to")
-    depths: tuple[int, ...] = Field(
-        default=(), description="depths or solver steps at which memory is probed after training"
-    )
-    trials: tuple[str, ...] = Field(
-        default=(), description="run ids of the learning-rate trials this run's rate was chosen from"
-    )
+    depths: tuple[int, ...] = Field(default=(), description="depths or solver steps at which memory is probed after training")
+    trials: tuple[str, ...] = Field(default=(), description="run ids of the learning-rate trials this run's rate was chosen from")
 
     @field_validator("group", "label")
     @classmethod
@@ -72,3 +67,42 @@ class Spec(_Frozen):
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
         kind = "t" if self.role == "trial" else "s"
         return f"{slug}-{kind}{self.seed}-{digest}"
+
+
+class Row(_Frozen):
+    """One model of a comparison. Without a `width` among its settings, it gets the width that matches the reference row's count."""
+
+    model: Named
+    like: str | None = Field(default=None, description="label of the row whose learning rate this one shares (same function)")
+
+
+class Comparison(_Frozen):
+    """Models on equal terms: same task, data order, token budget, optimiser and schedule; parameters within 2 % of the reference.
+
+    Each row without `like` gets its learning rate from a declared sweep: one trial a rate, of `trial_steps` steps at `trial_seed`
+    (which no final run uses), judged on the validation split. One rate alone means no trials.
+    """
+
+    group: str
+    task: Named
+    train: Train
+    rows: dict[str, Row]
+    reference: str
+    learning_rates: tuple[float, ...] = Field(min_length=1)
+    trial_steps: int = Field(gt=0)
+    trial_seed: int = 1000
+    seeds: tuple[int, ...] = Field(min_length=1)
+    depths: tuple[int, ...] = Field(default=(), description="memory is probed at these depths in the first seed's runs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Comparison":
+        if self.reference not in self.rows:
+            raise ValueError(f"reference {self.reference!r} is not a row; rows: {', '.join(self.rows)}")
+        if self.trial_seed in self.seeds:
+            raise ValueError(
+                f"trial_seed {self.trial_seed} is also a final seed: a rate must not be chosen on a run it is judged by"
+            )
+        for label, row in self.rows.items():
+            if row.like is not None and (row.like not in self.rows or self.rows[row.like].like is not None):
+                raise ValueError(f"row {label!r} is like {row.like!r}, which is not a row with trials of its own")
+        return self

@@ -4,8 +4,9 @@
     solution = solve(f, z0, Anderson(), Stop(rtol=1e-3, max_steps=30))
     layer = DEQ(TransformerCell(width=64), solver=Anderson(), stop=Stop(), adjoint=Implicit())
 
-`solve` is the one loop, forward and adjoint. A `Solver` proposes iterates, a `Stop` says when a sample is done, a `Status` how it
-ended; an adjoint (`Implicit`, `Phantom`, `Unroll`) says how the solve is differentiated; a `Cell` gives the map; `DEQ` is the layer.
+`solve` is the one loop, forward and adjoint. A `Solver` proposes iterates, a `Stop` says when a sample is done, a `Status` how
+it ended; an adjoint (`Implicit`, `Phantom`, `Unroll`) says how the solve is differentiated; a `Cell` gives the map; `DEQ` is the
+layer.
 This package imports nothing but torch.
 """
 

@@ -43,7 +43,7 @@ class Implicit:
     """
 
     solver: Solver = field(default_factory=Anderson)
-    stop: Stop = Stop(rtol=1e-3, max_steps=30)
+    stop: Stop = field(default_factory=Stop)
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """f(z*) attached; without grad mode, f(z*) alone."""
@@ -94,9 +94,7 @@ class _ImplicitGradient(torch.autograd.Function):
             z, fz = lin.z, lin.fz
 
         def transposed(u: Tensor) -> Tensor:
-            (jtu,) = torch.autograd.grad(
-                fz, z, u, retain_graph=True, create_graph=second_order and torch.is_grad_enabled()
-            )
+            (jtu,) = torch.autograd.grad(fz, z, u, retain_graph=True, create_graph=second_order and torch.is_grad_enabled())
             return jtu + v
 
         u = _solve(transposed, v, lin.adjoint.solver, lin.adjoint.stop, lin.watch, "backward")
@@ -105,7 +103,7 @@ class _ImplicitGradient(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """An inexact gradient from `steps` attached relaxed iterations at the solution; steps=1, relaxation=1 is Jacobian-free backpropagation.
+    """An inexact gradient from `steps` attached relaxed iterations at the solution; one full step is Jacobian-free backpropagation.
 
     Costs no backward solve and stores `steps` evaluations. Biased: the truncated Neumann series of the implicit gradient.
     Geng et al. (NeurIPS 2021), arXiv 2111.05177; Fung et al. (AAAI 2022), arXiv 2103.12803.

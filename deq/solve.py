@@ -55,8 +55,9 @@ class Solver(Protocol):
     Samples are independent: row b of a proposal depends on row b of the arguments alone.
     """
 
-    differentiable: bool
-    """Whether `step` may be differentiated through (its memory is not written in place)."""
+    @property
+    def differentiable(self) -> bool:
+        """Whether `step` may be differentiated through (its memory is not written in place)."""
 
     def init(self, z: Tensor) -> Any:
         """The memory of a solve that starts at z (B, ...): a NamedTuple of tensors and counts, or None."""

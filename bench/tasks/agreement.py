@@ -45,7 +45,7 @@ class Agreement(Task):
     sum of the right column) / (d + 2) = the entropy rate of the endless language. Chance is the entropy of the token
     frequencies over a cycle.
 
-    A finite test split scatters the oracle's own loss around the floor (default: standard error about 0.005 nats), so
+    A finite test split scatters the oracle's own loss around the floor (default: standard error about 0.007 nats), so
     an excess below that is not a difference and may be negative.
     """
 
@@ -70,9 +70,7 @@ class Agreement(Task):
             if value < 1:
                 raise UserError(f"agreement: {name} must be at least 1, got {value}")
         if vocabulary <= 2 * classes:
-            raise UserError(
-                f"agreement: vocabulary must exceed 2 * classes = {2 * classes} to hold fillers, got {vocabulary}"
-            )
+            raise UserError(f"agreement: vocabulary must exceed 2 * classes = {2 * classes} to hold fillers, got {vocabulary}")
         if not 0 <= noise <= 1:
             raise UserError(f"agreement: noise is a probability in 0..1, got {noise}")
         self.vocabulary = vocabulary
@@ -100,9 +98,7 @@ class Agreement(Task):
         while len(places) < self.dependency:
             places.append(places[-1] @ self.transition)
         closer = (1 - self.noise) * self.opener + self.noise / classes
-        agreement = _entropy(
-            np.append(np.full(classes - 1, self.noise / classes), 1 - self.noise + self.noise / classes)
-        )
+        agreement = _entropy(np.append(np.full(classes - 1, self.noise / classes), 1 - self.noise + self.noise / classes))
 
         onward = entr(self.transition).sum(axis=1)
         chain = _entropy(self.start) + sum(float(place @ onward) for place in places[:-1])
@@ -147,13 +143,11 @@ class Agreement(Task):
             tokens[..., place] = filler
         tokens[..., 1:-1] += 2 * self.classes
         careless = generator.random(shape) < self.noise
-        tokens[..., -1] = (
-            np.where(careless, generator.integers(self.classes, size=shape), tokens[..., 0]) + self.classes
-        )
+        tokens[..., -1] = np.where(careless, generator.integers(self.classes, size=shape), tokens[..., 0]) + self.classes
         return np.concatenate([tokens.reshape(samples, self.length), openers[:, -1:]], axis=1)
 
     def oracle(self, tokens: Tensor) -> Tensor:
-        """The best possible prediction: log-probabilities (B, T, V), float64, of each next token given tokens[:, : t + 1]."""
+        """The best possible prediction: log-probabilities (B, T, V) in float64 given the inputs (B, T) so far."""
         K, cycle = self.classes, self.dependency + 2
         following = torch.zeros(self.vocabulary, self.vocabulary, dtype=torch.float64)
         following[:K, 2 * K :] = torch.from_numpy(self.start)
@@ -162,18 +156,15 @@ class Agreement(Task):
         closing = torch.zeros(K, self.vocabulary, dtype=torch.float64)
         closing[:, K : 2 * K] = (1 - self.noise) * torch.eye(K, dtype=torch.float64) + self.noise / K
 
-        probabilities = following[tokens]
-        last_fillers = torch.arange(self.dependency, tokens.shape[1], cycle)
-        opened_by = tokens[:, last_fillers - self.dependency]
         if bool((tokens[:, ::cycle] >= K).any()):
-            raise UserError(
-                f"agreement: every sequence needs an opener, id 0..{K - 1}, at positions 0, {cycle}, {2 * cycle}, ..."
-            )
-        probabilities[:, last_fillers] = closing[opened_by]
+            raise UserError(f"agreement: every sequence needs an opener, id 0..{K - 1}, at positions 0, {cycle}, {2 * cycle}, ...")
+        probabilities = following[tokens]
+        complete = tokens.shape[1] - self.dependency  # openers before this have their closer in reach
+        probabilities[:, self.dependency :: cycle] = closing[tokens[:, : max(0, complete) : cycle]]
         return probabilities.log()
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """`loss` over all targets; `loss_agreement` over the closers, which need the opener `dependency` + 1 tokens back."""
+        """`loss` over all targets; `loss_agreement` over the closers, which need the opener `dependency` + 1 back."""
         losses = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="none")
         closers = losses[:, self.dependency :: self.dependency + 2]
         return {"loss": (losses.sum(), losses.numel()), "loss_agreement": (closers.sum(), closers.numel())}

@@ -64,7 +64,7 @@ class CopyMemory(Task):
         """Training batches in the seed's order without end; validation and test samples in their own order, once."""
         if split not in self.payloads:
             raise unknown("split", split, self.payloads)
-        samples = len(self.payloads[split])
+        samples = len(self.payloads["train"])
         if size < 1 or (split == "train" and size > samples):
             raise UserError(f"copy memory: batch size must be 1..{samples} (the training samples), got {size}")
         return self._train(size, seed, first) if split == "train" else self._evaluation(split, size, first)

@@ -38,7 +38,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """For logits (B, T, V) and targets (B, T): per score its sum (a float64 scalar) and the count it is over; losses in nats."""
+        """For logits (B, T, V) and targets (B, T): each score's sum (a float64 scalar) and count; losses in nats."""
 
     def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
         """The metrics of a split from the means of its scores; adds what derives from them (perplexity, excess)."""

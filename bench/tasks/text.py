@@ -182,9 +182,7 @@ def _read(path: Path) -> dict[Split, str]:
     if named["train"]:
         for split, found in named.items():
             if len(found) > 1:
-                raise UserError(
-                    f"{path} has {len(found)} {split} files, need one: {', '.join(file.name for file in found)}"
-                )
+                raise UserError(f"{path} has {len(found)} {split} files, need one: {', '.join(file.name for file in found)}")
         return {split: _decode(found[0]) for split, found in named.items() if found}
     joined = [file for file in files if file.suffix == ".txt"] or files
     if not joined:
@@ -198,9 +196,7 @@ def _decode(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}"
-        ) from error
+        raise UserError(f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}") from error
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
 
@@ -219,9 +215,7 @@ def _words(texts: Mapping[Split, str]) -> tuple[dict[Split, Ids], list[str]]:
     """Provisional ids of the words, numbered as they first appear, and the word of each."""
     ids: defaultdict[str, int] = defaultdict()
     ids.default_factory = ids.__len__  # a new word's id is the number of words before it
-    streams = {
-        split: np.fromiter(map(ids.__getitem__, _split_words(text)), dtype=np.int32) for split, text in texts.items()
-    }
+    streams = {split: np.fromiter(map(ids.__getitem__, _split_words(text)), dtype=np.int32) for split, text in texts.items()}
     return streams, list(ids)
 
 

@@ -34,8 +34,10 @@ class TransformerCell(Cell):
     Rotary positions in place of the paper's relative sinusoids (both depend on distances alone; rotary runs through SDPA's fused
     kernels; a `rotary_base` near the sequence's length spends the few frequencies of a narrow head where they tell positions
     apart). LayerNorm without affine parameters, as in the authors' code. `feedforward` is the inner width of the FFN (default 4D).
-    With `memory_length` M, the last M positions of the previous segment are attended to, at their solution z and input x, detached.
-    Parameters: 7 D^2 + 4 D + feedforward (2 D + 1) + D.
+    `bias_std` is the initial scale of the biases of queries and keys: under rotary they are what a head attends to by distance
+    alone, the part of the paper's two position biases; a wide start finds long copies sooner. With `memory_length` M, the last M
+    positions of the previous segment are attended to, at their solution z and input x, detached.
+    Parameters: 7 D^2 + 5 D + feedforward (2 D + 1).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TransformerCell(Cell):
         feedforward: int | None = None,
         memory_length: int = 0,
         rotary_base: float = 10_000.0,
+        bias_std: float = 0.0,
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class TransformerCell(Cell):
                 nn.init.normal_(layer.weight, 0.0, initial_std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.inject.bias[: 2 * width].data, 0.0, bias_std)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, time, _ = qkv.shape

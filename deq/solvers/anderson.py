@@ -19,7 +19,7 @@ class _Memory(NamedTuple):
     residuals: Tensor  # (B, window, N): contiguous rows, so that writing one is a plain copy
     images: Tensor  # (B, window, N)
     gram: Tensor  # (B, window, window) of the residuals; one row is renewed a step
-    count: int
+    taken: int  # steps so far
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,12 @@ _HALF = (torch.bfloat16, torch.float16)
 class _Memory(NamedTuple):
     steps: Tensor  # (B, window, N)
     gram: Tensor  # (B, window, window) of the steps
-    count: int
+    stored: int  # steps in it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden:
-    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores `window` states and starts afresh when it is full."""
+    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores `window` states, then starts afresh."""
 
     window: int = 30
     differentiable: ClassVar[bool] = False

@@ -1,0 +1,46 @@
+# Everything a user types. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce report test check format bench doctor clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## make .venv with the pinned packages
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+reproduce: $(READY)  ## train the smoke suite, write results/, print the tables
+	$(PY) -m bench run smoke --device cpu
+
+report: $(READY)  ## write tables and figures anew from the records
+	$(PY) -m bench report
+
+test: $(READY)  ## run every test
+	$(PY) -m pytest
+
+check: $(READY)  ## format, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(READY)  ## format and mend what lint can mend
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(READY)  ## micro-benchmarks of solver, cell and training step
+	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+doctor: $(READY)  ## which instruments work on this machine
+	$(PY) -m bench doctor
+
+clean:  ## remove .venv and caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,23 @@
+"""The harness: suites of specs become records, records become tables and figures.
+
+    suite (list of Spec, Comparison) -> Plan -> run(spec) -> Record (one JSON file) -> tables, figures
+
+    bench -> baselines -> deq -> torch        each imports what is to its right, never to its left
+
+Nothing flows back. A run exists if and only if its record exists; running a suite again does only what is missing; reports are pure
+functions of records.
+
+    spec.py         Spec: all that decides a run's numbers, its id the hash of that; Comparison: models on equal terms
+    catalog.py      the literal registries of models and tasks; settings checked against signatures
+    budget.py       equal parameters: the width that comes nearest to a count
+    plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
+    coordinator.py  runs what has no record, writes each record as it comes
+    engines/        where runs execute: local, a process each
+    run.py loop.py  one run: build, train, evaluate, probe
+    tasks/          copy memory, a language of known entropy, any text
+    meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
+    probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
+    machine.py      timings have the machine to themselves
+    record.py       the record and its file; report.py tables.py plots.py statistics.py: what is made of records
+    doctor.py       which instruments work here
+"""

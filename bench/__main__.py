@@ -1,0 +1,265 @@
+"""`python -m bench`: selects what to run and show; never configures it (that is the suite's Python file)."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.errors import UserError, unknown
+
+app = typer.Typer(
+    name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+Results = Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+RESULTS = Path("results")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-2` or `0,3,5` as a list of seeds."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if found is None or (found[2] and int(found[2]) < int(found[1])):
+            raise UserError(f"--seeds {text!r}: give numbers and ranges, such as 0-2 or 0,3,5")
+        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
+        if len(seeds) > 1000:
+            raise UserError(f"--seeds {text!r}: at most 1000 seeds")
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds {text!r}: a seed is named twice")
+    return seeds
+
+
+def parse_data(pairs: list[str]) -> dict[str, Path]:
+    """`NAME=PATH` pairs as a dictionary; each path must exist."""
+    data: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name):
+            raise UserError(f"--data {pair!r}: give NAME=PATH, the name of letters, digits, _, + and -")
+        if name in data:
+            raise UserError(f"--data: {name!r} is named twice")
+        if not Path(path).exists():
+            raise UserError(f"--data {name}: {path} does not exist")
+        data[name] = Path(path)
+    return data
+
+
+def choose_device(name: str) -> Literal["cpu", "cuda"]:
+    """`auto` is cuda where torch sees one."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here (`python -m bench doctor` says more)")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+class Display:
+    """Progress of a suite: bars on a terminal, a line a run elsewhere; nothing with `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self._bars: Progress | None = None
+        self._rows: dict[str, Any] = {}
+        if not quiet and self.console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            self._bars = Progress(*columns, console=self.console, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def stage(self, name: str, missing: int, wanted: int) -> None:
+        """A stage opens."""
+        if wanted and not self.quiet:
+            kind = "learning-rate trials" if name == "trials" else "final runs"
+            self.console.print(f"{kind}: {wanted - missing} of {wanted} recorded" + (f", {missing} to do" if missing else ""))
+
+    def step(self, spec: Any, done: int, total: int, loss: float | None) -> None:
+        """A run goes on."""
+        if self._bars is None:
+            return
+        name = f"{spec.group} · {spec.label} · {'trial' if spec.role == 'trial' else f'seed {spec.seed}'}"
+        if spec.run_id not in self._rows:
+            self._rows[spec.run_id] = self._bars.add_task(name, total=total)
+        self._bars.update(self._rows[spec.run_id], completed=done, description=f"{name} · loss {loss:.4g}" if loss else name)
+
+    def done(self, record: Any, number: int, missing: int) -> None:
+        """A run is recorded."""
+        if self._bars is not None and record.run_id in self._rows:
+            self._bars.remove_task(self._rows.pop(record.run_id))
+        if self.quiet:
+            return
+        spec = record.spec
+        which = f"rate {spec.train.learning_rate:g}" if spec.role == "trial" else f"seed {spec.seed}"
+        split = "valid" if spec.role == "trial" else "test"
+        value = record.value(f"{split}_{record.headline}")
+        outcome = f"{split} {record.headline} {value:.4g}" if value is not None else f"{record.status}: {record.why}"
+        seconds = sum(record.value(f"{phase}_s") or 0.0 for phase in ("build", "warmup", "train", "evaluation"))
+        text = f"[{number:{len(str(missing))}}/{missing}] {spec.group} · {spec.label} · {which}: {outcome} ({seconds:.1f} s)"
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="a suite's name (see `list`) or a Python file with SPECS")],
+    only: Annotated[str | None, typer.Option(help="rows to run: a glob over label, group or group/label")] = None,
+    seeds: Annotated[str | None, typer.Option(help="seeds instead of the suite's: 0-2 or 0,3,5")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    results: Results = RESULTS,
+    data: Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side (default: by cores; timings always run alone)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run what a suite lacks, then write tables and figures and print the tables."""
+    from bench.coordinator import record_path, run_suite
+    from bench.plan import Plan, load_suite
+    from bench.report import summary, write_report
+
+    corpora = parse_data(data or [])
+    chosen = parse_seeds(seeds) if seeds is not None else None
+    short, entries = load_suite(suite, corpora)
+    plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device))
+    with Display(quiet=as_json) as display:
+        try:
+            records = run_suite(
+                plan,
+                suite=short,
+                results=results,
+                data=corpora,
+                jobs=jobs,
+                start=display.stage,
+                announce=display.done,
+                watch=display.step,
+            )
+        except KeyboardInterrupt:
+            display.console.print("interrupted; finished runs are recorded: the same command goes on from there")
+            raise typer.Exit(130) from None
+    write_report(results)
+    if as_json:
+        rows = [
+            {
+                "run_id": record.run_id,
+                "status": record.status,
+                "why": record.why,
+                "record": str(record_path(results, short, record.run_id)),
+                "headline": record.headline,
+                "test": record.value(f"test_{record.headline}"),
+            }
+            for record in records
+        ]
+        print(json.dumps({"suite": short, "runs": rows}, indent=1))
+    else:
+        print(summary(results, short))
+
+
+@app.command()
+def report(results: Results = RESULTS, as_json: Json = False) -> None:
+    """Write tables and figures anew from the records; runs nothing."""
+    from bench.report import write_report
+
+    files = write_report(results)
+    print(json.dumps([str(file) for file in files], indent=1) if as_json else f"wrote {len(files)} files below {results}")
+
+
+@app.command(name="list")
+def list_(as_json: Json = False) -> None:
+    """What can be run: suites, models, tasks, cells, solvers, adjoints."""
+    from bench.catalog import ADJOINTS, MODELS, TASKS
+    from bench.plan import SUITES
+    from deq import CELLS, SOLVERS
+
+    suites = {name: _claim(__import__(module, fromlist=["x"])) for name, module in SUITES.items()}
+    kinds: dict[str, dict[str, Any]] = {"model": MODELS, "task": TASKS, "cell": CELLS, "solver": SOLVERS, "adjoint": ADJOINTS}
+    known = {"suite": suites} | {kind: {name: _claim(entry) for name, entry in reg.items()} for kind, reg in kinds.items()}
+    if as_json:
+        print(json.dumps(known, indent=1))
+        return
+    table = Table("kind", "name", "what it is", box=None, pad_edge=False)
+    for kind, entries in known.items():
+        for name, claim in entries.items():
+            table.add_row(kind, name, claim)
+    Console().print(table)
+    print("A model, task, cell or solver of your own is named by dotted path: package.module:Name")
+
+
+def _claim(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].split(": ")[0]
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="a run id, or the beginning of one")],
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """One run: what it was, how it ended, every measure with its unit, method and scope."""
+    from bench.record import read_record
+
+    paths = sorted((results / "runs").glob("*/*.json"))
+    found = [path for path in paths if path.stem == run_id] or [path for path in paths if path.stem.startswith(run_id)]
+    if not found:
+        raise unknown("run", run_id, [path.stem for path in paths]) if paths else UserError(f"no runs below {results}")
+    if len(found) > 1:
+        raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(path.stem for path in found[:5])} …")
+    record = read_record(found[0])
+    if as_json:
+        print(record.model_dump_json(indent=1))
+        return
+    console = Console(highlight=False)
+    spec = record.spec
+    console.print(f"{record.run_id}: {record.status}" + (f" ({record.why})" if record.why else ""), markup=False)
+    console.print(f"model {spec.model.name} {json.dumps(spec.model.settings)}", markup=False)
+    console.print(f"task {spec.task.name} {json.dumps(spec.task.settings)}", markup=False)
+    console.print(f"train {spec.train.model_dump_json()} seed {spec.seed}", markup=False)
+    table = Table("measure", "value", "unit", "how, or why not", "over", box=None, pad_edge=False)
+    for name, measure in sorted(record.measures.items()):
+        value = (
+            "n/a" if measure.value is None else f"{measure.value:,}" if isinstance(measure.value, int) else f"{measure.value:.6g}"
+        )
+        table.add_row(name, value, measure.unit, measure.why or measure.method, measure.scope)
+    console.print(table)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Which instruments work on this machine, and why the others do not."""
+    import dataclasses
+
+    from bench.doctor import examine
+
+    instruments = examine()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(instrument) for instrument in instruments], indent=1))
+        return
+    table = Table("instrument", "works", "detail", "feeds", box=None, pad_edge=False)
+    for instrument in instruments:
+        table.add_row(instrument.name, "yes" if instrument.works else "no", instrument.detail, ", ".join(instrument.measures))
+    Console(highlight=False).print(table)
+
+
+def main() -> None:
+    """Run the command line; a UserError is one line and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The literal registries of models and tasks, and how a name with settings becomes an object.
+
+A name is an entry of a registry or a dotted path `package.module:attribute` to the user's own class or function. Settings are
+checked against the signature of what they configure: an unknown one, or one of the wrong type, is a UserError that names the
+allowed ones.
+A setting `part.name` goes to the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from baselines import Recurrent, Unrolled
+from bench.errors import UserError, unknown
+from bench.spec import Named, Settings
+from bench.tasks.agreement import Agreement
+from bench.tasks.copy import CopyMemory
+from bench.tasks.task import Task
+from bench.tasks.text import Text
+from deq import CELLS, DEQ, SOLVERS, Cell, Core, Implicit, Phantom, Stop, Unroll
+from deq.adjoint import Adjoint
+
+Parts = dict[str, Settings]
+Builder = Callable[..., Core]
+
+ADJOINTS: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "phantom": Phantom, "unroll": Unroll}
+
+
+def deq(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    solver: str = "anderson",
+    rtol: float = 1e-3,
+    steps: int = 30,
+    adjoint: str = "implicit",
+    backward_solver: str | None = None,
+    backward_rtol: float = 1e-3,
+    backward_steps: int = 30,
+    evaluation_rtol: float | None = None,
+    evaluation_steps: int | None = None,
+) -> Core:
+    """A DEQ: `steps` caps the forward solve, `backward_steps` the adjoint's; the backward uses the forward's solver unless told."""
+    forward = _part("solver", SOLVERS, solver, parts)
+    if adjoint == "implicit":
+        backward = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
+        how: Adjoint = Implicit(solver=backward, stop=Stop(rtol=backward_rtol, max_steps=backward_steps))
+    else:
+        how = _part("adjoint", ADJOINTS, adjoint, parts)
+    return DEQ(
+        _cell(cell, inputs, width, parts),
+        solver=forward,
+        stop=Stop(rtol=rtol, max_steps=steps),
+        adjoint=how,
+        evaluation_stop=Stop(rtol=evaluation_rtol or rtol, max_steps=evaluation_steps or steps),
+    )
+
+
+def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
+    """The weight-tied network: the DEQ's own cell applied `depth` times, plain or checkpointed ("every", "sqrt")."""
+    return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
+
+
+def lstm(inputs: int, width: int, parts: Parts, *, layers: int = 1) -> Core:
+    """torch's nn.LSTM."""
+    return Recurrent(kind="lstm", inputs=inputs, width=width, layers=layers)
+
+
+def gru(inputs: int, width: int, parts: Parts, *, layers: int = 1) -> Core:
+    """torch's nn.GRU."""
+    return Recurrent(kind="gru", inputs=inputs, width=width, layers=layers)
+
+
+MODELS: dict[str, Builder] = {"deq": deq, "tied": tied, "lstm": lstm, "gru": gru}
+TASKS: dict[str, Callable[..., Task]] = {"copy": CopyMemory, "agreement": Agreement, "text": Text}
+
+
+def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
+    if inputs != width:
+        raise UserError(f"a cell's input is added to its state: inputs ({inputs}) must equal width ({width})")
+    return _part("cell", CELLS, name, parts, {"width": width})
+
+
+def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
+    return construct(part.replace("_", " "), resolve(part.replace("_", " "), registry, name), parts.pop(part, {}), given or {})
+
+
+def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
+    """The registry's entry, or what a dotted path `package.module:attribute` names; UserError where there is none."""
+    if name in registry:
+        return registry[name]
+    if ":" not in name:
+        raise unknown(kind, name, registry)
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # the user's module ran and failed
+        raise UserError(f"{kind} {name!r} fails on import: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise UserError(f"{kind} {name!r} is not a class or a function")
+    return found
+
+
+def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """Call `make` with the arguments the harness gives and the settings, each checked against the signature."""
+    parameters = inspect.signature(make).parameters
+    allowed = {name: p for name, p in parameters.items() if name not in given and p.kind is p.KEYWORD_ONLY}
+    for name in settings:
+        if name not in allowed:
+            raise unknown(f"{kind} setting", name, allowed) if allowed else UserError(f"{kind} has no settings, got {name!r}")
+    missing = [name for name, p in allowed.items() if p.default is p.empty and name not in settings]
+    if missing:
+        raise UserError(f"{kind} needs the setting {missing[0]!r}")
+    checked = {name: _checked(f"{kind} setting {name!r}", allowed[name].annotation, value) for name, value in settings.items()}
+    try:
+        return make(**given, **checked)
+    except ValueError as error:
+        raise UserError(f"{kind}: {error}") from error
+
+
+def _checked(what: str, annotation: Any, value: Any) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{what}: {error.errors()[0]['msg']}, got {value!r}") from error
+
+
+def build_core(model: Named, inputs: int, width: int) -> Core:
+    """The Core of a model: (B, T, inputs) features to (B, T, core.width)."""
+    own: Settings = {}
+    parts: Parts = {}
+    for name, value in model.settings.items():
+        part, dot, rest = name.partition(".")
+        if dot:
+            parts.setdefault(part, {})[rest] = value
+        else:
+            own[name] = value
+    make = resolve("model", MODELS, model.name)
+    given: dict[str, Any] = {"inputs": inputs, "width": width}
+    if "parts" in inspect.signature(make).parameters:
+        given["parts"] = parts
+    core = construct(f"model {model.name!r}", make, own, given)
+    left = sorted(f"{part}.{name}" for part, settings in parts.items() for name in settings)
+    if left:
+        raise UserError(f"model {model.name!r} has no part for the setting {left[0]!r}")
+    if not isinstance(core, Core):
+        raise UserError(f"model {model.name!r} made a {type(core).__name__}; a model must be a deq.Core")
+    return core
+
+
+def build_task(task: Named, data: Mapping[str, Path]) -> Task:
+    """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
+    make = resolve("task", TASKS, task.name)
+    given = {"paths": data} if "paths" in inspect.signature(make).parameters else {}
+    made = construct(f"task {task.name!r}", make, task.settings, given)
+    if not isinstance(made, Task):
+        raise UserError(f"task {task.name!r} made a {type(made).__name__}; a task must be a bench.tasks.task.Task")
+    return made

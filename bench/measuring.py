@@ -1,0 +1,159 @@
+"""The probes of a finished run: what one training step stores, allocates, computes and takes, and how that grows with depth."""
+
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines import Unrolled
+from bench.flops import flops
+from bench.loop import Training, loss_of, training_step
+from bench.machine import Machine
+from bench.model import LanguageModel
+from bench.probes import peak_live_bytes, saved_bytes, step_times
+from bench.record import Measure, measured
+from bench.spec import Spec
+from bench.tasks.task import Task
+from deq import DEQ, SOLVERS, Broyden, Core, Implicit, Picard, Solver, Stop, solve
+
+_STEP = "one training step on the first training batch, after training"
+_TIMED_STEPS = 20
+_RESIDUAL_STEPS = 60
+
+
+def parameters(model: LanguageModel) -> dict[str, Measure]:
+    """Trainable numbers, in all and without the embedding (the output layer is counted in both)."""
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    embedding = sum(p.numel() for p in model.embedding.parameters() if p.requires_grad)
+    scope = "whole model"
+    return {
+        "parameters_total": measured(total, "1", "trainable numbers", scope),
+        "parameters_nonembedding": measured(total - embedding, "1", "trainable numbers without the input embedding", scope),
+    }
+
+
+def _held(model: LanguageModel, training: Training | None) -> list[Tensor]:
+    states = training.optimiser.state.values() if training is not None else ()
+    return [*model.parameters(), *model.buffers(), *(v for state in states for v in state.values() if isinstance(v, Tensor))]
+
+
+def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
+    """Bytes, FLOPs and milliseconds of one training step. Runs steps at learning rate zero: the model stays as it was."""
+    model, spec = training.model, training.spec
+    inputs, targets = (part.to(spec.device) for part in next(training.task.batches("train", spec.train.batch, spec.seed)))
+    for group in training.optimiser.param_groups:
+        group["lr"], group["weight_decay"] = 0.0, 0.0
+    model.train()
+
+    def step() -> None:
+        training_step(model, training.optimiser, spec.train.clip, inputs, targets)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets)[0]
+
+    saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
+    training.optimiser.zero_grad(set_to_none=True)
+    peak = peak_live_bytes(step, [*_held(model, training), inputs, targets])
+    training.optimiser.zero_grad(set_to_none=True)
+    counted = flops(step)
+    with torch.no_grad():
+        forward_only = flops(forward)
+    with machine.exclusive():
+        times = step_times(step, _TIMED_STEPS, 2, spec.device)
+    training.optimiser.zero_grad(set_to_none=True)
+    alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
+    clock = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
+    deciles = statistics.quantiles(times, n=10)
+    median = statistics.median(times)
+    mm = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
+    return {
+        "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", _STEP),
+        "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", _STEP),
+        "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", _STEP),
+        "train_step_flops": measured(counted.total, "FLOP", mm, _STEP, counted.why),
+        "forward_flops": measured(forward_only.total, "FLOP", f"{mm}; training mode, no gradients", _STEP, forward_only.why),
+        "step_ms_median": measured(1e3 * median, "ms", "median step", clock),
+        "step_ms_p10": measured(1e3 * deciles[0], "ms", "10th percentile of steps", clock),
+        "step_ms_p90": measured(1e3 * deciles[-1], "ms", "90th percentile of steps", clock),
+        "tokens_per_s": measured(inputs.numel() / median, "tokens/s", "tokens of a batch over the median step", clock),
+    }
+
+
+def _at_depth(core: Core, depth: int) -> dict[str, Core]:
+    """The same core at another depth or number of solver steps, by the name of the method."""
+    if isinstance(core, DEQ):
+        layers: dict[str, Core] = {}
+        for name, make in SOLVERS.items():
+            solver: Solver = Broyden(window=max(2, depth)) if make is Broyden else make()
+            stop = Stop(rtol=None, max_steps=depth)
+            layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=Implicit(solver=solver, stop=stop))
+        return layers
+    if isinstance(core, Unrolled):
+        names = {"none": "tied", "every": "tied, checkpoint every step", "sqrt": "tied, checkpoint sqrt"}
+        return {names[core.checkpointing]: Unrolled(core.cell, depth=depth, checkpointing=core.checkpointing)}
+    return {}
+
+
+def memory_by_depth(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+    """Saved, peak live and solver bytes of forward and backward at each of `spec.depths`; a DEQ with each solver, steps = depth."""
+    rows = []
+    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    own = model.core
+    exclude = [*model.parameters(), *model.buffers(), inputs, targets]
+    try:
+        for depth in spec.depths:
+            for method, core in _at_depth(own, depth).items():
+                model.core = core.train()
+                rows.append({"method": method, "depth": depth} | _bytes(model, inputs, targets, exclude))
+    finally:
+        model.core = own
+    return rows
+
+
+def _bytes(model: LanguageModel, inputs: Tensor, targets: Tensor, exclude: list[Tensor]) -> dict[str, Any]:
+    largest = 0
+
+    def note(phase: str, solution: Any) -> None:
+        nonlocal largest
+        largest = max(largest, solution.solver_bytes)
+
+    if isinstance(model.core, DEQ):
+        model.core.watch(note)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets)[0]
+
+    saved = saved_bytes(forward, exclude)
+    model.zero_grad(set_to_none=True)
+    peak = peak_live_bytes(lambda: forward().backward(), exclude)
+    model.zero_grad(set_to_none=True)
+    return {"saved_bytes": saved, "peak_live_bytes": peak.peak, "solver_bytes": largest if isinstance(model.core, DEQ) else None}
+
+
+@torch.no_grad()
+def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, list[list[float]]]:
+    """Relative residual against evaluations of f on the first test batch, [nfe, p50, p95] a step: a DEQ with each solver, a
+    weight-tied net by its own iteration (whether it would converge). Steps with a value that is not finite are left out."""
+    core = model.core
+    if not isinstance(core, (DEQ, Unrolled)):
+        return {}
+    model.eval()
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, 64), seed=0))
+    x = model.embedding(inputs.to(spec.device))
+    f, z0 = core.cell.bind(x), core.cell.start(x)
+    solvers: dict[str, Solver] = (
+        {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}
+    )
+    curves: dict[str, list[list[float]]] = {}
+    for name, solver in solvers.items():
+        solution = solve(f, z0, solver, Stop(rtol=None, max_steps=_RESIDUAL_STEPS))
+        size = solution.gap / solution.residual
+        relative = (solution.gaps / size).double().cpu()
+        curves[name] = [
+            [step + 1, *row.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()]
+            for step, row in enumerate(relative)
+            if torch.isfinite(row).all()
+        ]
+    model.train()
+    return curves

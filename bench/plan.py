@@ -1,0 +1,225 @@
+"""From a suite to specs: what a comparison runs, its learning-rate trials first, then, with their records, its final runs."""
+
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from pydantic import ValidationError
+
+from bench.budget import match_width
+from bench.catalog import build_task
+from bench.errors import UserError, unknown
+from bench.model import count_parameters
+from bench.record import Record
+from bench.spec import Comparison, Named, Spec
+from bench.tasks.task import Task
+
+Entry = Spec | Comparison
+SUITES = {"smoke": "bench.suites.smoke", "text": "bench.suites.text"}
+
+
+def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
+    """A suite's short name and its SPECS: one of the package's, or a Python file that defines SPECS.
+
+    SPECS is a list of Spec and Comparison, or a function that makes one from the names given with `--data`.
+    """
+    if not name.endswith(".py") and name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    short = Path(name).stem
+    try:
+        specs = getattr(_load_file(Path(name)) if name.endswith(".py") else importlib.import_module(SUITES[name]), "SPECS", None)
+        if callable(specs):
+            specs = specs(sorted(data))
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise UserError(f"suite {name}: {readable(error)}") from error
+    except Exception as error:
+        raise UserError(f"suite {name} fails on import: {type(error).__name__}: {error}") from error
+    if not isinstance(specs, list) or not specs or not all(isinstance(entry, (Spec, Comparison)) for entry in specs):
+        raise UserError(f"suite {name}: SPECS must be a non-empty list of Spec and Comparison")
+    return short, specs
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"suite file {path} does not exist")
+    found = importlib.util.spec_from_file_location(f"suite_{path.stem}", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that the suite may name models in files beside it
+    found.loader.exec_module(module)
+    return module
+
+
+def readable(error: ValidationError) -> str:
+    """The first complaint of a validation, with the field's name and the allowed ones where it is unknown."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and error.title in _FIELDS:
+        return str(unknown(f"{error.title} field", str(first["loc"][-1]), _FIELDS[error.title]))
+    return f"{error.title}{f' {where}' if where else ''}: {first['msg']}, got {first.get('input')!r}"
+
+
+_FIELDS = {"Spec": list(Spec.model_fields), "Comparison": list(Comparison.model_fields)}
+
+
+class Plan:
+    """The runs of a suite: `trials()` first; `finals(records)` once the trials' records are there.
+
+    Building it builds every task, finds every width and checks every setting, so that a wrong one costs no run.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        data: Mapping[str, Path] | None = None,
+        only: str | None = None,
+        seeds: Sequence[int] | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
+        self._data = data or {}
+        self._tasks: dict[str, Task] = {}
+        self._only, self._device = only, device
+        try:
+            self._comparisons = [
+                entry if seeds is None else Comparison.model_validate(entry.model_dump() | {"seeds": tuple(seeds)})
+                for entry in entries
+                if isinstance(entry, Comparison)
+            ]
+        except ValidationError as error:
+            raise UserError(readable(error)) from error
+        self._specs = [
+            self._placed(entry.model_copy(update={"seed": seed}))
+            for entry in entries
+            if isinstance(entry, Spec)
+            for seed in ([entry.seed] if seeds is None else seeds)
+        ]
+        self._models = [self._matched(comparison) for comparison in self._comparisons]
+        for spec in self._specs:
+            count_parameters(spec.model, self.task(spec.task).vocabulary)
+        self._specs = [spec for spec in self._specs if self._wanted(spec.group, spec.label)]
+        if not self._specs and not any(self._rows(comparison) for comparison in self._comparisons):
+            labels = sorted({f"{c.group}/{label}" for c in self._comparisons for label in c.rows})
+            raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
+
+    def task(self, named: Named) -> Task:
+        """The task, built once."""
+        key = named.model_dump_json()
+        if key not in self._tasks:
+            self._tasks[key] = build_task(named, self._data)
+        return self._tasks[key]
+
+    def _wanted(self, group: str, label: str) -> bool:
+        only = self._only
+        return only is None or any(fnmatchcase(name.lower(), only.lower()) for name in (label, group, f"{group}/{label}"))
+
+    def _rows(self, comparison: Comparison) -> list[str]:
+        return [label for label in comparison.rows if self._wanted(comparison.group, label)]
+
+    def _placed(self, spec: Spec) -> Spec:
+        """The spec on the chosen device; a GPU's runs are a group of their own, so that no table mixes machines."""
+        if self._device == "cpu" or spec.device == self._device:
+            return spec
+        return spec.model_copy(update={"device": self._device, "group": f"{spec.group} on GPU"})
+
+    def _matched(self, comparison: Comparison) -> dict[str, tuple[Named, int]]:
+        """Each row's model, with its width, and the budget."""
+        vocabulary = self.task(comparison.task).vocabulary
+        budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
+        models = {}
+        for label, row in comparison.rows.items():
+            model = row.model if "width" in row.model.settings else match_width(row.model, vocabulary, budget)
+            count_parameters(model, vocabulary)
+            models[label] = (model, budget)
+        return models
+
+    def trials(self) -> list[Spec]:
+        """Every learning-rate trial that a wanted row needs."""
+        specs = []
+        for comparison, models in zip(self._comparisons, self._models, strict=True):
+            if len(comparison.learning_rates) == 1:
+                continue
+            tuned = {comparison.rows[label].like or label for label in self._rows(comparison)}
+            for label in comparison.rows:
+                if label in tuned:
+                    specs += [self._trial(comparison, label, models[label], rate) for rate in comparison.learning_rates]
+        return specs
+
+    def _trial(self, comparison: Comparison, label: str, model: tuple[Named, int], rate: float) -> Spec:
+        train = comparison.train.model_copy(
+            update={
+                "steps": comparison.trial_steps,
+                "warmup": min(comparison.train.warmup, comparison.trial_steps // 2),
+                "learning_rate": rate,
+                "evaluate_every": 0,
+            }
+        )
+        return self._placed(
+            Spec(
+                group=comparison.group,
+                label=label,
+                role="trial",
+                model=model[0],
+                task=comparison.task,
+                train=train,
+                seed=comparison.trial_seed,
+                parameters=model[1],
+            )
+        )
+
+    def finals(self, records: Mapping[str, Record]) -> list[Spec]:
+        """Every final run, at the learning rate its trials chose; interleaved over seeds, so that early results compare."""
+        specs: list[tuple[int, Spec]] = [(spec.seed, spec) for spec in self._specs]
+        for comparison, models in zip(self._comparisons, self._models, strict=True):
+            for label in self._rows(comparison):
+                rate, trials = self._chosen(comparison, label, models, records)
+                for seed in comparison.seeds:
+                    spec = Spec(
+                        group=comparison.group,
+                        label=label,
+                        model=models[label][0],
+                        task=comparison.task,
+                        train=comparison.train.model_copy(update={"learning_rate": rate}),
+                        seed=seed,
+                        parameters=models[label][1],
+                        depths=comparison.depths if seed == comparison.seeds[0] else (),
+                        trials=trials,
+                    )
+                    specs.append((seed, self._placed(spec)))
+        return [spec for _, spec in sorted(specs, key=lambda item: item[0])]
+
+    def _chosen(
+        self, comparison: Comparison, label: str, models: Mapping[str, tuple[Named, int]], records: Mapping[str, Record]
+    ) -> tuple[float, tuple[str, ...]]:
+        if len(comparison.learning_rates) == 1:
+            return comparison.learning_rates[0], ()
+        source = comparison.rows[label].like or label
+        trials = [self._trial(comparison, source, models[source], rate) for rate in comparison.learning_rates]
+        best = choose([records[trial.run_id] for trial in trials])
+        return best, tuple(trial.run_id for trial in trials)
+
+    def fingerprints(self, specs: Iterable[Spec]) -> dict[str, str]:
+        """The data fingerprint that each spec's record must carry."""
+        return {spec.run_id: self.task(spec.task).fingerprint() for spec in specs}
+
+
+def choose(trials: Sequence[Record]) -> float:
+    """The learning rate of the best trial on the validation headline; the smallest rate where none came through."""
+
+    def badness(record: Record) -> float:
+        value = record.value(f"valid_{record.headline}")
+        if record.status != "ok" or value is None:
+            return math.inf
+        return value if record.metrics[record.headline].better == "lower" else -value
+
+    ordered = sorted(trials, key=lambda record: record.spec.train.learning_rate)
+    return min(ordered, key=badness).spec.train.learning_rate

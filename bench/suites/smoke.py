@@ -1,0 +1,71 @@
+"""Everything once, small: copy memory and a language of known entropy, a DEQ beside its baselines, in minutes on two cores."""
+
+from bench.spec import Comparison, Named, Row, Settings, Train
+
+_CELL: Settings = {"cell": "transformer", "cell.heads": 2, "cell.rotary_base": 100.0, "cell.bias_std": 2.0}
+_WIDTH = 32
+_DEPTH = 12
+
+
+def _deq(solver: str) -> Row:
+    return Row(
+        model=Named(
+            name="deq",
+            settings={
+                **_CELL,
+                "width": _WIDTH,
+                "solver": solver,
+                "steps": 12,
+                "backward_steps": 8,
+                "evaluation_steps": 60,
+            },
+        )
+    )
+
+
+def _tied(checkpointing: str, like: str | None = None) -> Row:
+    return Row(model=Named(name="tied", settings={**_CELL, "depth": _DEPTH, "checkpointing": checkpointing}), like=like)
+
+
+def _recurrent(name: str) -> Row:
+    return Row(model=Named(name=name, settings={"inputs": _WIDTH}))
+
+
+_PLAIN = f"tied {_DEPTH}"
+_ROWS = {
+    "DEQ (Anderson)": _deq("anderson"),
+    "DEQ (Broyden)": _deq("broyden"),
+    _PLAIN: _tied("none"),
+    "LSTM": _recurrent("lstm"),
+    "GRU": _recurrent("gru"),
+}
+_CHECKPOINTED = {
+    f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
+    f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
+}
+_TRAIN = Train(steps=250, batch=16, learning_rate=5e-3, warmup=20, evaluate_every=25)
+
+SPECS = [
+    Comparison(
+        group="copy memory T=20",
+        task=Named(name="copy", settings={"T": 20, "test_samples": 1000}),
+        train=_TRAIN,
+        rows=_ROWS | _CHECKPOINTED,
+        reference="DEQ (Anderson)",
+        learning_rates=(5e-3, 1e-2),
+        trial_steps=125,
+        seeds=(0, 1, 2),
+        depths=(2, 4, 8, 16, 32, 64),
+    ),
+    Comparison(
+        group="agreement language",
+        task=Named(name="agreement", settings={}),
+        train=_TRAIN,
+        rows=_ROWS,
+        reference="DEQ (Anderson)",
+        learning_rates=(5e-3, 1e-2),
+        trial_steps=125,
+        seeds=(0, 1, 2),
+        depths=(),
+    ),
+]

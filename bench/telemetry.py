@@ -1,0 +1,103 @@
+"""What the solvers of a model did, collected passively while it trains and is evaluated."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.record import Measure, measured
+from deq import DEQ, Solution
+
+Split = Literal["train", "evaluation"]
+_EXPLICIT = "an explicit model solves nothing"
+_SCOPE = {"train": "all training steps", "evaluation": "the test split"}
+
+
+class Telemetry:
+    """Counts and final residuals of every solve of every DEQ in a model, by split and by phase (forward, backward).
+
+    Set `split` to say what the model is doing. Tensors are kept as they are and read at the end, so that nothing is synchronised.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [module for module in model.modules() if isinstance(module, DEQ)]
+        self.split: Split = "train"
+        self.solver_bytes = 0
+        self._nfe: dict[tuple[str, str], list[int]] = {}
+        self._residuals: dict[tuple[str, str], list[Tensor]] = {}
+        self._converged: dict[tuple[str, str], list[Tensor]] = {}
+        self._stops = [layer.watch(self._note) for layer in self.layers]
+
+    def close(self) -> None:
+        """Stop listening."""
+        for stop in self._stops:
+            stop()
+        self._stops = []
+
+    def forget(self, split: Split) -> None:
+        """Drop what was collected on a split, e.g. a validation pass before the test."""
+        for store in (self._nfe, self._residuals, self._converged):
+            for key in [key for key in store if key[0] == split]:
+                del store[key]
+
+    def _note(self, phase: str, solution: Solution) -> None:
+        key = (self.split, phase)
+        self._nfe.setdefault(key, []).append(solution.nfe)
+        self._residuals.setdefault(key, []).append(solution.residual.detach())
+        self._converged.setdefault(key, []).append(solution.converged)
+        if self.split == "train":
+            self.solver_bytes = max(self.solver_bytes, solution.solver_bytes)
+
+    def recent(self, phase: str, solves: int) -> tuple[float | None, float | None]:
+        """Mean NFE and median residual of the last so many training solves of a phase; None where there was none."""
+        nfe = self._nfe.get(("train", phase), [])[-solves:] if solves else []
+        if not nfe:
+            return None, None
+        residual = torch.cat([r.flatten() for r in self._residuals[("train", phase)][-solves:]]).float()
+        median = residual.median().item()
+        return sum(nfe) / len(nfe), median if median == median and median != float("inf") else None
+
+    def read(self) -> dict[str, Measure]:
+        """Every solver measure; null with the reason for an explicit model."""
+        measures: dict[str, Measure] = {}
+        for split, prefix in (("train", "train"), ("evaluation", "eval")):
+            for phase in ("forward", "backward") if split == "train" else ("forward",):
+                measures |= self._read(split, phase, prefix)
+        measures["solver_bytes"] = measured(
+            self.solver_bytes if self.layers else None,
+            "B",
+            "largest storage of a solver's own memory in one solve, forward or backward",
+            "all training steps",
+            None if self.layers else _EXPLICIT,
+        )
+        return measures
+
+    def _read(self, split: str, phase: str, prefix: str) -> dict[str, Measure]:
+        scope = _SCOPE[split]
+        why = None if self.layers else _EXPLICIT
+        nfe = torch.tensor(self._nfe.get((split, phase), []), dtype=torch.float64)
+        if not why and not len(nfe):
+            why = f"no {phase} solve on {scope}"
+        names = f"{prefix}_{phase}_nfe"
+        method = f"evaluations of {'f' if phase == 'forward' else 'the VJP of f'} a solve, the attached one not counted"
+        measures = {
+            f"{names}_mean": measured(None if why else nfe.mean().item(), "evaluations", f"mean of {method}", scope, why),
+            f"{names}_p95": measured(
+                None if why else _quantile(nfe, 0.95), "evaluations", f"95th percentile of {method}", scope, why
+            ),
+        }
+        stem = f"{prefix}_residual" if phase == "forward" else f"{prefix}_backward_residual"
+        residual = torch.empty(0) if why else torch.cat([r.flatten() for r in self._residuals[(split, phase)]]).double().cpu()
+        for name, q in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
+            how = f"{'largest' if q == 1 else name} of ||f(z) - z|| / ||f(z)|| over samples and solves, at the iterate returned"
+            measures[f"{stem}_{name}"] = measured(None if why else _quantile(residual, q), "1", how, scope, why)
+        stem = f"{prefix}_converged_fraction" if phase == "forward" else f"{prefix}_backward_converged_fraction"
+        share = None if why else torch.cat([c.flatten() for c in self._converged[(split, phase)]]).double().mean().item()
+        measures[stem] = measured(share, "1", "share of samples whose solve met its tolerance", scope, why)
+        return measures
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The q-quantile without interpolation (torch.quantile refuses over 16M values); not finite where a value is not."""
+    ordered = values.flatten().sort().values
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))].item()

@@ -1,0 +1,253 @@
+"""Every solver, every cell and every core against its contract, from the registries: what is registered is tested."""
+
+from collections.abc import Callable
+from typing import Any
+
+import problems
+import pytest
+import torch
+from torch import Tensor
+
+from baselines import Recurrent, Unrolled
+from deq import CELLS, DEQ, SOLVERS, Cell, Core, Implicit, MLPCell, Output, Solution, Status, Stop, TransformerCell, solve
+
+D, T, B = 8, 6, 3
+TIGHT = Stop(rtol=1e-12, max_steps=400)
+
+
+def transformer(memory_length: int = 4) -> TransformerCell:
+    """One whose input speaks loudly enough for the equilibrium to be unique: a plain initialisation often has several, or none."""
+    cell = TransformerCell(width=D, heads=2, memory_length=memory_length)
+    with torch.no_grad():
+        for layer, gain in ((cell.inject, 2.0), (cell.qkv, 0.3), (cell.project, 4.0), (cell.contract, 0.5)):
+            layer.weight.mul_(gain)
+    return cell
+
+
+def equilibrium(solver: str, cell: Callable[[], Cell]) -> Callable[[], Core]:
+    return lambda: DEQ(cell(), solver=SOLVERS[solver](), stop=TIGHT, adjoint=Implicit(solver=SOLVERS[solver](), stop=TIGHT))
+
+
+CELL_MAKERS: dict[str, Callable[[], Cell]] = {
+    name: transformer if make is TransformerCell else lambda make=make: make(width=D) for name, make in CELLS.items()
+}
+CORES: dict[str, Callable[[], Core]] = {
+    **{f"deq-{solver}-{cell}": equilibrium(solver, make) for solver in SOLVERS for cell, make in CELL_MAKERS.items()},
+    **{
+        f"unrolled-{way}-{cell}": lambda way=way, make=make: Unrolled(make(), depth=5, checkpointing=way)
+        for way in ("none", "every", "sqrt")
+        for cell, make in CELL_MAKERS.items()
+    },
+    "lstm": lambda: Recurrent(kind="lstm", inputs=D, width=D, layers=2),
+    "gru": lambda: Recurrent(kind="gru", inputs=D, width=D, layers=2),
+}
+
+
+def tensors(memory: Any) -> list[Tensor]:
+    """The tensors of a memory, however nested."""
+    if isinstance(memory, Tensor):
+        return [memory]
+    return [tensor for part in memory or () for tensor in tensors(part)] if isinstance(memory, tuple | list) else []
+
+
+@pytest.fixture(params=CORES)
+def core(request: pytest.FixtureRequest) -> Core:
+    return CORES[request.param]().double()
+
+
+@pytest.fixture(params=CELL_MAKERS)
+def cell(request: pytest.FixtureRequest) -> Cell:
+    return CELL_MAKERS[request.param]().double()
+
+
+def features(time: int = T) -> Tensor:
+    return torch.randn(B, time, D, dtype=torch.float64)
+
+
+def test_a_core_gives_features_of_its_width(core: Core) -> None:
+    output = core(features())
+    assert isinstance(output, Output)
+    assert output.y.shape == (B, T, core.width)
+    assert output.y.dtype == torch.float64
+    assert output.y.isfinite().all()
+    assert all(part.shape == output.y.shape for part in output.auxiliary)
+    assert output.penalty is None or output.penalty.dim() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 1)])
+def test_a_core_takes_any_batch_and_length(core: Core, shape: tuple[int, int]) -> None:
+    assert core(torch.randn(*shape, D, dtype=torch.float64)).y.shape == (*shape, core.width)
+
+
+@pytest.mark.parametrize("t", [1, 4])
+def test_a_core_is_causal(core: Core, t: int) -> None:
+    x = features()
+    later = x.clone()
+    later[:, t:] = torch.randn(B, T - t, D)
+    with torch.no_grad():
+        before, after = core(x).y, core(later).y
+    torch.testing.assert_close(before[:, :t], after[:, :t], rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(before[:, t:], after[:, t:])
+
+
+def test_a_core_is_causal_behind_a_memory(core: Core) -> None:
+    x, memory = features(), core(features()).memory
+    later = x.clone()
+    later[:, 3:] = torch.randn(B, 3, D)
+    with torch.no_grad():
+        before, after = core(x, memory).y, core(later, memory).y
+    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-8, atol=1e-8)
+
+
+def test_samples_of_a_core_are_independent(core: Core) -> None:
+    x = features()
+    with torch.no_grad():
+        together = core(x).y
+        alone = torch.cat([core(x[b : b + 1]).y for b in range(B)])
+    torch.testing.assert_close(together, alone, rtol=1e-8, atol=1e-8)
+
+
+def test_the_memory_of_a_core_is_detached_and_may_be_carried(core: Core) -> None:
+    x = features().requires_grad_()
+    memory = core(x).memory
+    assert all(not part.requires_grad and part.grad_fn is None for part in tensors(memory))
+    core(features(), memory).y.sum().backward()
+    assert x.grad is None
+
+
+def test_gradients_reach_every_parameter_and_the_input_of_a_core(core: Core) -> None:
+    x = features().requires_grad_()
+    y = core(x).y
+    (y * torch.randn_like(y)).sum().backward()
+    for name, parameter in core.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.ne(0).any(), name
+    assert x.grad is not None
+    assert x.grad[:, 0].ne(0).any()
+
+
+def test_the_gradient_of_a_core_is_the_difference_quotient(core: Core) -> None:
+    x, step = features(), 1e-6
+    direction, v = torch.randn_like(x), torch.randn(B, T, core.width, dtype=torch.float64)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(core(x).y, x, v)
+    with torch.no_grad():
+        quotient = ((core(x + step * direction).y - core(x - step * direction).y) * v).sum() / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), quotient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_core_is_deterministic_in_value_and_gradient(core: Core) -> None:
+    x = features().requires_grad_()
+    runs = [torch.autograd.grad((y := core(x).y).square().sum() + 0 * y.sum(), tuple(core.parameters())) for _ in range(2)]
+    assert torch.equal(core(x).y, core(x).y)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_a_core_gives_the_same_with_and_without_grad(core: Core) -> None:
+    x = features()
+    attached = core(x).y
+    with torch.no_grad():
+        plain = core(x).y
+    assert attached.requires_grad
+    assert not plain.requires_grad
+    assert torch.equal(attached, plain)
+
+
+def test_a_core_in_float32_is_close_to_itself_in_float64() -> None:
+    for name, make in CORES.items():
+        torch.manual_seed(0)
+        core = make()
+        if isinstance(core, DEQ):
+            core.stop = core.evaluation_stop = Stop(rtol=1e-6, max_steps=300)
+        x = torch.randn(B, T, D)
+        with torch.no_grad():
+            single = core(x).y
+            double = core.double()(x.double()).y
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_core_on_the_meta_device_has_its_parameters(core: Core) -> None:
+    name = next(key for key, make in CORES.items() if repr(make().double()) == repr(core))
+    with torch.device("meta"), torch.no_grad():
+        ghost = CORES[name]()
+    assert sum(p.numel() for p in ghost.parameters()) == sum(p.numel() for p in core.parameters())
+
+
+def test_a_cell_keeps_shape_dtype_and_what_it_is_given(cell: Cell) -> None:
+    z, x = features(), features()
+    kept = z.clone(), x.clone()
+    f = cell.bind(x)
+    assert f(z).shape == z.shape == (B, T, cell.width)
+    assert f(z).dtype == torch.float64
+    assert torch.equal(f(z), f(z))
+    assert torch.equal(z, kept[0])
+    assert torch.equal(x, kept[1])
+    torch.testing.assert_close(cell(z, x), f(z))
+    assert cell.features(z).shape[:2] == (B, T)
+
+
+@pytest.mark.parametrize("t", range(T))
+def test_a_cell_is_causal_exactly(cell: Cell, t: int) -> None:
+    z, x = features(), features()
+    later_z, later_x = z.clone(), x.clone()
+    later_z[:, t:], later_x[:, t:] = torch.randn(2, B, T - t, D)
+    assert torch.equal(cell(z, x)[:, :t], cell(later_z, later_x)[:, :t])
+
+
+def test_a_cell_separates_samples(cell: Cell) -> None:
+    z, x = features(), features()
+    together = cell(z, x)
+    torch.testing.assert_close(together, torch.cat([cell(z[b : b + 1], x[b : b + 1]) for b in range(B)]))
+
+
+def test_a_cell_passes_gradcheck(cell: Cell) -> None:
+    z, x = torch.randn(2, 1, 3, D, dtype=torch.float64)
+    assert torch.autograd.gradcheck(cell, (z.requires_grad_(), x.requires_grad_()))
+
+
+def test_the_gradient_of_a_cell_reaches_every_parameter(cell: Cell) -> None:
+    y = cell(features(), features())
+    (y * torch.randn_like(y)).sum().backward()
+    assert all(p.grad is not None and p.grad.ne(0).any() for p in cell.parameters())
+
+
+def test_the_memory_of_a_cell_is_detached(cell: Cell) -> None:
+    z, x = features().requires_grad_(), features().requires_grad_()
+    assert all(not part.requires_grad for part in tensors(cell.remember(z, x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_proposes_iterates_of_the_shape_and_dtype_of_z(name: str, dtype: torch.dtype) -> None:
+    solver, z = SOLVERS[name](), torch.zeros(B, 2, 3, dtype=dtype)
+    memory = solver.init(z)
+    assert memory is None or isinstance(memory, tuple)
+    for _ in range(4):
+        z, memory = solver.step(torch.cos, z, torch.cos(z), memory)  # type: ignore[arg-type]
+        assert z.shape == (B, 2, 3)
+        assert z.dtype == dtype
+        assert z.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_solves_what_can_be_solved(name: str) -> None:
+    for problem in (problems.affine(), problems.tanh(), problems.cosine()):
+        solution: Solution = solve(problem.f, problem.z0, SOLVERS[name](), Stop(rtol=1e-10, max_steps=400))
+        assert (solution.status == Status.CONVERGED).all()
+        assert problem.error(solution.z) < 1e-8
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_is_deterministic_and_says_whether_it_is_differentiable(name: str) -> None:
+    problem, solver = problems.tanh(), SOLVERS[name]()
+    runs = [solve(problem.f, problem.z0, solver, Stop(rtol=1e-9)).z for _ in range(2)]
+    assert torch.equal(*runs)
+    assert isinstance(solver.differentiable, bool)
+
+
+def test_the_registries_name_their_classes() -> None:
+    assert {name: make.__name__.lower() for name, make in SOLVERS.items()} == {name: name for name in SOLVERS}
+    assert all(make.__name__.lower() == f"{name}cell" for name, make in CELLS.items())
+    assert MLPCell in CELLS.values()

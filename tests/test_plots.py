@@ -1,0 +1,150 @@
+"""Figures: one look a label in a suite, nothing covered, nothing drawn that is not there."""
+
+from typing import Any
+
+import matplotlib.style
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from test_report import METRICS, MODELS, comparison, record
+
+from bench import plots
+from bench.columns import Group, groups
+from bench.metric import Metric
+from bench.record import Point, Record
+
+
+@pytest.fixture(scope="module")
+def group() -> Group:
+    return groups("quick", comparison())[0]
+
+
+def drawn(name: str, group: Group, *arguments: Any) -> Figure:
+    with matplotlib.style.context(["default", plots._STYLE]):
+        figure = getattr(plots, name)(group, plots.looks([group]), *arguments)
+        assert isinstance(figure, Figure)
+    return figure
+
+
+def edited(records: list[Record], point: dict[str, object]) -> list[Record]:
+    return [one.model_copy(update={"curve": [p.model_copy(update=point) for p in one.curve]}) for one in records]
+
+
+def test_a_label_looks_the_same_in_all_groups_and_no_two_look_alike() -> None:
+    first = groups("quick", [record(label, 0, group="a") for label in MODELS])
+    second = groups("quick", [record(label, 0, group="b") for label in ("GRU", "LSTM")])
+    looks = plots.looks([*first, *second])
+    assert looks == plots.looks([*second, *first])
+    assert set(looks) == set(MODELS)
+    assert len({(look.colour, str(look.dash), look.marker) for look in looks.values()}) == len(MODELS)
+    blue = looks["DEQ (Anderson)"].colour
+    assert blue == matplotlib.colors.to_rgb("#0072B2")
+    assert looks["tied 12"].colour[0] > looks["tied 12"].colour[2]  # another hue: more red than blue
+
+
+def test_curves_show_mean_band_chance_and_direction(group: Group) -> None:
+    left, right = drawn("_curves", group, "steps").axes
+    assert left.get_yscale() == right.get_yscale() == "log"
+    assert left.get_ylabel() == "loss [nats], ↓ better"
+    assert [text.get_text() for text in left.texts] == ["chance"]  # an optimum of 0 has no place on a log axis
+    row = next(row for row in group.rows if row.label == "DEQ (Anderson)")
+    last = [one.curve[-1].valid["loss"] for one in row.ok]
+    line = next(line for line in left.lines if list(line.get_xdata())[-1] == 400)
+    assert list(line.get_ydata())[-1] == pytest.approx(sum(last) / 3)
+    band = left.collections[0].get_paths()[0].vertices
+    assert {min(last), max(last)} <= {y for x, y in band.tolist() if x == 400}
+
+
+def test_seconds_are_averaged_over_seeds(group: Group) -> None:
+    left, _ = drawn("_curves", group, "seconds").axes
+    row = group.rows[0]
+    assert list(left.lines[0].get_xdata())[-1] == pytest.approx(sum(one.curve[-1].seconds for one in row.ok) / 3)
+
+
+def test_an_accuracy_headline_is_linear_with_both_references() -> None:
+    records = [record("LSTM", seed).model_copy(update={"headline": "accuracy_last10"}) for seed in (0, 1)]
+    left, _ = drawn("_curves", groups("quick", records)[0], "steps").axes
+    assert left.get_yscale() == "linear"
+    assert left.get_ylabel() == "accuracy last10 [fraction], ↑ better"
+    assert [text.get_text() for text in left.texts] == ["chance", "optimum"]
+
+
+def test_a_value_that_is_not_positive_keeps_the_axis_linear() -> None:
+    records = edited([record("LSTM", 0)], {"valid": {"loss": 0.0}})
+    assert drawn("_curves", groups("quick", records)[0], "steps").axes[0].get_yscale() == "linear"
+
+
+def test_legends_name_failures_and_lie_outside_the_panels(group: Group) -> None:
+    figure = drawn("_curves", group, "steps")
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert "LSTM (2/3 ok)" in [text.get_text() for text in legend.get_texts()]
+    assert "GRU" not in " ".join(text.get_text() for text in legend.get_texts())
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_solver_panels_are_those_with_data(group: Group) -> None:
+    assert len(drawn("_solver", group).axes) == 3
+    forward_only = groups("quick", edited([record("DEQ (Broyden)", 0)], {"backward_nfe": None, "residual": None}))[0]
+    assert [axes.get_title(loc="left") for axes in drawn("_solver", forward_only).axes] == ["forward solve"]
+    explicit = groups("quick", [record("LSTM", 0)])[0]
+    assert plots._solver(explicit, plots.looks([explicit])) is None
+
+
+def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> None:
+    figure = drawn("_memory", group)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["DEQ, anderson", "DEQ, broyden", "DEQ, picard", "tied", "solver storage"]
+    left, right = figure.axes
+    assert left.get_xscale() == left.get_yscale() == "log"
+    solid = [line for line in left.lines if line.get_linestyle() == "-"]
+    assert len(solid) == 4
+    assert len(left.lines) - len(solid) == 3
+    assert len({line.get_linewidth() for line in solid[:3]}) == 3  # equal counts: each can be seen beside the others
+    assert len(right.lines) == 4
+
+
+def test_residual_has_a_panel_a_row_and_dots_for_p95(group: Group) -> None:
+    figure = drawn("_residual", group)
+    assert len(figure.axes) == 2
+    lines = figure.axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["-", "--"] * 3  # matplotlib calls every own pattern --
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_zero_residuals_are_left_out_of_the_log_axis() -> None:
+    one = record("DEQ (Anderson)", 0)
+    exact = {"residual_by_nfe": {"picard": [[1, 0.1, 0.2], [2, 0.0, 0.0]], "$odd$": [[1, 0.0, 0.0]]}}
+    figure = drawn("_residual", groups("quick", [one.model_copy(update={"probes": exact})])[0])
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [1, 1]
+
+
+def test_tradeoff_has_a_point_a_row_with_its_intervals(group: Group) -> None:
+    figure = drawn("_tradeoff", group)
+    memory, time = figure.axes
+    points = [line for line in memory.lines if len(line.get_xdata()) == 1]
+    assert len(points) == len([row for row in group.rows if row.ok])
+    assert memory.get_xlabel() == "saved for backward [MiB], ↓ better"
+    assert time.get_xlabel() == "training step [ms], ↓ better"
+    assert list(points[0].get_xdata()) == [196_608 / 2**20]
+
+
+def test_nothing_to_draw_draws_nothing() -> None:
+    failed = groups("quick", [record("GRU", 0, status="oom", why="too big")])[0]
+    assert plots.group_figures(failed, plots.looks([failed])) == {}
+
+
+def test_text_of_records_is_never_mathematics() -> None:
+    metric = Metric(unit="$x_{", better="lower")
+    one = record("LSTM", 0).model_copy(update={"metrics": METRICS | {"loss": metric}})
+    group = groups("quick", [one])[0]
+    figure = drawn("_curves", group, "steps")
+    FigureCanvasAgg(figure).draw()  # an unbalanced formula would raise here
+    assert r"\$x_{" in figure.axes[0].get_ylabel()
+
+
+def test_one_point_is_a_marker() -> None:
+    one = record("LSTM", 0).model_copy(update={"curve": [Point(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
+    (left, _) = drawn("_curves", groups("quick", [one])[0], "steps").axes
+    assert left.lines[0].get_marker() == "^"
