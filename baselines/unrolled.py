@@ -29,8 +29,8 @@ class Unrolled(Core):
 
     def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none") -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(f"depth must be an integer of at least 1, got {depth}")
         if checkpointing not in ("none", "every", "sqrt"):
             raise ValueError(f"checkpointing must be none, every or sqrt, got {checkpointing!r}")
         self.cell, self.width, self.depth, self.checkpointing = cell, cell.width, depth, checkpointing

@@ -25,9 +25,11 @@ Phase = Literal["build", "warmup", "train", "evaluation"]
 class Meter(Protocol):
     """`start` takes the baseline, `read` gives every measure the meter feeds, each with a value or a reason; neither raises."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Take the baseline."""
 
-    def read(self) -> dict[str, Measure]: ...
+    def read(self) -> dict[str, Measure]:
+        """Every measure, each with a value or a reason."""
 
 
 class Clocks:
@@ -43,6 +45,7 @@ class Clocks:
         self.start()
 
     def start(self) -> None:
+        """Set every clock to zero."""
         self._seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
@@ -69,6 +72,7 @@ class Clocks:
         return self._seconds.get(name)
 
     def read(self) -> dict[str, Measure]:
+        """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s."""
         return {f"{name}_s": self._measure(name) for name in get_args(Phase)}
 
     def _measure(self, name: Phase) -> Measure:
@@ -105,6 +109,7 @@ class HostMemory:
         self._mark = 0
 
     def start(self) -> None:
+        """Reset the high-water mark where the kernel lets us, and take the baseline."""
         if self._fault is not None:
             return
         try:
@@ -118,6 +123,7 @@ class HostMemory:
             self._fault = f"/proc/self/status cannot be read ({error})"
 
     def read(self) -> dict[str, Measure]:
+        """host_peak_bytes: the high-water mark above the baseline."""
         value, why = self._peak()
         mark = "mark reset at start" if self._reset else "mark not reset"
         return {
@@ -163,6 +169,7 @@ class CudaMemory:
         self._fault: str | None = "the meter was not started"
 
     def start(self) -> None:
+        """Reset torch's peaks and take the baseline."""
         if self._device.type != "cuda":
             self._fault = f"run on the {self._device.type.upper()}"
             return
@@ -180,6 +187,7 @@ class CudaMemory:
             self._fault = f"CUDA failed at start ({error})"
 
     def read(self) -> dict[str, Measure]:
+        """Requested, allocated and reserved peaks, and the baseline."""
         statistics: dict[str, int] = {}
         why = self._fault
         if why is None:

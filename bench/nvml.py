@@ -83,6 +83,7 @@ class Nvml:
         self._since = 0.0
 
     def start(self) -> None:
+        """Find the device, take its baseline and the energy counter."""
         self._clear()
         if self._device.type != "cuda":
             self._faults["all"] = f"run on the {self._device.type.upper()}"
@@ -136,6 +137,7 @@ class Nvml:
             self._faults.setdefault("energy", f"{len(processes)} compute processes on the device, the counter is for all of them")
 
     def read(self) -> dict[str, Measure]:
+        """Memory and energy since `start`, each with a value or a reason."""
         energy, seconds = self._window()
         self.sample()
         scope = f"device, window of {seconds:.1f} s"

@@ -37,9 +37,9 @@ class Implicit:
     """The exact gradient at the fixed point by the implicit function theorem: solve u = J^T u + v, with any solver, to `stop`.
 
     Memory is one evaluation of f, however many steps the solve took; time is one VJP of f for each backward evaluation. Its error
-    is the backward solve's residual plus the forward's. The tolerance is relative: scaling the loss changes nothing. Derivatives of
-    any order are right (each order solves again), as far as f's own operators can be differentiated that often; torch raises where
-    they cannot. Bai, Kolter, Koltun (NeurIPS 2019), theorem 1.
+    is the backward solve's residual plus the forward's. The tolerance is relative: scaling the loss changes nothing. First
+    derivatives only: under `create_graph` its backward raises RuntimeError, since a second derivative would silently lack the part
+    that comes through z*. Bai, Kolter, Koltun (NeurIPS 2019), theorem 1.
     """
 
     solver: Solver = field(default_factory=Anderson)
@@ -47,22 +47,23 @@ class Implicit:
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """f(z*) attached; without grad mode, f(z*) alone."""
-        return self.attach(f, _solve(f, z0, solver, stop, watch, "forward"), watch)
-
-    def attach(self, f: Map, z: Tensor, watch: Watch) -> Tensor:
-        """f(z) with the gradient that a fixed point z of f has."""
+        z = _solve(f, z0, solver, stop, watch, "forward")
         if not torch.is_grad_enabled():
             return f(z)
         z = z.detach().requires_grad_()
+        z.register_post_accumulate_grad_hook(_drop)  # J^T u arrives at z too: a state that nobody asked for
         fz = f(z)
         # fz is the Function's only tensor argument; what its backward needs besides travels outside the graph.
-        return _ImplicitGradient.apply(fz, _Linearisation(self, f, z, fz, watch))
+        return _ImplicitGradient.apply(fz, _Linearisation(self, z, fz, watch))
+
+
+def _drop(z: Tensor) -> None:
+    z.grad = None
 
 
 @dataclass(frozen=True)
 class _Linearisation:
     adjoint: Implicit
-    f: Map
     z: Tensor
     fz: Tensor
     watch: Watch
@@ -77,28 +78,20 @@ class _ImplicitGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fz: Tensor, linearisation: _Linearisation) -> Tensor:
         ctx.linearisation = linearisation
-        out = fz.view_as(fz)
-        ctx.save_for_backward(out)
-        return out
+        return fz.view_as(fz)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (v,) = gradients
         lin: _Linearisation = ctx.linearisation
-        second_order = torch.is_grad_enabled()  # true under create_graph
-        if second_order:
-            # The Jacobian must itself depend on the parameters, through z* too: relinearise at the attached solution.
-            (z,) = ctx.saved_tensors
-            fz = lin.f(z)
-        else:
-            z, fz = lin.z, lin.fz
+        if torch.is_grad_enabled():  # create_graph
+            raise RuntimeError("Implicit has first derivatives only; use Unroll for higher ones")
 
         def transposed(u: Tensor) -> Tensor:
-            (jtu,) = torch.autograd.grad(fz, z, u, retain_graph=True, create_graph=second_order and torch.is_grad_enabled())
-            return jtu + v
+            (jtu,) = torch.autograd.grad(lin.fz, lin.z, u, retain_graph=True, allow_unused=True)
+            return v if jtu is None else jtu + v
 
-        u = _solve(transposed, v, lin.adjoint.solver, lin.adjoint.stop, lin.watch, "backward")
-        return (lin.adjoint.attach(transposed, u, lin.watch) if second_order else u), None
+        return _solve(transposed, v, lin.adjoint.solver, lin.adjoint.stop, lin.watch, "backward"), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +106,7 @@ class Phantom:
     relaxation: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 < self.relaxation <= 1:
             raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")

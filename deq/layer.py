@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deq.adjoint import Adjoint, Implicit, Unroll, Watch
@@ -29,6 +30,8 @@ class DEQ(Core):
     ) -> None:
         super().__init__()
         adjoint = Implicit() if adjoint is None else adjoint
+        if isinstance(solver, type) or not hasattr(solver, "step"):
+            raise TypeError(f"solver must be a Solver such as Anderson(), got {solver!r}")
         if isinstance(adjoint, Unroll) and not solver.differentiable:
             raise ValueError(f"Unroll cannot differentiate through {type(solver).__name__}; use Picard, or Implicit")
         self.cell, self.width = cell, cell.width
@@ -36,18 +39,24 @@ class DEQ(Core):
         self.evaluation_stop = evaluation_stop or stop
         self._watchers: list[Watch] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has no watchers: they belong to the original."""
+        return {**self.__dict__, "_watchers": []}
+
     def watch(self, watcher: Watch) -> Callable[[], None]:
         """Have `watcher(phase, solution)` told of every solve, phase "forward" or "backward"; returns a function that ends it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
     def _tell(self, phase: str, solution: Solution) -> None:
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             watcher(phase, solution)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the fixed point's features (B, T, width): the solve and one more evaluation, f(z*)."""
-        f = self.cell.bind(x, memory)
-        stop = self.stop if self.training else self.evaluation_stop
-        z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
-        return Output(self.cell.features(z), self.cell.remember(z, x, memory))
+        needed = x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        with torch.set_grad_enabled(needed and torch.is_grad_enabled()):
+            f = self.cell.bind(x, memory)
+            stop = self.stop if self.training else self.evaluation_stop
+            z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
+            return Output(self.cell.features(z), self.cell.remember(z, x, memory))

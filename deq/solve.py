@@ -43,8 +43,8 @@ class Stop:
             raise ValueError(f"rtol must be positive or None, got {self.rtol}")
         if not self.atol >= 0:
             raise ValueError(f"atol must not be negative, got {self.atol}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise ValueError(f"max_steps must be an integer of at least 1, got {self.max_steps}")
         if not self.growth > 1:
             raise ValueError(f"growth must be above 1, got {self.growth}")
 
@@ -115,6 +115,11 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
     """
     if z0.dim() < 2:
         raise ValueError(f"z0 must be (B, ...) with at least two dimensions, got {tuple(z0.shape)}")
+    with torch.set_grad_enabled(torch.is_grad_enabled() and solver.differentiable):
+        return _solve(f, z0, solver, stop)
+
+
+def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
     z, memory = z0, solver.init(z0)
     best = z0
     best_gap = best_size = first_gap = status = steps = active = torch.empty(0)
@@ -128,26 +133,28 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
             status = torch.full_like(gap, Status.MAX_STEPS, dtype=torch.int8)
             steps = torch.full_like(gap, stop.max_steps, dtype=torch.int32)
             best_gap, best_size, first_gap = gap, size, gap
-        else:
-            better = active & (gap < best_gap)  # false for NaN: the best iterate stays finite
-            best = torch.where(_rows(better, z), z, best)
-            best_gap = torch.where(better, gap, best_gap)
-            best_size = torch.where(better, size, best_size)
         finite = torch.isfinite(gap) & torch.isfinite(size)
+        better = gap < best_gap  # false for NaN: the best iterate stays finite
         ended = ~finite | (gap > stop.growth * first_gap)
         verdict = torch.where(finite, Status.DIVERGED, Status.NONFINITE)
         if stop.rtol is not None:
             # Finiteness is judged last: inf <= rtol * inf is true.
             met = (gap <= torch.clamp(stop.rtol * size, min=stop.atol)) & finite
             ended, verdict = ended | met, torch.where(met, Status.CONVERGED, verdict)
-        ended = ended & active
+            better = better | met  # what is called converged is what met the tolerance, were another's gap smaller
+        better, ended = better & active, ended & active
+        best = torch.where(_rows(better, z), z, best)
+        best_gap = torch.where(better, gap, best_gap)
+        best_size = torch.where(better, size, best_size)
         status = torch.where(ended, verdict.to(torch.int8), status)
         steps = torch.where(ended, step, steps)
         active = active & ~ended
         if stop.rtol is not None and not bool(active.any()):
             break
         if step < stop.max_steps:
-            z, memory = solver.step(f, z, fz, memory)
+            # Autocast is for f: the solver's own products in half precision would not let it converge.
+            with torch.autocast(z.device.type, enabled=False):
+                z, memory = solver.step(f, z, fz, memory)
     tiny = torch.finfo(best_size.dtype).tiny
     return Solution(
         z=best,

@@ -12,7 +12,10 @@ class MLPCell(Cell):
 
     def __init__(self, *, width: int, hidden: int | None = None, gain: float = 0.5) -> None:
         super().__init__()
-        hidden = hidden or 2 * width
+        hidden = 2 * width if hidden is None else hidden
+        for name, value in (("width", width), ("hidden", hidden)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.width = width
         self.inject = nn.Linear(width, hidden)
         self.inner = nn.Linear(width, hidden, bias=False)

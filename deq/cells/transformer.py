@@ -52,13 +52,15 @@ class TransformerCell(Cell):
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads or (width // heads) % 2:
+        if heads < 1 or width < 1 or width % heads or (width // heads) % 2:
             raise ValueError(f"width must be heads times an even head width, got width {width}, heads {heads}")
         if memory_length < 0:
             raise ValueError(f"memory_length must not be negative, got {memory_length}")
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
-        feedforward = feedforward or 4 * width
+        feedforward = 4 * width if feedforward is None else feedforward
+        if feedforward < 1:
+            raise ValueError(f"feedforward must be at least 1, got {feedforward}")
         self.width, self.heads, self.memory_length, self.rotary_base = width, heads, memory_length, rotary_base
         self.inject = nn.Linear(width, 3 * width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)

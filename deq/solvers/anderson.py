@@ -37,7 +37,7 @@ class Anderson:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.window < 1:
+        if not isinstance(self.window, int) or self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
         if not 0 < self.mixing <= 1:
             raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
@@ -72,7 +72,7 @@ class Anderson:
 
     def _weights(self, gram: Tensor, newest: int) -> Tensor:
         """(B, used) weights that sum to one; all on the newest image (a Picard step) for a sample that has no solution."""
-        ridge = self.ridge if self.ridge is not None else (1e-7 if gram.dtype == torch.float32 else 1e-14)
+        ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(gram.dtype).eps
         scale = gram.diagonal(dim1=1, dim2=2).rsqrt()
         scaled = gram * scale[:, :, None] * scale[:, None, :]
         scaled.diagonal(dim1=1, dim2=2).add_(ridge)

@@ -18,7 +18,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 class _Memory(NamedTuple):
     steps: Tensor  # (B, window, N)
-    gram: Tensor  # (B, window, window) of the steps
+    gram: Tensor  # (B, window, window) of the steps; its first column, which no product needs, holds the divisors <s_j, s_j>
     stored: int  # steps in it
 
 
@@ -30,7 +30,7 @@ class Broyden:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.window < 2:
+        if not isinstance(self.window, int) or self.window < 2:
             raise ValueError(f"window must be at least 2, got {self.window}")
 
     def init(self, z: Tensor) -> _Memory:
@@ -57,7 +57,9 @@ class Broyden:
             gram[:, :count, count] = row
         steps[:, count] = step
         tiny = torch.finfo(gram.dtype).tiny
-        gram[:, count, count] = torch.linalg.vector_norm(step, dim=1, dtype=gram.dtype).square().clamp_min(tiny)
+        norm = torch.linalg.vector_norm(step, dim=1, dtype=gram.dtype).square().clamp_min(tiny)
+        gram[:, count, count] = norm
+        gram[:, count, 0] = norm
         return (z.reshape(z.shape[0], -1) + step).view(z.shape), _Memory(steps, gram, count + 1)
 
     @staticmethod
@@ -69,15 +71,18 @@ class Broyden:
         """
         count = steps.shape[1]
         against = torch.bmm(residual[:, None], steps.mT)[:, 0].to(gram.dtype)  # <s_j, g>
-        norms = gram.diagonal(dim1=1, dim2=2)
+        divisors = gram[:, :, 0]
         if count > 1:
-            lower = torch.diag_embed(norms[:, :-1]) - torch.tril(gram[:, :-1, 1:], -1)
+            lower = torch.diag_embed(divisors[:, :-1]) - torch.tril(gram[:, :-1, 1:], -1)
             c = torch.linalg.solve_triangular(lower, -against[:, :-1, None], upper=False)
             w = torch.baddbmm(residual[:, None], c.mT.to(steps.dtype), steps[:, 1:], beta=-1)[:, 0]
             inner = (gram[:, :, 1:] @ c)[..., 0] - against  # <s_j, w> without another pass
         else:
             w, inner = -residual, -against
-        denominator = 1 + inner[:, -1] / norms[:, -1]
-        # A vanishing denominator means that the update would be singular: that sample keeps its old estimate.
-        denominator = torch.where(denominator.abs() < 1e-8, torch.ones_like(denominator), denominator)
+        denominator = 1 + inner[:, -1] / divisors[:, -1]
+        # A vanishing denominator means that the update would be singular: that sample skips it, here and, by an infinite divisor,
+        # in every later product.
+        singular = denominator.abs() < torch.finfo(gram.dtype).eps ** 0.5
+        denominator = torch.where(singular, torch.ones_like(denominator), denominator)
+        divisors[:, -1] = torch.where(singular, torch.inf, divisors[:, -1])
         return w / -denominator[:, None].to(w.dtype), inner / -denominator[:, None]
