@@ -18,10 +18,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-reproduce: $(READY)  ## train the smoke suite, write results/, print the tables
-	$(PY) -m bench run smoke --device cpu
+reproduce: $(READY)  ## train the smoke suite into results/reproduced/, print the tables
+	$(PY) -m bench run smoke --device cpu --results results/reproduced
 
-report: $(READY)  ## write tables and figures anew from the records
+report: $(READY)  ## write the published tables and figures anew from results/runs
 	$(PY) -m bench report
 
 test: $(READY)  ## run every test

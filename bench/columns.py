@@ -194,6 +194,7 @@ SOLVER = (
     Column(name="eval_forward_nfe_mean", head="test NFE"),
     Column(name="eval_residual_p95", head="test residual p95"),
     Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction"),
+    Column(name="future_leak_nats", head="future leak"),
 )
 SOLVER_MORE = tuple(
     Column(name=name, head=name)

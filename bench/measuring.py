@@ -80,6 +80,24 @@ def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
     }
 
 
+@torch.no_grad()
+def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
+    """How much the past's predictions see of the future: nothing in a causal model, but a DEQ is causal to its tolerance only.
+
+    In the first test batch the second half of the inputs is exchanged between sequences; what changes in the first half is the leak.
+    """
+    model.eval()
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, 64), seed=0))
+    half = inputs.shape[1] // 2
+    inputs = inputs.to(spec.device)
+    other = torch.cat((inputs[:, :half], inputs[:, half:].roll(1, 0)), dim=1)
+    past, seen = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, other))
+    model.train()
+    value = (past - seen).abs().max().item() if half and len(inputs) > 1 else None
+    how = "largest change of a log-probability in the first half when the second half's input is another's"
+    return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if value is not None else "one sequence")}
+
+
 def _at_depth(core: Core, depth: int) -> dict[str, Core]:
     """The same core at another depth or number of solver steps, by the name of the method."""
     if isinstance(core, DEQ):

@@ -12,7 +12,7 @@ from bench.environment import environment
 from bench.errors import UserError
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
-from bench.measuring import memory_by_depth, parameters, residual_by_nfe, step_measures
+from bench.measuring import future_leak, memory_by_depth, parameters, residual_by_nfe, step_measures
 from bench.meters import Clocks, CudaMemory, HostMemory, Nvml
 from bench.model import build_model
 from bench.record import Measure, Record, RunStatus, measured
@@ -142,6 +142,7 @@ class _Attempt:
         assert self.training is not None
         model = self.training.model
         with self.machine.shared():
+            self.measures |= future_leak(model, self.task, self.spec)
             curves = residual_by_nfe(model, self.task, self.spec)
             if curves:
                 self.probes["residual_by_nfe"] = curves

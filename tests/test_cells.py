@@ -47,15 +47,6 @@ def transformer(width: int = 8, **settings: int | float) -> TransformerCell:
     return TransformerCell(width=width, **{"heads": 2, **settings}).double()  # type: ignore[arg-type]
 
 
-def well_posed(**settings: int) -> TransformerCell:
-    """One whose input speaks loudly enough for the equilibrium to be unique."""
-    cell = transformer(**settings)
-    with torch.no_grad():
-        for layer, gain in ((cell.inject, 2.0), (cell.qkv, 0.3), (cell.project, 4.0), (cell.contract, 0.5)):
-            layer.weight.mul_(gain)
-    return cell
-
-
 def sequence(time: int = 7, width: int = 8, batch: int = 2) -> Tensor:
     return torch.randn(batch, time, width, dtype=torch.float64)
 
@@ -87,7 +78,7 @@ LEAK = {1e-4: 1e-2, 1e-12: 1e-9}
 @pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden()])
 def test_an_equilibrium_is_causal_to_the_tolerance(solver: Solver, rtol: float) -> None:
     """A global solver mixes positions while it converges: what the future moves in the past shrinks with the tolerance."""
-    cell = well_posed()
+    cell = transformer()
     layer = DEQ(cell, solver=solver, stop=Stop(rtol=rtol, max_steps=300))
     layer.watch(lambda phase, solution: converged.append(bool(solution.converged.all())))
     converged: list[bool] = []
@@ -142,7 +133,7 @@ def test_a_memory_is_carried_over_short_segments(cuts: tuple[int, ...]) -> None:
 
 
 def test_segments_with_a_full_memory_have_the_equilibrium_of_the_whole() -> None:
-    cell = well_posed(memory_length=10)
+    cell = transformer(memory_length=10)
     layer = DEQ(cell, solver=Anderson(), stop=Stop(rtol=1e-12, max_steps=400))
     x = sequence(time=10)
     with torch.no_grad():
@@ -244,9 +235,15 @@ def test_a_cell_starts_at_zero_in_the_input_s_dtype(name: str) -> None:
     assert not start.requires_grad
 
 
+def test_bias_std_is_that_of_the_biases_of_queries_and_keys_alone() -> None:
+    bias = TransformerCell(width=512, bias_std=2.0).inject.bias.detach()
+    assert bias[:1024].std().item() == pytest.approx(2.0, rel=0.1)
+    assert not bias[1024:].any()
+
+
 @pytest.mark.parametrize("std", [0.0, 0.02])
 def test_the_initial_std_is_that_of_every_weight(std: float) -> None:
-    cell = TransformerCell(width=64, initial_std=std)
+    cell = TransformerCell(width=64, initial_std=std, bias_std=0.0)
     for name, parameter in cell.named_parameters():
         wanted = 0.0 if name.endswith("bias") else std
         assert parameter.std().item() == pytest.approx(wanted, rel=0.05)

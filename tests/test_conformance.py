@@ -16,12 +16,7 @@ TIGHT = Stop(rtol=1e-12, max_steps=400)
 
 
 def transformer(memory_length: int = 4) -> TransformerCell:
-    """One whose input speaks loudly enough for the equilibrium to be unique: a plain initialisation often has several, or none."""
-    cell = TransformerCell(width=D, heads=2, memory_length=memory_length)
-    with torch.no_grad():
-        for layer, gain in ((cell.inject, 2.0), (cell.qkv, 0.3), (cell.project, 4.0), (cell.contract, 0.5)):
-            layer.weight.mul_(gain)
-    return cell
+    return TransformerCell(width=D, heads=2, memory_length=memory_length)
 
 
 def equilibrium(solver: str, cell: Callable[[], Cell]) -> Callable[[], Core]:

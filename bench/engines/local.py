@@ -1,7 +1,6 @@
 """Runs on this machine: a fresh process each, forked from a server that has torch imported and has computed nothing."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
@@ -17,9 +16,6 @@ from bench.spec import Spec
 
 Watch = Callable[[Spec, int, int, float | None], None]
 
-# Freed memory goes back to the system, so that a high-water mark says what a run needed; few arenas, for the same reason.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
-
 
 def execute(
     specs: Sequence[Spec], *, suite: str, data: Mapping[str, Path], jobs: int, watch: Watch = lambda *_: None
@@ -28,8 +24,6 @@ def execute(
 
     Timings take the machine to themselves (`bench.machine`), whatever `jobs` is. Closing the iterator ends the runs under way.
     """
-    for name, value in _ALLOCATOR.items():
-        os.environ.setdefault(name, value)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.engines.worker"])
     waiting = list(specs)

@@ -2,7 +2,7 @@
 
 from bench.spec import Comparison, Named, Row, Settings, Train
 
-_CELL: Settings = {"cell": "transformer", "cell.heads": 2, "cell.rotary_base": 100.0, "cell.bias_std": 2.0}
+_CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 32
 _DEPTH = 12
 
@@ -18,7 +18,8 @@ def _deq(solver: str) -> Row:
                 "steps": 12,
                 "backward_steps": 8,
                 "evaluation_steps": 60,
-            },
+            }
+            | ({"solver.window": 12} if solver == "broyden" else {}),
         )
     )
 
@@ -34,26 +35,26 @@ def _recurrent(name: str) -> Row:
 _PLAIN = f"tied {_DEPTH}"
 _ROWS = {
     "DEQ (Anderson)": _deq("anderson"),
-    "DEQ (Broyden)": _deq("broyden"),
     _PLAIN: _tied("none"),
     "LSTM": _recurrent("lstm"),
     "GRU": _recurrent("gru"),
 }
-_CHECKPOINTED = {
+_MORE = {
+    "DEQ (Broyden)": _deq("broyden"),
     f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
     f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
 }
-_TRAIN = Train(steps=250, batch=16, learning_rate=5e-3, warmup=20, evaluate_every=25)
+_TRAIN = Train(steps=300, batch=16, learning_rate=6e-3, warmup=50, evaluate_every=50)
 
 SPECS = [
     Comparison(
         group="copy memory T=20",
-        task=Named(name="copy", settings={"T": 20, "test_samples": 1000}),
+        task=Named(name="copy", settings={"T": 20, "test_samples": 500}),
         train=_TRAIN,
-        rows=_ROWS | _CHECKPOINTED,
+        rows=_ROWS | _MORE,
         reference="DEQ (Anderson)",
-        learning_rates=(5e-3, 1e-2),
-        trial_steps=125,
+        learning_rates=(3e-3, 6e-3),
+        trial_steps=150,
         seeds=(0, 1, 2),
         depths=(2, 4, 8, 16, 32, 64),
     ),
@@ -63,9 +64,8 @@ SPECS = [
         train=_TRAIN,
         rows=_ROWS,
         reference="DEQ (Anderson)",
-        learning_rates=(5e-3, 1e-2),
-        trial_steps=125,
+        learning_rates=(3e-3, 6e-3),
+        trial_steps=150,
         seeds=(0, 1, 2),
-        depths=(),
     ),
 ]

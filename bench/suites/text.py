@@ -1,18 +1,18 @@
-"""Language modelling on any text: one comparison by character for every corpus named with `--data NAME=PATH`."""
+"""Language modelling on any text: a comparison by character and one by word for every corpus named with `--data NAME=PATH`."""
 
 from bench.errors import UserError
 from bench.spec import Comparison, Named, Row, Settings, Train
 
-_CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 100.0}
-_WIDTH = 64
+_CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
+_WIDTH = 48
 _DEQ: Settings = {**_CELL, "width": _WIDTH, "solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 
 
 def _comparison(name: str, unit: str) -> Comparison:
     return Comparison(
         group=f"{name} by {unit}",
-        task=Named(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 4000}),
-        train=Train(steps=1000, batch=16, learning_rate=3e-3, warmup=50, evaluate_every=250, evaluation_batch=64),
+        task=Named(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 2000}),
+        train=Train(steps=400, batch=16, learning_rate=3e-3, warmup=50, evaluate_every=100, evaluation_batch=64),
         rows={
             "DEQ (Anderson)": Row(model=Named(name="deq", settings=_DEQ)),
             "tied 12": Row(model=Named(name="tied", settings={**_CELL, "depth": 12})),
@@ -20,8 +20,8 @@ def _comparison(name: str, unit: str) -> Comparison:
             "GRU": Row(model=Named(name="gru", settings={"inputs": _WIDTH})),
         },
         reference="DEQ (Anderson)",
-        learning_rates=(1e-3, 3e-3, 1e-2),
-        trial_steps=250,
+        learning_rates=(3e-3, 6e-3, 1.2e-2),
+        trial_steps=100,
         seeds=(0, 1, 2),
     )
 

@@ -1,0 +1,182 @@
+"""What a user brings: a model, a cell, a solver and a task of their own, named by dotted path (`user_models:Averages`).
+
+The second half holds models that fail, each in its own way, for the tests of what a run survives.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.metric import Metric
+from bench.tasks.task import Split, Task, derive_seed
+from deq import Cell, Core, Map, Output
+
+
+class Averages(Core):
+    """The mean of the past at every position, through one layer: causal, explicit, without memory."""
+
+    def __init__(self, *, inputs: int, width: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.width, self.scale = width, scale
+        self.layer = nn.Linear(2 * inputs, width)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """The layer sees the position and the mean up to it."""
+        count = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
+        return Output(torch.tanh(self.layer(torch.cat((x, self.scale * x.cumsum(dim=1) / count), dim=-1))))
+
+
+class Shift(Cell):
+    """f(z) = tanh(W shift(z) + U x): each position looks one to the left."""
+
+    def __init__(self, *, width: int, gain: float = 0.5) -> None:
+        super().__init__()
+        self.width = width
+        self.inner, self.outer = nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        with torch.no_grad():
+            self.inner.weight.mul_(gain)
+
+    def bind(self, x: Tensor, memory: None = None) -> Map:
+        """U x is computed once."""
+        injection = self.outer(x)
+        return lambda z: torch.tanh(self.inner(nn.functional.pad(z, (0, 0, 1, 0))[:, :-1]) + injection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halfway:
+    """z <- the mean of z and f(z)."""
+
+    share: float = 0.5
+    differentiable: ClassVar[bool] = True
+
+    def init(self, z: Tensor) -> None:
+        """Nothing to remember."""
+        return None
+
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: None) -> tuple[Tensor, None]:
+        """A relaxed step."""
+        return torch.lerp(z, fz, self.share), None
+
+
+class Echo(Task):
+    """Say again what is said now: any model that sees its input learns it. Chance is ln `symbols`; `hits` is better higher."""
+
+    def __init__(self, *, symbols: int = 5, length: int = 6, headline: str = "hits") -> None:
+        self.vocabulary, self.length = symbols, length
+        self.headline = headline  # type: ignore[misc]
+        self.metrics = {
+            "loss": Metric(unit="nats", better="lower"),
+            "hits": Metric(unit="fraction", better="higher", chance=1 / symbols, floor=1.0),
+        }
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Uniform symbols; three batches in a held-out split."""
+        number = first
+        while split == "train" or number < 3:
+            generator = torch.Generator().manual_seed(derive_seed(split, size, seed if split == "train" else 0, number))
+            tokens = torch.randint(self.vocabulary, (size, self.length), generator=generator)
+            yield tokens, tokens
+            number += 1
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Cross-entropy and the share of right answers."""
+        losses = nn.functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten(), reduction="sum")
+        return {"loss": (losses, targets.numel()), "hits": ((logits.argmax(-1) == targets).sum().double(), targets.numel())}
+
+    def fingerprint(self) -> str:
+        """The settings say it all."""
+        return f"echo {self.vocabulary} {self.length}"
+
+
+class Misfit(Averages):
+    """Fails at its `at`-th training step, in the way `how` says; `folder` is where those that must meet leave a mark."""
+
+    def __init__(self, *, inputs: int, width: int, how: str = "none", at: int = 1, folder: str = "", wait_s: float = 20.0) -> None:
+        super().__init__(inputs=inputs, width=width)
+        self.how, self.at, self.folder, self.wait_s = how, at, folder, wait_s
+        self.steps = 0
+        if how == "build":
+            raise RuntimeError("cannot be\nbuilt")
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """As `Averages`, until it fails."""
+        output = super().forward(x, memory)
+        self.steps += self.training
+        if self.training and self.steps == self.at:
+            getattr(self, f"_{self.how}")()
+            if self.how == "nan":
+                return Output(output.y * float("nan"))
+        return output
+
+    def _none(self) -> None: ...
+
+    def _nan(self) -> None: ...
+
+    def _build(self) -> None: ...
+
+    def _raise(self) -> None:
+        raise RuntimeError("a user's mistake")
+
+    def _strange(self) -> None:
+        raise RuntimeError("a byte that is no character: \udcff")
+
+    def _exit(self) -> None:
+        raise SystemExit(3)
+
+    def _allocate(self) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    def _memory(self) -> None:
+        raise MemoryError
+
+    def _kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _sleep(self) -> None:
+        """Until it is told to go."""
+        Path(self.folder, f"{os.getpid()}.asleep").touch()
+        end = time.monotonic() + self.wait_s
+        while not Path(self.folder, "go").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _meet(self) -> None:
+        """Wait until two processes are at this step."""
+        Path(self.folder, f"{os.getpid()}.here").touch()
+        end = time.monotonic() + self.wait_s
+        while len(list(Path(self.folder).glob("*.here"))) < 2:
+            if time.monotonic() > end:
+                raise TimeoutError("met nobody")
+            time.sleep(0.01)
+
+
+class Eager(Averages):
+    """Looks at its numbers while it is built, which parameters without storage do not allow."""
+
+    def __init__(self, *, inputs: int, width: int) -> None:
+        super().__init__(inputs=inputs, width=width)
+        self.scale = 1 / self.layer.weight.norm().item()
+
+
+def positional(inputs: int, width: int, scale: float = 1.0) -> Core:
+    """A model whose setting is not keyword-only."""
+    return Averages(inputs=inputs, width=width, scale=scale)
+
+
+def no_core(*, inputs: int, width: int) -> nn.Module:
+    """Makes something, but no Core."""
+    return nn.Linear(inputs, width)
+
+
+def takes_nothing() -> Core:
+    """Cannot be told a width."""
+    return Averages(inputs=1, width=1)
+
+
+NUMBER = 7
