@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.errors import UserError, unknown
+from bench.errors import UserError, one_line, unknown
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -19,6 +19,7 @@ app = typer.Typer(
 Results = Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
+_WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -253,12 +254,21 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError is one line and exit status 2."""
+    """Run the command line; a UserError, or a wrong option, is one line and exit status 2."""
     try:
-        app()
+        status = app(prog_name="python -m bench", standalone_mode=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except _WrongCall as error:
+        if len(sys.argv) == 1:  # no arguments: help, as asked for
+            error.show()
+            raise SystemExit(2) from None
+        print(f"error: {one_line(error.format_message())} (see --help)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, typer.Abort):
+        raise SystemExit(130) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

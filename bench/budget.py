@@ -5,6 +5,8 @@ from bench.model import count_parameters
 from bench.spec import Named
 
 TOLERANCE = 0.02
+_STRIDE = 256  # widths tried in vain before a model is given up
+_WIDEST = 2**17
 
 
 def with_width(model: Named, width: int) -> Named:
@@ -17,25 +19,21 @@ def match_width(model: Named, vocabulary: int, budget: int) -> Named:
 
     Widths that the model refuses (not a multiple of its heads, say) are passed over. The count is assumed to grow with the width.
     """
-    best: tuple[int, int] | None = None
-    refused: UserError | None = None
-    low, high = 1, 1
-    while _count(model, vocabulary, high) < budget:
-        low, high = high, 2 * high
-        if high > 2**17:
+    low, high = 0, 1
+    while (near := _accepted(model, vocabulary, high)) is not None and near[1] < budget:
+        low, high = near[0], 2 * near[0]
+        if high > _WIDEST:
             raise UserError(f"no width of model {model.name!r} reaches {budget} parameters")
-    for width in range(low, high + 1):
-        try:
-            count = count_parameters(with_width(model, width), vocabulary)
-        except UserError as error:
-            refused = error
-            continue
-        if best is None or abs(count - budget) < abs(best[1] - budget):
-            best = (width, count)
-        if count > budget:
-            break
-    if best is None:
-        raise refused or UserError(f"model {model.name!r} cannot be built at any width")
+    if near is None:
+        raise UserError(f"no width of model {model.name!r} reaches {budget} parameters")
+    best = near
+    for width in range(max(1, low), near[0]):
+        count = _count(model, vocabulary, width)
+        if isinstance(count, int):
+            if abs(count - budget) < abs(best[1] - budget) or (abs(count - budget) == abs(best[1] - budget) and width < best[0]):
+                best = (width, count)
+            if count > budget:
+                break
     width, count = best
     if abs(count - budget) > TOLERANCE * budget:
         raise UserError(
@@ -45,13 +43,19 @@ def match_width(model: Named, vocabulary: int, budget: int) -> Named:
     return with_width(model, width)
 
 
-def _count(model: Named, vocabulary: int, width: int) -> int:
-    """The count at the first width from `width` on that the model accepts."""
-    error: UserError | None = None
-    for nearby in range(width, width + 64):
-        try:
-            return count_parameters(with_width(model, nearby), vocabulary)
-        except UserError as caught:
-            error = caught
-    assert error is not None
-    raise error
+def _accepted(model: Named, vocabulary: int, width: int) -> tuple[int, int] | None:
+    """The first width from `width` on that the model accepts, with its count; its complaint where there is none near."""
+    count: int | UserError = 0
+    for nearby in range(width, 2 * width + _STRIDE):
+        count = _count(model, vocabulary, nearby)
+        if isinstance(count, int):
+            return nearby, count
+    assert isinstance(count, UserError)
+    raise count
+
+
+def _count(model: Named, vocabulary: int, width: int) -> int | UserError:
+    try:
+        return count_parameters(with_width(model, width), vocabulary)
+    except UserError as error:
+        return error

@@ -41,8 +41,8 @@ def deq(
     steps: int = 30,
     adjoint: str = "implicit",
     backward_solver: str | None = None,
-    backward_rtol: float = 1e-3,
-    backward_steps: int = 30,
+    backward_rtol: float | None = None,
+    backward_steps: int | None = None,
     evaluation_rtol: float | None = None,
     evaluation_steps: int | None = None,
 ) -> Core:
@@ -50,15 +50,27 @@ def deq(
     forward = _part("solver", SOLVERS, solver, parts)
     if adjoint == "implicit":
         backward = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
-        how: Adjoint = Implicit(solver=backward, stop=Stop(rtol=backward_rtol, max_steps=backward_steps))
+        how: Adjoint = Implicit(
+            solver=backward,
+            stop=Stop(
+                rtol=1e-3 if backward_rtol is None else backward_rtol, max_steps=30 if backward_steps is None else backward_steps
+            ),
+        )
     else:
+        given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
         how = _part("adjoint", ADJOINTS, adjoint, parts)
     return DEQ(
         _cell(cell, inputs, width, parts),
         solver=forward,
         stop=Stop(rtol=rtol, max_steps=steps),
         adjoint=how,
-        evaluation_stop=Stop(rtol=evaluation_rtol or rtol, max_steps=evaluation_steps or steps),
+        evaluation_stop=Stop(
+            rtol=rtol if evaluation_rtol is None else evaluation_rtol,
+            max_steps=steps if evaluation_steps is None else evaluation_steps,
+        ),
     )
 
 
@@ -88,7 +100,13 @@ def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
 
 
 def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
-    return construct(part.replace("_", " "), resolve(part.replace("_", " "), registry, name), parts.pop(part, {}), given or {})
+    kind = part.replace("_", " ")
+    made = construct(f"{kind} {name!r}", resolve(kind, registry, name), parts.pop(part, {}), given or {})
+    if part.endswith("solver") and not all(hasattr(made, name) for name in ("init", "step", "differentiable")):
+        raise UserError(f"{kind} {name!r} made a {type(made).__name__}; a solver must have init, step and differentiable")
+    if part == "cell" and not isinstance(made, Cell):
+        raise UserError(f"cell {name!r} made a {type(made).__name__}; a cell must be a deq.Cell")
+    return made
 
 
 def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
@@ -113,10 +131,15 @@ def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
 
 def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Call `make` with the arguments the harness gives and the settings, each checked against the signature."""
-    parameters = inspect.signature(make).parameters
+    parameters = _parameters(kind, make)
+    wrong = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
+    if wrong:
+        raise UserError(f"{kind} takes no {wrong[0]!r}, which the harness gives; it takes: {', '.join(parameters) or 'nothing'}")
     allowed = {name: p for name, p in parameters.items() if name not in given and p.kind is p.KEYWORD_ONLY}
     for name in settings:
         if name not in allowed:
+            if name in parameters and name not in given:
+                raise UserError(f"{kind} setting {name!r} must be a keyword-only parameter")
             raise unknown(f"{kind} setting", name, allowed) if allowed else UserError(f"{kind} has no settings, got {name!r}")
     missing = [name for name, p in allowed.items() if p.default is p.empty and name not in settings]
     if missing:
@@ -124,8 +147,16 @@ def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], 
     checked = {name: _checked(f"{kind} setting {name!r}", allowed[name].annotation, value) for name, value in settings.items()}
     try:
         return make(**given, **checked)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{kind}: {error}") from error
+
+
+def _parameters(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The signature, annotations evaluated (a user's file may hold them as text)."""
+    try:
+        return inspect.signature(make, eval_str=True).parameters
+    except Exception as error:  # no signature, or an annotation that is no Python
+        raise UserError(f"{kind} cannot be made with settings: {type(error).__name__}: {error}") from error
 
 
 def _checked(what: str, annotation: Any, value: Any) -> Any:
@@ -149,7 +180,7 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
             own[name] = value
     make = resolve("model", MODELS, model.name)
     given: dict[str, Any] = {"inputs": inputs, "width": width}
-    if "parts" in inspect.signature(make).parameters:
+    if "parts" in _parameters(f"model {model.name!r}", make):
         given["parts"] = parts
     core = construct(f"model {model.name!r}", make, own, given)
     left = sorted(f"{part}.{name}" for part, settings in parts.items() for name in settings)
@@ -163,8 +194,10 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
 def build_task(task: Named, data: Mapping[str, Path]) -> Task:
     """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
     make = resolve("task", TASKS, task.name)
-    given = {"paths": data} if "paths" in inspect.signature(make).parameters else {}
+    given = {"paths": data} if "paths" in _parameters(f"task {task.name!r}", make) else {}
     made = construct(f"task {task.name!r}", make, task.settings, given)
     if not isinstance(made, Task):
         raise UserError(f"task {task.name!r} made a {type(made).__name__}; a task must be a bench.tasks.task.Task")
+    if made.headline not in made.metrics:
+        raise unknown(f"headline of task {task.name!r},", made.headline, made.metrics)
     return made

@@ -1,5 +1,6 @@
 """Running a suite: only what has no record yet, trials before finals, every record written the moment it is there."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def slots(specs: Sequence[Spec], jobs: int | None) -> int:
     return max(1, (usable_cores() or 1) // max(spec.threads for spec in specs)) if specs else 1
 
 
+def ready(results: Path) -> None:
+    """UserError where what is recorded is damaged or nothing can be written: before a run is paid for, not after."""
+    for path in sorted((results / "runs").glob("*/*.json")):
+        read_record(path)
+    try:
+        (results / "runs").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results / "runs"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {results}: {error.strerror or error}") from error
+
+
 def run_suite(
     plan: Plan,
     *,
@@ -43,6 +56,7 @@ def run_suite(
     `start(stage, missing, wanted)` opens a stage, `announce(record, done, missing)` follows each new record.
     """
     known: dict[str, Record] = {}
+    ready(results)
     for stage in ("trials", "finals"):
         specs = plan.trials() if stage == "trials" else plan.finals(known)
         fingerprints = plan.fingerprints(specs)

@@ -44,6 +44,14 @@ def _size(model: str, name: str, value: object) -> int:
 
 def count_parameters(model: Named, vocabulary: int) -> int:
     """How many trainable numbers the model has, without allocating them."""
-    with torch.device("meta"):
-        built = build_model(model, vocabulary)
+    try:
+        with torch.device("meta"):
+            built = build_model(model, vocabulary)
+    except UserError:
+        raise
+    except Exception:  # a user's model may look at its numbers while it is built
+        try:
+            built = build_model(model, vocabulary)
+        except Exception as error:
+            raise UserError(f"model {model.name!r} cannot be built: {type(error).__name__}: {error}") from error
     return sum(parameter.numel() for parameter in built.parameters() if parameter.requires_grad)

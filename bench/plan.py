@@ -17,7 +17,7 @@ from bench.catalog import build_task
 from bench.errors import UserError, unknown
 from bench.model import count_parameters
 from bench.record import Record
-from bench.spec import Comparison, Named, Spec
+from bench.spec import Comparison, Named, Row, Spec, Train
 from bench.tasks.task import Task
 
 Entry = Spec | Comparison
@@ -40,7 +40,7 @@ def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
         raise
     except ValidationError as error:
         raise UserError(f"suite {name}: {readable(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"suite {name} fails on import: {type(error).__name__}: {error}") from error
     if not isinstance(specs, list) or not specs or not all(isinstance(entry, (Spec, Comparison)) for entry in specs):
         raise UserError(f"suite {name}: SPECS must be a non-empty list of Spec and Comparison")
@@ -54,6 +54,7 @@ def _load_file(path: Path) -> ModuleType:
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent.resolve()))  # so that the suite may name models in files beside it
     found.loader.exec_module(module)
     return module
@@ -61,14 +62,16 @@ def _load_file(path: Path) -> ModuleType:
 
 def readable(error: ValidationError) -> str:
     """The first complaint of a validation, with the field's name and the allowed ones where it is unknown."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt field also goes missing
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and error.title in _FIELDS:
         return str(unknown(f"{error.title} field", str(first["loc"][-1]), _FIELDS[error.title]))
-    return f"{error.title}{f' {where}' if where else ''}: {first['msg']}, got {first.get('input')!r}"
+    said = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] == "missing" or not where else f", got {first.get('input')!r}"
+    return f"{error.title}{f' {where}' if where else ''}: {said}{got}"
 
 
-_FIELDS = {"Spec": list(Spec.model_fields), "Comparison": list(Comparison.model_fields)}
+_FIELDS = {kind.__name__: list(kind.model_fields) for kind in (Spec, Comparison, Train, Named, Row)}
 
 
 class Plan:
@@ -89,6 +92,13 @@ class Plan:
         self._data = data or {}
         self._tasks: dict[str, Task] = {}
         self._only, self._device = only, device
+        everything = entries
+        entries = [
+            e
+            for e in entries
+            if any(self._wanted(e.group, label) for label in (e.rows if isinstance(e, Comparison) else [e.label]))
+        ]
+        self._probed = [entry.seeds[0] for entry in entries if isinstance(entry, Comparison)]  # whichever seeds are asked for
         try:
             self._comparisons = [
                 entry if seeds is None else Comparison.model_validate(entry.model_dump() | {"seeds": tuple(seeds)})
@@ -106,9 +116,15 @@ class Plan:
         self._models = [self._matched(comparison) for comparison in self._comparisons]
         for spec in self._specs:
             count_parameters(spec.model, self.task(spec.task).vocabulary)
+            self._feasible(spec.task, spec.train)
+        for comparison in self._comparisons:
+            self._feasible(comparison.task, comparison.train)
         self._specs = [spec for spec in self._specs if self._wanted(spec.group, spec.label)]
         if not self._specs and not any(self._rows(comparison) for comparison in self._comparisons):
-            labels = sorted({f"{c.group}/{label}" for c in self._comparisons for label in c.rows})
+            labels = sorted(
+                {f"{c.group}/{label}" for c in everything if isinstance(c, Comparison) for label in c.rows}
+                | {f"{s.group}/{s.label}" for s in everything if isinstance(s, Spec)}
+            )
             raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
 
     def task(self, named: Named) -> Task:
@@ -117,6 +133,13 @@ class Plan:
         if key not in self._tasks:
             self._tasks[key] = build_task(named, self._data)
         return self._tasks[key]
+
+    def _feasible(self, named: Named, train: Train) -> None:
+        """What a task and a training must agree on, at the cost of a batch."""
+        task = self.task(named)
+        if train.carry and not task.streams:
+            raise UserError(f"carry: the batches of task {named.name!r} do not continue one another")
+        task.batches("train", train.batch, seed=0)
 
     def _wanted(self, group: str, label: str) -> bool:
         only = self._only
@@ -131,7 +154,7 @@ class Plan:
             return spec
         return spec.model_copy(update={"device": self._device, "group": f"{spec.group} on GPU"})
 
-    def _matched(self, comparison: Comparison) -> dict[str, tuple[Named, int]]:
+    def _matched(self, comparison: Comparison) -> dict[str, tuple[Named, int | None]]:
         """Each row's model, with its width, and the budget."""
         vocabulary = self.task(comparison.task).vocabulary
         budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
@@ -139,7 +162,7 @@ class Plan:
         for label, row in comparison.rows.items():
             model = row.model if "width" in row.model.settings else match_width(row.model, vocabulary, budget)
             count_parameters(model, vocabulary)
-            models[label] = (model, budget)
+            models[label] = (model, budget if "width" not in row.model.settings or label == comparison.reference else None)
         return models
 
     def trials(self) -> list[Spec]:
@@ -154,7 +177,7 @@ class Plan:
                     specs += [self._trial(comparison, label, models[label], rate) for rate in comparison.learning_rates]
         return specs
 
-    def _trial(self, comparison: Comparison, label: str, model: tuple[Named, int], rate: float) -> Spec:
+    def _trial(self, comparison: Comparison, label: str, model: tuple[Named, int | None], rate: float) -> Spec:
         train = comparison.train.model_copy(
             update={
                 "steps": comparison.trial_steps,
@@ -179,7 +202,7 @@ class Plan:
     def finals(self, records: Mapping[str, Record]) -> list[Spec]:
         """Every final run, at the learning rate its trials chose; interleaved over seeds, so that early results compare."""
         specs: list[tuple[int, Spec]] = [(spec.seed, spec) for spec in self._specs]
-        for comparison, models in zip(self._comparisons, self._models, strict=True):
+        for comparison, models, probed in zip(self._comparisons, self._models, self._probed, strict=True):
             for label in self._rows(comparison):
                 rate, trials = self._chosen(comparison, label, models, records)
                 for seed in comparison.seeds:
@@ -191,14 +214,14 @@ class Plan:
                         train=comparison.train.model_copy(update={"learning_rate": rate}),
                         seed=seed,
                         parameters=models[label][1],
-                        depths=comparison.depths if seed == comparison.seeds[0] else (),
+                        depths=comparison.depths if seed == probed else (),
                         trials=trials,
                     )
                     specs.append((seed, self._placed(spec)))
-        return [spec for _, spec in sorted(specs, key=lambda item: item[0])]
+        return list({spec.run_id: spec for _, spec in sorted(specs, key=lambda item: item[0])}.values())
 
     def _chosen(
-        self, comparison: Comparison, label: str, models: Mapping[str, tuple[Named, int]], records: Mapping[str, Record]
+        self, comparison: Comparison, label: str, models: Mapping[str, tuple[Named, int | None]], records: Mapping[str, Record]
     ) -> tuple[float, tuple[str, ...]]:
         if len(comparison.learning_rates) == 1:
             return comparison.learning_rates[0], ()

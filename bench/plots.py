@@ -229,7 +229,7 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     unit, better = (metric.unit, metric.better) if metric else ("", None)
     left.set(title="validation", ylabel=_axis_label(headline, unit, better))
     _panel(right, train, look, True)
-    right.set(title="training batches", ylabel=_axis_label("loss with penalty", "nats", "lower"))
+    right.set(title="training batches", ylabel=_axis_label("loss", "nats", "lower"))
     for axes in (left, right):
         axes.set_xlabel("training steps" if against == "steps" else "training time [s], evaluation excluded")
         axes.set_xlim(left=0)

@@ -110,10 +110,12 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -126,7 +128,7 @@ def read_record(path: Path) -> Record:
     """Read one record; raise UserError, naming the file and the first thing wrong, where it is damaged or of another schema."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged record ({error}); move it away or delete it to run it again") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA:
@@ -139,6 +141,8 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path}: damaged record ({where}: {first['msg']}); move it away or delete it to run it again") from error
     if record.run_id != path.stem:
         raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
+    if record.spec.run_id != record.run_id:
+        raise UserError(f"{path}: its spec is that of run {record.spec.run_id}; move it away or delete it to run it again")
     return record
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bench.catalog import build_task
 from bench.environment import environment
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
 from bench.measuring import future_leak, memory_by_depth, parameters, residual_by_nfe, step_measures
@@ -89,7 +89,7 @@ class _Attempt:
         except Exception as error:
             if "DefaultCPUAllocator" in str(error):  # torch raises a bare RuntimeError when the host's memory is exhausted
                 return "oom", f"out of memory: {str(error).splitlines()[0]}"
-            return "crashed", f"{type(error).__name__}: {error}"
+            return "crashed", one_line(f"{type(error).__name__}: {error}")
         return "ok", None
 
     def _train(self) -> None:

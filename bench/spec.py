@@ -3,12 +3,30 @@
 import hashlib
 import json
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Value = bool | int | float | str | None
 Settings = dict[str, Value]
+
+
+def _plain(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]*", text):
+        raise ValueError(f"{text!r}: letters, digits, spaces and ().,=_+- only")
+    return text
+
+
+def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("a value is named twice")
+    return values
+
+
+Name = Annotated[str, Field(max_length=80), AfterValidator(_plain)]  # two of them and the rest fit in a file name
+Seed = Annotated[int, Field(ge=0)]
+Depth = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
 
 
 class _Frozen(BaseModel):
@@ -39,25 +57,18 @@ class Train(_Frozen):
 class Spec(_Frozen):
     """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
 
-    group: str
-    label: str
+    group: Name
+    label: Name
     role: Literal["final", "trial"] = "final"
     model: Named
     task: Named
     train: Train
-    seed: int = Field(ge=0)
+    seed: Seed
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, gt=0)
     parameters: int | None = Field(default=None, gt=0, description="parameter budget the model's width was matched to")
-    depths: tuple[int, ...] = Field(default=(), description="depths or solver steps at which memory is probed after training")
+    depths: tuple[Depth, ...] = Field(default=(), description="depths or solver steps at which memory is probed after training")
     trials: tuple[str, ...] = Field(default=(), description="run ids of the learning-rate trials this run's rate was chosen from")
-
-    @field_validator("group", "label")
-    @classmethod
-    def _plain(cls, text: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]*", text):
-            raise ValueError(f"{text!r}: letters, digits, spaces and ().,=_+- only")
-        return text
 
     @property
     def run_id(self) -> str:
@@ -83,16 +94,16 @@ class Comparison(_Frozen):
     (which no final run uses), judged on the validation split. One rate alone means no trials.
     """
 
-    group: str
+    group: Name
     task: Named
     train: Train
-    rows: dict[str, Row]
+    rows: dict[Name, Row]
     reference: str
-    learning_rates: tuple[float, ...] = Field(min_length=1)
+    learning_rates: Annotated[tuple[Rate, ...], AfterValidator(_distinct)] = Field(min_length=1)
     trial_steps: int = Field(gt=0)
-    trial_seed: int = 1000
-    seeds: tuple[int, ...] = Field(min_length=1)
-    depths: tuple[int, ...] = Field(default=(), description="memory is probed at these depths in the first seed's runs")
+    trial_seed: Seed = 1000
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    depths: tuple[Depth, ...] = Field(default=(), description="memory is probed at these depths in the first seed's runs")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Comparison":

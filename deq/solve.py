@@ -59,8 +59,8 @@ class Solver(Protocol):
     def differentiable(self) -> bool:
         """Whether `step` may be differentiated through (its memory is not written in place)."""
 
-    def init(self, z: Tensor) -> Any:
-        """The memory of a solve that starts at z (B, ...): a NamedTuple of tensors and counts, or None."""
+    def init(self, z: Tensor, steps: int) -> Any:
+        """The memory of a solve from z (B, ...) of at most so many steps: a NamedTuple of tensors and counts, or None."""
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """The next iterate (B, ...) and memory from z, fz = f(z) and the memory."""
@@ -120,7 +120,7 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
 
 
 def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
-    z, memory = z0, solver.init(z0)
+    z, memory = z0, solver.init(z0, stop.max_steps)
     best = z0
     best_gap = best_size = first_gap = status = steps = active = torch.empty(0)
     gaps: list[Tensor] = []

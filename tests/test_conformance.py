@@ -217,7 +217,7 @@ def test_the_memory_of_a_cell_is_detached(cell: Cell) -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_proposes_iterates_of_the_shape_and_dtype_of_z(name: str, dtype: torch.dtype) -> None:
     solver, z = SOLVERS[name](), torch.zeros(B, 2, 3, dtype=dtype)
-    memory = solver.init(z)
+    memory = solver.init(z, 30)
     assert memory is None or isinstance(memory, tuple)
     for _ in range(4):
         z, memory = solver.step(torch.cos, z, torch.cos(z), memory)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ class Halfway:
     share: float = 0.5
     differentiable: ClassVar[bool] = True
 
-    def init(self, z: Tensor) -> None:
+    def init(self, z: Tensor, steps: int) -> None:
         """Nothing to remember."""
         return None
 

@@ -19,7 +19,7 @@ def _deq(solver: str) -> Row:
                 "backward_steps": 8,
                 "evaluation_steps": 60,
             }
-            | ({"solver.window": 12} if solver == "broyden" else {}),
+            | ({"solver.window": 60} if solver == "broyden" else {}),
         )
     )
 
@@ -44,7 +44,7 @@ _MORE = {
     f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
     f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
 }
-_TRAIN = Train(steps=300, batch=16, learning_rate=6e-3, warmup=50, evaluate_every=50)
+_TRAIN = Train(steps=300, batch=16, learning_rate=6e-3, warmup=50, evaluate_every=75)
 
 SPECS = [
     Comparison(
@@ -60,7 +60,7 @@ SPECS = [
     ),
     Comparison(
         group="agreement language",
-        task=Named(name="agreement", settings={}),
+        task=Named(name="agreement", settings={"test_samples": 256}),
         train=_TRAIN,
         rows=_ROWS,
         reference="DEQ (Anderson)",

@@ -24,7 +24,7 @@ class _Memory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Anderson:
-    """Anderson acceleration over `window` steps; stores 2 window states.
+    """Anderson acceleration over `window` steps; stores at most 2 window states.
 
     `ridge` is relative to each sample's Gram matrix after scaling its diagonal to one: an absolute ridge ruins tight tolerances
     (a peer's default stalls at 1e-6). None takes the smallest that keeps Cholesky going in the dtype. A sample whose system is
@@ -44,21 +44,23 @@ class Anderson:
         if self.ridge is not None and not self.ridge >= 0:
             raise ValueError(f"ridge must not be negative, got {self.ridge}")
 
-    def init(self, z: Tensor) -> _Memory:
-        """Room for the whole window, allocated once."""
+    def init(self, z: Tensor, steps: int) -> _Memory:
+        """Room for the window, or for all the steps where they are fewer, allocated once."""
+        window = min(self.window, steps)
         batch, size = z.shape[0], z[0].numel()
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
         return _Memory(
-            z.new_empty(batch, self.window, size),
-            z.new_empty(batch, self.window, size),
-            z.new_zeros(batch, self.window, self.window, dtype=gram_dtype),
+            z.new_empty(batch, window, size),
+            z.new_empty(batch, window, size),
+            z.new_zeros(batch, window, window, dtype=gram_dtype),
             0,
         )
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: _Memory) -> tuple[Tensor, _Memory]:
         """One bmm over the residuals for the new Gram row, a (window, window) Cholesky solve, one bmm over the images."""
         residuals, images, gram, count = memory
-        newest, used = count % self.window, min(count + 1, self.window)
+        window = residuals.shape[1]
+        newest, used = count % window, min(count + 1, window)
         torch.sub(fz.reshape(fz.shape[0], -1), z.reshape(z.shape[0], -1), out=residuals[:, newest])
         images[:, newest] = fz.reshape(fz.shape[0], -1)
         row = torch.bmm(residuals[:, newest, None], residuals[:, :used].mT)[:, 0].to(gram.dtype)

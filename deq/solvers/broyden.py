@@ -24,7 +24,7 @@ class _Memory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden:
-    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores `window` states, then starts afresh."""
+    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores at most `window` states, then starts afresh."""
 
     window: int = 30
     differentiable: ClassVar[bool] = False
@@ -33,13 +33,14 @@ class Broyden:
         if not isinstance(self.window, int) or self.window < 2:
             raise ValueError(f"window must be at least 2, got {self.window}")
 
-    def init(self, z: Tensor) -> _Memory:
-        """Room for the whole window, allocated once."""
+    def init(self, z: Tensor, steps: int) -> _Memory:
+        """Room for the window, or for all the steps where they are fewer, allocated once."""
+        window = min(self.window, steps)
         batch, size = z.shape[0], z[0].numel()
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
         return _Memory(
-            z.new_empty(batch, self.window, size),
-            z.new_zeros(batch, self.window, self.window, dtype=gram_dtype),
+            z.new_empty(batch, window, size),
+            z.new_zeros(batch, window, window, dtype=gram_dtype),
             0,
         )
 
@@ -47,7 +48,7 @@ class Broyden:
         """Two passes over the stored steps and a triangular solve for the coefficients; the new Gram row comes by algebra."""
         steps, gram, count = memory
         residual = fz.reshape(fz.shape[0], -1) - z.reshape(z.shape[0], -1)
-        if count == self.window:
+        if count == steps.shape[1]:
             count = 0
         if count == 0:
             step = residual

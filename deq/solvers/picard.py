@@ -19,7 +19,7 @@ class Picard:
         if not 0 < self.relaxation <= 1:
             raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")
 
-    def init(self, z: Tensor) -> None:
+    def init(self, z: Tensor, steps: int) -> None:
         """Nothing to remember."""
         return None
 
