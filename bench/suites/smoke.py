@@ -7,8 +7,9 @@ _WIDTH = 32
 _DEPTH = 12
 
 
-def _deq(solver: str) -> Row:
+def _deq(solver: str, like: str | None = None) -> Row:
     return Row(
+        like=like,
         model=Named(
             name="deq",
             settings={
@@ -20,7 +21,7 @@ def _deq(solver: str) -> Row:
                 "evaluation_steps": 60,
             }
             | ({"solver.window": 60} if solver == "broyden" else {}),
-        )
+        ),
     )
 
 
@@ -40,7 +41,7 @@ _ROWS = {
     "GRU": _recurrent("gru"),
 }
 _MORE = {
-    "DEQ (Broyden)": _deq("broyden"),
+    "DEQ (Broyden)": _deq("broyden", like="DEQ (Anderson)"),
     f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
     f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
 }
@@ -53,7 +54,7 @@ SPECS = [
         train=_TRAIN,
         rows=_ROWS | _MORE,
         reference="DEQ (Anderson)",
-        learning_rates=(3e-3, 6e-3),
+        learning_rates=(3e-3, 6e-3, 1.2e-2),
         trial_steps=150,
         seeds=(0, 1, 2),
         depths=(2, 4, 8, 16, 32, 64),
@@ -64,7 +65,7 @@ SPECS = [
         train=_TRAIN,
         rows=_ROWS,
         reference="DEQ (Anderson)",
-        learning_rates=(3e-3, 6e-3),
+        learning_rates=(3e-3, 6e-3, 1.2e-2),
         trial_steps=150,
         seeds=(0, 1, 2),
     ),
