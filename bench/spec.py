@@ -47,7 +47,7 @@ class Train(_Frozen):
     batch: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: int = Field(default=0, ge=0)
-    clip: float | None = Field(default=1.0, gt=0)
+    clip: float | None = Field(default=0.25, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
     evaluation_batch: int = Field(default=128, gt=0, description="sequences a batch in validation and test")

@@ -45,7 +45,7 @@ _MORE = {
     f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
     f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
 }
-_TRAIN = Train(steps=300, batch=16, learning_rate=6e-3, warmup=50, evaluate_every=75)
+_TRAIN = Train(steps=300, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=75)
 
 SPECS = [
     Comparison(
@@ -54,7 +54,7 @@ SPECS = [
         train=_TRAIN,
         rows=_ROWS | _MORE,
         reference="DEQ (Anderson)",
-        learning_rates=(3e-3, 6e-3, 1.2e-2),
+        learning_rates=(2e-3, 4e-3, 8e-3),
         trial_steps=150,
         seeds=(0, 1, 2),
         depths=(2, 4, 8, 16, 32, 64),
@@ -65,7 +65,7 @@ SPECS = [
         train=_TRAIN,
         rows=_ROWS,
         reference="DEQ (Anderson)",
-        learning_rates=(3e-3, 6e-3, 1.2e-2),
+        learning_rates=(2e-3, 4e-3, 8e-3),
         trial_steps=150,
         seeds=(0, 1, 2),
     ),

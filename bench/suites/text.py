@@ -12,7 +12,7 @@ def _comparison(name: str, unit: str) -> Comparison:
     return Comparison(
         group=f"{name} by {unit}",
         task=Named(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 2000}),
-        train=Train(steps=400, batch=16, learning_rate=3e-3, warmup=50, evaluate_every=100, evaluation_batch=64),
+        train=Train(steps=400, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100, evaluation_batch=64),
         rows={
             "DEQ (Anderson)": Row(model=Named(name="deq", settings=_DEQ)),
             "tied 12": Row(model=Named(name="tied", settings={**_CELL, "depth": 12})),
@@ -20,7 +20,7 @@ def _comparison(name: str, unit: str) -> Comparison:
             "GRU": Row(model=Named(name="gru", settings={"inputs": _WIDTH})),
         },
         reference="DEQ (Anderson)",
-        learning_rates=(3e-3, 6e-3, 1.2e-2),
+        learning_rates=(2e-3, 4e-3, 8e-3),
         trial_steps=100,
         seeds=(0, 1, 2),
     )
