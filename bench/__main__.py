@@ -194,12 +194,17 @@ def list_(as_json: Json = False) -> None:
     for kind, entries in known.items():
         for name, claim in entries.items():
             table.add_row(kind, name, claim)
-    Console().print(table)
+    _output().print(table)
     print("A model, task, cell or solver of your own is named by dotted path: package.module:Name")
 
 
+def _output() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for a line a row where it is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
 def _claim(thing: Any) -> str:
-    return (thing.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].split(": ")[0]
+    return (thing.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
 
 
 @app.command()
@@ -221,7 +226,7 @@ def show(
     if as_json:
         print(record.model_dump_json(indent=1))
         return
-    console = Console(highlight=False)
+    console = _output()
     spec = record.spec
     console.print(f"{record.run_id}: {record.status}" + (f" ({record.why})" if record.why else ""), markup=False)
     console.print(f"model {spec.model.name} {json.dumps(spec.model.settings)}", markup=False)
@@ -250,7 +255,7 @@ def doctor(as_json: Json = False) -> None:
     table = Table("instrument", "works", "detail", "feeds", box=None, pad_edge=False)
     for instrument in instruments:
         table.add_row(instrument.name, "yes" if instrument.works else "no", instrument.detail, ", ".join(instrument.measures))
-    Console(highlight=False).print(table)
+    _output().print(table)
 
 
 def main() -> None:

@@ -5,9 +5,7 @@ Needs no torch: a report can be written where nothing can be trained.
 
 import csv
 import io
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from tabulate import tabulate
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.errors import UserError, unknown
 from bench.plots import group_figures, looks
-from bench.record import Record, read_record, write_text
+from bench.record import Record, read_record, write_bytes, write_text
 from bench.statistics import GROWTH_RULE
 from bench.tables import Entry, Table, group_tables
 
@@ -194,31 +192,13 @@ def _write_group(results: Path, group: Group, tables: Sequence[Table], figures: 
     for ending, images in figures.items():
         for extension, content in images.items():
             path = results / "figures" / group.suite / f"{_stem(group, ending)}.{extension}"
-            _write_bytes(path, content)
+            write_bytes(path, content)
             written.append(path)
     return written
 
 
 def _stem(group: Group, ending: str) -> str:
     return f"{group.slug}-{ending}" if ending else group.slug
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """As write_text, for an image."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _remove_stale(results: Path, written: set[Path]) -> None:
