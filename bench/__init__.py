@@ -18,6 +18,7 @@ functions of records.
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
     machine.py      timings have the machine to themselves
-    record.py       the record and its file; report.py tables.py plots.py statistics.py: what is made of records
+    record.py       the record and its file
+    report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
     doctor.py       which instruments work here
 """
