@@ -120,7 +120,7 @@ class TestStages:
         for one in trials:
             assert (one.role, one.seed, one.train.steps, one.train.evaluate_every, one.depths) == ("trial", 1000, 4, 0, ())
             assert one.train.warmup == 2
-            assert (one.train.batch, one.train.clip) == (4, 1.0)
+            assert (one.train.batch, one.train.clip) == (4, 0.25)
         assert len({t.run_id for t in trials}) == len(trials)
 
     def test_finals_take_the_best_rate_and_a_like_row_shares_it(self) -> None:
