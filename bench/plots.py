@@ -279,7 +279,7 @@ def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
     columns = min(3, len(found))
     lines = math.ceil(len(found) / columns)
     figure = Figure(figsize=(8.4 if columns < 3 else 10.2, 0.9 + 2.5 * lines))
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
     figure.suptitle(_text(f"{group.name}: residual against solver work"), x=0.01, ha="left", fontsize=11, fontweight="bold")
     for axes, (label, curves) in zip(grid, found.items(), strict=False):
         for name, curve in curves.items():
@@ -288,7 +288,7 @@ def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
                 axes.plot(x, p50, color=hues[name], linewidth=1.6)
                 axes.plot(x, p95, color=hues[name], linewidth=1.2, linestyle=(0, (1, 1.2)))
         axes.set_title(_text(label))
-    for axes in list(grid)[len(found) :]:
+    for axes in grid[len(found) :]:
         axes.set_visible(False)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     _log_axis(shown[0], "y")

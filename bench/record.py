@@ -147,8 +147,3 @@ def read_record(path: Path) -> Record:
     if record.spec.run_id != record.run_id:
         raise UserError(f"{path}: its spec is that of run {record.spec.run_id}; move it away or delete it to run it again")
     return record
-
-
-def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, sorted by run id; raise UserError on the first damaged one."""
-    return sorted((read_record(path) for path in sorted(folder.rglob("*.json"))), key=lambda record: record.run_id)

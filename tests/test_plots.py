@@ -1,5 +1,6 @@
 """Figures: one look a label in a suite, nothing covered, nothing drawn that is not there."""
 
+import dataclasses
 from typing import Any
 
 import matplotlib.style
@@ -148,3 +149,11 @@ def test_one_point_is_a_marker() -> None:
     one = record("LSTM", 0).model_copy(update={"curve": [Point(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
     (left, _) = drawn("_curves", groups("quick", [one])[0], "steps").axes
     assert left.lines[0].get_marker() == "^"
+
+
+def test_a_panel_that_no_row_fills_is_not_drawn(group: Group) -> None:
+    (row,) = [row for row in group.rows if row.label == "DEQ (Anderson)"]
+    rows = tuple(dataclasses.replace(row, label=f"DEQ {number}") for number in range(5))
+    figure = drawn("_residual", dataclasses.replace(group, rows=rows))
+    shown = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert shown == [f"DEQ {number}" for number in range(5)]

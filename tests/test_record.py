@@ -16,7 +16,8 @@ from pydantic import ValidationError
 import bench.record
 from bench.errors import UserError
 from bench.metric import Metric
-from bench.record import Measure, Point, Record, measured, read_record, read_records, write_record, write_text
+from bench.record import Measure, Point, Record, measured, read_record, write_record, write_text
+from bench.report import read_suites
 from bench.spec import Named, Spec, Train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,7 +244,7 @@ class TestRead:
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
         with pytest.raises(UserError):
-            read_records(path.parent)
+            read_suites(path.parents[2])
 
     def test_a_missing_file_a_folder_and_a_dangling_link(self, path: Path) -> None:
         with pytest.raises(UserError, match=path.name):
@@ -271,11 +272,11 @@ class TestRead:
         for seed in (2, 0, 1):
             one = record(seed)
             write_record(path.with_name(f"{one.run_id}.json"), one)
-        found = [one.run_id for one in read_records(path.parent.parent)]
+        found = [one.run_id for one in read_suites(path.parents[2])["s"]]
         assert len(found) == 3
         assert found == sorted(found)
 
     def test_temporary_files_of_a_killed_writer_are_not_records(self, path: Path) -> None:
         write_record(path, record())
         (path.parent / f".{path.name}.abc.tmp").write_text("half")
-        assert len(read_records(path.parent)) == 1
+        assert len(read_suites(path.parents[2])["s"]) == 1
