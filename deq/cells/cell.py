@@ -11,16 +11,17 @@ from deq.solve import Map
 
 class Cell(nn.Module, ABC):
     """A family of maps z -> f(z; x). Input injection, dropout masks and normalised weights are drawn in `bind`, so that they are
-    constant through a solve and nobody has to reset them. `width` is the last dimension of z and of its features."""
+    constant through a solve and nobody has to reset them. `width` is the last dimension of its features, and of z too unless
+    the cell says otherwise in `start`."""
 
     width: int
 
     @abstractmethod
     def bind(self, x: Tensor, memory: Any = None) -> Map:
-        """The map z (B, T, width) -> f(z) for features x (B, T, D) and an optional memory. f(z)[:, t] depends on the past alone."""
+        """The map z (shaped like `start`) -> f(z) for features x (B, T, D) and an optional memory. f(z)[:, t] depends on the past alone."""
 
     def start(self, x: Tensor) -> Tensor:
-        """The first iterate (B, T, width): zeros, as in the paper."""
+        """The first iterate (B, T, N): zeros, as in the paper; N is `width` here."""
         return torch.zeros(*x.shape[:-1], self.width, dtype=x.dtype, device=x.device)
 
     def features(self, z: Tensor) -> Tensor:
