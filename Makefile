@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test check format bench doctor clean
+.PHONY: help setup reproduce reproduce-small params report test check format bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,12 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY)  ## train the smoke suite into results/reproduced/, print the tables
 	$(PY) -m bench run smoke --device cpu --results results/reproduced
+
+reproduce-small: $(READY)  ## train the whole family into results/reproduced/; DATA="--data tinyshakespeare=FILE" where there is no network
+	$(PY) -m bench run small --device cpu --results results/reproduced $(DATA)
+
+params: $(READY)  ## count the parameters of the paper's models beside what it prints
+	$(PY) -m bench params --suite paper
 
 report: $(READY)  ## write the published tables and figures anew from results/runs
 	$(PY) -m bench report

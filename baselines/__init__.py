@@ -1,10 +1,18 @@
 """The explicit networks that a DEQ is compared with; each is a `deq.Core`. Imports deq and torch, never bench.
 
-unrolled.py    Unrolled: weight-tied depth over the DEQ's own cell, plain or checkpointed
-recurrent.py   Recurrent: LSTM and GRU
+unrolled.py         Unrolled: weight-tied depth over the DEQ's own cell, plain or checkpointed
+trellisnet.py       TrellisNet: weight-tied depth over the trellis cell, deep supervision, injection tied or untied
+transformer_xl.py   TransformerXL: layers of relative attention with a memory each, untied or tied
+convolution.py      TCN: dilated causal convolutions in residual blocks
+recurrent.py        Recurrent: LSTM and GRU, plain or regularised for language
+continuous.py       NeuralODE: dz/dt = f(z) - z over the DEQ's own cell, its gradient by the adjoint
 """
 
+from baselines.continuous import NeuralODE
+from baselines.convolution import TCN
 from baselines.recurrent import Recurrent
+from baselines.transformer_xl import TransformerXL
+from baselines.trellisnet import TrellisNet
 from baselines.unrolled import Unrolled
 
-__all__ = ["Recurrent", "Unrolled"]
+__all__ = ["TCN", "NeuralODE", "Recurrent", "TransformerXL", "TrellisNet", "Unrolled"]

@@ -1,33 +1,81 @@
 """LSTM and GRU, by torch's own fused kernels: a slow baseline would be a lie."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from deq import Core, Output
+from deq.dropout import check_rates, dropped_weight, masked, variational_mask
 
 
 class Recurrent(Core):
-    """nn.LSTM or nn.GRU over x (B, T, D) with `width` hidden units a layer; its memory is the final hidden state, detached."""
+    """nn.LSTM or nn.GRU over x (B, T, D) with `width` hidden units a layer; its memory is the final hidden state, detached.
 
-    def __init__(self, *, kind: Literal["lstm", "gru"], inputs: int, width: int, layers: int = 1) -> None:
+    For language, the regularisation of AWD-LSTM (Merity et al., ICLR 2018, arXiv 1708.02182): `hidden_dropout` drops channels
+    between layers, the same ones at every position; `weight_dropout` drops entries of every layer's hidden-to-hidden weight, one
+    draw a sequence. `outputs` (default `width`) is the last layer's size, as a tied embedding wants it.
+    Parameters: a layer of h units over D features has 4 (D h + h^2 + 2 h) in an LSTM, 3 (...) in a GRU.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["lstm", "gru"],
+        inputs: int,
+        width: int,
+        layers: int = 1,
+        outputs: int | None = None,
+        hidden_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if kind not in ("lstm", "gru"):
             raise ValueError(f"kind must be lstm or gru, got {kind!r}")
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
+        if outputs is not None and outputs < 1:
+            raise ValueError(f"outputs must be at least 1, got {outputs}")
+        check_rates(hidden_dropout=hidden_dropout, weight_dropout=weight_dropout)
+        self.width = width if outputs is None else outputs
+        self.hidden_dropout, self.weight_dropout = hidden_dropout, weight_dropout
         make = nn.LSTM if kind == "lstm" else nn.GRU
-        self.width = width
-        self.network = make(inputs, width, num_layers=layers, batch_first=True)
-        if isinstance(self.network, nn.LSTM):
-            # Forget gates start open (Jozefowicz et al., ICML 2015), the customary start for long memories.
-            with torch.no_grad():
-                for name, bias in self.network.named_parameters():
-                    if name.startswith("bias_ih"):
-                        bias[width : 2 * width].fill_(1.0)
+        self.network: nn.Module
+        if self.width == width and not hidden_dropout and not weight_dropout:
+            self.network = _open(make(inputs, width, num_layers=layers, batch_first=True))
+        else:  # one kernel a layer, with room for masks between them
+            sizes = [inputs, *[width] * (layers - 1), self.width]
+            self.network = nn.ModuleList(_open(make(below, above, batch_first=True)) for below, above in pairwise(sizes))
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """The hidden state at every position."""
-        y, state = self.network(x, memory)
-        return Output(y, tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach())
+        if not isinstance(self.network, nn.ModuleList):
+            y, state = self.network(x, memory)
+            return Output(y, _detached(state))
+        states = []
+        name = "weight_hh_l0"
+        for index, layer in enumerate(self.network):
+            if index:
+                x = masked(x, variational_mask(x, self.hidden_dropout, self.training))
+            hidden = {name: dropped_weight(layer.get_parameter(name), self.weight_dropout, self.training)}
+            x, state = functional_call(layer, hidden, (x, None if memory is None else memory[index]))
+            states.append(_detached(state))
+        return Output(x, tuple(states))
+
+
+def _detached(state: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
+
+
+def _open(network: nn.LSTM | nn.GRU) -> nn.LSTM | nn.GRU:
+    """An LSTM with its forget gates open (Jozefowicz et al., ICML 2015), the customary start for long memories; a GRU as it is."""
+    if isinstance(network, nn.LSTM):
+        width = network.hidden_size
+        with torch.no_grad():
+            for name, bias in network.named_parameters():
+                if name.startswith("bias_ih"):
+                    bias[width : 2 * width].fill_(1.0)
+    return network

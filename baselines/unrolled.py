@@ -1,6 +1,7 @@
 """Weight-tied depth: the DEQ's own map applied a fixed number of times, plain or with gradient checkpointing."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,10 +14,23 @@ from deq import Cell, Core, Map, Output
 Checkpointing = Literal["none", "every", "sqrt"]
 
 
-def _apply(f: Map, times: int, z: Tensor) -> Tensor:
-    for _ in range(times):
+def _apply(maps: Sequence[Map], seen: Sequence[bool], features: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, ...]:
+    """The state after all maps, and the features after those that are seen."""
+    auxiliary = []
+    for f, wanted in zip(maps, seen, strict=True):
         z = f(z)
-    return z
+        if wanted:
+            auxiliary.append(features(z))
+    return z, *auxiliary
+
+
+def segments(depth: int, checkpointing: Checkpointing) -> list[int]:
+    """How many of `depth` steps each checkpointed segment holds; one segment of all steps without checkpointing."""
+    if checkpointing not in ("none", "every", "sqrt"):
+        raise ValueError(f"checkpointing must be none, every or sqrt, got {checkpointing!r}")
+    count = {"none": 1, "every": depth, "sqrt": max(1, round(math.sqrt(depth)))}[checkpointing]
+    short, longer = divmod(depth, count)
+    return [short + 1] * longer + [short] * (count - longer)
 
 
 class Unrolled(Core):
@@ -24,30 +38,35 @@ class Unrolled(Core):
 
     Backpropagation stores what every step needs: memory linear in depth. `checkpointing` trades that for a second forward:
     "every" keeps one state a step (linear still, with a small constant), "sqrt" cuts the steps into about sqrt(depth) segments and
-    keeps one state a segment and one segment's activations. Chen et al. (2016), arXiv 1604.06174.
+    keeps one state a segment and one segment's activations. Chen et al. (2016), arXiv 1604.06174. In training, the output's
+    auxiliary features are those of every `auxiliary_every`-th step before the last (0: none).
     """
 
-    def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none") -> None:
+    def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none", auxiliary_every: int = 0) -> None:
         super().__init__()
         if not isinstance(depth, int) or depth < 1:
             raise ValueError(f"depth must be an integer of at least 1, got {depth}")
-        if checkpointing not in ("none", "every", "sqrt"):
-            raise ValueError(f"checkpointing must be none, every or sqrt, got {checkpointing!r}")
+        segments(depth, checkpointing)
+        if not isinstance(auxiliary_every, int) or auxiliary_every < 0:
+            raise ValueError(f"auxiliary_every must be an integer of at least 0, got {auxiliary_every}")
         self.cell, self.width, self.depth, self.checkpointing = cell, cell.width, depth, checkpointing
+        self.auxiliary_every = auxiliary_every
 
-    def segments(self) -> list[int]:
-        """How many steps each checkpointed segment holds; one segment of all steps without checkpointing."""
-        count = {"none": 1, "every": self.depth, "sqrt": max(1, round(math.sqrt(self.depth)))}[self.checkpointing]
-        short, longer = divmod(self.depth, count)
-        return [short + 1] * longer + [short] * (count - longer)
+    def levels(self, x: Tensor, memory: Any = None) -> list[Map]:
+        """The `depth` maps z -> z for features x (B, T, D): one and the same."""
+        return [self.cell.bind(x, memory)] * self.depth
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the last iterate's features (B, T, width)."""
-        f = self.cell.bind(x, memory)
-        z = self.cell.start(x)
+        maps, every = self.levels(x, memory), self.auxiliary_every if self.training else 0
+        seen = [every > 0 and level % every == 0 and level < self.depth for level in range(1, self.depth + 1)]
         recompute = self.checkpointing != "none" and torch.is_grad_enabled()
-        for steps in self.segments():
-            run = partial(_apply, f, steps)
+        z, start = self.cell.start(x), 0
+        auxiliary: list[Tensor] = []
+        for steps in segments(self.depth, self.checkpointing):
+            part = slice(start, start + steps)
+            run = partial(_apply, maps[part], seen[part], self.cell.features)
             # Masks are drawn in bind, outside the segments: there is no generator state to restore.
-            z = run_checkpointed(run, z, use_reentrant=False, preserve_rng_state=False) if recompute else run(z)
-        return Output(self.cell.features(z), self.cell.remember(z, x, memory))
+            z, *found = run_checkpointed(run, z, use_reentrant=False, preserve_rng_state=False) if recompute else run(z)
+            auxiliary, start = auxiliary + found, start + steps
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory), auxiliary=tuple(auxiliary))

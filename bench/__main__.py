@@ -177,6 +177,42 @@ def report(results: Results = RESULTS, as_json: Json = False) -> None:
     print(json.dumps([str(file) for file in files], indent=1) if as_json else f"wrote {len(files)} files below {results}")
 
 
+@app.command()
+def params(
+    suite: Annotated[str, typer.Option(help="a suite's name or a Python file with SPECS")] = "paper",
+    data: Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")] = None,
+    as_json: Json = False,
+) -> None:
+    """How many parameters each model of a suite has; of suite paper, beside what the paper prints. Trains nothing."""
+    import dataclasses
+
+    from bench.params import counts
+
+    rows = counts(suite, parse_data(data or []))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], indent=1))
+        return
+    printed = any(row.printed_total is not None for row in rows)
+    heads = ["group", "model"] + (
+        ["paper", "built", "off", "paper non-emb.", "built", "off", "remark"] if printed else ["total", "non-emb."]
+    )
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in rows:
+        built = [_count(row.total), _count(row.nonembedding)]
+        if printed:
+            paper = [_count(row.printed_total), _count(row.printed_nonembedding)]
+            off = ["" if value is None else f"{100 * value:+.1f} %" for value in row.off]
+            built = [paper[0], built[0], off[0], paper[1], built[1], off[1], row.remark]
+        table.add_row(row.group, row.label, *built)
+    _output().print(table)
+
+
+def _count(number: float | None) -> str:
+    if number is None:
+        return "n/a"
+    return f"{number / 1e6:.4g}M" if number >= 1e6 else f"{number / 1e3:.4g}K"
+
+
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """What can be run: suites, models, tasks, cells, solvers, adjoints."""

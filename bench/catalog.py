@@ -10,24 +10,27 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from baselines import Recurrent, Unrolled
+from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from bench.errors import UserError, unknown
 from bench.spec import Named, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
+from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import CELLS, DEQ, SOLVERS, Cell, Core, Implicit, Phantom, Stop, Unroll
+from deq import CELLS, DEQ, SOLVERS, Cell, Core, EquilibriumPropagation, Implicit, Phantom, Stack, Stop, TrellisCell, Unroll
 from deq.adjoint import Adjoint
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
 
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "phantom": Phantom, "unroll": Unroll}
+# Which adjoints solve something backward, and so take backward_solver, backward_rtol and backward_steps.
+SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
+ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll}
 
 
 def deq(
@@ -45,33 +48,36 @@ def deq(
     backward_steps: int | None = None,
     evaluation_rtol: float | None = None,
     evaluation_steps: int | None = None,
+    layers: int = 1,
 ) -> Core:
-    """A DEQ: `steps` caps the forward solve, `backward_steps` the adjoint's; the backward uses the forward's solver unless told."""
+    """A DEQ: `steps` caps the forward solve, `backward_steps` the adjoint's; the backward uses the forward's solver unless told.
+
+    `layers` stacks so many DEQs of the same settings, each with parameters of its own.
+    """
+    if layers < 1:
+        raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
     forward = _part("solver", SOLVERS, solver, parts)
-    if adjoint == "implicit":
-        backward = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
-        how: Adjoint = Implicit(
-            solver=backward,
-            stop=Stop(
-                rtol=1e-3 if backward_rtol is None else backward_rtol, max_steps=30 if backward_steps is None else backward_steps
-            ),
-        )
-    else:
-        given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
-        idle = [name for name, value in given.items() if value is not None]
-        if idle:
-            raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
-        how = _part("adjoint", ADJOINTS, adjoint, parts)
-    return DEQ(
-        _cell(cell, inputs, width, parts),
-        solver=forward,
-        stop=Stop(rtol=rtol, max_steps=steps),
-        adjoint=how,
-        evaluation_stop=Stop(
-            rtol=rtol if evaluation_rtol is None else evaluation_rtol,
-            max_steps=steps if evaluation_steps is None else evaluation_steps,
-        ),
+    given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
+    idle = [name for name, value in given.items() if value is not None]
+    if idle and adjoint not in SOLVING and adjoint in ADJOINTS:
+        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
+    backward = {}
+    if adjoint in SOLVING:
+        backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
+        rtol_backward, most = 1e-3 if backward_rtol is None else backward_rtol, 30 if backward_steps is None else backward_steps
+        backward["stop"] = Stop(rtol=rtol_backward, max_steps=most)
+    how: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
+    stop = Stop(rtol=rtol, max_steps=steps)
+    evaluation = Stop(
+        rtol=rtol if evaluation_rtol is None else evaluation_rtol,
+        max_steps=steps if evaluation_steps is None else evaluation_steps,
     )
+    made = []
+    for layer in range(layers):
+        own = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
+        f = _cell(cell, inputs if layer == 0 else width, width, own)
+        made.append(DEQ(f, solver=forward, stop=stop, adjoint=how, evaluation_stop=evaluation))
+    return made[0] if layers == 1 else Stack(made)
 
 
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
@@ -79,24 +85,90 @@ def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", de
     return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
 
 
-def lstm(inputs: int, width: int, parts: Parts, *, layers: int = 1) -> Core:
-    """torch's nn.LSTM."""
-    return Recurrent(kind="lstm", inputs=inputs, width=width, layers=layers)
+def ode(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    time: float = 4.0,
+    method: str = "dopri5",
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+    adjoint: bool = True,
+    step_size: float | None = None,
+) -> Core:
+    """The Neural ODE dz/dt = f(z) - z over the DEQ's own cell, by torchdiffeq, its gradient by the adjoint (constant memory)."""
+    f = _cell(cell, inputs, width, parts)
+    return NeuralODE(f, time=time, method=method, rtol=rtol, atol=atol, adjoint=adjoint, step_size=step_size)
 
 
-def gru(inputs: int, width: int, parts: Parts, *, layers: int = 1) -> Core:
-    """torch's nn.GRU."""
-    return Recurrent(kind="gru", inputs=inputs, width=width, layers=layers)
+def trellisnet(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    depth: int = 12,
+    auxiliary_every: int = 0,
+    injection: str = "tied",
+    checkpointing: str = "none",
+) -> Core:
+    """The TrellisNet of `depth` levels; `auxiliary_every` k supervises every k-th level (a recipe's `auxiliary` weighs it)."""
+    cell = _part("cell", {"trellis": TrellisCell}, "trellis", parts, {"inputs": inputs, "width": width})
+    return TrellisNet(
+        cell,
+        depth=depth,
+        auxiliary_every=auxiliary_every,
+        injection=injection,  # type: ignore[arg-type]
+        checkpointing=checkpointing,  # type: ignore[arg-type]
+    )
 
 
-MODELS: dict[str, Builder] = {"deq": deq, "tied": tied, "lstm": lstm, "gru": gru}
-TASKS: dict[str, Callable[..., Task]] = {"copy": CopyMemory, "agreement": Agreement, "text": Text}
+def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
+    def make(
+        inputs: int,
+        width: int,
+        *,
+        layers: int = 1,
+        outputs: int | None = None,
+        hidden_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+    ) -> Core:
+        return Recurrent(
+            kind=kind,
+            inputs=inputs,
+            width=width,
+            layers=layers,
+            outputs=outputs,
+            hidden_dropout=hidden_dropout,
+            weight_dropout=weight_dropout,
+        )
+
+    make.__doc__ = f"torch's nn.{kind.upper()}, with the regularisation of AWD-LSTM where it is asked for."
+    return make
+
+
+MODELS: dict[str, Builder] = {
+    "deq": deq,
+    "tied": tied,
+    "trellisnet": trellisnet,
+    "transformer-xl": TransformerXL,
+    "ode": ode,
+    "tcn": TCN,
+    "lstm": _recurrent("lstm"),
+    "gru": _recurrent("gru"),
+}
+TASKS: dict[str, Callable[..., Task]] = {"copy": CopyMemory, "agreement": Agreement, "markov": Markov, "text": Text}
 
 
 def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
-    if inputs != width:
-        raise UserError(f"a cell's input is added to its state: inputs ({inputs}) must equal width ({width})")
-    return _part("cell", CELLS, name, parts, {"width": width})
+    given = {"width": width}
+    if "inputs" in parameters_of(f"cell {name!r}", resolve("cell", CELLS, name)):
+        given["inputs"] = inputs
+    elif inputs != width:
+        raise UserError(f"the input of cell {name!r} is added to its state: inputs ({inputs}) must equal width ({width})")
+    cell: Cell = _part("cell", CELLS, name, parts, given)
+    return cell
 
 
 def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
@@ -131,7 +203,7 @@ def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
 
 def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Call `make` with the arguments the harness gives and the settings, each checked against the signature."""
-    parameters = _parameters(kind, make)
+    parameters = parameters_of(kind, make)
     wrong = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
     if wrong:
         raise UserError(f"{kind} takes no {wrong[0]!r}, which the harness gives; it takes: {', '.join(parameters) or 'nothing'}")
@@ -151,7 +223,7 @@ def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], 
         raise UserError(f"{kind}: {error}") from error
 
 
-def _parameters(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The signature, annotations evaluated (a user's file may hold them as text)."""
     try:
         return inspect.signature(make, eval_str=True).parameters
@@ -180,7 +252,7 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
             own[name] = value
     make = resolve("model", MODELS, model.name)
     given: dict[str, Any] = {"inputs": inputs, "width": width}
-    if "parts" in _parameters(f"model {model.name!r}", make):
+    if "parts" in parameters_of(f"model {model.name!r}", make):
         given["parts"] = parts
     core = construct(f"model {model.name!r}", make, own, given)
     left = sorted(f"{part}.{name}" for part, settings in parts.items() for name in settings)
@@ -194,7 +266,7 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
 def build_task(task: Named, data: Mapping[str, Path]) -> Task:
     """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
     make = resolve("task", TASKS, task.name)
-    given = {"paths": data} if "paths" in _parameters(f"task {task.name!r}", make) else {}
+    given = {"paths": data} if "paths" in parameters_of(f"task {task.name!r}", make) else {}
     made = construct(f"task {task.name!r}", make, task.settings, given)
     if not isinstance(made, Task):
         raise UserError(f"task {task.name!r} made a {type(made).__name__}; a task must be a bench.tasks.task.Task")

@@ -20,9 +20,18 @@ from bench.spec import Spec
 from bench.statistics import Interval, Scale, interval
 
 Better = Literal["lower", "higher"]
-Family = Literal["deq", "tied", "recurrent", "other"]
-FAMILIES: dict[str, Family] = {"deq": "deq", "tied": "tied", "lstm": "recurrent", "gru": "recurrent"}
-ORDER: tuple[Family, ...] = ("deq", "tied", "recurrent", "other")
+Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
+FAMILIES: dict[str, Family] = {
+    "deq": "deq",
+    "ode": "ode",
+    "tied": "tied",
+    "transformer-xl": "attention",
+    "trellisnet": "convolution",
+    "tcn": "convolution",
+    "lstm": "recurrent",
+    "gru": "recurrent",
+}
+ORDER: tuple[Family, ...] = ("deq", "ode", "tied", "attention", "convolution", "recurrent", "other")
 # Endings of the files that one group writes: a group so named would overwrite another's.
 ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff")
 
@@ -114,6 +123,8 @@ def _terms(spec: Spec) -> dict[str, Any]:
     terms |= {f"model.{name}": value for name, value in spec.model.settings.items()}
     terms |= {f"task.{name}": value for name, value in spec.task.settings.items()}
     terms |= {f"train.{name}": value for name, value in spec.train.model_dump().items()}
+    if spec.recipe is not None:
+        terms |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump(exclude_defaults=True).items()}
     terms |= {"parameters": spec.parameters}
     if spec.trials:
         terms["trials"] = hashlib.sha256(" ".join(sorted(spec.trials)).encode()).hexdigest()[:6]
@@ -126,12 +137,12 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def unequal_terms(group: Group) -> tuple[dict[str, Any], list[str]]:
-    """What all rows share, and the names of what they do not; model and learning rate are meant to differ."""
+    """What all rows share, and the names of what they do not; model, recipe and learning rate are meant to differ."""
     rows = [_terms(row.finals[0].spec) | _places(row) for row in group.rows]
     shared: dict[str, Any] = {}
     unequal: list[str] = []
     for name in sorted({name for terms in rows for name in terms}):
-        if name.partition(".")[0] in ("model", "trials", "parameters") or name == "train.learning_rate":
+        if name.partition(".")[0] in ("model", "recipe", "trials", "parameters") or name == "train.learning_rate":
             continue
         values = [terms.get(name) for terms in rows]
         if any(value != values[0] for value in values):

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.machine import Machine
 from bench.meters import Clocks, Nvml
 from bench.model import LanguageModel
+from bench.recipe import Course
 from bench.record import Point
 from bench.spec import Spec, Train
 from bench.tasks.task import Split, Task
 from bench.telemetry import Telemetry
+
+_LOGITS = 1 << 26  # so many are evaluated at a time: a batch of a word vocabulary may not fit in memory
 
 Progress = Callable[[int, int, float | None], None]
 
@@ -23,11 +25,23 @@ class Diverged(Exception):
     """The training loss is no longer finite."""
 
 
-def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
-    """Mean cross-entropy (nats) over all positions plus the Core's penalty, and the memory to carry on."""
-    logits, output = model(inputs, memory)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return (loss if output.penalty is None else loss + output.penalty), output.memory
+class Losses(NamedTuple):
+    """What is minimised (scalar, attached), its cross-entropy alone (nats, detached), and the memory to carry on."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    memory: Any
+
+
+def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any = None, auxiliary: float = 0.0) -> Losses:
+    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times that of its auxiliary features."""
+    total, output, supervision = model.loss(inputs, targets, memory)
+    cross_entropy = total.detach()
+    if output.penalty is not None:
+        total = total + output.penalty
+    if auxiliary and supervision is not None:
+        total = total + auxiliary * supervision
+    return Losses(total, cross_entropy, output.memory)
 
 
 def make_optimiser(model: nn.Module, train: Train) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -43,16 +57,22 @@ def make_optimiser(model: nn.Module, train: Train) -> tuple[torch.optim.Optimize
 
 
 def training_step(
-    model: LanguageModel, optimiser: torch.optim.Optimizer, clip: float | None, inputs: Tensor, targets: Tensor, memory: Any = None
+    model: LanguageModel,
+    optimiser: torch.optim.Optimizer,
+    clip: float | None,
+    inputs: Tensor,
+    targets: Tensor,
+    memory: Any = None,
+    auxiliary: float = 0.0,
 ) -> tuple[Tensor, Any]:
-    """Forward, backward, clipped update; the detached loss and the memory to carry on."""
+    """Forward, backward, clipped update; the cross-entropy (detached) and the memory to carry on."""
     optimiser.zero_grad(set_to_none=True)
-    loss, memory = loss_of(model, inputs, targets, memory)
-    loss.backward()
+    losses = loss_of(model, inputs, targets, memory, auxiliary)
+    losses.total.backward()
     if clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip)  # after backward: a published baseline clips before, so not at all
     optimiser.step()
-    return loss.detach(), memory
+    return losses.cross_entropy, losses.memory
 
 
 @torch.no_grad()
@@ -68,11 +88,13 @@ def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec) -> dict
         if memory is not None and len(inputs) != size:
             memory = None  # the split's last, smaller batch
         size = len(inputs)
-        logits, output = model(inputs, memory)
+        output, (y, *_) = model.run(inputs, memory)
         memory = output.memory if spec.train.carry else None
-        for name, (total, count) in task.score(logits, targets).items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=total.device)) + total
-            counts[name] = counts.get(name, 0) + count
+        samples = max(1, _LOGITS // (inputs.shape[1] * task.vocabulary))
+        for some, wanted in zip(y.split(samples), targets.split(samples), strict=True):
+            for name, (total, count) in task.score(model.logits(some), wanted).items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=total.device)) + total
+                counts[name] = counts.get(name, 0) + count
     model.train(training)
     return task.summarise({name: sums[name].item() / counts[name] for name in sums})
 
@@ -95,6 +117,7 @@ class Training:
         self.model, self.task, self.spec = model, task, spec
         self.clocks, self.telemetry, self.nvml, self.machine, self.progress = clocks, telemetry, nvml, machine, progress
         self.optimiser, self.schedule = make_optimiser(model, spec.train)
+        self.course = Course(model, spec.recipe, spec.train.steps)
         self.curve: list[Point] = []
 
     def run(self) -> None:
@@ -108,14 +131,18 @@ class Training:
             chunk = min(interval, train.steps - done)
             losses = []
             with self.machine.shared(), self.clocks.phase("train" if done else "warmup"):
-                for _ in range(chunk):
+                for step in range(done, done + chunk):
+                    self.course.at(step)
                     inputs, targets = (part.to(self.spec.device) for part in next(batches))
-                    loss, carried = training_step(self.model, self.optimiser, train.clip, inputs, targets, memory)
+                    auxiliary = self.course.auxiliary
+                    loss, carried = training_step(self.model, self.optimiser, train.clip, inputs, targets, memory, auxiliary)
                     memory = carried if train.carry else None
                     self.schedule.step()
                     losses.append(loss)
             self.nvml.sample()
             before, done = done, done + chunk
+            if done == train.steps:
+                self.course.end()  # what is validated last, tested and probed is the model itself
             self._note(before, done, torch.stack(losses).double().cpu())
 
     def _note(self, before: int, done: int, losses: Tensor) -> None:

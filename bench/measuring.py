@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import Unrolled
+from baselines import NeuralODE, TrellisNet, Unrolled
 from bench.flops import flops
 from bench.loop import Training, loss_of, training_step
 from bench.machine import Machine
@@ -47,10 +47,10 @@ def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
     model.train()
 
     def step() -> None:
-        training_step(model, training.optimiser, spec.train.clip, inputs, targets)
+        training_step(model, training.optimiser, spec.train.clip, inputs, targets, auxiliary=training.course.auxiliary)
 
     def forward() -> Tensor:
-        return loss_of(model, inputs, targets)[0]
+        return loss_of(model, inputs, targets, auxiliary=training.course.auxiliary).total
 
     saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
     training.optimiser.zero_grad(set_to_none=True)
@@ -108,10 +108,19 @@ def _at_depth(core: Core, depth: int) -> dict[str, Core]:
             stop = Stop(rtol=None, max_steps=depth)
             layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=Implicit(solver=solver, stop=stop))
         return layers
+    if isinstance(core, TrellisNet):
+        return {_checkpointed("TrellisNet", core): core.at_depth(depth)} if core.injection == "tied" else {}
     if isinstance(core, Unrolled):
-        names = {"none": "tied", "every": "tied, checkpoint every step", "sqrt": "tied, checkpoint sqrt"}
-        return {names[core.checkpointing]: Unrolled(core.cell, depth=depth, checkpointing=core.checkpointing)}
+        return {_checkpointed("tied", core): Unrolled(core.cell, depth=depth, checkpointing=core.checkpointing)}
+    if isinstance(core, NeuralODE):
+        step = core.time / depth
+        euler = NeuralODE(core.cell, time=core.time, method="euler", step_size=step, adjoint=core.adjoint)
+        return {"Neural ODE, Euler": euler}
     return {}
+
+
+def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
+    return name + {"none": "", "every": ", checkpoint every step", "sqrt": ", checkpoint sqrt"}[core.checkpointing]
 
 
 def memory_by_depth(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
@@ -141,7 +150,7 @@ def _bytes(model: LanguageModel, inputs: Tensor, targets: Tensor, exclude: list[
         model.core.watch(note)
 
     def forward() -> Tensor:
-        return loss_of(model, inputs, targets)[0]
+        return loss_of(model, inputs, targets).total
 
     saved = saved_bytes(forward, exclude)
     model.zero_grad(set_to_none=True)
@@ -159,7 +168,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
         return {}
     model.eval()
     inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, 64), seed=0))
-    x = model.embedding(inputs.to(spec.device))
+    x = model.embed(inputs.to(spec.device))
     f, z0 = core.cell.bind(x), core.cell.start(x)
     solvers: dict[str, Solver] = (
         {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}

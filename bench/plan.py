@@ -16,12 +16,18 @@ from bench.budget import match_width
 from bench.catalog import build_task
 from bench.errors import UserError, unknown
 from bench.model import count_parameters
+from bench.recipe import check_recipe
 from bench.record import Record
-from bench.spec import Comparison, Named, Row, Spec, Train
+from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
 from bench.tasks.task import Task
 
 Entry = Spec | Comparison
-SUITES = {"smoke": "bench.suites.smoke", "text": "bench.suites.text"}
+SUITES = {
+    "smoke": "bench.suites.smoke",
+    "small": "bench.suites.small",
+    "text": "bench.suites.text",
+    "paper": "bench.suites.paper",
+}
 
 
 def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
@@ -71,7 +77,7 @@ def readable(error: ValidationError) -> str:
     return f"{error.title}{f' {where}' if where else ''}: {said}{got}"
 
 
-_FIELDS = {kind.__name__: list(kind.model_fields) for kind in (Spec, Comparison, Train, Named, Row)}
+_FIELDS = {kind.__name__: list(kind.model_fields) for kind in (Spec, Comparison, Train, Recipe, Named, Row)}
 
 
 class Plan:
@@ -116,6 +122,7 @@ class Plan:
         self._models = [self._matched(comparison) for comparison in self._comparisons]
         for spec in self._specs:
             count_parameters(spec.model, self.task(spec.task).vocabulary)
+            check_recipe(spec.model, spec.recipe, self.task(spec.task).vocabulary)
             self._feasible(spec.task, spec.train)
         for comparison in self._comparisons:
             self._feasible(comparison.task, comparison.train)
@@ -162,8 +169,17 @@ class Plan:
         for label, row in comparison.rows.items():
             model = row.model if "width" in row.model.settings else match_width(row.model, vocabulary, budget)
             count_parameters(model, vocabulary)
+            check_recipe(model, row.recipe, vocabulary)
             models[label] = (model, budget if "width" not in row.model.settings or label == comparison.reference else None)
         return models
+
+    def models(self) -> list[tuple[str, str, Named, int]]:
+        """Every wanted row: its group, label, model (with its width) and vocabulary."""
+        found = [(spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self._specs]
+        for comparison, models in zip(self._comparisons, self._models, strict=True):
+            vocabulary = self.task(comparison.task).vocabulary
+            found += [(comparison.group, label, models[label][0], vocabulary) for label in self._rows(comparison)]
+        return list({(group, label): (group, label, model, size) for group, label, model, size in found}.values())
 
     def trials(self) -> list[Spec]:
         """Every learning-rate trial that a wanted row needs."""
@@ -186,6 +202,7 @@ class Plan:
                 "evaluate_every": 0,
             }
         )
+        recipe = comparison.rows[label].recipe
         return self._placed(
             Spec(
                 group=comparison.group,
@@ -194,6 +211,7 @@ class Plan:
                 model=model[0],
                 task=comparison.task,
                 train=train,
+                recipe=recipe and recipe.shortened(comparison.trial_steps / comparison.train.steps),
                 seed=comparison.trial_seed,
                 parameters=model[1],
             )
@@ -212,6 +230,7 @@ class Plan:
                         model=models[label][0],
                         task=comparison.task,
                         train=comparison.train.model_copy(update={"learning_rate": rate}),
+                        recipe=comparison.rows[label].recipe,
                         seed=seed,
                         parameters=models[label][1],
                         depths=comparison.depths if seed == probed else (),

@@ -38,10 +38,17 @@ from bench.metric import Metric
 from bench.record import Point
 
 MARK = "bench.report"
-_HUES: dict[Family, str] = {"deq": "#0072B2", "tied": "#D55E00", "recurrent": "#009E73", "other": "#CC79A7"}
+_HUES: dict[Family, str] = {
+    **{"deq": "#0072B2", "ode": "#56B4E9", "tied": "#D55E00", "attention": "#E69F00"},
+    **{"convolution": "#CC79A7", "recurrent": "#009E73", "other": "#777777"},
+}
 _TINTS = (0.0, 0.45, -0.4, 0.25, -0.2)  # towards white where positive, towards black where negative
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)))
-_MARKERS: dict[Family, str] = {"deq": "osD^v", "tied": "sPXp*", "recurrent": "^v<>D", "other": "DhHd8"}
+# One fewer than the tints: the first twenty rows of a family all differ.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_MARKERS: dict[Family, str] = {
+    **{"deq": "osD^v", "ode": "o<>pd", "tied": "sPXp*", "attention": "XPdh8"},
+    **{"convolution": "DhHd8", "recurrent": "^v<>D", "other": "8Hp*P"},
+}
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": MARK,  # or element ids are random
     "svg.fonttype": "path",

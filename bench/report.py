@@ -254,6 +254,12 @@ def _terms(group: Group) -> str:
     name = f"{shared.get('task', 'several')}{f' ({task})' if task else ''}"
     said = f"Task: {name}. Training, equal for all rows: {train}; "
     said += f"device {shared.get('device', 'differs')}, threads {shared.get('threads', 'differ')}."
+    for row in group.rows:
+        recipe = row.finals[0].spec.recipe
+        given = recipe.model_dump(exclude_defaults=True) if recipe else {}
+        if given:
+            listed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in given.items())
+            said += f" Recipe of {row.label}: {listed}."
     warning = f"\n\n**Not on equal terms:** the rows differ in {markdown_escape(', '.join(unequal))}." if unequal else ""
     return markdown_escape(said) + warning
 

@@ -54,6 +54,29 @@ class Train(_Frozen):
     carry: bool = Field(default=False, description="hand each batch's memory to the next; for tasks whose batches continue")
 
 
+class Recipe(_Frozen):
+    """What one model's training adds to the common schedule, as its authors train it. Schedules run over all training steps.
+
+    The first `pretrain_steps` train each DEQ's cell unrolled `pretrain_depth` times (shallow, weight-tied, backpropagated), then
+    the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start: they go to the model's own by the
+    end, the one geometrically, the other linearly. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
+    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision.
+    """
+
+    pretrain_steps: int = Field(default=0, ge=0)
+    pretrain_depth: int = Field(default=2, gt=0)
+    rtol: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    jacobian: float = Field(default=0.0, ge=0)
+    jacobian_final: float | None = Field(default=None, ge=0)
+    jacobian_probability: float = Field(default=1.0, gt=0, le=1)
+    auxiliary: float = Field(default=0.0, ge=0)
+
+    def shortened(self, share: float) -> "Recipe":
+        """The recipe of a training that is `share` as long: pre-training shrinks with it, the schedules do so by themselves."""
+        return self.model_copy(update={"pretrain_steps": int(share * self.pretrain_steps)})
+
+
 class Spec(_Frozen):
     """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
 
@@ -63,6 +86,7 @@ class Spec(_Frozen):
     model: Named
     task: Named
     train: Train
+    recipe: Recipe | None = Field(default=None, description="what this model's training adds to the common schedule")
     seed: Seed
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, gt=0)
@@ -73,7 +97,8 @@ class Spec(_Frozen):
     @property
     def run_id(self) -> str:
         """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        said = self.model_dump(mode="json", exclude={"recipe"} if self.recipe is None else set())
+        content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
         kind = "t" if self.role == "trial" else "s"
@@ -84,6 +109,7 @@ class Row(_Frozen):
     """One model of a comparison. Without a `width` among its settings, it gets the width that matches the reference row's count."""
 
     model: Named
+    recipe: Recipe | None = None
     like: str | None = Field(default=None, description="label of the row whose learning rate this one shares (same function)")
 
 

@@ -5,22 +5,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from baselines import NeuralODE
+from baselines.continuous import Evaluations
 from bench.record import Measure, measured
 from deq import DEQ, Solution
 
 Split = Literal["train", "evaluation"]
 _EXPLICIT = "an explicit model solves nothing"
+_ODE = "an ODE solver integrates for a given time and looks for no fixed point"
 _SCOPE = {"train": "all training steps", "evaluation": "the test split"}
 
 
 class Telemetry:
-    """Counts and final residuals of every solve of every DEQ in a model, by split and by phase (forward, backward).
+    """Counts and final residuals of every solve of every DEQ in a model, by split and by phase (forward, backward); of a Neural
+    ODE the counts.
 
     Set `split` to say what the model is doing. Tensors are kept as they are and read at the end, so that nothing is synchronised.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [module for module in model.modules() if isinstance(module, DEQ)]
+        self.layers = [module for module in model.modules() if isinstance(module, (DEQ, NeuralODE))]
         self.split: Split = "train"
         self.solver_bytes = 0
         self._nfe: dict[tuple[str, str], list[int]] = {}
@@ -40,9 +44,11 @@ class Telemetry:
             for key in [key for key in store if key[0] == split]:
                 del store[key]
 
-    def _note(self, phase: str, solution: Solution) -> None:
+    def _note(self, phase: str, solution: Solution | Evaluations) -> None:
         key = (self.split, phase)
         self._nfe.setdefault(key, []).append(solution.nfe)
+        if isinstance(solution, Evaluations):
+            return
         self._residuals.setdefault(key, []).append(solution.residual.detach())
         self._converged.setdefault(key, []).append(solution.converged)
         if self.split == "train":
@@ -53,7 +59,10 @@ class Telemetry:
         nfe = self._nfe.get(("train", phase), [])[-solves:] if solves else []
         if not nfe:
             return None, None
-        residual = torch.cat([r.flatten() for r in self._residuals[("train", phase)][-solves:]]).float()
+        residuals = self._residuals.get(("train", phase), [])[-solves:]
+        if not residuals:
+            return sum(nfe) / len(nfe), None
+        residual = torch.cat([r.flatten() for r in residuals]).float()
         median = residual.median().item()
         return sum(nfe) / len(nfe), median if median == median and median != float("inf") else None
 
@@ -63,12 +72,13 @@ class Telemetry:
         for split, prefix in (("train", "train"), ("evaluation", "eval")):
             for phase in ("forward", "backward") if split == "train" else ("forward",):
                 measures |= self._read(split, phase, prefix)
+        why = _EXPLICIT if not self.layers else None if any(isinstance(layer, DEQ) for layer in self.layers) else _ODE
         measures["solver_bytes"] = measured(
-            self.solver_bytes if self.layers else None,
+            self.solver_bytes if why is None else None,
             "B",
             "largest storage of a solver's own memory in one solve, forward or backward",
             "all training steps",
-            None if self.layers else _EXPLICIT,
+            why,
         )
         return measures
 
@@ -80,6 +90,8 @@ class Telemetry:
             why = f"no {phase} solve on {scope}"
         names = f"{prefix}_{phase}_nfe"
         method = f"evaluations of {'f' if phase == 'forward' else 'the VJP of f'} a solve, the attached one not counted"
+        # An ODE solver's evaluations are counted, and nothing more is known of it.
+        bare = why or (None if (split, phase) in self._residuals else _ODE)
         measures = {
             f"{names}_mean": measured(None if why else nfe.mean().item(), "evaluations", f"mean of {method}", scope, why),
             f"{names}_p95": measured(
@@ -87,13 +99,13 @@ class Telemetry:
             ),
         }
         stem = f"{prefix}_residual" if phase == "forward" else f"{prefix}_backward_residual"
-        residual = torch.empty(0) if why else torch.cat([r.flatten() for r in self._residuals[(split, phase)]]).double().cpu()
+        residual = torch.empty(0) if bare else torch.cat([r.flatten() for r in self._residuals[(split, phase)]]).double().cpu()
         for name, q in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
             how = f"{'largest' if q == 1 else name} of ||f(z) - z|| / ||f(z)|| over samples and solves, at the iterate returned"
-            measures[f"{stem}_{name}"] = measured(None if why else _quantile(residual, q), "1", how, scope, why)
+            measures[f"{stem}_{name}"] = measured(None if bare else _quantile(residual, q), "1", how, scope, bare)
         stem = f"{prefix}_converged_fraction" if phase == "forward" else f"{prefix}_backward_converged_fraction"
-        share = None if why else torch.cat([c.flatten() for c in self._converged[(split, phase)]]).double().mean().item()
-        measures[stem] = measured(share, "1", "share of samples whose solve met its tolerance", scope, why)
+        share = None if bare else torch.cat([c.flatten() for c in self._converged[(split, phase)]]).double().mean().item()
+        measures[stem] = measured(share, "1", "share of samples whose solve met its tolerance", scope, bare)
         return measures
 
 

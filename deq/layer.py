@@ -10,13 +10,15 @@ from deq.adjoint import Adjoint, Implicit, Unroll, Watch
 from deq.cells.cell import Cell
 from deq.core import Core, Output
 from deq.solve import Solution, Solver, Stop
+from deq.stability import Jacobian
 
 
 class DEQ(Core):
     """The features of the fixed point z* = f(z*; x) of a cell; is a Core, like every explicit baseline.
 
     `stop` holds in training mode, `evaluation_stop` (default: the same) in evaluation mode. A DEQ is causal to the solver's
-    tolerance only: a global solver mixes the positions of a sequence while it converges.
+    tolerance only: a global solver mixes the positions of a sequence while it converges. With `jacobian`, its training outputs have
+    the penalty on the Jacobian at z*. `stop` and `jacobian` may be replaced between steps.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class DEQ(Core):
         stop: Stop,
         adjoint: Adjoint | None = None,
         evaluation_stop: Stop | None = None,
+        jacobian: Jacobian | None = None,
     ) -> None:
         super().__init__()
         adjoint = Implicit() if adjoint is None else adjoint
@@ -37,6 +40,7 @@ class DEQ(Core):
         self.cell, self.width = cell, cell.width
         self.solver, self.stop, self.adjoint = solver, stop, adjoint
         self.evaluation_stop = evaluation_stop or stop
+        self.jacobian = jacobian
         self._watchers: list[Watch] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,4 +63,7 @@ class DEQ(Core):
             f = self.cell.bind(x, memory)
             stop = self.stop if self.training else self.evaluation_stop
             z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
-            return Output(self.cell.features(z), self.cell.remember(z, x, memory))
+            penalty = None
+            if self.jacobian is not None and self.training and torch.is_grad_enabled():
+                penalty = self.jacobian.penalty(f, z)
+            return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty)

@@ -38,7 +38,10 @@ def small(core: str, settings: Settings | None = None) -> Core:
 
 COMBINATIONS: list[tuple[str, Settings]] = [
     *(("deq", {"cell": cell, "solver": solver}) for cell in CELLS for solver in SOLVERS),
-    *(("deq", {"cell": "mlp", "adjoint": adjoint, "solver": "picard"}) for adjoint in ADJOINTS),
+    *(
+        ("deq", {"cell": "energy" if adjoint == "propagation" else "mlp", "adjoint": adjoint, "solver": "picard"})
+        for adjoint in ADJOINTS
+    ),
     *(("tied", {"cell": cell, "checkpointing": how}) for cell in CELLS for how in ("none", "every", "sqrt")),
     *((name, {}) for name in MODELS if name not in ("deq", "tied")),
     ("lstm", {"layers": 2}),
@@ -126,7 +129,7 @@ class TestWrong:
             ("deq", {"cell": "transformer", "cell.head": 2}, ["'head'", "did you mean 'heads'?"]),
             ("deq", {"cell": "mlp", "solver.windows": 2}, ["'windows'", "did you mean 'window'?"]),
             ("deq", {"cell": "mlp", "solvers.window": 2}, ["'solvers.window'"]),
-            ("deq", {"cell": "mlp", "adjoint.steps": 2}, ["'adjoint.steps'"]),
+            ("deq", {"cell": "mlp", "adjoint.steps": 2}, ["adjoint", "no settings", "'steps'"]),
             ("deq", {"cell": "mlp", "steps": "3"}, ["'steps'", "got '3'"]),
             ("deq", {"cell": "mlp", "steps": 3.5}, ["'steps'", "got 3.5"]),
             ("deq", {"cell": "mlp", "steps": True}, ["'steps'", "got True"]),

@@ -8,8 +8,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines import Recurrent, Unrolled
-from deq import CELLS, DEQ, SOLVERS, Cell, Core, Implicit, MLPCell, Output, Solution, Status, Stop, TransformerCell, solve
+from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from bench.catalog import MODELS, TASKS
+from bench.run import run
+from bench.spec import Named, Recipe, Settings, Spec, Train
+from deq import (
+    CELLS,
+    DEQ,
+    SOLVERS,
+    Cell,
+    Core,
+    EnergyCell,
+    EquilibriumPropagation,
+    Implicit,
+    MLPCell,
+    Output,
+    Solution,
+    Stack,
+    Status,
+    Stop,
+    TransformerCell,
+    TransformerXLCell,
+    TrellisCell,
+    solve,
+)
 
 D, T, B = 8, 6, 3
 TIGHT = Stop(rtol=1e-12, max_steps=400)
@@ -19,13 +41,24 @@ def transformer(memory_length: int = 4) -> TransformerCell:
     return TransformerCell(width=D, heads=2, memory_length=memory_length)
 
 
+def transformer_xl(memory_length: int = 4) -> TransformerXLCell:
+    return TransformerXLCell(width=D, heads=2, memory_length=memory_length)
+
+
 def equilibrium(solver: str, cell: Callable[[], Cell]) -> Callable[[], Core]:
     return lambda: DEQ(cell(), solver=SOLVERS[solver](), stop=TIGHT, adjoint=Implicit(solver=SOLVERS[solver](), stop=TIGHT))
 
 
 CELL_MAKERS: dict[str, Callable[[], Cell]] = {
-    name: transformer if make is TransformerCell else lambda make=make: make(width=D) for name, make in CELLS.items()
+    name: {"transformer": transformer, "transformer-xl": transformer_xl}.get(name, lambda make=make: make(width=D))
+    for name, make in CELLS.items()
 }
+
+
+def MLPCell8() -> MLPCell:
+    return MLPCell(width=D)
+
+
 CORES: dict[str, Callable[[], Core]] = {
     **{f"deq-{solver}-{cell}": equilibrium(solver, make) for solver in SOLVERS for cell, make in CELL_MAKERS.items()},
     **{
@@ -35,6 +68,19 @@ CORES: dict[str, Callable[[], Core]] = {
     },
     "lstm": lambda: Recurrent(kind="lstm", inputs=D, width=D, layers=2),
     "gru": lambda: Recurrent(kind="gru", inputs=D, width=D, layers=2),
+    "tcn": lambda: TCN(inputs=D, width=D, levels=2),
+    "transformer-xl": lambda: TransformerXL(inputs=D, width=D, heads=2, layers=3, memory_length=4),
+    "transformer-xl-tied": lambda: TransformerXL(inputs=D, width=D, heads=2, layers=3, memory_length=4, tied=True),
+    "trellisnet": lambda: TrellisNet(TrellisCell(width=D, hidden=D + 2), depth=4, auxiliary_every=2),
+    "trellisnet-untied": lambda: TrellisNet(TrellisCell(width=D), depth=4, injection="untied", checkpointing="sqrt"),
+    "ode": lambda: NeuralODE(transformer_xl(), time=2.0, method="rk4", step_size=0.1),
+    "stack": lambda: Stack([equilibrium("anderson", transformer_xl)(), equilibrium("picard", MLPCell8)()]),
+    "propagation": lambda: DEQ(
+        EnergyCell(width=D),
+        solver=SOLVERS["anderson"](),
+        stop=TIGHT,
+        adjoint=EquilibriumPropagation(beta=1e-3, solver=SOLVERS["anderson"](), stop=TIGHT),
+    ),
 }
 
 
@@ -171,45 +217,51 @@ def test_a_core_on_the_meta_device_has_its_parameters(core: Core) -> None:
 
 
 def test_a_cell_keeps_shape_dtype_and_what_it_is_given(cell: Cell) -> None:
-    z, x = features(), features()
+    x = features()
+    z = torch.randn_like(cell.start(x))
     kept = z.clone(), x.clone()
     f = cell.bind(x)
-    assert f(z).shape == z.shape == (B, T, cell.width)
+    assert f(z).shape == z.shape
     assert f(z).dtype == torch.float64
     assert torch.equal(f(z), f(z))
     assert torch.equal(z, kept[0])
     assert torch.equal(x, kept[1])
     torch.testing.assert_close(cell(z, x), f(z))
-    assert cell.features(z).shape[:2] == (B, T)
+    assert cell.features(z).shape == (B, T, cell.width)
 
 
 @pytest.mark.parametrize("t", range(T))
 def test_a_cell_is_causal_exactly(cell: Cell, t: int) -> None:
-    z, x = features(), features()
+    x = features()
+    z = torch.randn_like(cell.start(x))
     later_z, later_x = z.clone(), x.clone()
-    later_z[:, t:], later_x[:, t:] = torch.randn(2, B, T - t, D)
+    later_z[:, t:], later_x[:, t:] = torch.randn_like(z[:, t:]), torch.randn_like(x[:, t:])
     assert torch.equal(cell(z, x)[:, :t], cell(later_z, later_x)[:, :t])
 
 
 def test_a_cell_separates_samples(cell: Cell) -> None:
-    z, x = features(), features()
+    x = features()
+    z = torch.randn_like(cell.start(x))
     together = cell(z, x)
     torch.testing.assert_close(together, torch.cat([cell(z[b : b + 1], x[b : b + 1]) for b in range(B)]))
 
 
 def test_a_cell_passes_gradcheck(cell: Cell) -> None:
-    z, x = torch.randn(2, 1, 3, D, dtype=torch.float64)
+    x = torch.randn(1, 3, D, dtype=torch.float64)
+    z = torch.randn_like(cell.start(x))
     assert torch.autograd.gradcheck(cell, (z.requires_grad_(), x.requires_grad_()))
 
 
 def test_the_gradient_of_a_cell_reaches_every_parameter(cell: Cell) -> None:
-    y = cell(features(), features())
+    x = features()
+    y = cell(torch.randn_like(cell.start(x)), x)
     (y * torch.randn_like(y)).sum().backward()
     assert all(p.grad is not None and p.grad.ne(0).any() for p in cell.parameters())
 
 
 def test_the_memory_of_a_cell_is_detached(cell: Cell) -> None:
-    z, x = features().requires_grad_(), features().requires_grad_()
+    x = features().requires_grad_()
+    z = torch.randn_like(cell.start(x)).requires_grad_()
     assert all(not part.requires_grad for part in tensors(cell.remember(z, x)))
 
 
@@ -244,5 +296,49 @@ def test_a_solver_is_deterministic_and_says_whether_it_is_differentiable(name: s
 
 def test_the_registries_name_their_classes() -> None:
     assert {name: make.__name__.lower() for name, make in SOLVERS.items()} == {name: name for name in SOLVERS}
-    assert all(make.__name__.lower() == f"{name}cell" for name, make in CELLS.items())
+    assert all(make.__name__.lower() == f"{name.replace('-', '')}cell" for name, make in CELLS.items())
     assert MLPCell in CELLS.values()
+
+
+# A small form of every model of the catalog, some of them twice.
+SMALL: dict[str, tuple[str, Settings, Recipe | None]] = {
+    **{f"deq-{cell}": ("deq", {"cell": cell}, None) for cell in CELLS},
+    "deq-propagation": ("deq", {"cell": "energy", "adjoint": "propagation"}, None),
+    "deq-phantom": ("deq", {"adjoint": "phantom", "adjoint.steps": 2}, None),
+    "deq-recipe": ("deq", {"cell": "transformer-xl"}, Recipe(pretrain_steps=1, jacobian=1.0, rtol=1e-1, steps=3)),
+    "deq-stack": ("deq", {"cell": "mlp", "layers": 2}, None),
+    **{f"tied-{cell}": ("tied", {"cell": cell, "depth": 3}, None) for cell in CELLS},
+    "trellisnet": ("trellisnet", {"depth": 4, "auxiliary_every": 2}, Recipe(auxiliary=0.1)),
+    "transformer-xl": ("transformer-xl", {"layers": 2, "memory_length": 4}, None),
+    "ode": ("ode", {"cell": "mlp"}, None),
+    "tcn": ("tcn", {"levels": 2, "dropout": 0.1}, None),
+    "lstm": ("lstm", {"layers": 2, "weight_dropout": 0.2, "hidden_dropout": 0.1}, None),
+    "gru": ("gru", {}, None),
+}
+
+
+def test_every_model_of_the_catalog_has_a_small_form_here() -> None:
+    assert {name for name, _, _ in SMALL.values()} == set(MODELS)
+
+
+@pytest.mark.parametrize("task", ["copy", "agreement"])
+@pytest.mark.parametrize("form", SMALL)
+def test_every_model_of_the_catalog_trains_a_few_steps_on_both_tasks(form: str, task: str) -> None:
+    assert task in TASKS
+    name, settings, recipe = SMALL[form]
+    train = Train(steps=4, batch=4, learning_rate=1e-3, evaluation_batch=8)
+    size: Settings = {"T": 4, "test_samples": 8} if task == "copy" else {"test_samples": 8}
+    spec = Spec(
+        group="g",
+        label=form,
+        role="trial",
+        model=Named(name=name, settings={"width": 8, **settings}),
+        task=Named(name=task, settings=size),
+        train=train,
+        recipe=recipe,
+        seed=0,
+    )
+    record = run(spec, suite="test")
+    assert (record.status, record.why) == ("ok", None)
+    counts = [value for key in ("train_forward_nfe_mean", "train_backward_nfe_mean") if (value := record.value(key)) is not None]
+    assert len(counts) == {"deq": 2, "ode": 2}.get(name, 0) - (form == "deq-phantom")

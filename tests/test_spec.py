@@ -94,6 +94,7 @@ class TestRunId:
             {"parameters": 100},
             {"depths": [2]},
             {"trials": ["x"]},
+            {"recipe": {"auxiliary": 0.1}},
             *(
                 {"train": SMALL["train"] | one}
                 for one in (
@@ -116,7 +117,7 @@ class TestRunId:
         assert spec(**change).run_id[-12:] != spec().run_id[-12:]
 
     def test_every_field_is_tried_above(self) -> None:
-        assert set(Spec.model_fields) == {*SMALL, "device", "threads", "parameters", "depths", "trials"}
+        assert set(Spec.model_fields) == {*SMALL, "device", "threads", "parameters", "depths", "trials", "recipe"}
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
         assert set(Train.model_fields) == tried
 

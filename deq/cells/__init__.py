@@ -1,12 +1,18 @@
 """The cells, one file each, and the literal registry of their names."""
 
 from deq.cells.cell import Cell
+from deq.cells.energy import EnergyCell
 from deq.cells.mlp import MLPCell
 from deq.cells.transformer import TransformerCell
+from deq.cells.transformer_xl import TransformerXLCell
+from deq.cells.trellis import TrellisCell
 
-CELLS: dict[str, type[MLPCell] | type[TransformerCell]] = {
+CELLS: dict[str, type[Cell]] = {
+    "energy": EnergyCell,
     "mlp": MLPCell,
     "transformer": TransformerCell,
+    "transformer-xl": TransformerXLCell,
+    "trellis": TrellisCell,
 }
 
-__all__ = ["CELLS", "Cell", "MLPCell", "TransformerCell"]
+__all__ = ["CELLS", "Cell", "EnergyCell", "MLPCell", "TransformerCell", "TransformerXLCell", "TrellisCell"]

@@ -18,7 +18,7 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def bind(self, x: Tensor, memory: Any = None) -> Map:
-        """The map z (shaped like `start`) -> f(z) for features x (B, T, D) and an optional memory. f(z)[:, t] depends on the past alone."""
+        """The map z (shaped like `start`) -> f(z) for features x (B, T, D) and a memory; f(z)[:, t] depends on the past alone."""
 
     def start(self, x: Tensor) -> Tensor:
         """The first iterate (B, T, N): zeros, as in the paper; N is `width` here."""

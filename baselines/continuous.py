@@ -1,0 +1,101 @@
+"""Neural ODE: the DEQ's own map as a flow, dz/dt = f(z) - z, followed for a given time instead of solved for its end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint, odeint_adjoint
+
+from deq import Cell, Core, Output
+
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+FIXED = ("euler", "midpoint", "heun3", "rk4")
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """How often an ODE solver evaluated f."""
+
+    nfe: int
+
+
+class NeuralODE(Core):
+    """The features of z(time), from the cell's start, under dz/dt = f(z; x) - z, which rests where f has its fixed points.
+
+    With `adjoint` the gradient is the solution of a second ODE, backward in time: memory is constant in the number of evaluations,
+    and the gradient right to the tolerance. Without, it is backpropagated through all of the solver's steps. Adaptive methods take
+    `rtol` and `atol`, and choose their steps for the whole batch, so that samples depend on each other, and the past on the future,
+    to the tolerance; fixed ones take `step_size`: Euler's with step 1 and time L is `Unrolled` of depth L. The adjoint's step size
+    control leaves out the parameters' gradients (Kidger et al., ICML 2021, arXiv 2009.09457). RuntimeError where a step size
+    underflows, as after a NaN.
+    Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        time: float = 4.0,
+        method: str = "dopri5",
+        rtol: float = 1e-3,
+        atol: float = 1e-4,
+        adjoint: bool = True,
+        step_size: float | None = None,
+    ) -> None:
+        super().__init__()
+        if method not in ADAPTIVE + FIXED:
+            raise ValueError(f"method must be one of {', '.join(ADAPTIVE + FIXED)}, got {method!r}")
+        if (step_size is None) == (method in FIXED):
+            raise ValueError(
+                f"step_size is for the fixed methods ({', '.join(FIXED)}), which need it; got {step_size} for {method}"
+            )
+        for name, value in (("time", time), ("rtol", rtol), ("atol", atol), ("step_size", 1 if step_size is None else step_size)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.cell, self.width = cell, cell.width
+        self.time, self.method, self.rtol, self.atol = time, method, rtol, atol
+        self.adjoint, self.step_size = adjoint, step_size
+        self._watchers: list[Callable[[str, Evaluations], None]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has no watchers: they belong to the original."""
+        return {**self.__dict__, "_watchers": []}
+
+    def watch(self, watcher: Callable[[str, Evaluations], None]) -> Callable[[], None]:
+        """Have `watcher(phase, evaluations)` told of every solve, "forward" or "backward"; returns a function that ends it."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Features x (B, T, D) to those of z(time), (B, T, width)."""
+        f, counted = self.cell.bind(x, memory), [0]
+
+        def flow(_: Tensor, z: Tensor) -> Tensor:
+            counted[0] += 1
+            return f(z) - z
+
+        def tell(phase: str) -> None:
+            for watcher in tuple(self._watchers):
+                watcher(phase, Evaluations(counted[0]))
+            counted[0] = 0
+
+        given = [tensor for tensor in (x, *self.cell.parameters()) if tensor.requires_grad]
+        z0, times = self.cell.start(x), torch.tensor([0.0, self.time], dtype=x.dtype, device=x.device)
+        how: dict[str, Any] = {"method": self.method, "rtol": self.rtol, "atol": self.atol}
+        how["options"] = None if self.step_size is None else {"step_size": self.step_size}
+        solve = odeint
+        if self.adjoint and given and torch.is_grad_enabled():
+            # The graph from x and the parameters to what `bind` made of them is walked anew at every evaluation backward.
+            solve, how["adjoint_params"] = odeint_adjoint, tuple(given)
+            how["adjoint_options"] = {"norm": "seminorm"} if self.method in ADAPTIVE else how["options"]
+        try:
+            path = solve(flow, z0, times, **how)
+        except AssertionError as error:  # torchdiffeq's word for a step size of zero or NaN
+            raise RuntimeError(f"the ODE solver {self.method} gave up: {error}") from error
+        tell("forward")
+        if solve is odeint_adjoint:
+            path.grad_fn.register_hook(lambda *_: tell("backward"))
+        z = path[-1]
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory))

@@ -1,0 +1,72 @@
+"""TCN: a temporal convolutional network, whose receptive field doubles with every level."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm as normalised
+
+from deq import Core, Output
+from deq.dropout import check_rates
+
+
+class _Block(nn.Module):
+    """Two causal convolutions of one dilation, each with ReLU and dropout, beside a skip connection."""
+
+    def __init__(self, inputs: int, width: int, kernel: int, dilation: int, dropout: float, weight_norm: bool) -> None:
+        super().__init__()
+        self.channels, self.reach, self.dropout = (inputs, width), (kernel - 1) * dilation, dropout
+        made = [nn.Conv1d(channels, width, kernel, dilation=dilation) for channels in self.channels]
+        self.convolutions = nn.ModuleList(normalised(layer) if weight_norm else layer for layer in made)
+        self.skip = nn.Identity() if inputs == width else nn.Conv1d(inputs, width, 1)
+
+    def nothing(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Zeros before the first position, for each convolution."""
+        return tuple(x.new_zeros(len(x), width, self.reach) for width in self.channels)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features (B, D, T) and what came before each convolution's inputs, to features and what to keep of them."""
+        y, kept = x, []
+        for convolution, before in zip(self.convolutions, past, strict=True):
+            y = torch.cat((before, y), dim=2)
+            kept.append(y[:, :, y.shape[2] - self.reach :].detach().clone())
+            y = F.dropout(F.relu(convolution(y)), self.dropout, self.training)
+        return F.relu(y + self.skip(x)), tuple(kept)
+
+
+class TCN(Core):
+    """`levels` residual blocks of dilations 1, 2, 4, ...: y_t sees the last `receptive_field` inputs, exactly.
+
+    The memory is what each convolution last read, so that segments give what the whole sequence gives. Weights start at torch's
+    defaults (N(0, 0.01) in the authors' code), dropout is independent at every position, as there.
+    Bai, Kolter, Koltun (2018), arXiv 1803.01271. Parameters: a block has K C W + K W^2 + 2 W for C input channels, with weight
+    normalisation 2 W more, and C W + W where C is not W.
+    """
+
+    def __init__(
+        self, *, inputs: int, width: int, levels: int = 4, kernel: int = 3, dropout: float = 0.0, weight_norm: bool = True
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("inputs", inputs, 1), ("width", width, 1), ("levels", levels, 1), ("kernel", kernel, 2)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_rates(dropout=dropout)
+        self.width, self.kernel = width, kernel
+        self.blocks = nn.ModuleList(
+            _Block(width if level else inputs, width, kernel, 2**level, dropout, weight_norm) for level in range(levels)
+        )
+
+    @property
+    def receptive_field(self) -> int:
+        """How many inputs an output depends on, its own included: 1 + 2 (kernel - 1) (2^levels - 1)."""
+        return 1 + 2 * (self.kernel - 1) * (2 ** len(self.blocks) - 1)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Features x (B, T, inputs) to (B, T, width)."""
+        y, kept = x.transpose(1, 2), []
+        for level, block in enumerate(self.blocks):
+            past = memory[level] if memory is not None else block.nothing(y)  # type: ignore[operator]
+            y, last = block(y, past)
+            kept.append(last)
+        return Output(y.transpose(1, 2), tuple(kept))

@@ -1,0 +1,73 @@
+"""A Recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight, as training goes on."""
+
+from dataclasses import replace
+
+from baselines import Unrolled
+from bench.errors import UserError
+from bench.model import LanguageModel, build_model
+from bench.spec import Named, Recipe
+from deq import DEQ, Core, Jacobian, Stack, Stop
+
+
+class Course:
+    """A model's training course: call `at(step)` before each step, `end()` after the last."""
+
+    def __init__(self, model: LanguageModel, recipe: Recipe | None, steps: int) -> None:
+        self._model, self._own, self._steps = model, model.core, steps
+        self._recipe = recipe or Recipe()
+        self._layers = [(module, module.stop) for module in model.core.modules() if isinstance(module, DEQ)]
+        given = self._recipe.model_dump(exclude_defaults=True)
+        idle = sorted(set(given) - {"auxiliary"})
+        if idle and not self._layers:
+            raise UserError(f"recipe: {idle[0]} is for a DEQ, and the model has none")
+        self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
+
+    @property
+    def auxiliary(self) -> float:
+        """The weight of deep supervision."""
+        return self._recipe.auxiliary
+
+    def at(self, step: int) -> None:
+        """Set the model up for a step, counted from 0."""
+        recipe, done = self._recipe, step / max(1, self._steps - 1)
+        core = self._shallow if step < recipe.pretrain_steps else self._own
+        if self._model.core is not core:
+            self._model.core = core.train(self._model.training)
+        final = recipe.jacobian if recipe.jacobian_final is None else recipe.jacobian_final
+        weight = recipe.jacobian + (final - recipe.jacobian) * done
+        for layer, own in self._layers:
+            if recipe.rtol is not None or recipe.steps is not None:
+                layer.stop = _between(recipe, own, done)
+            if recipe.jacobian or final:
+                layer.jacobian = Jacobian(weight=weight, probability=recipe.jacobian_probability) if weight else None
+
+    def end(self) -> None:
+        """Give the model its own core back, and its own stops."""
+        self._model.core = self._own.train(self._model.training)
+        for layer, own in self._layers:
+            layer.stop = own
+
+
+def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
+    """UserError where a recipe asks for what the model has not."""
+    if recipe is not None:
+        Course(build_model(model, vocabulary), recipe, 1)
+
+
+def _between(recipe: Recipe, own: Stop, done: float) -> Stop:
+    """The stop at a share of the training: from the recipe's first values to the model's own."""
+    rtol, steps = own.rtol, own.max_steps
+    if recipe.rtol is not None and rtol is not None:
+        rtol = recipe.rtol ** (1 - done) * rtol**done
+    if recipe.steps is not None:
+        steps = round(recipe.steps + (steps - recipe.steps) * done)
+    return replace(own, rtol=rtol, max_steps=steps)
+
+
+def _unrolled(core: Core, depth: int) -> Core:
+    """The same cells, each applied `depth` times instead of solved for: they share their parameters."""
+    if isinstance(core, DEQ):
+        return Unrolled(core.cell, depth=depth)
+    if isinstance(core, Stack):
+        return Stack([_unrolled(part, depth) for part in core.cores if isinstance(part, Core)])
+    raise UserError(f"recipe: pretrain_steps needs a DEQ or a stack of them, not a {type(core).__name__}")

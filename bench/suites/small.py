@@ -1,0 +1,105 @@
+"""The whole family, small: every model on copy memory, a synthetic and a real language, and equilibrium propagation on a chain.
+
+The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
+"""
+
+from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
+
+_WIDTH = 32
+_DEPTH = 12
+_SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
+_REFERENCE = "DEQ-Transformer"
+
+
+def _cell(memory: int) -> Settings:
+    return {"cell": "transformer-xl", "cell.heads": 4, "cell.position_base": 10.0, "cell.memory_length": memory}
+
+
+def _row(name: str, settings: Settings, *, recipe: Recipe | None = None, like: str | None = None) -> Row:
+    return Row(model=Named(name=name, settings=settings), recipe=recipe, like=like)
+
+
+def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
+    """Every model of the family, for a training of so many steps."""
+    cell = _cell(memory)
+    deq: Settings = {**cell, **_SOLVE}
+    attention: Settings = {"heads": 4, "position_base": 10.0, "memory_length": memory}
+    tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_DEPTH}", {"depth": _DEPTH, "auxiliary_every": 4}
+    supervised = Recipe(auxiliary=0.05)
+    stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
+    return {
+        _REFERENCE: _row("deq", {**deq, "width": _WIDTH}),
+        "DEQ-Transformer, pre-trained, Jacobian": _row("deq", deq, recipe=stable),
+        "DEQ-Transformer, growing cap": _row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
+        "DEQ-Transformer, phantom": _row(
+            "deq", {**cell, "solver": "anderson", "steps": 12, "evaluation_steps": 60, "adjoint": "phantom", "adjoint.steps": 4}
+        ),
+        "DEQ-Transformer, stack of 2": _row("deq", {**deq, "layers": 2}),
+        "DEQ, rotary": _row(
+            "deq", {**_SOLVE, "cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0, "cell.memory_length": memory}
+        ),
+        "DEQ-TrellisNet": _row("deq", {**_SOLVE, "cell": "trellis", "inputs": _WIDTH}),
+        "Neural ODE": _row("ode", cell),
+        tied: _row("tied", {**cell, "depth": _DEPTH}),
+        f"{tied}, checkpoint sqrt": _row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
+        "Transformer-XL 4": _row("transformer-xl", {**attention, "layers": 4}),
+        f"Transformer-XL {_DEPTH}, tied": _row("transformer-xl", {**attention, "layers": _DEPTH, "tied": True}),
+        levels: _row("trellisnet", {**trellis, "inputs": _WIDTH}, recipe=supervised),
+        f"{levels}, checkpoint sqrt": _row(
+            "trellisnet", {**trellis, "inputs": _WIDTH, "checkpointing": "sqrt"}, recipe=supervised, like=levels
+        ),
+        "TCN": _row("tcn", {"inputs": _WIDTH, "kernel": 3, "levels": 4}),
+        "LSTM": _row("lstm", {"inputs": _WIDTH}),
+        "GRU": _row("gru", {"inputs": _WIDTH}),
+        "LSTM, regularised": _row(
+            "lstm", {"inputs": _WIDTH, "embedding_dropout": 0.1, "input_dropout": 0.1, "weight_dropout": 0.2}
+        ),
+    }
+
+
+_STEPS = 300
+_TRAIN = Train(steps=_STEPS, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100)
+_RATES = (2e-3, 4e-3, 8e-3)
+
+
+def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Comparison:
+    return Comparison(
+        group=group,
+        task=task,
+        train=train,
+        rows=_rows(train.steps, memory),
+        reference=_REFERENCE,
+        learning_rates=_RATES,
+        trial_steps=train.steps // 3,
+        seeds=(0, 1, 2),
+        depths=(4, 16, 64) if task.name == "copy" else (),
+    )
+
+
+_ENERGY: Settings = {"cell": "energy", "width": 16, "solver": "anderson", "steps": 30}
+
+SPECS = [
+    _comparison("copy memory T=20", Named(name="copy", settings={"T": 20, "test_samples": 500}), _TRAIN),
+    _comparison("agreement language", Named(name="agreement", settings={"test_samples": 256}), _TRAIN),
+    _comparison(
+        "tinyshakespeare by character",
+        Named(name="text", settings={"data": "tinyshakespeare", "unit": "char", "length": 32}),
+        _TRAIN.model_copy(update={"carry": True, "evaluation_batch": 64}),
+        memory=32,
+    ),
+    Comparison(
+        group="Markov chain, position by position (no sequence task)",
+        task=Named(name="markov", settings={}),
+        train=_TRAIN,
+        rows={
+            "DEQ energy, equilibrium propagation": _row("deq", {**_ENERGY, "adjoint": "propagation"}),
+            "DEQ energy, implicit": _row("deq", _ENERGY),
+            "tied energy 12": _row("tied", {"cell": "energy", "depth": 12}),
+            "GRU": _row("gru", {"inputs": 16}),
+        },
+        reference="DEQ energy, implicit",
+        learning_rates=_RATES,
+        trial_steps=100,
+        seeds=(0, 1, 2),
+    ),
+]

@@ -1,0 +1,111 @@
+"""Attention by content and relative position, as in Transformer-XL; the same for the equilibrium cell and the explicit network."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deq.dropout import check_rates
+from deq.solve import Map
+
+
+def sinusoids(distances: int, width: int, like: Tensor, base: float = 10_000.0) -> Tensor:
+    """(distances, width) sines and then cosines of the distances 0, 1, ...; Vaswani et al. (2017), arXiv 1706.03762."""
+    frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=like.device) / width)
+    angles = torch.arange(distances, dtype=torch.float64, device=like.device)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()[:, : width // 2]), dim=1).to(like.dtype)
+
+
+def by_distance(scores: Tensor) -> Tensor:
+    """Scores (..., T, S) of T queries by distance, S-1 first and 0 last, moved to the keys 0..S-1 that stand at these distances.
+
+    The last query is at the last key's position. Keys after a query get what is to be masked.
+    """
+    times, keys = scores.shape[-2:]
+    return F.pad(scores, (1, 0)).flatten(-2)[..., times:].unflatten(-1, (times, keys))
+
+
+class RelativeAttention(nn.Module):
+    """Causal attention of `heads` heads whose score of query i and key j is, over sqrt(E) for head width E,
+
+        (q_i + r_w) . k_j + (q_i + r_r) . W_r R_{i-j}
+
+    with sinusoids R and learned biases r_w and r_r. Queries see `local` positions at most, their own included (None: all there
+    are). `dropout` drops attention weights. Biases start at N(0, bias_std).
+    Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + 2 D.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        local: int | None = None,
+        dropout: float = 0.0,
+        position_base: float = 10_000.0,
+        bias_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width < 1 or width % heads:
+            raise ValueError(f"width must be a multiple of heads, got width {width}, heads {heads}")
+        if local is not None and local < 1:
+            raise ValueError(f"local must be at least 1, got {local}")
+        if not position_base > 1:
+            raise ValueError(f"position_base must be above 1, got {position_base}")
+        check_rates(attention_dropout=dropout)
+        self.width, self.heads, self.local, self.dropout, self.position_base = width, heads, local, dropout, position_base
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.position = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.content_bias = nn.Parameter(torch.empty(heads, 1, width // heads).normal_(0.0, bias_std))
+        self.position_bias = nn.Parameter(torch.empty(heads, 1, width // heads).normal_(0.0, bias_std))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, T, E) of (B, T, 3 D)."""
+        return qkv.unflatten(-1, (3, self.heads, self.width // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _blocked(self, times: int, keys: int, device: torch.device) -> Tensor:
+        """(T, S): which keys a query does not see."""
+        seen = torch.ones(times, keys, dtype=torch.bool, device=device).tril(keys - times)
+        return ~(seen if self.local is None else seen.triu(keys - times - self.local + 1))
+
+    def bind(
+        self, x: Tensor, *, injection: Tensor | None = None, memory: Tensor | None = None, remembered: Tensor | None = None
+    ) -> Map:
+        """The map z (B, T, D) -> attention's output, for features shaped like x; all that does not depend on z is computed here.
+
+        `injection` (B, T, 3 D) is added to queries, keys and values; those of the `memory` (B, M, D), which stands before z, get
+        `remembered` (B, M, 3 D).
+        """
+        batch, times, width = x.shape
+        past = 0 if memory is None else memory.shape[1]
+        keys, scale = past + times, 1 / math.sqrt(width // self.heads)
+        weight, project = self.qkv.weight, self.project.weight
+        if memory is not None:
+            before = F.linear(memory, weight)
+            _, past_k, past_v = self._heads(before if remembered is None else before + remembered)
+        # Scale and content bias go into what is added to the queries, so that no evaluation has to.
+        shrink = torch.cat((x.new_full((width,), scale), x.new_ones(2 * width)))
+        weight = weight * shrink[:, None]
+        added = torch.cat((scale * self.content_bias.flatten(), x.new_zeros(2 * width)))
+        added = added.expand(batch, times, -1) if injection is None else torch.addcmul(added, injection, shrink)
+        added = added.reshape(-1, 3 * width)
+        other = scale * (self.position_bias - self.content_bias)
+        distances = self.position(sinusoids(keys, width, x, self.position_base).flip(0))
+        by_key = distances.view(keys, self.heads, -1).permute(1, 2, 0)  # (H, E, S)
+        blocked = self._blocked(times, keys, x.device)
+        kept = None
+        if self.training and self.dropout:
+            kept = F.dropout(x.new_ones(batch, self.heads, times, keys), self.dropout)
+
+        def attend(z: Tensor) -> Tensor:
+            q, k, v = self._heads(torch.addmm(added, z.flatten(0, 1), weight.T).view(batch, times, -1))
+            if memory is not None:
+                k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
+            scores = q @ k.transpose(-1, -2) + by_distance((q + other) @ by_key)
+            weights = scores.masked_fill(blocked, -math.inf).softmax(-1)
+            mixed = (weights if kept is None else weights * kept) @ v
+            return F.linear(mixed.transpose(1, 2).reshape(batch, times, width), project)
+
+        return attend

@@ -1,0 +1,120 @@
+"""The DEQ-Transformer's block in the paper's form: relative attention, injected queries, keys and values, a memory of both."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm as normalised
+
+from deq.cells.attention import RelativeAttention
+from deq.cells.cell import Cell
+from deq.dropout import check_rates, masked, variational_mask
+from deq.solve import Map
+
+Normalisation = Literal["post", "pre"]
+
+
+class _Segment(NamedTuple):
+    z: Tensor  # (B, M, D) solution of the last M positions
+    injection: Tensor  # (B, M, 3 D) what was added to their queries, keys and values
+
+
+class TransformerXLCell(Cell):
+    """f(z) = LN(y + FFN(y)), y = LN(z + attention(W z + U x)), positions relative: the block of the DEQ-Transformer as released.
+
+    With "pre" normalisation f(z) = y + FFN(LN(y)), y = z + attention(W LN(z) + U x): fixed points are then the zeros of what is
+    added, and only Broyden's method finds them at times; the paper and its code train "post". LayerNorms have no parameters, as in
+    the code. `memory_length` M keeps the last M positions' solution and injection, detached, `local` is how far a query looks back.
+    `dropout` drops channels after attention and inside and after the FFN, the same ones at every position and all through a
+    solve; `attention_dropout` drops attention weights, fixed through a solve too. `weight_norm` as in the code: all weights but
+    U's. A `position_base` near the sequence's length spends the few frequencies of a narrow model where they tell positions apart.
+    The weights start at torch's defaults times gains that let the input weigh more than the state, so that the first solves
+    converge, and the biases wide, which finds long copies sooner; `initial_std` asks for N(0, initial_std) everywhere instead (0.05
+    in the paper, 0.02 in its code).
+    Bai, Kolter, Koltun (NeurIPS 2019), arXiv 1909.01377. Parameters: 8 D^2 + 6 D + F (2 D + 1) for F = `feedforward` (default
+    4 D), and 6 D + F with weight normalisation.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int = 4,
+        feedforward: int | None = None,
+        memory_length: int = 0,
+        local: int | None = None,
+        normalisation: Normalisation = "post",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        weight_norm: bool = False,
+        position_base: float = 10_000.0,
+        initial_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        feedforward = 4 * width if feedforward is None else feedforward
+        if feedforward < 1:
+            raise ValueError(f"feedforward must be at least 1, got {feedforward}")
+        if memory_length < 0:
+            raise ValueError(f"memory_length must not be negative, got {memory_length}")
+        if normalisation not in ("post", "pre"):
+            raise ValueError(f"normalisation must be post or pre, got {normalisation!r}")
+        check_rates(dropout=dropout)
+        self.attention = RelativeAttention(
+            width=width, heads=heads, local=local, dropout=attention_dropout, position_base=position_base
+        )
+        self.width, self.memory_length, self.normalisation, self.dropout = width, memory_length, normalisation, dropout
+        self.inject = nn.Linear(width, 3 * width)
+        self.expand = nn.Linear(width, feedforward)
+        self.contract = nn.Linear(feedforward, width)
+        attention = self.attention
+        gains = {self.inject: 2.0, attention.qkv: 0.3, attention.position: 2.0, attention.project: 4.0, self.contract: 0.5}
+        with torch.no_grad():
+            for layer, gain in gains.items():
+                layer.weight.mul_(gain)
+            for layer in (self.inject, self.expand, self.contract):
+                layer.bias.zero_()
+            if initial_std is not None:
+                for parameter in self.parameters():
+                    parameter.normal_(0.0, initial_std)
+        if weight_norm:
+            for layer in (attention.qkv, attention.position, attention.project, self.expand, self.contract):
+                normalised(layer)
+
+    def bind(self, x: Tensor, memory: _Segment | None = None) -> Map:
+        """The injection, the masks, the normalised weights, the memory's keys and values and the positions are computed once."""
+        pre, injection = self.normalisation == "pre", self.inject(x)
+        old, remembered = (None, None) if memory is None else memory
+        if old is not None and pre:
+            old = self._normed(old)
+        attend = self.attention.bind(x, injection=injection, memory=old, remembered=remembered)
+        weights = self.expand.weight, self.expand.bias, self.contract.weight, self.contract.bias
+        after, last = (variational_mask(x, self.dropout, self.training) for _ in range(2))
+        inner = variational_mask(x.new_empty(len(x), 1, self.expand.out_features), self.dropout, self.training)
+
+        def feedforward(y: Tensor) -> Tensor:
+            hidden = masked(F.relu(F.linear(y, weights[0], weights[1])), inner)
+            return masked(F.linear(hidden, weights[2], weights[3]), last)
+
+        def post_norm(z: Tensor) -> Tensor:
+            y = self._normed(z + masked(attend(z), after))
+            return self._normed(y + feedforward(y))
+
+        def pre_norm(z: Tensor) -> Tensor:
+            y = z + masked(attend(self._normed(z)), after)
+            return y + feedforward(self._normed(y))
+
+        return pre_norm if pre else post_norm
+
+    def _normed(self, z: Tensor) -> Tensor:
+        return F.layer_norm(z, (self.width,))
+
+    @torch.no_grad()
+    def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
+        """The last `memory_length` positions' solution and injection, detached."""
+        if self.memory_length == 0:
+            return None
+        injection = self.inject(x[:, -self.memory_length :])
+        if memory is not None:
+            z, injection = torch.cat((memory.z, z), dim=1), torch.cat((memory.injection, injection), dim=1)
+        return _Segment(z[:, -self.memory_length :].detach(), injection[:, -self.memory_length :])

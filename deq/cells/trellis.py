@@ -1,0 +1,116 @@
+"""TrellisNet's level as a fixed-point map: a causal convolution under LSTM gates, hidden and cell state solved together."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm as normalised
+
+from deq.cells.cell import Cell
+from deq.dropout import check_rates, dropped_weight, masked, variational_mask
+from deq.pack import pack, unpack
+from deq.solve import Map
+
+
+class _Last(NamedTuple):
+    z: Tensor  # (B, 1, 2 H) solution of the last position, h beside c
+    x: Tensor  # (B, 1, D) its input features
+
+
+def delayed(x: Tensor, past: Tensor | None) -> Tensor:
+    """x (B, T, D) one position late: the past (B, 1, D), or zeros, and then x without its last position."""
+    return F.pad(x[:, :-1], (0, 0, 1, 0)) if past is None else torch.cat((past, x[:, :-1]), dim=1)
+
+
+class TrellisCell(Cell):
+    """f(h, c)_t = (sigma(o) tanh(c'), c'), c' = sigma(f) c_{t-1} + sigma(i) tanh(g), with the gates (i, o, f, g) of position t
+
+        u_t + V (h_{t-1}, h_t),   u_t = U (x_{t-1}, x_t) + b:
+
+    both convolutions have kernel 2 and dilation 1, and the state is z = (h, c), (B, T, 2 H). Its features are the last `width`
+    channels of h; x has `inputs` (default `width`) channels, h and c have H = `hidden` (default `width`) each. `dropout` drops
+    channels of h on their way into V, `weight_dropout` drops entries of V. Weights start at torch's defaults, and the first solves
+    converge (Anderson: 13 steps to 1e-3); `initial_std` asks for N(0, initial_std) everywhere instead (0.01 in the authors' code).
+    The memory is the last position's h, c and x, so that segments have the map of the whole sequence; the authors' code carries h
+    and c, and pads x with zeros.
+    Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: 8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        inputs: int | None = None,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        weight_norm: bool = False,
+        initial_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        inputs, hidden = width if inputs is None else inputs, width if hidden is None else hidden
+        for name, value, least in (("width", width, 1), ("inputs", inputs, 1), ("hidden", hidden, width)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_rates(dropout=dropout, weight_dropout=weight_dropout)
+        if initial_std is not None and not initial_std >= 0:
+            raise ValueError(f"initial_std must not be negative, got {initial_std}")
+        self.width, self.inputs, self.hidden = width, inputs, hidden
+        self.dropout, self.weight_dropout = dropout, weight_dropout
+        self.weight_norm, self.initial_std = weight_norm, initial_std
+        self.inject = self.injection()
+        self.mix = self._convolution(hidden, bias=False)
+
+    def _convolution(self, channels: int, bias: bool) -> nn.Linear:
+        """Four gates from two neighbouring positions of so many channels."""
+        layer = nn.Linear(2 * channels, 4 * self.hidden, bias)
+        if self.initial_std is not None:
+            for parameter in layer.parameters():
+                nn.init.normal_(parameter, 0.0, self.initial_std)
+        return normalised(layer) if self.weight_norm else layer
+
+    def injection(self) -> nn.Linear:
+        """A new input convolution U, b of this cell's shape and start."""
+        return self._convolution(self.inputs, bias=True)
+
+    def windows(self, x: Tensor, memory: _Last | None = None) -> Tensor:
+        """(x_{t-1}, x_t) at every position, (B, T, 2 D): what an injection takes."""
+        return pack(delayed(x, None if memory is None else memory.x), x)
+
+    def recurrence(self, x: Tensor, memory: _Last | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """The level (z, u) -> f(z) for any injected u (B, T, 4 H), with its masks drawn and its weight normalised once."""
+        hidden, past = self.hidden, None if memory is None else memory.z
+        weight = dropped_weight(self.mix.weight, self.weight_dropout, self.training).T
+        mask = variational_mask(x.new_empty(x.shape[0], 1, hidden), self.dropout, self.training)
+        mask = None if mask is None else pack(mask, mask)
+
+        def level(z: Tensor, u: Tensor) -> Tensor:
+            h, _ = unpack(z, (hidden, hidden))
+            before, c = unpack(delayed(z, past), (hidden, hidden))
+            pairs = masked(pack(before, h), mask)
+            out = torch.addmm(u.flatten(0, 1), pairs.flatten(0, 1), weight).view_as(u)
+            gates, g = unpack(out, (3 * hidden, hidden))
+            i, o, f = gates.sigmoid().chunk(3, dim=-1)
+            c = torch.addcmul(i * g.tanh(), f, c)
+            return pack(o * c.tanh(), c)
+
+        return level
+
+    def bind(self, x: Tensor, memory: _Last | None = None) -> Map:
+        """u, the masks and the normalised weight are computed once."""
+        u, level = self.inject(self.windows(x, memory)), self.recurrence(x, memory)
+        return lambda z: level(z, u)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Zeros (B, T, 2 H)."""
+        return torch.zeros(*x.shape[:-1], 2 * self.hidden, dtype=x.dtype, device=x.device)
+
+    def features(self, z: Tensor) -> Tensor:
+        """The last `width` channels of h."""
+        return z[..., self.hidden - self.width : self.hidden]
+
+    def remember(self, z: Tensor, x: Tensor, memory: _Last | None = None) -> _Last:
+        """The last position's solution and input, detached; copies, which do not keep the segment alive."""
+        return _Last(z[:, -1:].detach().clone(), x[:, -1:].detach().clone())

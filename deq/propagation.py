@@ -1,0 +1,124 @@
+"""Equilibrium propagation: the gradient of a fixed point from two more fixed points and no Jacobian at all."""
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from deq.adjoint import Watch
+from deq.solve import Map, Solver, Stop, solve
+from deq.solvers import Anderson
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """A Map that is a gradient: f(z) = grad Phi(z), and so descends the energy ||z||^2 / 2 - Phi(z)."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """f(z) (B, ...), the gradient of the potential's sum."""
+
+    def potential(self, z: Tensor) -> Tensor:
+        """Phi(z) (B,), one number a sample."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that Phi depends on besides z."""
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
+        """The same map of other tensors, in the order of `tensors`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumPropagation:
+    """The gradient as a contrast of two rest states: push the state a little, and see what the push changes in Phi.
+
+    With v = dL/dz*, the nudged phase solves z_b = f(z_b) - b v (the cost linearised at z*, the same as nudging by the cost itself
+    when b -> 0), and with `symmetric` once more for -b. Then, for every tensor p that Phi depends on,
+
+        dL/dp = (dPhi/dp(z_-b) - dPhi/dp(z_b)) / 2b        one-sided: (dPhi/dp(z*) - dPhi/dp(z_b)) / b.
+
+    No Jacobian-vector product of f is ever taken: only f, and first derivatives of Phi. The price is a bias, O(b^2) symmetric and
+    O(b) one-sided, two backward solves (one), and a cell whose Jacobian is symmetric. Memory is Phi's tensors and z*, however many
+    steps the solves take. `watch` is told of each nudged solve; its Solution's z is the displacement from z*.
+
+    `beta` has no unit: the largest component of a sample's nudge b v is `beta` times the root mean square of its z*. So neither the
+    scale of the loss nor that of the states matters, and a sample with v = 0 gets no gradient. A larger beta is more biased, a
+    smaller one loses digits to cancellation (about 1e-7 / beta in float32). `stop` is relative to the displacement: relative to z,
+    a tolerance of 1e-3 would be a good part of the nudge. First derivatives only: under `create_graph` its backward raises
+    RuntimeError. Scellier and Bengio (Frontiers 2017), arXiv 1602.05179; symmetric: Laborieux et al. (Frontiers 2021), arXiv
+    2006.03824.
+    """
+
+    beta: float = 0.03
+    symmetric: bool = True
+    solver: Solver = field(default_factory=Anderson)
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        if not (self.beta > 0 and isfinite(self.beta)):
+            raise ValueError(f"beta must be positive and finite, got {self.beta}")
+
+    def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
+        """f(z*) attached to the tensors of f's potential; the same value as Implicit's. ValueError where f has no potential."""
+        if not isinstance(f, Potential):
+            raise ValueError(f"EquilibriumPropagation needs an energy-based cell such as EnergyCell; {_name(f)} has no potential")
+        with torch.no_grad():
+            solution = solve(f, z0.detach(), solver, stop)
+            watch("forward", solution)
+            z = f(solution.z)
+        out: Tensor = _Contrast.apply(z, self, f, watch, *f.tensors)
+        return out
+
+    def _nudged(self, f: Potential, z: Tensor, nudge: Tensor, watch: Watch) -> Tensor:
+        """The rest state under a push by -nudge."""
+        fz = f(z)  # its difference from z tilts the energy a little, so that z itself is at rest without a nudge
+
+        def displaced(d: Tensor) -> Tensor:
+            return f(z + d) - fz - nudge
+
+        solution = solve(displaced, -nudge, self.solver, self.stop)
+        watch("backward", solution)
+        return z + solution.z
+
+    def _contrast(self, f: Potential, z: Tensor, v: Tensor, watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
+        """Two states (B, ...) and the weight (B,) of the difference of their potentials, whose gradient is that of the loss."""
+        peak = v.flatten(1).abs().amax(1)
+        size = z.flatten(1).square().mean(1).sqrt()
+        step = self.beta * torch.where(size > 0, size, 1)
+        shape = (-1, *[1] * (z.dim() - 1))
+        nudge = v / torch.where(peak == 0, 1, peak).view(shape) * step.view(shape)
+        pushed = self._nudged(f, z, nudge, watch)
+        pulled = self._nudged(f, z, -nudge, watch) if self.symmetric else z
+        return pulled, pushed, peak / (2 * step if self.symmetric else step)
+
+
+def _name(f: Map) -> str:
+    return getattr(f, "__qualname__", type(f).__qualname__)
+
+
+class _Contrast(torch.autograd.Function):
+    """Identity on z*; backward turns v = dL/dz* into the gradients of the potential's tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, adjoint: EquilibriumPropagation, f: Potential, watch: Watch, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(z, *tensors)
+        ctx.adjoint, ctx.f, ctx.watch = adjoint, f, watch
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (v,) = gradients
+        if torch.is_grad_enabled():  # create_graph
+            raise RuntimeError("EquilibriumPropagation has first derivatives only; use Unroll for higher ones")
+        z, *saved = ctx.saved_tensors
+        needed = ctx.needs_input_grad[4:]
+        tensors = tuple(p.detach().requires_grad_(need) for p, need in zip(saved, needed, strict=True))
+        f: Potential = ctx.f.with_tensors(tensors)
+        pulled, pushed, weight = ctx.adjoint._contrast(f, z, v, ctx.watch)
+        with torch.enable_grad():
+            difference = f.potential(pulled) - f.potential(pushed)
+        wanted = [p for p in tensors if p.requires_grad]
+        found = iter(torch.autograd.grad(difference, wanted, weight, allow_unused=True))
+        return None, None, None, None, *(next(found) if need else None for need in needed)

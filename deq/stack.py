@@ -1,0 +1,37 @@
+"""Cores in sequence: what one gives is what the next is given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deq.core import Core, Output
+
+
+class Stack(Core):
+    """Cores one after the other, such as two DEQs: every one solves for its own fixed point of the features below it.
+
+    By theorem 2 of Bai, Kolter, Koltun (2019) one DEQ can stand for any stack of them: depth should buy nothing. Its memory is the
+    tuple of theirs, its penalty the sum of theirs, its auxiliary features those of the last.
+    """
+
+    def __init__(self, cores: Sequence[Core]) -> None:
+        super().__init__()
+        if not cores:
+            raise ValueError("a stack needs at least one core")
+        self.cores = nn.ModuleList(cores)
+        self.width = cores[-1].width
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Features x (B, T, D) of the first core to those (B, T, width) of the last."""
+        memories, penalties = [], []
+        auxiliary: tuple[Tensor, ...] = ()
+        for core, own in zip(self.cores, memory or [None] * len(self.cores), strict=True):
+            output = core(x, own)
+            x, auxiliary = output.y, output.auxiliary
+            memories.append(output.memory)
+            if output.penalty is not None:
+                penalties.append(output.penalty)
+        carried = tuple(memories) if any(part is not None for part in memories) else None
+        return Output(x, carried, torch.stack(penalties).sum() if penalties else None, auxiliary)

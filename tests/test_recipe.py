@@ -1,0 +1,169 @@
+"""A recipe does what it says at every step, and leaves the model as it was."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from baselines import Unrolled
+from bench.errors import UserError
+from bench.model import LanguageModel, build_model
+from bench.plan import Plan
+from bench.recipe import Course
+from bench.record import Record
+from bench.run import run
+from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
+from deq import DEQ
+
+DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
+TASK = Named(name="copy", settings={"T": 4, "test_samples": 16})
+
+
+def model(**more: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    return build_model(Named(name="deq", settings={**DEQ_MODEL.settings, **more}), 10)
+
+
+def deqs(built: LanguageModel) -> list[DEQ]:
+    return [module for module in built.core.modules() if isinstance(module, DEQ)]
+
+
+def train(**more: Any) -> Train:
+    return Train(**({"steps": 10, "batch": 4, "learning_rate": 1e-2, "evaluation_batch": 8} | more))
+
+
+def go(recipe: Recipe | None, named: Named = DEQ_MODEL, **more: Any) -> Record:
+    spec = Spec(group="g", label="l", model=named, task=TASK, train=train(**more), recipe=recipe, seed=0)
+    return run(spec, suite="test")
+
+
+def test_pretraining_unrolls_the_same_cell_and_ends_on_time() -> None:
+    built = model()
+    own = built.core
+    course = Course(built, Recipe(pretrain_steps=3, pretrain_depth=2), 10)
+    for step in range(10):
+        course.at(step)
+        if step < 3:
+            assert isinstance(built.core, Unrolled)
+            assert built.core.depth == 2
+            assert built.core.cell is own.cell  # type: ignore[union-attr]
+        else:
+            assert built.core is own
+
+
+def test_pretraining_reaches_every_layer_of_a_stack() -> None:
+    built = model(layers=2)
+    cells = [layer.cell for layer in deqs(built)]
+    Course(built, Recipe(pretrain_steps=1), 10).at(0)
+    assert not deqs(built)
+    assert [module.cell for module in built.core.modules() if isinstance(module, Unrolled)] == cells
+    assert built.core(built.embedding(torch.zeros(2, 5, dtype=torch.long))).y.shape == (2, 5, 8)
+
+
+def test_a_training_with_pretraining_alone_is_that_of_the_unrolled_network() -> None:
+    shallow = go(Recipe(pretrain_steps=10, pretrain_depth=3))
+    tied = go(None, Named(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}))
+    assert shallow.status == tied.status == "ok"
+    assert [point.train_loss for point in shallow.curve] == [point.train_loss for point in tied.curve]
+    assert all(point.forward_nfe is None for point in shallow.curve)
+    assert shallow.value("eval_forward_nfe_mean") is not None  # what is tested is the DEQ
+
+
+def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
+    built = model()
+    course = Course(built, Recipe(rtol=1e-2, steps=4), 11)
+    (layer,) = deqs(built)
+    seen = []
+    for step in range(11):
+        course.at(step)
+        seen.append((layer.stop.rtol, layer.stop.max_steps))
+    assert seen[0] == (pytest.approx(1e-2), 4)
+    assert seen[5] == (pytest.approx(1e-3), 7)
+    assert seen[10] == (pytest.approx(1e-4), 10)
+    assert layer.evaluation_stop.max_steps == 10
+
+
+def test_the_cap_of_a_schedule_is_seen_in_the_solves() -> None:
+    record = go(Recipe(steps=2), Named(name="deq", settings={**DEQ_MODEL.settings, "rtol": 1e-9}))
+    counts = [point.forward_nfe for point in record.curve]
+    assert counts == sorted(counts)  # type: ignore[type-var]
+    assert counts[0] == 2
+    assert counts[-1] == 10
+
+
+def test_the_jacobian_weight_goes_linearly_and_the_probability_stays() -> None:
+    built = model()
+    course = Course(built, Recipe(jacobian=1.0, jacobian_final=3.0, jacobian_probability=0.5), 5)
+    (layer,) = deqs(built)
+    for step, weight in enumerate((1.0, 1.5, 2.0, 2.5, 3.0)):
+        course.at(step)
+        assert layer.jacobian is not None
+        assert layer.jacobian.weight == pytest.approx(weight)
+        assert layer.jacobian.probability == 0.5
+
+
+def test_jacobian_regularisation_changes_the_training_and_not_the_reported_loss_at_the_first_step() -> None:
+    plain, regular = go(None), go(Recipe(jacobian=100.0))
+    assert plain.curve[0].train_loss == regular.curve[0].train_loss
+    assert plain.curve[-1].train_loss != regular.curve[-1].train_loss
+
+
+def test_a_model_without_a_recipe_trains_as_with_an_empty_one() -> None:
+    assert [p.train_loss for p in go(None).curve] == [p.train_loss for p in go(Recipe()).curve]
+
+
+def test_deep_supervision_adds_its_share() -> None:
+    named = Named(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 2})
+    plain, supervised = go(None, named), go(Recipe(auxiliary=1.0), named)
+    assert plain.curve[0].train_loss == supervised.curve[0].train_loss
+    assert plain.curve[-1].train_loss != supervised.curve[-1].train_loss
+
+
+def test_the_end_gives_everything_back() -> None:
+    built = model()
+    own, stops = built.core, [layer.stop for layer in deqs(built)]
+    course = Course(built, Recipe(pretrain_steps=9, rtol=1e-1, steps=2), 10)
+    course.at(0)
+    course.end()
+    assert built.core is own
+    assert [layer.stop for layer in deqs(built)] == stops
+
+
+@pytest.mark.parametrize("recipe", [Recipe(pretrain_steps=1), Recipe(jacobian=1.0), Recipe(steps=3), Recipe(rtol=1e-2)])
+def test_a_recipe_for_a_deq_is_refused_by_an_explicit_model(recipe: Recipe) -> None:
+    named = Named(name="gru", settings={"width": 8})
+    with pytest.raises(UserError, match="the model has none"):
+        Course(build_model(named, 10), recipe, 10)
+    comparison = Comparison(
+        group="g",
+        task=TASK,
+        train=train(),
+        rows={"gru": Row(model=named, recipe=recipe)},
+        reference="gru",
+        learning_rates=(1e-2,),
+        trial_steps=5,
+        seeds=(0,),
+    )
+    with pytest.raises(UserError, match="the model has none"):
+        Plan([comparison])
+
+
+def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -> None:
+    spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
+    assert spec.run_id == "g-l-s0-52b7c12e4cc7"
+    assert spec.model_copy(update={"recipe": Recipe(steps=3)}).run_id != spec.run_id
+
+
+def test_trials_shrink_the_pretraining_with_the_training() -> None:
+    comparison = Comparison(
+        group="g",
+        task=TASK,
+        train=train(),
+        rows={"deq": Row(model=DEQ_MODEL, recipe=Recipe(pretrain_steps=4, jacobian=0.5))},
+        reference="deq",
+        learning_rates=(1e-2, 2e-2),
+        trial_steps=5,
+        seeds=(0,),
+    )
+    trials = Plan([comparison]).trials()
+    assert [trial.recipe for trial in trials] == [Recipe(pretrain_steps=2, jacobian=0.5)] * 2
