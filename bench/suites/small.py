@@ -76,7 +76,7 @@ def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Compa
     )
 
 
-_ENERGY: Settings = {"cell": "energy", "width": 16, "solver": "anderson", "steps": 30}
+_ENERGY: Settings = {"cell": "energy", "width": 16, "solver": "picard", "steps": 60, "backward_steps": 60}
 
 SPECS = [
     _comparison("copy memory T=20", Named(name="copy", settings={"T": 20, "test_samples": 500}), _TRAIN),

@@ -49,7 +49,8 @@ class EnergyCell(Cell):
 
     grad E = z - f(z), so a fixed point is a rest state of E, and the Jacobian V^T diag(1 - tanh^2) V is symmetric, with eigenvalues
     in [0, ||V||^2]: equilibrium propagation asks for that. V starts with ||V||^2 = `gain`, a contraction below one; E is bounded
-    below whatever the weights become, but may then have several rest states. Nothing couples positions: a symmetric coupling
+    below whatever the weights become, but may then have several rest states: plain iteration, which climbs Phi, stays at one of
+    them while the weights change, Anderson may jump to another. Nothing couples positions: a symmetric coupling
     across time would let the future act on the past. So this cell has no memory and suits tasks that the current token answers.
     After Scellier and Bengio (Frontiers 2017), arXiv 1602.05179. Parameters: H (2 D + 1) + D.
     """
