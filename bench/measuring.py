@@ -39,9 +39,13 @@ def _held(model: LanguageModel, training: Training | None) -> list[Tensor]:
 
 
 def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
-    """Bytes, FLOPs and milliseconds of one training step. Runs steps at learning rate zero: the model stays as it was."""
+    """Bytes, FLOPs and milliseconds of one training step, a Jacobian penalty included where the recipe has one.
+
+    Runs steps at learning rate zero: the model stays as it was.
+    """
     model, spec = training.model, training.spec
     inputs, targets = (part.to(spec.device) for part in next(training.task.batches("train", spec.train.batch, spec.seed)))
+    training.course.always()
     for group in training.optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
     model.train()

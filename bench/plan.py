@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from bench.budget import match_width
+from bench.budget import match
 from bench.catalog import build_task
 from bench.errors import UserError, unknown
 from bench.model import count_parameters
@@ -167,10 +167,11 @@ class Plan:
         budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
         models = {}
         for label, row in comparison.rows.items():
-            model = row.model if "width" in row.model.settings else match_width(row.model, vocabulary, budget)
+            given = row.match in row.model.settings
+            model = row.model if given else match(row.model, vocabulary, budget, row.match)
             count_parameters(model, vocabulary)
             check_recipe(model, row.recipe, vocabulary)
-            models[label] = (model, budget if "width" not in row.model.settings or label == comparison.reference else None)
+            models[label] = (model, budget if not given or label == comparison.reference else None)
         return models
 
     def models(self) -> list[tuple[str, str, Named, int]]:

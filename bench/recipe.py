@@ -41,6 +41,12 @@ class Course:
             if recipe.jacobian or final:
                 layer.jacobian = Jacobian(weight=weight, probability=recipe.jacobian_probability) if weight else None
 
+    def always(self) -> None:
+        """Have every step from here on add its Jacobian penalty: what is measured of a step must not depend on a draw."""
+        for layer, _ in self._layers:
+            if layer.jacobian is not None:
+                layer.jacobian = replace(layer.jacobian, probability=1.0)
+
     def end(self) -> None:
         """Give the model its own core back, and its own stops."""
         self._model.core = self._own.train(self._model.training)

@@ -106,9 +106,11 @@ class Spec(_Frozen):
 
 
 class Row(_Frozen):
-    """One model of a comparison. Without a `width` among its settings, it gets the width that matches the reference row's count."""
+    """One model of a comparison. Where its settings leave out the one named by `match`, it gets the value that makes its count
+    match the reference row's."""
 
     model: Named
+    match: str = "width"
     recipe: Recipe | None = None
     like: str | None = Field(default=None, description="label of the row whose learning rate this one shares (same function)")
 

@@ -204,7 +204,7 @@ class TestRefused:
             ('"steps": 4', '"step": 4', ["'step'", "did you mean 'steps'"]),
             ("SPECS = [", "SPECS = [[", ["mine.py", "SyntaxError"]),
             ("from bench", "import absent_module\nfrom bench", ["absent_module"]),
-            ('"deq"', '"dek"', ["'dek'", "did you mean 'deq'"]),
+            ('"deq"', '"deqq"', ["'deqq'", "did you mean 'deq'"]),
             ("user_models:Averages", "user_models:Average", ["user_models:Average"]),
             ("user_models:Averages", "user_models:no_core", ["user_models:no_core", "Core"]),
             ("user_models:Averages", "math:sqrt", ["math:sqrt"]),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.budget import TOLERANCE, match_width
+from bench.budget import TOLERANCE, match
 from bench.errors import UserError
 from bench.metric import Metric
 from bench.model import count_parameters
@@ -89,26 +89,26 @@ class TestMatchWidth:
         for budget in sorted({b for b in budgets if b < 0.9 * top}):
             width, nearest = min(counts.items(), key=lambda item: (abs(item[1] - budget), item[0]))
             if abs(nearest - budget) <= TOLERANCE * budget:
-                found = match_width(model, 11, budget)
+                found = match(model, 11, budget)
                 assert found.settings == {**model.settings, "width": width}, budget
                 assert found.name == model.name
             else:
                 with pytest.raises(UserError) as caught:
-                    match_width(model, 11, budget)
+                    match(model, 11, budget)
                 assert str(budget) in str(caught.value)
 
     def test_a_model_with_many_heads_has_a_width_too(self) -> None:
         model = Named(name="tied", settings={"cell": "transformer", "cell.heads": 48})
         budget = count_parameters(Named(name="tied", settings={**model.settings, "width": 192}), 11)
-        assert match_width(model, 11, budget).settings["width"] == 192
+        assert match(model, 11, budget).settings["width"] == 192
 
     def test_a_model_that_is_wrong_at_every_width_says_why(self) -> None:
         with pytest.raises(UserError, match="did you mean 'mlp'"):
-            match_width(Named(name="deq", settings={"cell": "mlpp"}), 11, 1_000)
+            match(Named(name="deq", settings={"cell": "mlpp"}), 11, 1_000)
 
     def test_a_budget_out_of_reach_is_refused(self) -> None:
         with pytest.raises(UserError, match="10"):
-            match_width(Named(name="lstm"), 11, 10)
+            match(Named(name="lstm"), 11, 10)
 
 
 class TestStages:

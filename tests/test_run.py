@@ -85,10 +85,10 @@ class Spy:
         self.models.append(self._build(*arguments))
         return self.models[-1]
 
-    def step(self, model: LanguageModel, optimiser: Any, clip: float | None, inputs: Tensor, targets: Tensor, memory: Any) -> Any:
+    def step(self, model: LanguageModel, optimiser: Any, clip: float | None, inputs: Tensor, *more: Any) -> Any:
         self.rates.append(optimiser.param_groups[0]["lr"])
         self.inputs.append(inputs)
-        out = self._step(model, optimiser, clip, inputs, targets, memory)
+        out = self._step(model, optimiser, clip, inputs, *more)
         norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
         self.norms.append(torch.stack(norms).norm().item())
         self.after_training = {name: value.clone() for name, value in model.state_dict().items()}

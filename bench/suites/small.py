@@ -7,24 +7,27 @@ from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
 
 _WIDTH = 32
 _DEPTH = 12
+_LEVELS = 32  # a TrellisNet sees one position more a level; copying looks 30 back
 _SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 _REFERENCE = "DEQ-Transformer"
 
 
 def _cell(memory: int) -> Settings:
-    return {"cell": "transformer-xl", "cell.heads": 4, "cell.position_base": 10.0, "cell.memory_length": memory}
+    return {"cell": "transformer-xl", "cell.heads": 4, "cell.memory_length": memory}
 
 
-def _row(name: str, settings: Settings, *, recipe: Recipe | None = None, like: str | None = None) -> Row:
-    return Row(model=Named(name=name, settings=settings), recipe=recipe, like=like)
+def _row(name: str, settings: Settings, *, match: str = "width", recipe: Recipe | None = None, like: str | None = None) -> Row:
+    return Row(model=Named(name=name, settings=settings), match=match, recipe=recipe, like=like)
 
 
 def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
     """Every model of the family, for a training of so many steps."""
     cell = _cell(memory)
     deq: Settings = {**cell, **_SOLVE}
-    attention: Settings = {"heads": 4, "position_base": 10.0, "memory_length": memory}
-    tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_DEPTH}", {"depth": _DEPTH, "auxiliary_every": 4}
+    attention: Settings = {"heads": 4, "memory_length": memory}
+    tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_LEVELS}", {"depth": _LEVELS, "auxiliary_every": 8}
+    # News travels one position an evaluation here, where attention sends it anywhere: the solves are longer.
+    equilibrium: Settings = {**_SOLVE, "cell": "trellis", "width": _WIDTH, "steps": 30, "backward_steps": 20}
     supervised = Recipe(auxiliary=0.05)
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
@@ -34,21 +37,33 @@ def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
         "DEQ-Transformer, phantom": _row(
             "deq", {**cell, "solver": "anderson", "steps": 12, "evaluation_steps": 60, "adjoint": "phantom", "adjoint.steps": 4}
         ),
-        "DEQ-Transformer, stack of 2": _row("deq", {**deq, "layers": 2}),
+        "DEQ-Transformer, stack of 2": _row("deq", {**deq, "layers": 2, "width": 24}, match="cell.feedforward"),
         "DEQ, rotary": _row(
-            "deq", {**_SOLVE, "cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0, "cell.memory_length": memory}
+            "deq",
+            {
+                **_SOLVE,
+                "width": _WIDTH,
+                "cell": "transformer",
+                "cell.heads": 4,
+                "cell.rotary_base": 10.0,
+                "cell.memory_length": memory,
+            },
+            match="cell.feedforward",
         ),
-        "DEQ-TrellisNet": _row("deq", {**_SOLVE, "cell": "trellis", "inputs": _WIDTH}),
-        "Neural ODE": _row("ode", cell),
+        "DEQ-TrellisNet": _row("deq", equilibrium, match="inputs"),
+        "DEQ-TrellisNet, Jacobian": _row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
+        "Neural ODE": _row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: _row("tied", {**cell, "depth": _DEPTH}),
         f"{tied}, checkpoint sqrt": _row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
-        "Transformer-XL 4": _row("transformer-xl", {**attention, "layers": 4}),
-        f"Transformer-XL {_DEPTH}, tied": _row("transformer-xl", {**attention, "layers": _DEPTH, "tied": True}),
-        levels: _row("trellisnet", {**trellis, "inputs": _WIDTH}, recipe=supervised),
-        f"{levels}, checkpoint sqrt": _row(
-            "trellisnet", {**trellis, "inputs": _WIDTH, "checkpointing": "sqrt"}, recipe=supervised, like=levels
+        "Transformer-XL 4": _row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),
+        f"Transformer-XL {_DEPTH}, tied": _row(
+            "transformer-xl", {**attention, "layers": _DEPTH, "tied": True, "width": _WIDTH}, match="feedforward"
         ),
-        "TCN": _row("tcn", {"inputs": _WIDTH, "kernel": 3, "levels": 4}),
+        levels: _row("trellisnet", {**trellis, "width": _WIDTH}, match="inputs", recipe=supervised),
+        f"{levels}, checkpoint sqrt": _row(
+            "trellisnet", {**trellis, "width": _WIDTH, "checkpointing": "sqrt"}, match="inputs", recipe=supervised, like=levels
+        ),
+        "TCN": _row("tcn", {"width": 24, "kernel": 3, "levels": 4}, match="inputs"),
         "LSTM": _row("lstm", {"inputs": _WIDTH}),
         "GRU": _row("gru", {"inputs": _WIDTH}),
         "LSTM, regularised": _row(
@@ -70,7 +85,7 @@ def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Compa
         rows=_rows(train.steps, memory),
         reference=_REFERENCE,
         learning_rates=_RATES,
-        trial_steps=train.steps // 3,
+        trial_steps=train.steps // 4,
         seeds=(0, 1, 2),
         depths=(4, 16, 64) if task.name == "copy" else (),
     )
@@ -95,7 +110,7 @@ SPECS = [
             "DEQ energy, equilibrium propagation": _row("deq", {**_ENERGY, "adjoint": "propagation"}),
             "DEQ energy, implicit": _row("deq", _ENERGY),
             "tied energy 12": _row("tied", {"cell": "energy", "depth": 12}),
-            "GRU": _row("gru", {"inputs": 16}),
+            "GRU": _row("gru", {"width": 12}, match="inputs"),
         },
         reference="DEQ energy, implicit",
         learning_rates=_RATES,
