@@ -35,7 +35,7 @@ VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
 )
-PACKAGES = ("torch", "numpy", "scipy", "pandas", "psutil", "nvidia-ml-py", "pydantic", "matplotlib")
+PACKAGES = ("torch", "torchdiffeq", "numpy", "scipy", "pandas", "psutil", "nvidia-ml-py", "pydantic", "matplotlib")
 CODE = ("deq", "baselines", "bench", "pyproject.toml")  # results are written by runs and must not mark the tree dirty
 
 
