@@ -9,12 +9,15 @@ functions of records.
 
     spec.py         Spec: all that decides a run's numbers, its id the hash of that; Comparison: models on equal terms
     catalog.py      the literal registries of models and tasks; settings checked against signatures
-    budget.py       equal parameters: the width that comes nearest to a count
+    model.py        embedding, Core and head, with dropout, tied or adaptive (adaptive.py) where a model asks for it
+    recipe.py       a training recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight
+    budget.py       equal parameters: the width (or another size) that comes nearest to a count
+    params.py       how many parameters the models of a suite have, beside what the paper prints
     plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
     coordinator.py  runs what has no record, writes each record as it comes
     engines/        where runs execute: local, a process each
     run.py loop.py  one run: build, train, evaluate, probe
-    tasks/          copy memory, a language of known entropy, any text
+    tasks/          copy memory, languages of known entropy, any text; published.py fetches corpora, tokens.py tokenises
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
     machine.py      timings have the machine to themselves

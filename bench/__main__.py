@@ -38,10 +38,16 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_data(pairs: list[str]) -> dict[str, Path]:
-    """`NAME=PATH` pairs as a dictionary; each path must exist."""
+    """`NAME=PATH` pairs as a dictionary; each path must exist. The name of a published corpus alone has it fetched."""
     data: dict[str, Path] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
+        if not equals:
+            from bench.tasks.published import CORPORA, fetch
+
+            if name not in CORPORA:
+                raise UserError(f"--data {pair!r}: give NAME=PATH, or one of {', '.join(sorted(CORPORA))} to have it fetched")
+            path = equals = str(fetch(CORPORA[name]))
         if not equals or not path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name):
             raise UserError(f"--data {pair!r}: give NAME=PATH, the name of letters, digits, _, + and -")
         if name in data:
@@ -215,14 +221,16 @@ def _count(number: float | None) -> str:
 
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
-    """What can be run: suites, models, tasks, cells, solvers, adjoints."""
+    """What can be run: suites, models, tasks, cells, solvers, adjoints, and the corpora that are fetched by name."""
     from bench.catalog import ADJOINTS, MODELS, TASKS
     from bench.plan import SUITES
+    from bench.tasks.published import CORPORA
     from deq import CELLS, SOLVERS
 
     suites = {name: _claim(__import__(module, fromlist=["x"])) for name, module in SUITES.items()}
     kinds: dict[str, dict[str, Any]] = {"model": MODELS, "task": TASKS, "cell": CELLS, "solver": SOLVERS, "adjoint": ADJOINTS}
     known = {"suite": suites} | {kind: {name: _claim(entry) for name, entry in reg.items()} for kind, reg in kinds.items()}
+    known["corpus"] = {name: corpus.claim for name, corpus in CORPORA.items()}
     if as_json:
         print(json.dumps(known, indent=1))
         return

