@@ -344,7 +344,7 @@ class TestOthers:
         status, out, err = cli("list", "--json")
         assert (status, err) == (0, "")
         known = json.loads(out)
-        assert set(known) == {"suite", "model", "task", "cell", "solver", "adjoint"}
+        assert set(known) == {"suite", "model", "task", "cell", "solver", "adjoint", "corpus"}
         assert {"smoke", "text"} <= set(known["suite"])
         assert all(claim for entries in known.values() for claim in entries.values())
         status, out, _ = cli("list")
