@@ -335,6 +335,18 @@ class DepthPoint(BaseModel):
     solver_bytes: int | None = None
 
 
+class BetaPoint(BaseModel):
+    """How far equilibrium propagation's gradient is from the implicit one at a nudge of size beta."""
+
+    model_config = ConfigDict(frozen=True)
+
+    symmetric: bool
+    beta: float
+    one_less_cosine: float
+    distance: float
+
+
+_BETA = TypeAdapter(list[BetaPoint])
 _DEPTH = TypeAdapter(list[DepthPoint])
 _RESIDUAL = TypeAdapter(dict[str, list[tuple[float, float, float]]])
 
@@ -362,3 +374,9 @@ def residual_probe(row: Row) -> tuple[dict[str, list[tuple[float, float, float]]
     """[nfe, p50, p95] by solver, and the run they are from: the row's first seed that was probed."""
     curves, run = _probe(row, "residual_by_nfe", _RESIDUAL, {})
     return dict(sorted(curves.items())), run
+
+
+def beta_probe(row: Row) -> tuple[list[BetaPoint], str | None]:
+    """Points by nudge and beta, and the run they are from: the row's first seed."""
+    points, run = _probe(row, "gradient_by_beta", _BETA, [])
+    return sorted(points, key=lambda point: (not point.symmetric, -point.beta)), run

@@ -1,5 +1,6 @@
 """The probes of a finished run: what one training step stores, allocates, computes and takes, and how that grows with depth."""
 
+import copy
 import statistics
 from typing import Any
 
@@ -15,11 +16,12 @@ from bench.probes import peak_live_bytes, saved_bytes, step_times
 from bench.record import Measure, measured
 from bench.spec import Spec
 from bench.tasks.task import Task
-from deq import DEQ, SOLVERS, Broyden, Core, Implicit, Picard, Solver, Stop, solve
+from deq import DEQ, SOLVERS, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
 
 _STEP = "one training step on the first training batch, after training"
 _TIMED_STEPS = 20
 _RESIDUAL_STEPS = 60
+_BETAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def parameters(model: LanguageModel) -> dict[str, Measure]:
@@ -189,3 +191,29 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
         ]
     model.train()
     return curves
+
+
+def gradient_by_beta(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+    """Equilibrium propagation's gradient beside the implicit one, of the whole model on the first training batch: 1 - cosine and
+    relative distance at each beta, nudged to both sides and to one. Solves in float64 to 1e-10, so that the bias alone is left."""
+    own = model.core
+    if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
+        return []
+    exact = copy.deepcopy(model).double().train()
+    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    stop = Stop(rtol=1e-10, max_steps=1000)
+    cell = copy.deepcopy(own.cell).double()
+
+    def gradient(adjoint: EquilibriumPropagation | Implicit) -> Tensor:
+        exact.core = DEQ(cell, solver=own.solver, stop=stop, adjoint=adjoint)
+        wanted = torch.autograd.grad(loss_of(exact, inputs, targets).total, list(exact.parameters()))
+        return torch.cat([part.flatten() for part in wanted])
+
+    expected, rows = gradient(Implicit(solver=own.solver, stop=stop)), []
+    for symmetric in (True, False):
+        for beta in _BETAS:
+            got = gradient(EquilibriumPropagation(beta=beta, symmetric=symmetric, solver=own.solver, stop=stop))
+            off = 1 - torch.nn.functional.cosine_similarity(got, expected, dim=0)
+            distance = (got - expected).norm() / expected.norm()
+            rows.append({"symmetric": symmetric, "beta": beta, "one_less_cosine": off.item(), "distance": distance.item()})
+    return rows

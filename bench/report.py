@@ -183,7 +183,7 @@ def _write_group(results: Path, group: Group, tables: Sequence[Table], figures: 
     for table in tables:
         stem = folder / _stem(group, table.ending)
         texts = {"md": f"<!-- {MARK} -->\n{markdown(table)}", "csv": csv_text(table)}
-        if table.ending not in ("trials", "depth"):
+        if table.ending not in _PLAIN:
             texts["tex"] = latex(table, f"tab:{slug(group.suite)}-{stem.name}")
         for extension, text in texts.items():
             path = stem.with_name(f"{stem.name}.{extension}")
@@ -220,6 +220,8 @@ def _is_ours(path: Path) -> bool:
     return start.startswith(b"suite,group,label,column,") if path.suffix == ".csv" else b"bench.report" in start
 
 
+_PLAIN = ("trials", "depth", "gradient")  # tables that are not set in LaTeX
+
 _FIGURES = {
     "tradeoff": "Score against cost",
     "curves-steps": "Learning curves by step",
@@ -234,7 +236,7 @@ def _section(group: Group, tables: Sequence[Table], figures: Sequence[str]) -> s
     lines = [f"### {markdown_escape(group.name)}", "", _terms(group), ""]
     for table in tables:
         stem = f"tables/{group.suite}/{_stem(group, table.ending)}"
-        formats = ["md", "csv"] if table.ending in ("trials", "depth") else ["md", "tex", "csv"]
+        formats = ["md", "csv"] if table.ending in _PLAIN else ["md", "tex", "csv"]
         links = " · ".join(f"[{extension}](<{stem}.{extension}>)" for extension in formats)
         lines += [markdown(table, level=4, whole=False), f"Methods and runs: {links}", ""]
     for ending in figures:

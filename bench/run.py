@@ -12,7 +12,7 @@ from bench.environment import environment
 from bench.errors import UserError, one_line
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
-from bench.measuring import future_leak, memory_by_depth, parameters, residual_by_nfe, step_measures
+from bench.measuring import future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
 from bench.meters import Clocks, CudaMemory, HostMemory, Nvml
 from bench.model import build_model
 from bench.record import Measure, Record, RunStatus, measured
@@ -146,6 +146,9 @@ class _Attempt:
             curves = residual_by_nfe(model, self.task, self.spec)
             if curves:
                 self.probes["residual_by_nfe"] = curves
+            gradients = gradient_by_beta(model, self.task, self.spec)
+            if gradients:
+                self.probes["gradient_by_beta"] = gradients
             if self.spec.depths:
                 rows = memory_by_depth(model, self.task, self.spec)
                 if rows:

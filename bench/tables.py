@@ -17,6 +17,7 @@ from bench.columns import (
     Group,
     Row,
     best,
+    beta_probe,
     cell,
     depth_probe,
     metric_columns,
@@ -77,7 +78,7 @@ class _Notes:
 
 
 def group_tables(group: Group) -> list[Table]:
-    """All tables of a comparison: scores, cost, memory, solver, trials and depth, those that have something to say."""
+    """All tables of a comparison: scores, cost, memory, solver, trials, depth and beta, those that have something to say."""
     scores = (*PARAMETERS, *metric_columns(group))
     made = [
         _score_table(group, "", "scores on the test split", scores, metric_columns(group, "valid")),
@@ -86,6 +87,7 @@ def group_tables(group: Group) -> list[Table]:
         _score_table(group, "solver", "solver", SOLVER, SOLVER_MORE),
         _trials_table(group),
         _depth_table(group),
+        _beta_table(group),
     ]
     return [table for table in made if table is not None]
 
@@ -395,3 +397,35 @@ def _size(amount: int) -> str:
     estimate = interval([float(amount)], "linear")
     factor, name = shown_unit(column, "B", [Cell(estimate=estimate, reasons=(), measures=(), runs=())])
     return f"{written(estimate, factor, counted=True)} {name}"
+
+
+def _beta_table(group: Group) -> Table | None:
+    """Equilibrium propagation's gradient beside the implicit one."""
+    rows: list[tuple[Entry, ...]] = []
+    data: list[dict[str, object]] = []
+    runs: list[str] = []
+    for row in group.rows:
+        points, run = beta_probe(row)
+        if run is not None:
+            runs.append(f"Run, {row.label}: {run}.")
+        for point in points:
+            nudge = "to both sides" if point.symmetric else "to one side"
+            texts = (significant(point.beta, 2), significant(point.one_less_cosine, 3), significant(point.distance, 3))
+            rows.append(tuple(map(Entry, (row.label, nudge, *texts))))
+            data += [
+                {"suite": group.suite, "group": group.name, "label": row.label, "column": name, "method": nudge}
+                | {"beta": point.beta, "value": value, "unit": "1", "better": "lower", "run_ids": run}
+                for name, value in (("one_less_cosine", point.one_less_cosine), ("distance", point.distance))
+            ]
+    if not rows:
+        return None
+    return Table(
+        ending="gradient",
+        title=f"{group.name}: gradient by equilibrium propagation",
+        caption="Beside the implicit gradient of the trained model on the first training batch, solves in float64 to 1e-10.",
+        words=(0, 1),
+        heads=(("model", ""), ("nudge", ""), ("beta", ""), ("1 - cosine ↓", ""), ("distance / norm ↓", "")),
+        rows=tuple(rows),
+        remarks=tuple(runs),
+        data=tuple(data),
+    )

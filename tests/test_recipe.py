@@ -167,3 +167,21 @@ def test_trials_shrink_the_pretraining_with_the_training() -> None:
     )
     trials = Plan([comparison]).trials()
     assert [trial.recipe for trial in trials] == [Recipe(pretrain_steps=2, jacobian=0.5)] * 2
+
+
+def test_what_is_measured_of_a_step_does_not_depend_on_a_draw() -> None:
+    built = model()
+    course = Course(built, Recipe(jacobian=1.0, jacobian_probability=0.2), 10)
+    course.at(9)
+    assert [layer.jacobian.probability for layer in deqs(built) if layer.jacobian] == [0.2]
+    course.always()
+    assert [(layer.jacobian.probability, layer.jacobian.weight) for layer in deqs(built) if layer.jacobian] == [(1.0, 1.0)]
+
+
+def test_a_final_run_by_equilibrium_propagation_says_how_its_gradient_nears_the_implicit_one() -> None:
+    settings = {"cell": "energy", "width": 8, "adjoint": "propagation", "solver": "picard", "steps": 40}
+    probe = go(None, Named(name="deq", settings=settings)).probes["gradient_by_beta"]
+    for symmetric, order in ((True, 2), (False, 1)):
+        found = {p["beta"]: p["distance"] for p in probe if p["symmetric"] is symmetric}
+        assert 0.5 * 10**order < found[0.1] / found[0.01] < 2 * 10**order
+    assert "gradient_by_beta" not in go(None).probes

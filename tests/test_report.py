@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.metric import Metric
 from bench.record import Measure, Point, Record, RunStatus, measured, write_record
 from bench.report import latex, latex_escape, markdown, markdown_escape, summary, write_report
-from bench.spec import Named, Spec, Train
+from bench.spec import Named, Recipe, Spec, Train
 from bench.statistics import interval
 from bench.tables import Table, group_tables
 
@@ -558,3 +558,34 @@ def test_labels_sort_as_people_count() -> None:
 def test_a_cell_of_a_row_without_ok_runs_is_empty() -> None:
     row = Row(label="x", family="other", finals=(record("GRU", 0, status="crashed", why="x"),))
     assert cell(row, Column(name="test_loss", head="loss")) == Cell(estimate=None, reasons=(), measures=(), runs=())
+
+
+def test_a_recipe_is_told_where_the_common_terms_are(tmp_path: Path) -> None:
+    records = comparison()
+    recipe = Recipe(pretrain_steps=30, jacobian=0.5)
+    for n, one in enumerate(records):
+        if one.spec.label == "GRU":
+            spec = one.spec.model_copy(update={"recipe": recipe})
+            records[n] = one.model_copy(update={"spec": spec, "run_id": spec.run_id})
+    write_report(save(tmp_path, records))
+    text = (tmp_path / "README.md").read_text()
+    assert "Recipe of GRU: pretrain steps 30, jacobian 0.5." in text
+    assert text.count("Recipe of") == 1
+
+
+def test_gradients_by_beta_are_a_table_from_the_probe() -> None:
+    points = [
+        {"symmetric": symmetric, "beta": beta, "one_less_cosine": beta**3, "distance": beta}
+        for symmetric in (False, True)
+        for beta in (0.01, 0.1)
+    ]
+    one = record("DEQ (Anderson)", 0).model_copy(update={"probes": {"gradient_by_beta": points}})
+    made = table([one], "gradient")
+    assert [[entry.text for entry in row][1:] for row in made.rows] == [
+        ["to both sides", "0.10", "0.00100", "0.100"],
+        ["to both sides", "0.010", "1.00e-6", "0.0100"],
+        ["to one side", "0.10", "0.00100", "0.100"],
+        ["to one side", "0.010", "1.00e-6", "0.0100"],
+    ]
+    assert {(line["column"], line["run_ids"]) for line in made.data} == {(n, one.run_id) for n in ("one_less_cosine", "distance")}
+    assert not any(other.ending == "gradient" for other in group_tables(only_group(comparison())))

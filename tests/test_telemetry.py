@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines import Recurrent
+from baselines import NeuralODE, Recurrent
 from bench.telemetry import Telemetry
 from deq import DEQ, Anderson, Cell, Implicit, Map, MLPCell, Phantom, Picard, Stop
 
@@ -148,3 +148,18 @@ def test_an_explicit_model_is_null_with_that_as_its_reason() -> None:
     assert telemetry.recent("forward", 1) == (None, None)
     with_layer = deq(Counted(0.5))
     assert set(Telemetry(with_layer).read()) == set(read)
+
+
+def test_of_a_neural_ode_the_evaluations_are_counted_and_nothing_else_is_claimed() -> None:
+    model = NeuralODE(MLPCell(width=3), time=1.0, method="rk4", step_size=0.5)
+    telemetry = Telemetry(model)
+    model(torch.randn(2, 4, 3)).y.sum().backward()
+    telemetry.split = "evaluation"
+    model(torch.randn(2, 4, 3))
+    read = telemetry.read()
+    counts = ("train_forward_nfe_mean", "train_backward_nfe_mean", "eval_forward_nfe_mean")
+    assert [read[name].value for name in counts] == [8, 8, 8]
+    others = [one for name, one in read.items() if "_nfe_" not in name]
+    assert len(others) >= 10
+    assert all(one.value is None and "no fixed point" in str(one.why) for one in others)
+    assert telemetry.recent("forward", 1) == (8, None)
