@@ -92,7 +92,7 @@ def _look(family: Family, index: int) -> Look:
     return Look(
         colour=(colour[0], colour[1], colour[2]),
         dash=_DASHES[index % len(_DASHES)],
-        marker=_MARKERS[family][index % len(_MARKERS[family])],
+        marker=_MARKERS[family][(index + index // len(_TINTS)) % len(_MARKERS[family])],
     )
 
 
@@ -132,10 +132,13 @@ def _figure(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[
 
 
 def _legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
-    """Below the panels, where it covers nothing."""
+    """Below the panels, where it covers nothing; a long one makes the figure higher."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    width = figure.get_figwidth() * 13 // (longest + 7)
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns or max(1, min(len(handles), int(width))))
+    columns = columns or max(1, min(len(handles), int(figure.get_figwidth() * 13 // (longest + 7))))
+    lines = math.ceil(len(handles) / columns)
+    if lines > 4:
+        figure.set_figheight(figure.get_figheight() + 0.19 * (lines - 4))
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
 
 
 def _text(text: str) -> str:
@@ -316,7 +319,7 @@ _Curve = tuple[tuple[int, int, int, int | None], ...]  # depth, saved, peak live
 
 
 def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
-    """A line a method; a method that rows share is drawn once where its counts agree."""
+    """A line a method; rows whose counts agree in a method share its line."""
     shared: dict[str, dict[str, _Curve]] = {}
     for row in group.rows:
         for method, points in depth_probe(row)[0].items():
@@ -324,10 +327,14 @@ def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
             shared.setdefault(method, {})[row.label] = curve
     lines: dict[str, _Curve] = {}
     for method, curves in sorted(shared.items()):
-        if len(set(curves.values())) == 1:
-            lines[method] = next(iter(curves.values()))
+        sharing: dict[_Curve, list[str]] = {}
+        for label, curve in curves.items():
+            sharing.setdefault(curve, []).append(label)
+        if len(sharing) == 1:
+            lines[method] = next(iter(sharing))
         else:
-            lines |= {f"{label}: {method}": curve for label, curve in curves.items()}
+            more = {curve: f" and {len(labels) - 1} more" if len(labels) > 1 else "" for curve, labels in sharing.items()}
+            lines |= {f"{labels[0]}{more[curve]}: {method}": curve for curve, labels in sharing.items()}
     if not any(len(curve) > 1 for curve in lines.values()):
         return None
     figure, (left, right) = _figure(2, f"{group.name}: memory of one training step against depth", 3.7)
@@ -338,16 +345,17 @@ def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
     for axes, at in ((left, 1), (right, 2)):
         for index, (name, curve) in enumerate(lines.items()):
             colour = _METHOD_HUES[index % len(_METHOD_HUES)]
+            marker = "osD^v"[index // len(_METHOD_HUES) % 5]
             x = [point[0] for point in curve]
             y = tuple(point[at] * factor for point in curve)  # type: ignore[operator]
             under = sum(1 for later in list(lines.values())[index + 1 :] if [p[at] for p in later] == [p[at] for p in curve])
             # Equal counts lie on one another: the lower line is drawn wider, so that all can be seen.
-            axes.plot(x, y, color=colour, marker="o", markersize=4.5 + 2.4 * under, linewidth=1.8 + 2.2 * under)
+            axes.plot(x, y, color=colour, marker=marker, markersize=4.5 + 2.4 * under, linewidth=1.8 + 2.2 * under)
             stored = [(point[0], point[3] * factor) for point in curve if point[3]]
             if at == 1 and stored:
                 axes.plot(*zip(*stored, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.3)
             if at == 1:
-                handles.append(Line2D([], [], color=colour, marker="o", markersize=4.5, label=_text(name)))
+                handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=_text(name)))
         _log_axis(axes, "x")
         _log_axis(axes, "y")
         if len(depths) <= 8:

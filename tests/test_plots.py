@@ -157,3 +157,23 @@ def test_a_panel_that_no_row_fills_is_not_drawn(group: Group) -> None:
     figure = drawn("_residual", dataclasses.replace(group, rows=rows))
     shown = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     assert shown == [f"DEQ {number}" for number in range(5)]
+
+
+def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
+    """Twenty rows: the panels keep their height, the legend's top stays below them and their labels."""
+    deq = record("DEQ (Anderson)", 0)
+    rows = [
+        deq.model_copy(update={"spec": deq.spec.model_copy(update={"label": f"model number {n} with a long name"})})
+        for n in range(20)
+    ]
+    for records in (rows[:2], rows):
+        figure = drawn("_curves", groups("s", records)[0], "steps")
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)  # type: ignore[union-attr]
+        assert all(axes.get_window_extent().height > 150 for axes in figure.axes)
+
+
+def test_rows_of_one_family_differ_in_colour_or_marker() -> None:
+    found = {(look.colour, look.marker) for look in (plots._look("deq", index) for index in range(20))}
+    assert len(found) == 20

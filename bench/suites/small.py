@@ -51,6 +51,9 @@ def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
             match="cell.feedforward",
         ),
         "DEQ-TrellisNet": _row("deq", equilibrium, match="inputs"),
+        "DEQ-TrellisNet, Picard": _row(
+            "deq", {**equilibrium, "solver": "picard", "steps": 60, "backward_steps": 60}, match="inputs"
+        ),
         "DEQ-TrellisNet, Jacobian": _row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
         "Neural ODE": _row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: _row("tied", {**cell, "depth": _DEPTH}),
