@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench import catalog
 from bench.budget import TOLERANCE, match
 from bench.errors import UserError
 from bench.metric import Metric
@@ -14,6 +15,7 @@ from bench.model import count_parameters
 from bench.plan import Plan, choose, load_suite
 from bench.record import Record, measured
 from bench.spec import Comparison, Named, Row, Settings, Spec, Train
+from deq import CELLS
 
 ECHO = Named(name="user_models:Echo")
 _SINGLE: dict[str, Settings] = {
@@ -316,6 +318,31 @@ class TestSuites:
         data = {"fox_1+x": tmp_path / "a.txt"}
         _, entries = load_suite("text", data)
         assert {t.task.settings["unit"] for t in Plan(entries, data=data).trials()} == {"char", "word"}
+
+    def test_the_small_suite_holds_the_whole_family_on_equal_terms(self, tmp_path: Path) -> None:
+        """Every model and cell of the catalog, on copying, a synthetic and a real language, three seeds, 2 % of one count."""
+        (tmp_path / "input.txt").write_text("".join(chr(33 + n % 65) for n in range(40_000)) + "\n")
+        data = {"tinyshakespeare": tmp_path / "input.txt"}
+        _, entries = load_suite("small", data)
+        plan = Plan(entries, data=data)
+        family = [entry for entry in entries if isinstance(entry, Comparison) and entry.task.name != "markov"]
+        assert [entry.task.name for entry in family] == ["copy", "agreement", "text"]
+        for entry in family:
+            assert {row.model.name for row in entry.rows.values()} == set(catalog.MODELS)
+            assert len(entry.seeds) == 3
+        cells = {row.model.settings.get("cell") for entry in entries for row in entry.rows.values()} - {None}  # type: ignore[union-attr]
+        assert cells == set(CELLS) - {"mlp"}
+        counts: dict[str, list[int]] = {}
+        for group, _, model, vocabulary in plan.models():
+            counts.setdefault(group, []).append(count_parameters(model, vocabulary))
+        assert all(max(found) <= (1 + 2 * TOLERANCE) * min(found) for found in counts.values())
+
+    def test_the_paper_suite_is_planned_with_the_published_corpora(self, tmp_path: Path) -> None:
+        for split in ("train", "valid", "test"):
+            (tmp_path / f"ptb.{split}.txt").write_text("no such thing\n" * 200)
+        _, entries = load_suite("paper", {})
+        with pytest.raises(UserError, match=r"is not ptb: .*train tokens where 929,589 were published"):
+            Plan(entries, only="Table 2*", data={"ptb": tmp_path})
 
     def test_an_unknown_one_is_refused_with_the_nearest(self) -> None:
         with pytest.raises(UserError, match="did you mean 'smoke'"):
