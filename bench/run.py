@@ -89,6 +89,8 @@ class _Attempt:
         except Exception as error:
             if "DefaultCPUAllocator" in str(error):  # torch raises a bare RuntimeError when the host's memory is exhausted
                 return "oom", f"out of memory: {str(error).splitlines()[0]}"
+            if any(said in str(error) for said in ("non-finite values in state", "underflow in dt")):  # torchdiffeq's assertions
+                return "diverged", one_line(f"the ODE solver gave up: {error}")
             return "crashed", one_line(f"{type(error).__name__}: {error}")
         return "ok", None
 

@@ -158,3 +158,20 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None
 def test_a_solver_that_gives_up_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"the ODE solver dopri5 gave up: .*underflow"):
         NeuralODE(MLPCell(width=3))(torch.full((1, 2, 3), math.nan))
+
+
+def test_what_contracts_forward_is_unstable_backward() -> None:
+    """dz/dt = x - 10 z^3: followed back from its rest, it leaves for infinity in finite time; backpropagation does not mind."""
+
+    class Cubic(Linear):
+        def bind(self, x: Tensor, memory: Any = None) -> Map:
+            return lambda z: z + x - 10 * z**3
+
+    x = (sequence().float().abs() + 0.5).requires_grad_()
+    NeuralODE(Cubic(), time=8.0, adjoint=False)(x).y.sum().backward()
+    assert x.grad is not None
+    rest = (x.detach() / 10) ** (1 / 3)
+    torch.testing.assert_close(x.grad, 1 / (30 * rest**2), rtol=2e-2, atol=0)
+    y = NeuralODE(Cubic(), time=8.0)(x).y
+    with pytest.raises(AssertionError, match="underflow in dt|non-finite values"):
+        y.sum().backward()

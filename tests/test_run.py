@@ -340,6 +340,7 @@ class TestFailures:
             ("build", "crashed", "cannot be"),
             ("allocate", "oom", "out of memory"),
             ("memory", "oom", "out of memory"),
+            ("ode", "diverged", "the ODE solver gave up: non-finite values"),
             ("strange", "crashed", "a byte that is no character"),
         ],
     )

@@ -117,6 +117,9 @@ class Misfit(Averages):
 
     def _none(self) -> None: ...
 
+    def _ode(self) -> None:
+        raise AssertionError("non-finite values in state `y`: tensor([nan])")
+
     def _nan(self) -> None: ...
 
     def _build(self) -> None: ...
