@@ -29,7 +29,7 @@ class NeuralODE(Core):
     `rtol` and `atol`, and choose their steps for the whole batch, so that samples depend on each other, and the past on the future,
     to the tolerance; fixed ones take `step_size`: Euler's with step 1 and time L is `Unrolled` of depth L. The adjoint's step size
     control leaves out the parameters' gradients (Kidger et al., ICML 2021, arXiv 2009.09457). It also follows z back from its end,
-    and what contracts forward grows backward: training may end there in an AssertionError of torchdiffeq (values not finite, step size
+    and what contracts forward grows backward: training may end in an AssertionError of torchdiffeq there (values not finite, a step
     of zero; Gholami, Keutzer, Biros, IJCAI 2019, arXiv 1902.10298). RuntimeError where a step size underflows in forward.
     Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
     """
