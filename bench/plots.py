@@ -136,8 +136,8 @@ def _legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) 
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     columns = columns or max(1, min(len(handles), int(figure.get_figwidth() * 13 // (longest + 7))))
     lines = math.ceil(len(handles) / columns)
-    if lines > 4:
-        figure.set_figheight(figure.get_figheight() + 0.19 * (lines - 4))
+    if lines > 1:
+        figure.set_figheight(figure.get_figheight() + 0.21 * (lines - 1))
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
 
 
