@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from baselines import Unrolled
-from deq import CELLS, DEQ, SOLVERS, Implicit, Stop, solve
+from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from deq import CELLS, DEQ, SOLVERS, Implicit, Stop, TransformerXLCell, TrellisCell, solve
 
 TEN = Stop(rtol=None, max_steps=10)
 
@@ -23,8 +23,8 @@ def test_ten_solver_steps_of_a_cheap_map(benchmark: Any, name: str, shape: tuple
 def test_one_evaluation_of_a_cell(benchmark: Any, name: str) -> None:
     cell, x = CELLS[name](width=64), torch.randn(4, 64, 64)
     with torch.no_grad():
-        f = cell.bind(x)
-        assert benchmark(f, torch.zeros_like(x)).shape == x.shape
+        f, z = cell.bind(x), cell.start(x)
+        assert benchmark(f, z).shape == z.shape
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -46,3 +46,20 @@ def test_one_training_step(benchmark: Any, name: str, cell: str) -> None:
         return loss.item()
 
     assert benchmark(step) >= 0
+
+
+EXPLICIT = {
+    "tcn": lambda: TCN(inputs=64, width=64),
+    "lstm": lambda: Recurrent(kind="lstm", inputs=64, width=64),
+    "lstm, weights dropped": lambda: Recurrent(kind="lstm", inputs=64, width=64, weight_dropout=0.2),
+    "transformer-xl 4": lambda: TransformerXL(inputs=64, width=64),
+    "trellisnet 10": lambda: TrellisNet(TrellisCell(width=64), depth=10),
+    "ode, 10 Euler steps": lambda: NeuralODE(TransformerXLCell(width=64), time=10.0, method="euler", step_size=1.0),
+}
+
+
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_forward_and_backward_of_an_explicit_network(benchmark: Any, name: str) -> None:
+    core, x = EXPLICIT[name](), torch.randn(4, 64, 64)
+    benchmark(lambda: core(x).y.square().mean().backward())
+    assert all(p.grad is not None for p in core.parameters())
