@@ -106,6 +106,8 @@ def _score_table(group: Group, ending: str, what: str, columns: Sequence[Column]
         for i, row in enumerate(group.rows)
         if ending == "solver" and row.ok and not any(grid[c.name][i].estimate for c in shown if c.name != "future_leak_nats")
     ]
+    if len(silent) == len(group.rows):
+        return None
     rows = {index: [Entry(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
     heads = [("model", ""), ("n", "ok/all")]
     for column in shown:

@@ -589,3 +589,10 @@ def test_gradients_by_beta_are_a_table_from_the_probe() -> None:
     ]
     assert {(line["column"], line["run_ids"]) for line in made.data} == {(n, one.run_id) for n in ("one_less_cosine", "distance")}
     assert not any(other.ending == "gradient" for other in group_tables(only_group(comparison())))
+
+
+def test_explicit_models_alone_have_no_solver_table() -> None:
+    explicit = [one for one in comparison() if one.spec.label in ("GRU", "LSTM")]
+    assert {one.ending for one in group_tables(only_group(explicit))} >= {"", "cost", "memory"}
+    assert not any(one.ending == "solver" for one in group_tables(only_group(explicit)))
+    assert any(one.ending == "solver" for one in group_tables(only_group(comparison())))

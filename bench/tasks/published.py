@@ -207,7 +207,7 @@ def _retrieve(corpus: Corpus, name: str, download: Download, home: Path) -> None
             if part.exists():
                 break
         failures.append(f"{url}: {why}")
-    what = f"a folder with {', '.join(corpus.files.values() or corpus.downloads)}"
+    what = f"a folder with {', '.join(corpus.files.values())}" if corpus.files else f"your {name}"
     what += "".join(f", or {archive}" for archive in corpus.downloads if corpus.members)
     raise UserError(f"cannot fetch {name} of {corpus.name}: {'; '.join(failures)}. Pass --data {corpus.name}=PATH, {what}")
 
