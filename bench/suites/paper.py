@@ -66,7 +66,7 @@ def _transformer_xl(width: int, heads: int, feedforward: int, layers: int, **mor
 
 _PRETRAINED = Recipe(pretrain_steps=16_000, pretrain_depth=2)
 _SUPERVISED = Recipe(auxiliary=0.05)
-_SCRIPT_ADAPTIVE = "the released adaptive embedding (700 wide, divided by 4) has 26M numbers; the paper prints 38M to 40M"
+_SCRIPT_ADAPTIVE = "the released adaptive embedding (700 wide, divided by 4) has 25M numbers; the paper prints 38M to 40M"
 
 PRINTED = [
     Printed(
@@ -212,7 +212,7 @@ PRINTED = [
         nonembedding=72e6,
         score=23.6,
         model=_transformer_xl(700, 10, 1100, 18, **_ADAPTIVE),
-        remark=_SCRIPT_ADAPTIVE,
+        remark=f"inner width chosen to meet the printed counts; {_SCRIPT_ADAPTIVE}",
     ),
     Printed(
         table=WIKITEXT,

@@ -31,7 +31,7 @@ class TransformerXLCell(Cell):
     U's. A `position_base` near the sequence's length spends the few frequencies of a narrow model where they tell positions apart.
     The weights start at torch's defaults times gains that let the input weigh more than the state, so that the first solves
     converge, and the biases wide, which finds long copies sooner; `initial_std` asks for N(0, initial_std) everywhere instead (0.05
-    in the paper, 0.02 in its code).
+    in the paper, 0.01 in its code).
     Bai, Kolter, Koltun (NeurIPS 2019), arXiv 1909.01377. Parameters: 8 D^2 + 6 D + F (2 D + 1) for F = `feedforward` (default
     4 D), and 6 D + F with weight normalisation.
     """
