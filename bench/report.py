@@ -329,9 +329,9 @@ def _environments(records: Sequence[Record]) -> list[str]:
 def _place(environment: dict[str, Any]) -> str:
     """The machine and versions in a line; what a record does not say is said to be unknown."""
     memory = environment.get("memory_bytes")
-    gpu = environment.get("gpu")
+    gpu, kernels = environment.get("gpu"), environment.get("cpu_capability")  # other kernels round otherwise
     parts = [
-        str(environment.get("cpu") or "unknown processor"),
+        str(environment.get("cpu") or "unknown processor") + (f" ({kernels} kernels)" if kernels else ""),
         f"{environment.get('usable_cores') or 'unknown'} usable cores",
         f"threads a run: {environment.get('threads') or 'unknown'}",
         f"{memory / 2**30:.0f} GiB memory" if isinstance(memory, int | float) else "unknown memory",
