@@ -2,13 +2,15 @@
 
 import json
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bench.errors import UserError, one_line, unknown
@@ -17,6 +19,7 @@ app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
 )
 Results = Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")]
+Data = Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
 _WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
@@ -69,58 +72,6 @@ def choose_device(name: str) -> Literal["cpu", "cuda"]:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-class Display:
-    """Progress of a suite: bars on a terminal, a line a run elsewhere; nothing with `quiet`."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.quiet = quiet
-        self._bars: Progress | None = None
-        self._rows: dict[str, Any] = {}
-        if not quiet and self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-            self._bars = Progress(*columns, console=self.console, transient=True)
-
-    def __enter__(self) -> "Display":
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def stage(self, name: str, missing: int, wanted: int) -> None:
-        """A stage opens."""
-        if wanted and not self.quiet:
-            kind = "learning-rate trials" if name == "trials" else "final runs"
-            self.console.print(f"{kind}: {wanted - missing} of {wanted} recorded" + (f", {missing} to do" if missing else ""))
-
-    def step(self, spec: Any, done: int, total: int, loss: float | None) -> None:
-        """A run goes on."""
-        if self._bars is None:
-            return
-        name = f"{spec.group} · {spec.label} · {'trial' if spec.role == 'trial' else f'seed {spec.seed}'}"
-        if spec.run_id not in self._rows:
-            self._rows[spec.run_id] = self._bars.add_task(name, total=total)
-        self._bars.update(self._rows[spec.run_id], completed=done, description=f"{name} · loss {loss:.4g}" if loss else name)
-
-    def done(self, record: Any, number: int, missing: int) -> None:
-        """A run is recorded."""
-        if self._bars is not None and record.run_id in self._rows:
-            self._bars.remove_task(self._rows.pop(record.run_id))
-        if self.quiet:
-            return
-        spec = record.spec
-        which = f"rate {spec.train.learning_rate:g}" if spec.role == "trial" else f"seed {spec.seed}"
-        split = "valid" if spec.role == "trial" else "test"
-        value = record.value(f"{split}_{record.headline}")
-        outcome = f"{split} {record.headline} {value:.4g}" if value is not None else f"{record.status}: {record.why}"
-        seconds = sum(record.value(f"{phase}_s") or 0.0 for phase in ("build", "warmup", "train", "evaluation"))
-        text = f"[{number:{len(str(missing))}}/{missing}] {spec.group} · {spec.label} · {which}: {outcome} ({seconds:.1f} s)"
-        self.console.print(text, markup=False, soft_wrap=True)
-
-
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="a suite's name (see `list`) or a Python file with SPECS")],
@@ -128,34 +79,47 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="seeds instead of the suite's: 0-2 or 0,3,5")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     results: Results = RESULTS,
-    data: Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")] = None,
+    data: Data = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side (default: by cores; timings always run alone)")] = None,
+    engine: Annotated[str, typer.Option(help="where runs execute: local or inline")] = "local",
+    limit: Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="wall clock that a run may take")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="host memory that a run may take")] = None,
+    checkpoint: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="time between a run's checkpoints")] = 30.0,
+    attempts: Annotated[int, typer.Option(min=1, help="times a run may be killed from outside without getting further")] = 3,
+    retry: Annotated[str | None, typer.Option(help="make failed runs anew: all, or statuses such as timeout,interrupted")] = None,
+    keep_stale: Annotated[bool, typer.Option("--keep-stale", help="records by other code or data count as done")] = False,
     as_json: Json = False,
 ) -> None:
     """Run what a suite lacks, then write tables and figures and print the tables."""
-    from bench.coordinator import record_path, run_suite
+    from bench.coordinator import Coordinator, Halted, Orders
+    from bench.display import Display
     from bench.plan import Plan, load_suite
     from bench.report import summary, write_report
+    from bench.spec import Limits
+    from bench.store import Store
 
     corpora = parse_data(data or [])
     chosen = parse_seeds(seeds) if seeds is not None else None
+    orders = Orders(
+        limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
+        checkpoint_s=checkpoint,
+        attempts=attempts,
+        retry=parse_retry(retry),
+        keep_stale=keep_stale,
+    )
     short, entries = load_suite(suite, corpora)
     plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device))
+    store = Store(results)
     with Display(quiet=as_json) as display:
-        try:
-            records = run_suite(
-                plan,
-                suite=short,
-                results=results,
-                data=corpora,
-                jobs=jobs,
-                start=display.stage,
-                announce=display.done,
-                watch=display.step,
-            )
-        except KeyboardInterrupt:
-            display.console.print("interrupted; finished runs are recorded: the same command goes on from there")
-            raise typer.Exit(130) from None
+        coordinator = Coordinator(
+            plan, suite=short, store=store, engine=make_engine(engine, plan, jobs), data=corpora, orders=orders, watch=display.watch
+        )
+        with _stopping(coordinator, display):
+            try:
+                records = coordinator.run()
+            except Halted:
+                display.say("stopped; finished runs are recorded, the others' state is saved: the same command goes on from there")
+                raise typer.Exit(130) from None
     write_report(results)
     if as_json:
         rows = [
@@ -163,7 +127,7 @@ def run(
                 "run_id": record.run_id,
                 "status": record.status,
                 "why": record.why,
-                "record": str(record_path(results, short, record.run_id)),
+                "record": str(store.path(short, record.run_id)),
                 "headline": record.headline,
                 "test": record.value(f"test_{record.headline}"),
             }
@@ -172,6 +136,47 @@ def run(
         print(json.dumps({"suite": short, "runs": rows}, indent=1))
     else:
         print(summary(results, short))
+
+
+def parse_retry(text: str | None) -> frozenset[Any]:
+    """`all`, or statuses with commas between: those of records that are to be made anew."""
+    from bench.record import RunStatus
+
+    failed = [status for status in get_args(RunStatus) if status != "ok"]
+    names = failed if text == "all" else [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in failed:
+            raise unknown("status to retry", name, ["all", *failed])
+    return frozenset(names)
+
+
+def make_engine(name: str, plan: Any, jobs: int | None) -> Any:
+    """The engine by name; how many runs go side by side is decided by the plan's runs where `jobs` does not say."""
+    from bench.coordinator import slots
+    from bench.engines.inline import Inline
+    from bench.engines.local import Local
+
+    if name not in ("local", "inline"):
+        raise unknown("engine", name, ("local", "inline"))
+    return Inline() if name == "inline" else Local(slots(plan.specs(), jobs))
+
+
+@contextmanager
+def _stopping(coordinator: Any, display: Any) -> Iterator[None]:
+    """Inside, Ctrl-C (and a polite kill) lets the runs save their state; a second one ends them at once."""
+
+    def stop(number: int, frame: object) -> None:
+        if coordinator.halted:
+            raise KeyboardInterrupt
+        display.say(f"{signal.Signals(number).name}: the runs under way save their state (again: they end at once)")
+        coordinator.halt(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command()
@@ -186,7 +191,7 @@ def report(results: Results = RESULTS, as_json: Json = False) -> None:
 @app.command()
 def params(
     suite: Annotated[str, typer.Option(help="a suite's name or a Python file with SPECS")] = "paper",
-    data: Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """How many parameters each model of a suite has; of suite paper, beside what the paper prints. Trains nothing."""
@@ -258,15 +263,16 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: what it was, how it ended, every measure with its unit, method and scope."""
-    from bench.record import read_record
+    from bench.store import Store
 
-    paths = sorted((results / "runs").glob("*/*.json"))
-    found = [path for path in paths if path.stem == run_id] or [path for path in paths if path.stem.startswith(run_id)]
+    store = Store(results)
+    runs = [(suite, name) for suite in store.suites() for name in store.ids(suite)]
+    found = [run for run in runs if run[1] == run_id] or [run for run in runs if run[1].startswith(run_id)]
     if not found:
-        raise unknown("run", run_id, [path.stem for path in paths]) if paths else UserError(f"no runs below {results}")
+        raise unknown("run", run_id, [name for _, name in runs]) if runs else UserError(f"no runs below {results}")
     if len(found) > 1:
-        raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(path.stem for path in found[:5])} …")
-    record = read_record(found[0])
+        raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
+    record = store.read(*found[0])
     if as_json:
         print(record.model_dump_json(indent=1))
         return

@@ -76,10 +76,18 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
+def newest(records: Iterable[Record]) -> list[Record]:
+    """One record for each Spec, by run id: where data, code or environment changed, the one that was made last."""
+    by_key: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: (str(record.provenance.get("finished")), record.run_id)):
+        by_key[record.spec.key] = record
+    return sorted(by_key.values(), key=lambda record: record.run_id)
+
+
 def groups(suite: str, records: Iterable[Record]) -> list[Group]:
     """The comparisons of a suite by name, whatever the order of the records."""
     by_name: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.run_id):
+    for record in newest(records):
         by_name.setdefault(record.spec.group, []).append(record)
     slugs = [slug(name) for name in by_name]
     found = []

@@ -1,15 +1,19 @@
-"""The training loop and the evaluation, the same for every model."""
+"""The training loop and the evaluation, the same for every model, and how a training goes on where it was."""
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from bench.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.machine import Machine
-from bench.meters import Clocks, Nvml
+from bench.meters import Clocks, Nvml, Phase
 from bench.model import LanguageModel
+from bench.ranks import Ranks
 from bench.recipe import Course
 from bench.record import Point
 from bench.spec import Spec, Train
@@ -44,6 +48,17 @@ def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any =
     return Losses(total, cross_entropy, output.memory)
 
 
+class _Loss(nn.Module):
+    """`loss_of` as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, memory: Any, auxiliary: float) -> Losses:
+        return loss_of(self.model, inputs, targets, memory, auxiliary)
+
+
 def make_optimiser(model: nn.Module, train: Train) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW, and its learning rate: linear warm-up over `warmup` steps, then a cosine that reaches zero after the last step."""
 
@@ -64,10 +79,11 @@ def training_step(
     targets: Tensor,
     memory: Any = None,
     auxiliary: float = 0.0,
+    loss: Callable[..., Losses] | None = None,
 ) -> tuple[Tensor, Any]:
-    """Forward, backward, clipped update; the cross-entropy (detached) and the memory to carry on."""
+    """Forward, backward, clipped update; the cross-entropy (detached) and the memory to carry on. `loss`: instead of `loss_of`."""
     optimiser.zero_grad(set_to_none=True)
-    losses = loss_of(model, inputs, targets, memory, auxiliary)
+    losses = loss_of(model, inputs, targets, memory, auxiliary) if loss is None else loss(inputs, targets, memory, auxiliary)
     losses.total.backward()
     if clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip)  # after backward: a published baseline clips before, so not at all
@@ -76,14 +92,17 @@ def training_step(
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec) -> dict[str, float]:
-    """The task's metrics over a whole split, in evaluation mode."""
+def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec, ranks: Ranks | None = None) -> dict[str, float]:
+    """The task's metrics over a whole split, in evaluation mode; ranks take the batches in turn, but for a carried memory."""
+    shared = ranks is not None and ranks.size > 1 and not spec.train.carry
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     training = model.training
     model.eval()
     memory, size = None, 0
-    for inputs, targets in task.batches(split, spec.train.evaluation_batch, seed=0):
+    for number, (inputs, targets) in enumerate(task.batches(split, spec.train.evaluation_batch, seed=0)):
+        if shared and ranks is not None and not ranks.mine(number):
+            continue
         inputs, targets = inputs.to(spec.device), targets.to(spec.device)
         if memory is not None and len(inputs) != size:
             memory = None  # the split's last, smaller batch
@@ -96,11 +115,25 @@ def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec) -> dict
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=total.device)) + total
                 counts[name] = counts.get(name, 0) + count
     model.train(training)
+    if shared and ranks is not None:
+        sums, counts = _over_ranks(ranks, sums, counts)
     return task.summarise({name: sums[name].item() / counts[name] for name in sums})
 
 
+def _over_ranks(ranks: Ranks, sums: dict[str, Tensor], counts: dict[str, int]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    parts = ranks.gather({"sums": {name: value.item() for name, value in sums.items()}, "counts": counts})
+    names = {name: None for part in parts for name in part["sums"]}  # a rank may have had no batch
+    total = {name: torch.tensor(sum(part["sums"].get(name, 0.0) for part in parts), dtype=torch.float64) for name in names}
+    return total, {name: sum(part["counts"].get(name, 0) for part in parts) for name in names}
+
+
 class Training:
-    """One model's training: runs the steps, keeps the curve. `curve` holds what was reached even when `run` raises Diverged."""
+    """One model's training: runs the steps, keeps the curve. `curve` holds what was reached even when `run` raises Diverged.
+
+    With a checkpoint it goes on where that was, and ends in the same numbers, to the last bit on a CPU: batches are a function of
+    their number, and model, optimiser, schedule, random generators, carried memory and telemetry are in the file. What else a
+    user's model keeps, outside parameters and buffers, is not.
+    """
 
     def __init__(
         self,
@@ -113,39 +146,136 @@ class Training:
         nvml: Nvml,
         machine: Machine,
         progress: Progress,
+        checkpoint: Checkpoint | None = None,
+        interrupt: Interrupt | None = None,
+        ranks: Ranks | None = None,
+        peaks: Callable[[], dict[str, float | None]] = dict,
     ) -> None:
         self.model, self.task, self.spec = model, task, spec
         self.clocks, self.telemetry, self.nvml, self.machine, self.progress = clocks, telemetry, nvml, machine, progress
+        self.checkpoint, self.interrupt, self.ranks = checkpoint or Checkpoint(), interrupt or Interrupt(), ranks or Ranks()
+        self.loss = self.ranks.together(_Loss(model)) if self.ranks.size > 1 else None
         self.optimiser, self.schedule = make_optimiser(model, spec.train)
         self.course = Course(model, spec.recipe, spec.train.steps)
         self.curve: list[Point] = []
+        self.done = 0
+        self.resumed: dict[str, float | None] = {}  # what the meters had read when the checkpoint was written
+        self._peaks = peaks
+        self._losses: list[Tensor] = []  # since the curve's last point
+        self._memory: Any = None
 
     def run(self) -> None:
-        """All steps, with validation every `evaluate_every` and at the end; Diverged at the first loss that is not finite."""
-        train = self.spec.train
-        batches = self.task.batches("train", train.batch, self.spec.seed)
-        interval = max(1, train.steps // 100)
-        done, memory = 0, None
-        self.model.train()
-        while done < train.steps:
-            chunk = min(interval, train.steps - done)
-            losses = []
-            with self.machine.shared(), self.clocks.phase("train" if done else "warmup"):
-                for step in range(done, done + chunk):
-                    self.course.at(step)
-                    inputs, targets = (part.to(self.spec.device) for part in next(batches))
-                    auxiliary = self.course.auxiliary
-                    loss, carried = training_step(self.model, self.optimiser, train.clip, inputs, targets, memory, auxiliary)
-                    memory = carried if train.carry else None
-                    self.schedule.step()
-                    losses.append(loss)
-            self.nvml.sample()
-            before, done = done, done + chunk
-            if done == train.steps:
-                self.course.end()  # what is validated last, tested and probed is the model itself
-            self._note(before, done, torch.stack(losses).double().cpu())
+        """All steps, with validation every `evaluate_every` and at the end.
 
-    def _note(self, before: int, done: int, losses: Tensor) -> None:
+        Diverged at the first loss that is not finite, Interrupted once a request to stop has been heard and the state saved.
+        """
+        train = self.spec.train
+        batches = self.task.batches("train", train.batch, self.spec.seed, self.done)
+        interval = max(1, train.steps // 100)
+        self.model.train()
+        while self.done < train.steps or self._losses:
+            before = self.done - len(self._losses)
+            end = min(before + interval, train.steps)
+            phase: Phase = "train" if before else "warmup"
+            with self.machine.shared(), self.clocks.phase(phase), self.interrupt.deferred():
+                while self.done < end:
+                    self._step(*next(batches))
+                    self._save_if_due()
+            self.nvml.sample()
+            if end == train.steps:
+                self.course.end()  # what is validated last, tested and probed is the model itself
+            try:
+                self._close(before, end)
+            except Interrupted:
+                self.telemetry.forget("evaluation")
+                self.telemetry.split = "train"
+                self.model.train()
+                self.save()
+                raise
+
+    def _close(self, before: int, end: int) -> None:
+        """Add the point that these steps end in to the curve."""
+        losses = self.ranks.sum(torch.stack(self._losses).double()).cpu() / self.ranks.size
+        with self.interrupt.deferred() if self.ranks.size > 1 else nullcontext():  # ranks stop together, between steps
+            point = self._point(before, end, losses)
+        with self.interrupt.deferred():
+            self.curve.append(point)
+            self._losses = []
+        self.progress(end, self.spec.train.steps, point.train_loss)
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+        self.course.at(self.done)
+        inputs, targets = (self.ranks.share(part).to(self.spec.device) for part in (inputs, targets))
+        auxiliary, clip = self.course.auxiliary, self.spec.train.clip
+        loss, carried = training_step(self.model, self.optimiser, clip, inputs, targets, self._memory, auxiliary, self.loss)
+        self._memory = carried if self.spec.train.carry else None
+        self.schedule.step()
+        self._losses.append(loss)
+        self.done += 1
+
+    def _save_if_due(self) -> None:
+        stop = self.ranks.any(self.interrupt.asked is not None)
+        if stop or self.ranks.told(self.checkpoint.due()):
+            self.save()
+        if stop:
+            raise self.interrupt.asked or Interrupted("another rank was asked to stop")
+
+    def save(self) -> None:
+        """Write the checkpoint, if one is kept: all that the rest of the run depends on."""
+        if not self.ranks.told(self.checkpoint.kept):
+            return
+        with self.clocks.phase("checkpoint"):
+            cuda = self.spec.device == "cuda"
+            own = {
+                "generator": torch.get_rng_state(),
+                "cuda_generator": torch.cuda.get_rng_state() if cuda else None,
+                "memory": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(self._memory)],
+                "telemetry": self.telemetry.state(),
+            }
+            state = {
+                "done": self.done,
+                "losses": [loss.cpu() for loss in self._losses],
+                "curve": [point.model_dump() for point in self.curve],
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "clocks": self.clocks.state(),
+                "peaks": _largest(self.resumed, self._peaks()),
+                "ranks": self.ranks.gather(own),
+            }
+            if self.ranks.first:
+                self.checkpoint.save(state, self.done)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state; anything may be raised where it is not this run's, and the model is then spoilt."""
+        own = state["ranks"][self.ranks.rank]
+        self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in state["losses"]]
+        self.curve = [Point.model_validate(point) for point in state["curve"]]
+        self.course.at(max(0, self.done - 1))  # before the weights: pre-training has another core
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._memory = self._remembered(own["memory"])
+        self.telemetry.restore(own["telemetry"])
+        self.clocks.restore(state["clocks"])
+        self.resumed = {str(name): value for name, value in state["peaks"].items()}
+        torch.set_rng_state(own["generator"])
+        if own["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(own["cuda_generator"])
+        if self.done == self.spec.train.steps and not self._losses:
+            self.course.end()
+
+    def _remembered(self, leaves: list[Any]) -> Any:
+        """The carried memory from its tensors, shaped like the memory that the model's first batch leaves."""
+        if not leaves:
+            return None
+        inputs, _ = next(self.task.batches("train", self.spec.train.batch, self.spec.seed))
+        with torch.no_grad(), self.telemetry.deaf():
+            output, _ = self.model.run(self.ranks.share(inputs).to(self.spec.device))
+        form = tree_flatten(output.memory)[1]
+        return tree_unflatten([leaf.to(self.spec.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
+
+    def _point(self, before: int, done: int, losses: Tensor) -> Point:
         train = self.spec.train
         finite = torch.isfinite(losses)
         if not finite.all():
@@ -156,7 +286,7 @@ class Training:
         if due or done == train.steps:
             with self.machine.shared(), self.clocks.phase("evaluation"):
                 self.telemetry.split = "evaluation"
-                valid = evaluate(self.model, self.task, "valid", self.spec)
+                valid = evaluate(self.model, self.task, "valid", self.spec, self.ranks)
                 self.telemetry.forget("evaluation")
                 self.telemetry.split = "train"
             bad = [name for name, value in valid.items() if not math.isfinite(value)]
@@ -165,15 +295,17 @@ class Training:
         solves = len(losses) * len(self.telemetry.layers)
         forward, residual = self.telemetry.recent("forward", solves)
         backward, _ = self.telemetry.recent("backward", solves)
-        self.curve.append(
-            Point(
-                step=done,
-                seconds=(self.clocks.seconds("train") or 0.0) + (self.clocks.seconds("warmup") or 0.0),
-                train_loss=losses.mean().item(),
-                valid=valid,
-                forward_nfe=forward,
-                backward_nfe=backward,
-                residual=residual,
-            )
+        return Point(
+            step=done,
+            seconds=(self.clocks.seconds("train") or 0.0) + (self.clocks.seconds("warmup") or 0.0),
+            train_loss=losses.mean().item(),
+            valid=valid,
+            forward_nfe=forward,
+            backward_nfe=backward,
+            residual=residual,
         )
-        self.progress(done, train.steps, losses.mean().item())
+
+
+def _largest(before: dict[str, float | None], now: dict[str, float | None]) -> dict[str, float | None]:
+    pairs = {name: [value for value in (before.get(name), now.get(name)) if value is not None] for name in {**before, **now}}
+    return {name: max(values) if values else None for name, values in pairs.items()}

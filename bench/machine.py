@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from bench.lock import CAN_LOCK, held
 
 
 class Machine:
-    """`shared()` around training steps, `exclusive()` around a timing; `exclusive` is false where the system has no flock."""
+    """`shared()` around training steps, `exclusive()` around a timing; `can_exclude` is false where the system has no flock.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    `alone`: another process of the same run holds the machine for this one, which takes no lock.
+    """
+
+    def __init__(self, folder: Path | None = None, alone: bool = False) -> None:
         user = os.getuid() if hasattr(os, "getuid") else 0
         folder = Path(tempfile.gettempdir()) if folder is None else folder
         self._turnstile = folder / f"deq-bench-{user}.turnstile"
         self._room = folder / f"deq-bench-{user}.room"
-        self.can_exclude = fcntl is not None
+        self.can_exclude = CAN_LOCK and not alone
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -33,8 +33,8 @@ class Machine:
             yield
             return
         with ExitStack() as stack:
-            with self._held(self._turnstile, fcntl.LOCK_EX):
-                stack.enter_context(self._held(self._room, fcntl.LOCK_SH))
+            with held(self._turnstile):
+                stack.enter_context(held(self._room, shared=True))
             yield
 
     @contextmanager
@@ -43,15 +43,5 @@ class Machine:
         if not self.can_exclude:
             yield
             return
-        with self._held(self._turnstile, fcntl.LOCK_EX), self._held(self._room, fcntl.LOCK_EX):
+        with held(self._turnstile), held(self._room):
             yield
-
-    @staticmethod
-    @contextmanager
-    def _held(path: Path, how: int) -> Iterator[None]:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        try:
-            fcntl.flock(handle, how)
-            yield
-        finally:
-            os.close(handle)  # frees the lock

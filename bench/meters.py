@@ -19,7 +19,7 @@ from bench.record import Measure, measured
 
 __all__ = ["Clocks", "CudaMemory", "HostMemory", "Meter", "Nvml", "Phase"]
 
-Phase = Literal["build", "warmup", "train", "evaluation"]
+Phase = Literal["build", "warmup", "train", "evaluation", "probe", "checkpoint"]
 
 
 class Meter(Protocol):
@@ -49,6 +49,7 @@ class Clocks:
         self._seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
+        self._resumed = 0
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -71,14 +72,31 @@ class Clocks:
         self._charge()
         return self._seconds.get(name)
 
+    def total(self) -> float:
+        """Seconds of all phases."""
+        self._charge()
+        return sum(self._seconds.values())
+
+    def state(self) -> dict[str, float]:
+        """Seconds of each phase so far, for a checkpoint."""
+        self._charge()
+        return dict(self._seconds)
+
+    def restore(self, seconds: dict[str, float]) -> None:
+        """Go on from a checkpoint's seconds: the work that was lost after it is not in them."""
+        self._resumed += 1
+        self._charge()
+        self._seconds = {name: float(seconds.get(name, 0.0)) for name in {**seconds, **dict.fromkeys(self._open)}}
+
     def read(self) -> dict[str, Measure]:
-        """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s."""
+        """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s, probe_s, checkpoint_s."""
         return {f"{name}_s": self._measure(name) for name in get_args(Phase)}
 
     def _measure(self, name: Phase) -> Measure:
         value = self.seconds(name)
         why = None if value is not None else f"the run never reached its {name} phase"
         method = "wall clock (perf_counter)" + (", device synchronised" if self._synchronize else "")
+        method += "; resumed from a checkpoint, work lost to the restart not counted" if self._resumed else ""
         return measured(value, "s", method, f"{name} phase, phases inside it excluded", why)
 
     def _wait(self) -> None:

@@ -4,18 +4,20 @@ import importlib
 import importlib.util
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from bench.budget import match
 from bench.catalog import build_task
 from bench.errors import UserError, unknown
+from bench.identity import Identity
 from bench.model import count_parameters
+from bench.provenance import identify
 from bench.recipe import check_recipe
 from bench.record import Record
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
@@ -177,7 +179,7 @@ class Plan:
     def models(self) -> list[tuple[str, str, Named, int]]:
         """Every wanted row: its group, label, model (with its width) and vocabulary."""
         found = [(spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self._specs]
-        for comparison, models in zip(self._comparisons, self._models, strict=True):
+        for comparison, models in self._paired():
             vocabulary = self.task(comparison.task).vocabulary
             found += [(comparison.group, label, models[label][0], vocabulary) for label in self._rows(comparison)]
         return list({(group, label): (group, label, model, size) for group, label, model, size in found}.values())
@@ -185,7 +187,7 @@ class Plan:
     def trials(self) -> list[Spec]:
         """Every learning-rate trial that a wanted row needs."""
         specs = []
-        for comparison, models in zip(self._comparisons, self._models, strict=True):
+        for comparison, models in self._paired():
             if len(comparison.learning_rates) == 1:
                 continue
             tuned = {comparison.rows[label].like or label for label in self._rows(comparison)}
@@ -219,7 +221,10 @@ class Plan:
         )
 
     def finals(self, records: Mapping[str, Record]) -> list[Spec]:
-        """Every final run, at the learning rate its trials chose; interleaved over seeds, so that early results compare."""
+        """Every final run, at the learning rate its trials chose, interleaved over seeds, so that early results compare.
+
+        `records`: the trials', by the keys of their specs.
+        """
         specs: list[tuple[int, Spec]] = [(spec.seed, spec) for spec in self._specs]
         for comparison, models, probed in zip(self._comparisons, self._models, self._probed, strict=True):
             for label in self._rows(comparison):
@@ -238,7 +243,7 @@ class Plan:
                         trials=trials,
                     )
                     specs.append((seed, self._placed(spec)))
-        return list({spec.run_id: spec for _, spec in sorted(specs, key=lambda item: item[0])}.values())
+        return list({spec.key: spec for _, spec in sorted(specs, key=lambda item: item[0])}.values())
 
     def _chosen(
         self, comparison: Comparison, label: str, models: Mapping[str, tuple[Named, int | None]], records: Mapping[str, Record]
@@ -247,12 +252,24 @@ class Plan:
             return comparison.learning_rates[0], ()
         source = comparison.rows[label].like or label
         trials = [self._trial(comparison, source, models[source], rate) for rate in comparison.learning_rates]
-        best = choose([records[trial.run_id] for trial in trials])
-        return best, tuple(trial.run_id for trial in trials)
+        best = choose([records[trial.key] for trial in trials])
+        return best, tuple(trial.key for trial in trials)
 
-    def fingerprints(self, specs: Iterable[Spec]) -> dict[str, str]:
-        """The data fingerprint that each spec's record must carry."""
-        return {spec.run_id: self.task(spec.task).fingerprint() for spec in specs}
+    def specs(self) -> list[Spec]:
+        """What of its runs is known before any trial has chosen a rate: every row's device, threads and processes."""
+        rows = [(c, label, models[label]) for c, models in self._paired() for label in self._rows(c)]
+        return [*self._specs, *(self._trial(c, label, model, c.learning_rates[0]) for c, label, model in rows)]
+
+    def _paired(self) -> Iterator[tuple[Comparison, dict[str, tuple[Named, int | None]]]]:
+        yield from zip(self._comparisons, self._models, strict=True)
+
+    def wanted(self) -> int:
+        """How many final runs there will be, whatever rates the trials choose."""
+        return len(self._specs) + sum(len(self._rows(c)) * len(c.seeds) for c in self._comparisons)
+
+    def identity(self, spec: Spec, environment: Mapping[str, Any]) -> Identity:
+        """What the spec's numbers would come from, in that environment."""
+        return identify(spec, self.task(spec.task), environment)
 
 
 def choose(trials: Sequence[Record]) -> float:

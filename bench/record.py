@@ -1,7 +1,8 @@
 """A run exists if and only if its Record, one JSON file, exists.
 
-A Record holds what was asked (the Spec), what happened (status and why), what was measured (Measures, each with its unit, method
-and scope, or null with a reason) and where (the environment). It is written once, atomically, and never changed.
+A Record holds what was asked (the Spec), what its numbers come from (the Identity), what happened (status and why), what was
+measured (Measures, each with its unit, method and scope, or null with a reason) and where (the environment). It is written once,
+atomically, and never changed. A file opens with what a listing needs, so that a listing reads no further.
 """
 
 import json
@@ -14,11 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError
+from bench.identity import Identity
 from bench.metric import Metric
 from bench.spec import Spec
 
-SCHEMA = 1
-RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed"]
+SCHEMA = 2
+RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
 
 
 class Measure(BaseModel):
@@ -61,7 +63,7 @@ class Point(BaseModel):
 
 
 class Record(BaseModel):
-    """What one run asked, did and measured.
+    """What one run asked, did and measured; `elapsed_s` is its wall time, every restart's work included.
 
     `metrics` says what the task's scores mean (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`) and
     `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against
@@ -73,9 +75,11 @@ class Record(BaseModel):
     schema_version: int = SCHEMA
     run_id: str
     suite: str
-    spec: Spec
     status: RunStatus
     why: str | None = None
+    elapsed_s: float = 0.0
+    spec: Spec
+    identity: Identity
     headline: str = "loss"
     metrics: dict[str, Metric] = Field(default_factory=dict)
     curve: list[Point] = Field(default_factory=list)
@@ -121,15 +125,56 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write a record atomically as indented JSON with sorted keys."""
+class Head(BaseModel):
+    """How a run ended, read from the opening lines of its record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: int
+    run_id: str
+    suite: str
+    status: RunStatus
+    why: str | None
+    elapsed_s: float
+
+
+_HEAD = tuple(Head.model_fields)
+_HEAD_BYTES = 4096
+
+
+def record_text(record: Record) -> str:
+    """The record as indented JSON: the fields of its Head first, a line each; then the others, sorted."""
     data = record.model_dump(mode="json")
-    write_text(path, json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    head = {name: data.pop(name) for name in _HEAD}
+    rest = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    lines = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}," for name, value in head.items()]
+    return "\n".join(["{", *lines, rest.removeprefix("{\n")]) + "\n"
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically."""
+    write_text(path, record_text(record))
+
+
+def read_head(path: Path) -> Head | None:
+    """How the run ended, without reading all of its record; None where the file does not begin as a record does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            start = os.read(handle, _HEAD_BYTES)
+        finally:
+            os.close(handle)
+        lines = start.split(b"\n")[1 : 1 + len(_HEAD)]
+        return Head.model_validate_json(b"{" + b"".join(lines).rstrip(b", ") + b"}")
+    except (OSError, ValueError):
+        return None
 
 
 def read_record(path: Path) -> Record:
     """Read one record; raise UserError, naming the file and the first thing wrong, where it is damaged or of another schema."""
     try:
+        if path.is_symlink():
+            raise ValueError("a link, not a file")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged record ({error}); move it away or delete it to run it again") from error
@@ -144,6 +189,7 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path}: damaged record ({where}: {first['msg']}); move it away or delete it to run it again") from error
     if record.run_id != path.stem:
         raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
-    if record.spec.run_id != record.run_id:
-        raise UserError(f"{path}: its spec is that of run {record.spec.run_id}; move it away or delete it to run it again")
+    told = record.identity.run_id(record.spec.key)
+    if told != record.run_id:
+        raise UserError(f"{path}: its content is that of run {told}; move it away or delete it to run it again")
     return record

@@ -8,66 +8,106 @@ from typing import Any
 import torch
 
 from bench.catalog import build_task
+from bench.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.contention import CONTENDED, Contention
 from bench.environment import environment
 from bench.errors import UserError, one_line
+from bench.identity import Identity
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
 from bench.measuring import future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
 from bench.meters import Clocks, CudaMemory, HostMemory, Nvml
 from bench.model import build_model
+from bench.provenance import identify
+from bench.ranks import Ranks
 from bench.record import Measure, Record, RunStatus, measured
 from bench.spec import Spec
 from bench.tasks.task import Task, derive_seed
 from bench.telemetry import Telemetry
+
+_HOST_EXHAUSTED = ("DefaultCPUAllocator", "bad_alloc")  # torch raises a bare RuntimeError then
+_ODE_GAVE_UP = ("non-finite values in state", "underflow in dt")  # torchdiffeq's assertions
+_BY_RANK = (
+    *("train_forward_nfe_mean", "train_backward_nfe_mean", "train_residual_p95"),
+    *("saved_bytes", "peak_live_bytes", "solver_bytes"),
+)
 
 
 def _silent(step: int, steps: int, loss: float | None) -> None:
     """Tell nobody."""
 
 
-def run(spec: Spec, *, suite: str, data: Mapping[str, Path] | None = None, beside: int = 1, progress: Progress = _silent) -> Record:
+def run(
+    spec: Spec,
+    *,
+    suite: str,
+    data: Mapping[str, Path] | None = None,
+    beside: int = 1,
+    progress: Progress = _silent,
+    identity: Identity | None = None,
+    checkpoint: Checkpoint | None = None,
+    interrupt: Interrupt | None = None,
+    ranks: Ranks | None = None,
+) -> Record:
     """Do what the spec says and return its Record; never raises for what the run did, only UserError for a spec that cannot be.
 
-    `beside` is how many runs share the machine, for the record: it says what the wall clocks are worth.
+    `beside` is how many runs share the machine: wall clocks are then contended, and null. `identity` is found where it is not
+    given. With a `checkpoint` that holds the state of this very run, the run goes on from there; a request through `interrupt`
+    ends it with its state saved.
     """
-    attempt = _Attempt(spec, data or {}, progress)
+    attempt = _Attempt(spec, data or {}, progress, checkpoint or Checkpoint(), interrupt or Interrupt(), ranks or Ranks())
     status, why = attempt.go()
     attempt.measures |= attempt.read_meters(beside)
+    here = environment(spec.device, spec.threads)
+    identity = identity or identify(spec, attempt.task, here)
     return Record(
-        run_id=spec.run_id,
+        run_id=identity.run_id(spec.key),
         suite=suite,
         spec=spec,
+        identity=identity,
         status=status,
         why=why,
+        elapsed_s=attempt.clocks.total(),
         headline=attempt.task.headline,
         metrics=dict(attempt.task.metrics),
         curve=attempt.training.curve if attempt.training else [],
         measures=attempt.measures,
         probes=attempt.probes,
         provenance={
-            "data_sha256": attempt.task.fingerprint(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "runs_side_by_side": beside,
+            "checkpoint": attempt.checkpoint.said,
+            "checkpoint_step": attempt.checkpoint.step,
         },
-        environment=environment(spec.device, spec.threads),
+        environment=here,
     )
 
 
 class _Attempt:
     """What a run has reached so far, so that a failure keeps it."""
 
-    def __init__(self, spec: Spec, data: Mapping[str, Path], progress: Progress) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        data: Mapping[str, Path],
+        progress: Progress,
+        checkpoint: Checkpoint,
+        interrupt: Interrupt,
+        ranks: Ranks,
+    ) -> None:
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device cuda: torch sees no CUDA device here")
         torch.set_num_threads(spec.threads)
-        self.spec, self.progress = spec, progress
+        self.spec, self.progress, self.checkpoint, self.interrupt, self.ranks = spec, progress, checkpoint, interrupt, ranks
         self.task: Task = build_task(spec.task, data)
         if spec.train.carry and not self.task.streams:
             raise UserError(f"carry: the batches of task {spec.task.name!r} do not continue one another")
         synchronise = torch.cuda.synchronize if spec.device == "cuda" else None
         self.clocks = Clocks(synchronise)
         self.host, self.cuda, self.nvml = HostMemory(), CudaMemory(spec.device), Nvml(spec.device)
-        self.machine = Machine()
+        self.machine = Machine(alone=not ranks.first)
+        self.contention = Contention(spec.threads * ranks.size)
+        self.contended: str | None = None
         self.telemetry: Telemetry | None = None
         self.training: Training | None = None
         self.measures: dict[str, Measure] = {}
@@ -79,7 +119,10 @@ class _Attempt:
             self._train()
             self._test()
             if self.spec.role == "final":
-                self._probe()
+                with self.clocks.phase("probe"):
+                    self._probe()
+        except Interrupted as request:
+            return request.status, str(request)  # type: ignore[return-value]
         except Diverged as error:
             return "diverged", str(error)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -87,22 +130,49 @@ class _Attempt:
         except UserError:
             raise
         except Exception as error:
-            if "DefaultCPUAllocator" in str(error):  # torch raises a bare RuntimeError when the host's memory is exhausted
+            if any(said in str(error) for said in _HOST_EXHAUSTED):
                 return "oom", f"out of memory: {str(error).splitlines()[0]}"
-            if any(said in str(error) for said in ("non-finite values in state", "underflow in dt")):  # torchdiffeq's assertions
+            if any(said in str(error) for said in _ODE_GAVE_UP):
                 return "diverged", one_line(f"the ODE solver gave up: {error}")
             return "crashed", one_line(f"{type(error).__name__}: {error}")
         return "ok", None
 
     def _train(self) -> None:
-        spec = self.spec
         self.host.start()
+        state = self.checkpoint.load()
+        try:
+            training = self._prepared(state)
+        except Exception:
+            if state is None:
+                raise
+            self.checkpoint.discard("does not fit this run")
+            training = self._prepared(None)
+        self.training = training
+        self.cuda.start()
+        self.nvml.start()
+        self.contention.start()
+        try:
+            training.run()
+        finally:
+            self.contended = self.contention.read()
+            # Read at the end of training: the probes allocate on their own account.
+            self.measures |= self.host.read() | self.cuda.read() | self.nvml.read()
+            if training.resumed:
+                self.measures |= _over_attempts(self.measures, training.resumed)
+        with self.interrupt.deferred():
+            training.save()  # the last time: the probes run steps of their own
+
+    def _prepared(self, state: dict[str, Any] | None) -> Training:
+        """The training with its model, at its first step or where the checkpoint was."""
+        spec = self.spec
+        if self.telemetry is not None:
+            self.telemetry.close()
         with self.clocks.phase("build"):
             torch.manual_seed(derive_seed("model", spec.seed))
             model = build_model(spec.model, self.task.vocabulary).to(spec.device)
         self.measures |= parameters(model)
         self.telemetry = Telemetry(model)
-        self.training = Training(
+        training = Training(
             model,
             self.task,
             spec,
@@ -111,15 +181,15 @@ class _Attempt:
             nvml=self.nvml,
             machine=self.machine,
             progress=self.progress,
+            checkpoint=self.checkpoint,
+            interrupt=self.interrupt,
+            ranks=self.ranks,
+            peaks=lambda: {name: m.value for name, m in (self.host.read() | self.cuda.read() | self.nvml.read()).items()},
         )
-        torch.manual_seed(derive_seed("training", spec.seed))
-        self.cuda.start()
-        self.nvml.start()
-        try:
-            self.training.run()
-        finally:
-            # Read at the end of training: the probes allocate on their own account.
-            self.measures |= self.host.read() | self.cuda.read() | self.nvml.read()
+        torch.manual_seed(derive_seed("training", spec.seed, *([self.ranks.rank] if self.ranks.rank else [])))
+        if state is not None:
+            training.restore(state)
+        return training
 
     def _test(self) -> None:
         assert self.training is not None
@@ -130,7 +200,7 @@ class _Attempt:
             self.measures[f"valid_{name}"] = self._metric(name, value, "valid")
         for split in names:
             with self.machine.shared(), self.clocks.phase("evaluation"):
-                scores = evaluate(self.training.model, self.task, "test", self.spec)
+                scores = evaluate(self.training.model, self.task, "test", self.spec, self.ranks)
             for name, value in scores.items():
                 self.measures[f"{split}_{name}"] = self._metric(name, value, split)
         self.measures |= self.telemetry.read()
@@ -143,26 +213,57 @@ class _Attempt:
     def _probe(self) -> None:
         assert self.training is not None
         model = self.training.model
-        with self.machine.shared():
-            self.measures |= future_leak(model, self.task, self.spec)
-            curves = residual_by_nfe(model, self.task, self.spec)
-            if curves:
-                self.probes["residual_by_nfe"] = curves
-            gradients = gradient_by_beta(model, self.task, self.spec)
-            if gradients:
-                self.probes["gradient_by_beta"] = gradients
-            if self.spec.depths:
-                rows = memory_by_depth(model, self.task, self.spec)
+        if self.ranks.first:
+            with self.machine.shared():
+                self.measures |= future_leak(model, self.task, self.spec)
+                curves = residual_by_nfe(model, self.task, self.spec)
+                if curves:
+                    self.probes["residual_by_nfe"] = curves
+                gradients = gradient_by_beta(model, self.task, self.spec)
+                if gradients:
+                    self.probes["gradient_by_beta"] = gradients
+                rows = memory_by_depth(model, self.task, self.spec) if self.spec.depths else []
                 if rows:
                     self.probes["depth"] = rows
         self.measures |= step_measures(self.training, self.machine)
+        if self.ranks.size > 1:
+            self.probes["ranks"] = self.ranks.gather({name: self._value(name) for name in _BY_RANK})
+
+    def _value(self, name: str) -> float | None:
+        measure = self.measures.get(name)
+        return None if measure is None else measure.value
 
     def read_meters(self, beside: int) -> dict[str, Measure]:
         """The clocks, and what the solvers did where a failure kept it from being read."""
-        measures = self.clocks.read()
-        if beside > 1:
-            note = f"; {beside} runs side by side on one machine"
-            measures = {name: m.model_copy(update={"method": m.method + note}) for name, m in measures.items()}
+        by = f"{beside} runs side by side" if beside > 1 else self.contended
+        measures = {name: _contended(measure, by) for name, measure in self.clocks.read().items()}
         if self.telemetry is not None and "solver_bytes" not in self.measures:
             measures |= self.telemetry.read()
         return measures
+
+
+def _contended(measure: Measure, by: str | None) -> Measure:
+    """A wall clock that other work ran beside is no timing: null; its method says what it showed."""
+    if by is None or measure.value is None:
+        return measure
+    method = f"{measure.method}; {by}, the clock then said {measure.value:.4g} s"
+    return measure.model_copy(update={"value": None, "why": CONTENDED, "method": method})
+
+
+def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float | None]) -> dict[str, Measure]:
+    """Peaks are the largest over the attempts whose work was kept; what is summed or averaged over a window is null."""
+    found = {}
+    for name, past in before.items():
+        measure = measures[name]
+        if name.endswith("_peak_bytes") or name.startswith("nvml_"):
+            values = [value for value in (past, measure.value) if value is not None]
+            if values:
+                update = {
+                    "value": max(values),
+                    "why": None,
+                    "method": f"{measure.method}; largest over the attempts of a resumed run",
+                }
+                found[name] = measure.model_copy(update=update)
+        elif measure.value is not None:
+            found[name] = measure.model_copy(update={"value": None, "why": "the run was resumed: its window has a gap"})
+    return found

@@ -77,6 +77,13 @@ class Recipe(_Frozen):
         return self.model_copy(update={"pretrain_steps": int(share * self.pretrain_steps)})
 
 
+class Limits(_Frozen):
+    """What a run may take before it is ended: wall-clock `seconds`, a restart's included, and `memory_bytes` of the host."""
+
+    seconds: float | None = Field(default=None, gt=0)
+    memory_bytes: int | None = Field(default=None, gt=0)
+
+
 class Spec(_Frozen):
     """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
 
@@ -92,12 +99,21 @@ class Spec(_Frozen):
     threads: int = Field(default=1, gt=0)
     parameters: int | None = Field(default=None, gt=0, description="parameter budget the model's width was matched to")
     depths: tuple[Depth, ...] = Field(default=(), description="depths or solver steps at which memory is probed after training")
-    trials: tuple[str, ...] = Field(default=(), description="run ids of the learning-rate trials this run's rate was chosen from")
+    trials: tuple[str, ...] = Field(default=(), description="keys of the learning-rate trials this run's rate was chosen from")
+    processes: int = Field(default=1, gt=0, description="processes that share each batch (DistributedDataParallel)")
+    limits: Limits | None = None
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Spec":
+        if self.train.batch % self.processes:
+            raise ValueError(f"a batch of {self.train.batch} cannot be shared equally by {self.processes} processes")
+        return self
 
     @property
-    def run_id(self) -> str:
-        """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name."""
-        said = self.model_dump(mode="json", exclude={"recipe"} if self.recipe is None else set())
+    def key(self) -> str:
+        """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name; a run's id begins with it."""
+        late = {"recipe": None, "processes": 1, "limits": None}  # fields that came later: at their defaults they change no key
+        said = self.model_dump(mode="json", exclude={name for name, default in late.items() if getattr(self, name) == default})
         content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")

@@ -258,11 +258,11 @@ def _trials_table(group: Group) -> Table | None:
     """Which learning rates each row was tried at, and whether the one chosen lies at an end of the sweep."""
     headline, known = metrics(group.records)
     better = known[headline].better if headline in known else "lower"
-    by_id = {record.run_id: record for record in group.trials}
+    by_key = {record.spec.key: record for record in group.trials}
     sources: list[tuple[str, str, float | None, list[Record], int]] = []  # row, its label, rate, trials, missing ones
     for row in group.rows:
         spec = row.finals[0].spec
-        tried = [by_id[run] for run in spec.trials if run in by_id]
+        tried = [by_key[key] for key in spec.trials if key in by_key]
         sources.append((row.label, spec.label, spec.train.learning_rate, tried, len(spec.trials) - len(tried)))
     used = {record.run_id for *_, tried, _ in sources for record in tried}
     for label in sorted({record.spec.label for record in group.trials if record.run_id not in used}):

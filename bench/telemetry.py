@@ -1,6 +1,8 @@
 """What the solvers of a model did, collected passively while it trains and is evaluated."""
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ class Telemetry:
         self.layers = [module for module in model.modules() if isinstance(module, (DEQ, NeuralODE))]
         self.split: Split = "train"
         self.solver_bytes = 0
+        self._hears = True
         self._nfe: dict[tuple[str, str], list[int]] = {}
         self._residuals: dict[tuple[str, str], list[Tensor]] = {}
         self._converged: dict[tuple[str, str], list[Tensor]] = {}
@@ -44,7 +47,35 @@ class Telemetry:
             for key in [key for key in store if key[0] == split]:
                 del store[key]
 
+    def state(self) -> dict[str, Any]:
+        """What was collected in training, as tensors and numbers, for a checkpoint."""
+        train = {key[1]: key for key in self._nfe if key[0] == "train"}
+        return {
+            "solver_bytes": self.solver_bytes,
+            "nfe": {phase: list(self._nfe[key]) for phase, key in train.items()},
+            "residuals": {phase: _joined(self._residuals[key]) for phase, key in train.items() if key in self._residuals},
+            "converged": {phase: _joined(self._converged[key]) for phase, key in train.items() if key in self._converged},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.solver_bytes = state["solver_bytes"]
+        self._nfe = {("train", phase): list(counts) for phase, counts in state["nfe"].items()}
+        self._residuals = {("train", phase): _parted(*joined) for phase, joined in state["residuals"].items()}
+        self._converged = {("train", phase): _parted(*joined) for phase, joined in state["converged"].items()}
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Inside, nothing is collected."""
+        self._hears = False
+        try:
+            yield
+        finally:
+            self._hears = True
+
     def _note(self, phase: str, solution: Solution | Evaluations) -> None:
+        if not self._hears:
+            return
         key = (self.split, phase)
         self._nfe.setdefault(key, []).append(solution.nfe)
         if isinstance(solution, Evaluations):
@@ -107,6 +138,15 @@ class Telemetry:
         share = None if bare else torch.cat([c.flatten() for c in self._converged[(split, phase)]]).double().mean().item()
         measures[stem] = measured(share, "1", "share of samples whose solve met its tolerance", scope, bare)
         return measures
+
+
+def _joined(tensors: list[Tensor]) -> tuple[Tensor, list[int]]:
+    """All values in one tensor, which is quicker to write than thousands, and how many each had."""
+    return torch.cat([tensor.flatten() for tensor in tensors]).cpu(), [tensor.numel() for tensor in tensors]
+
+
+def _parted(values: Tensor, sizes: list[int]) -> list[Tensor]:
+    return list(values.split(sizes))
 
 
 def _quantile(values: Tensor, q: float) -> float:

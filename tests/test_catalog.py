@@ -274,6 +274,6 @@ def test_a_users_own_model_cell_solver_and_task_work_end_to_end(chosen: Named) -
     assert (record.status, record.why) == ("ok", None)
     assert record.headline == "hits"
     assert record.value("test_hits") is not None
-    assert record.provenance["data_sha256"] == plan.fingerprints([spec])[spec.run_id]
+    assert record.identity == plan.identity(spec, record.environment)
     if chosen.name == "deq":
         assert record.value("train_forward_nfe_mean") is not None

@@ -1,21 +1,29 @@
-"""Runs execute in processes of their own, side by side, and nothing that one does harms another."""
+"""The engines keep one contract: runs execute apart, nothing that one does harms another, and each ends in exactly one event."""
 
 import multiprocessing.util
 import os
+import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
-from bench.engines.local import execute
-from bench.errors import UserError
+from bench.catalog import build_task
+from bench.checkpoint import Checkpoint
+from bench.engines.engine import Died, Ended, Engine, Event, Refused, Stepped, Stopped
+from bench.engines.inline import Inline
+from bench.engines.local import Local
+from bench.environment import environment
+from bench.job import Job
+from bench.provenance import identify
 from bench.record import Record
 from bench.run import run
-from bench.spec import Named, Settings, Spec, Train
+from bench.spec import Limits, Named, Settings, Spec, Train
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,13 +52,56 @@ def spec(label: str, name: str = "gru", settings: Settings | None = None, **chan
     )
 
 
-def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = 20.0) -> Spec:
+def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = 20.0, **changes: Any) -> Spec:
     settings: Settings = {"width": 4, "how": how, "at": 2, "folder": str(folder), "wait_s": wait_s}
-    return spec(label, "user_models:Misfit", settings)
+    return spec(label, "user_models:Misfit", settings, **changes)
 
 
-def by_label(records: Any) -> dict[str, Record]:
-    return {record.spec.label: record for record in records}
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """A spec's job, its state below the test's folder."""
+
+    def make(spec: Spec, **changes: Any) -> Job:
+        identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
+        run_id = identity.run_id(spec.key)
+        return Job(run_id=run_id, suite="s", spec=spec, identity=identity, folder=tmp_path / "work" / run_id, **changes)
+
+    return make
+
+
+@pytest.fixture(params=["inline", "local"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Every engine."""
+    made: Engine = Inline() if request.param == "inline" else Local(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    """Two processes at a time."""
+    made = Local(2)
+    yield made
+    made.close()
+
+
+def finish(engine: Engine, jobs: list[Job], seen: list[Event] | None = None) -> dict[str, Event]:
+    """Run the jobs, as many at a time as there are slots; the last event of each, by label."""
+    waiting, running, ends = list(jobs), 0, {}
+    limit = time.monotonic() + 60
+    while waiting or running:
+        assert time.monotonic() < limit
+        while waiting and running < engine.slots:
+            engine.submit(waiting.pop(0))
+            running += 1
+        for event in engine.wait(1.0):
+            if seen is not None:
+                seen.append(event)
+            if not isinstance(event, Stepped):
+                running -= 1
+                assert event.job.spec.label not in ends, "a job ended twice"
+                ends[event.job.spec.label] = event
+    return ends
 
 
 def gone(pid: int) -> bool:
@@ -63,97 +114,196 @@ def gone(pid: int) -> bool:
     return False
 
 
-def wait_for(folder: Path, pattern: str) -> list[Path]:
+def wait_for(folder: Path, pattern: str, engine: Engine | None = None) -> list[Path]:
     end = time.monotonic() + 30
     while not (found := list(folder.glob(pattern))):
         assert time.monotonic() < end
+        if engine is not None:
+            engine.wait(0.02)
         time.sleep(0.02)
     return found
 
 
-def test_a_record_is_that_of_the_same_run_in_this_process() -> None:
+def numbers(record: Record) -> Any:
+    """All of a record but its clocks and where it was made."""
+    data = record.model_dump(mode="json")
+    for point in data["curve"]:
+        del point["seconds"]
+    clocks = ("_s", "_ms_median", "_ms_p10", "_ms_p90", "tokens_per_s", "host_peak_bytes")
+    data["measures"] = {name: one for name, one in data["measures"].items() if not name.endswith(clocks)}
+    return {name: data[name] for name in ("run_id", "suite", "spec", "identity", "status", "why", "curve", "measures", "probes")}
+
+
+def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: Callable[..., Job]) -> None:
     one = spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, role="final")
-    here = run(one, suite="s").model_dump(mode="json")
-    (record,) = execute([one], suite="s", data={}, jobs=1)
-    there = record.model_dump(mode="json")
-    for data in (here, there):
-        for point in data["curve"]:
-            del point["seconds"]
-        del data["provenance"]["finished"]
-        for name in ("variables", "logical_cores"):
-            data["environment"].pop(name)
-        clocks = ("_s", "_ms_median", "_ms_p10", "_ms_p90", "tokens_per_s", "host_peak_bytes")
-        assert {name for name, measure in data["measures"].items() if measure["value"] is not None}
-        data["measures"] = {name: one for name, one in data["measures"].items() if not name.endswith(clocks)}
-    assert there == here
+    end = finish(engine, [job(one)])["l"]
+    assert isinstance(end, Ended)
+    assert numbers(end.record) == numbers(run(one, suite="s"))
+    (attempt,) = end.record.provenance["attempts"]
+    assert attempt["from_step"] == 0
+    assert "lost_steps" not in attempt
 
 
-def test_one_that_dies_is_a_record_and_the_others_go_on() -> None:
-    specs = [misfit("killed", "kill"), misfit("raises", "raise"), spec("fine"), misfit("exits", "exit"), spec("fine too")]
-    records = by_label(execute(specs, suite="s", data={}, jobs=2))
-    assert set(records) == {one.label for one in specs}
-    assert {label for label, record in records.items() if record.status == "ok"} == {"fine", "fine too"}
-    for label, why in (("killed", "killed by SIGKILL"), ("raises", "RuntimeError: a user's mistake"), ("exits", "status 3")):
-        assert records[label].status == "crashed"
-        assert why in str(records[label].why)
-        assert records[label].run_id == records[label].spec.run_id
-        assert records[label].environment["torch"]
+def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: Callable[..., Job]) -> None:
+    failing = [misfit("raises", "raise"), misfit("nan", "nan"), misfit("allocates", "allocate"), misfit("strange", "strange")]
+    ends = finish(engine, [job(one) for one in [*failing, spec("fine")]])
+    found = {label: (end.record.status, end.record.why) for label, end in ends.items() if isinstance(end, Ended)}
+    assert found["fine"] == ("ok", None)
+    assert found["raises"] == ("crashed", "RuntimeError: a user's mistake")
+    assert found["nan"][0] == "diverged"
+    assert found["allocates"][0] == "oom"
+    assert "a byte that is no character" in str(found["strange"][1])
 
 
-def test_a_message_with_a_byte_that_is_no_character_arrives() -> None:
-    (record,) = execute([misfit("strange", "strange")], suite="s", data={}, jobs=1)
-    assert record.status == "crashed"
-    assert "a byte that is no character" in str(record.why)
+def test_a_job_that_cannot_be_is_refused(engine: Engine, job: Callable[..., Job]) -> None:
+    end = finish(engine, [job(spec("wrong", train={"carry": True}))])["wrong"]
+    assert isinstance(end, Refused)
+    assert "carry" in end.why
 
 
-def test_two_jobs_overlap_in_processes_of_their_own(tmp_path: Path) -> None:
-    records = by_label(execute([misfit("a", "meet", tmp_path), misfit("b", "meet", tmp_path)], suite="s", data={}, jobs=2))
-    assert [(label, record.status, record.why) for label, record in sorted(records.items())] == [
-        ("a", "ok", None),
-        ("b", "ok", None),
-    ]
-    pids = {int(path.stem) for path in tmp_path.glob("*.here")}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
-    assert all(gone(pid) for pid in pids)
-    assert all(record.provenance["runs_side_by_side"] == 2 for record in records.values())
+def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: Engine, job: Callable[..., Job]) -> None:
+    engine.submit(job(spec("l", train={"steps": 5000})))
+    engine.stop("stopped by the test")
+    end = finish_one(engine)
+    assert isinstance(end, Stopped) or (isinstance(end, Ended) and end.record.status == "interrupted")
+    assert "stopped by the test" in str(end.why if isinstance(end, Stopped) else end.record.why)
 
 
-def test_one_job_does_not_overlap(tmp_path: Path) -> None:
-    specs = [misfit(label, "meet", tmp_path, wait_s=0.5) for label in "ab"]
-    records = list(execute(specs, suite="s", data={}, jobs=1))
-    assert [record.spec.label for record in records] == ["a", "b"]
-    assert "met nobody" in str(records[0].why)
-    assert records[1].status == "ok"
+def finish_one(engine: Engine) -> Event:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        for event in engine.wait(1.0):
+            if not isinstance(event, Stepped):
+                return event
+    raise AssertionError("no end")
 
 
-def test_closing_ends_the_runs_under_way(tmp_path: Path) -> None:
-    runs = execute([misfit("sleeper", "sleep", tmp_path), spec("fine"), spec("never")], suite="s", data={}, jobs=2)
-    assert next(runs).spec.label == "fine"
-    (mark,) = wait_for(tmp_path, "*.asleep")
-    assert psutil.pid_exists(int(mark.stem))
-    runs.close()
-    assert gone(int(mark.stem))
+class TestLocal:
+    def test_a_process_that_dies_says_how_and_whose_doing_it_was(self, local: Local, job: Callable[..., Job]) -> None:
+        specs = [misfit("killed", "kill"), misfit("exits", "exit"), misfit("segfaults", "segfault"), spec("fine")]
+        ends = finish(local, [job(one) for one in specs])
+        assert isinstance(ends["fine"], Ended)
+        for label, why, fault in (
+            ("killed", "killed by SIGKILL", None),
+            ("exits", "status 3", "crashed"),
+            ("segfaults", "killed by SIGSEGV (Fatal Python error: Segmentation fault)", "crashed"),
+        ):
+            end = ends[label]
+            assert isinstance(end, Died), label
+            assert why in end.why
+            assert end.fault == fault
 
+    def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+        ends = finish(local, [job(misfit(label, "meet", tmp_path), beside=2) for label in "ab"])
+        records = [end.record for end in ends.values() if isinstance(end, Ended)]
+        assert [(record.status, record.why) for record in records] == [("ok", None)] * 2
+        pids = {int(path.stem) for path in tmp_path.glob("*.here")}
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+        assert all(gone(pid) for pid in pids)
+        assert all(record.provenance["runs_side_by_side"] == 2 for record in records)
+        assert all(record.value("train_s") is None for record in records)
+        assert all("contended" in str(record.measures["train_s"].why) for record in records)
 
-def test_a_spec_that_cannot_be_ends_the_runs_under_way_and_is_the_users_error(tmp_path: Path) -> None:
-    wrong = spec("wrong", train={"carry": True})
-    with pytest.raises(UserError, match="carry"):
-        list(execute([misfit("sleeper", "sleep", tmp_path), wrong], suite="s", data={}, jobs=2))
-    assert all(gone(int(mark.stem)) for mark in tmp_path.glob("*.asleep"))
+    def test_closing_ends_the_runs_under_way_and_what_they_started(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+        local.submit(job(misfit("sleeper", "sleep", tmp_path)))
+        (mark,) = wait_for(tmp_path, "*.asleep")
+        child = psutil.Process(int(mark.stem))
+        assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
+        local.close()
+        assert gone(child.pid)
 
+    def test_progress_is_told(self, local: Local, job: Callable[..., Job]) -> None:
+        seen: list[Event] = []
+        finish(local, [job(spec("l"))], seen)
+        steps = [event for event in seen if isinstance(event, Stepped)]
+        assert steps
+        assert steps[0].total == 3
+        assert 1 <= steps[0].done <= 3
+        assert (steps[0].loss or 0) > 0
 
-def test_progress_is_told() -> None:
-    seen: list[tuple[str, int, int, float | None]] = []
-    runs = execute([spec("l")], suite="s", data={}, jobs=1, watch=lambda one, *rest: seen.append((one.label, *rest)))
-    assert [record.status for record in runs] == ["ok"]
-    assert seen
-    label, done, total, loss = seen[0]
-    assert (label, total) == ("l", 3)
-    assert 1 <= done <= 3
-    assert loss is not None
-    assert loss > 0
+    def test_what_a_run_prints_goes_to_its_log(self, local: Local, job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
+        one = job(misfit("l", "chatter"))
+        finish(local, [one])
+        assert "said by the run" in one.log.read_text()
+        assert "said by the run" not in "".join(capfd.readouterr())
 
+    def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+        one = job(spec("long", train={"steps": 1_000_000}), limits=Limits(seconds=1.0))
+        end = finish(local, [one])["long"]
+        assert isinstance(end, Ended)
+        assert (end.record.status, end.record.why) == ("timeout", "ran past its limit of 1 s")
+        assert end.record.value("host_peak_bytes") is not None
+        step = end.record.provenance["checkpoint_step"]
+        assert step > 0
+        saved = Checkpoint(one.checkpoint, one.run_id)
+        assert saved.load()
+        assert saved.step == step
 
-def test_nothing_to_do_does_nothing() -> None:
-    assert list(execute([], suite="s", data={}, jobs=2)) == []
+    def test_a_run_that_does_not_even_hear_its_time_is_killed(
+        self, local: Local, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bench.engines.process.GRACE_S", 1.0)
+        end = finish(local, [job(misfit("deaf", "deaf"), limits=Limits(seconds=1.0))])["deaf"]
+        assert isinstance(end, Died)
+        assert end.fault == "timeout"
+        assert "limit of 1 s" in end.why
+        assert end.peak_bytes
+
+    def test_a_run_past_its_memory_is_out_of_memory_and_says_what_it_had(self, local: Local, job: Callable[..., Job]) -> None:
+        one = job(misfit("greedy", "grow", wait_s=600.0), limits=Limits(memory_bytes=400 * 2**20))
+        end = finish(local, [one])["greedy"]
+        assert isinstance(end, Ended)
+        assert end.record.status == "oom"
+        assert 200 * 2**20 < (end.record.value("host_peak_bytes") or 0) < 500 * 2**20
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+    def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Callable[..., Job], number: signal.Signals) -> None:
+        one = job(spec("long", train={"steps": 1_000_000}))
+        local.submit(one)
+        while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
+            pass
+        (worker,) = [child for child in psutil.Process().children(recursive=True) if os.getpgid(child.pid) == child.pid]
+        worker.send_signal(number)
+        end = finish_one(local)
+        assert isinstance(end, Ended)
+        assert (end.record.status, end.record.why) == ("interrupted", f"stopped by {number.name}")
+        assert end.record.provenance["checkpoint_step"] > 0
+
+    def test_an_orphan_saves_its_state_and_goes(self, job: Callable[..., Job], tmp_path: Path) -> None:
+        """Its coordinator dies: the pipe ends."""
+        engine = Local(1)
+        one = job(spec("long", train={"steps": 1_000_000}))
+        engine.submit(one)
+        while not any(isinstance(event, Stepped) for event in engine.wait(1.0)):
+            pass
+        (worker,) = engine._workers.values()
+        pid = worker._process.pid
+        assert pid
+        worker.pipe.close()
+        assert gone(pid)
+        saved = Checkpoint(one.checkpoint, one.run_id)
+        assert saved.load()
+        assert saved.step > 0
+
+    def test_a_run_goes_on_from_the_state_of_one_that_was_stopped(self, local: Local, job: Callable[..., Job]) -> None:
+        one = job(spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, train={"steps": 400, "evaluate_every": 100}))
+        local.submit(one)
+        while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
+            pass
+        local.stop("stopped by the test")
+        end = finish_one(local)
+        assert isinstance(end, Ended)
+        stopped_at = end.record.provenance["checkpoint_step"]
+        assert 0 < stopped_at < 400
+        again = finish(local, [one])["l"]
+        assert isinstance(again, Ended)
+        assert numbers(again.record)["curve"] == numbers(run(one.spec, suite="s"))["curve"]
+        assert [attempt["from_step"] for attempt in again.record.provenance["attempts"]] == [0, stopped_at]
+
+    def test_threads_are_those_of_the_spec(self, local: Local, job: Callable[..., Job]) -> None:
+        before = torch.get_num_threads()
+        end = finish(local, [job(spec("l", threads=2))])["l"]
+        assert isinstance(end, Ended)
+        assert end.record.environment["threads"] == 2
+        assert torch.get_num_threads() == before

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from running import IDENTITY
 
 from bench import catalog
 from bench.budget import TOLERANCE, match
@@ -60,13 +61,21 @@ def trial(spec: Spec, value: float | None, status: Any = "ok", better: Any = "lo
     metrics = {"loss": Metric(unit="1", better="lower"), headline: Metric(unit="1", better=better)}
     why = None if status == "ok" else "because"
     return Record(
-        run_id=spec.run_id, suite="s", spec=spec, status=status, why=why, headline=headline, metrics=metrics, measures=measures
+        run_id=IDENTITY.run_id(spec.key),
+        suite="s",
+        spec=spec,
+        identity=IDENTITY,
+        status=status,
+        why=why,
+        headline=headline,
+        metrics=metrics,
+        measures=measures,
     )
 
 
 def records(plan: Plan, best: dict[str, float]) -> dict[str, Record]:
     """Trial records in which each label's best rate is the given one."""
-    return {spec.run_id: trial(spec, abs(spec.train.learning_rate - best[spec.label])) for spec in plan.trials()}
+    return {spec.key: trial(spec, abs(spec.train.learning_rate - best[spec.label])) for spec in plan.trials()}
 
 
 def widths(model: Named, vocabulary: int, most: int) -> dict[int, int]:
@@ -123,13 +132,13 @@ class TestStages:
             assert (one.role, one.seed, one.train.steps, one.train.evaluate_every, one.depths) == ("trial", 1000, 4, 0, ())
             assert one.train.warmup == 2
             assert (one.train.batch, one.train.clip) == (4, 0.25)
-        assert len({t.run_id for t in trials}) == len(trials)
+        assert len({t.key for t in trials}) == len(trials)
 
     def test_finals_take_the_best_rate_and_a_like_row_shares_it(self) -> None:
         plan = Plan([comparison()])
         finals = plan.finals(records(plan, {"reference": 0.2, "other": 0.01}))
         assert {(f.label, f.train.learning_rate) for f in finals} == {("reference", 0.2), ("shared", 0.2), ("other", 0.01)}
-        ids = {label: tuple(t.run_id for t in plan.trials() if t.label == label) for label in ("reference", "other")}
+        ids = {label: tuple(t.key for t in plan.trials() if t.label == label) for label in ("reference", "other")}
         for one in finals:
             assert one.trials == ids["reference" if one.label == "shared" else one.label]
             assert (one.role, one.train.steps, one.train.warmup, one.train.evaluate_every) == ("final", 8, 6, 2)
@@ -143,7 +152,7 @@ class TestStages:
     def test_the_same_suite_gives_the_same_ids(self) -> None:
         first, second = Plan([comparison()]), Plan([comparison()])
         best = {"reference": 0.2, "other": 0.01}
-        assert [f.run_id for f in first.finals(records(first, best))] == [f.run_id for f in second.finals(records(second, best))]
+        assert [f.key for f in first.finals(records(first, best))] == [f.key for f in second.finals(records(second, best))]
 
     def test_all_rows_are_on_equal_terms(self) -> None:
         plan = Plan([comparison()])
@@ -183,15 +192,15 @@ class TestStages:
     def test_a_run_is_the_same_run_whichever_seeds_are_asked_for(self) -> None:
         """Else `--seeds 1` and then all seeds make two records of one seed, which no table can hold."""
         entry = comparison(learning_rates=(0.1,), seeds=(0, 1, 2))
-        whole = {(f.label, f.seed): f.run_id for f in Plan([entry]).finals({})}
+        whole = {(f.label, f.seed): f.key for f in Plan([entry]).finals({})}
         for seeds in ([1], [2, 1], [1, 0]):
-            part = {(f.label, f.seed): f.run_id for f in Plan([entry], seeds=seeds).finals({})}
+            part = {(f.label, f.seed): f.key for f in Plan([entry], seeds=seeds).finals({})}
             assert {key: whole[key] for key in part} == part
 
     def test_no_run_is_planned_twice(self) -> None:
         one = Spec(group="g", label="l", model=MODELS["lstm"].model_copy(update={"settings": {"width": 4}}), task=ECHO,
                    train=Train(steps=1, batch=1, learning_rate=0.1), seed=0)  # fmt: skip
-        ids = [spec.run_id for spec in Plan([one, one]).finals({})]
+        ids = [spec.key for spec in Plan([one, one]).finals({})]
         assert len(ids) == len(set(ids))
 
 

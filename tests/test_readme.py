@@ -5,8 +5,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from running import run_suite
 
-from bench.coordinator import run_suite
 from bench.plan import Plan, load_suite
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ def test_the_example_of_an_own_cell_runs(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "suite.py").write_text(suite, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     name, entries = load_suite(str(tmp_path / "suite.py"), {})
-    records = run_suite(Plan(entries, seeds=[0]), suite=name, results=tmp_path / "results", data={}, jobs=2)
+    records = run_suite(Plan(entries, seeds=[0]), tmp_path / "results", suite=name)
     assert {record.spec.label: record.status for record in records} == {"DEQ": "ok", "tied 8": "ok", "LSTM": "ok"}
     counts = {record.spec.label: record.value("parameters_total") for record in records}
     budget = counts["DEQ"]

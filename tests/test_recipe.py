@@ -150,8 +150,8 @@ def test_a_recipe_for_a_deq_is_refused_by_an_explicit_model(recipe: Recipe) -> N
 
 def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -> None:
     spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
-    assert spec.run_id == "g-l-s0-52b7c12e4cc7"
-    assert spec.model_copy(update={"recipe": Recipe(steps=3)}).run_id != spec.run_id
+    assert spec.key == "g-l-s0-52b7c12e4cc7"
+    assert spec.model_copy(update={"recipe": Recipe(steps=3)}).key != spec.key
 
 
 def test_trials_shrink_the_pretraining_with_the_training() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from running import IDENTITY
 
 import bench.record
 from bench.errors import UserError
@@ -33,9 +34,10 @@ def record(seed: int = 0, **changes: Any) -> Record:
         seed=seed,
     )
     fields: dict[str, Any] = {
-        "run_id": spec.run_id,
+        "run_id": IDENTITY.run_id(spec.key),
         "suite": "s",
         "spec": spec,
+        "identity": IDENTITY,
         "status": "ok",
         "metrics": {"loss": Metric(unit="nats", better="lower", chance=1.5)},
         "curve": [Point(step=1, seconds=0.1, train_loss=1 / 3, valid={"loss": 2.0})],
@@ -220,7 +222,7 @@ DAMAGE: dict[str, Callable[[str], str | bytes]] = {
     "a list": lambda text: "[]",
     "null": lambda text: "null",
     "nested without end": lambda text: "[" * 200_000,
-    "another schema": _text(lambda data: data.update(schema_version=2)),
+    "another schema": _text(lambda data: data.update(schema_version=1)),
     "no schema": _text(lambda data: data.pop("schema_version")),
     "no spec": _text(lambda data: data.pop("spec")),
     "unknown field": _text(lambda data: data.update(extra=1)),

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+from running import IDENTITY
 
 from bench.columns import Cell, Column, Row, best, cell, groups, natural, shown_unit
 from bench.errors import UserError
@@ -127,9 +128,10 @@ def record(
         names = {"picard": 0.95, "anderson": 0.7, "broyden": 0.75} if solves else {"tied iteration": 0.97}
         probes["residual_by_nfe"] = {k: [[n, r**n, min(1.0, 3 * r**n)] for n in range(1, 40)] for k, r in names.items()}
     return Record(
-        run_id=spec.run_id,
+        run_id=IDENTITY.run_id(spec.key),
         suite=suite,
         spec=spec,
+        identity=IDENTITY,
         status=status,
         why=why,
         metrics=METRICS,
@@ -148,7 +150,7 @@ def comparison(suite: str = "quick", group: str = "copy T30") -> list[Record]:
         tried = [record(label, 1000, suite=suite, group=group, role="trial", rate=rate) for rate in (3e-4, 1e-3, 3e-3)]
         tried = tried if label in ("DEQ (Anderson)", "LSTM") else []
         records += tried
-        ids = tuple(one.run_id for one in tried)
+        ids = tuple(one.spec.key for one in tried)
         for seed in range(3):
             failed = label == "GRU" or (label == "LSTM" and seed == 2)
             status: RunStatus = "oom" if failed else "ok"
@@ -366,7 +368,7 @@ def test_one_seed_never_counts_twice() -> None:
     one = record("LSTM", 0)
     probed = one.spec.model_copy(update={"depths": (1, 2)})
     with pytest.raises(UserError, match="same seed"):
-        groups("quick", [one, one.model_copy(update={"spec": probed, "run_id": probed.run_id})])
+        groups("quick", [one, one.model_copy(update={"spec": probed, "run_id": IDENTITY.run_id(probed.key)})])
 
 
 def test_units_that_disagree_are_refused() -> None:
@@ -379,7 +381,7 @@ def test_units_that_disagree_are_refused() -> None:
 def test_rows_on_unequal_terms_are_announced(tmp_path: Path) -> None:
     one = record("LSTM", 0)
     longer = one.spec.model_copy(update={"label": "GRU", "train": one.spec.train.model_copy(update={"steps": 800})})
-    results = save(tmp_path, [one, one.model_copy(update={"spec": longer, "run_id": longer.run_id})])
+    results = save(tmp_path, [one, one.model_copy(update={"spec": longer, "run_id": IDENTITY.run_id(longer.key)})])
     write_report(results)
     assert "**Not on equal terms:** the rows differ in train.steps." in (results / "README.md").read_text()
 
@@ -407,7 +409,7 @@ def test_a_failed_trial_is_shown_with_its_reason() -> None:
         record("LSTM", 1000, role="trial"),
         record("LSTM", 1000, role="trial", rate=1e-2, status="diverged", why="loss is inf"),
     ]
-    one = table([*trials, record("LSTM", 0, trials=tuple(trial.run_id for trial in trials))], "trials")
+    one = table([*trials, record("LSTM", 0, trials=tuple(trial.spec.key for trial in trials))], "trials")
     assert texts(one)["LSTM"][0].endswith("0.01: diverged")
     assert one.notes == (f"diverged: loss is inf ({trials[1].run_id})",)
     assert one.rows[0][1].notes == (1,)
@@ -566,7 +568,7 @@ def test_a_recipe_is_told_where_the_common_terms_are(tmp_path: Path) -> None:
     for n, one in enumerate(records):
         if one.spec.label == "GRU":
             spec = one.spec.model_copy(update={"recipe": recipe})
-            records[n] = one.model_copy(update={"spec": spec, "run_id": spec.run_id})
+            records[n] = one.model_copy(update={"spec": spec, "run_id": IDENTITY.run_id(spec.key)})
     write_report(save(tmp_path, records))
     text = (tmp_path / "README.md").read_text()
     assert "Recipe of GRU: pretrain steps 30, jacobian 0.5." in text

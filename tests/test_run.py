@@ -129,7 +129,7 @@ class TestMeasures:
         assert record.value("cuda_allocated_peak_bytes") is None
         solves = record.value("train_forward_nfe_mean")
         assert (solves is not None) == (name == "deq")
-        assert record.run_id == record.spec.run_id
+        assert record.run_id == record.identity.run_id(record.spec.key)
         assert len(record.curve) == 4
         assert all(point.train_loss is not None for point in record.curve)
 
@@ -356,7 +356,7 @@ class TestFailures:
         record = run(misfit("raise", 3), suite="s")
         for name in ("parameters_total", "build_s", "warmup_s", "train_s", "host_peak_bytes"):
             assert name in record.measures
-        assert record.provenance["data_sha256"] == "echo 5 6"
+        assert record.identity.data == "echo 5 6"
         assert record.environment["torch"] == torch.__version__
 
     def test_a_run_after_a_failed_one_is_not_changed_by_it(self) -> None:

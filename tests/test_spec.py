@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from running import IDENTITY
 
 from bench.errors import UserError
 from bench.plan import readable
@@ -50,21 +51,21 @@ def comparison(**changes: Any) -> Comparison:
 
 class TestRunId:
     def test_is_the_same_in_every_process_whatever_the_hash_seed(self) -> None:
-        code = f"from bench.spec import Spec; print(Spec.model_validate({SMALL!r}).run_id)"
+        code = f"from bench.spec import Spec; print(Spec.model_validate({SMALL!r}).key)"
         environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
-        assert found.stdout.strip() == spec().run_id
+        assert found.stdout.strip() == spec().key
 
     def test_does_not_depend_on_the_order_of_keys(self) -> None:
         def turned(value: Any) -> Any:
             return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
 
-        assert spec().run_id == Spec.model_validate(turned(SMALL)).run_id
+        assert spec().key == Spec.model_validate(turned(SMALL)).key
 
     def test_survives_json(self) -> None:
         again = Spec.model_validate_json(spec().model_dump_json())
         assert again == spec()
-        assert again.run_id == spec().run_id
+        assert again.key == spec().key
         assert [type(value) for value in again.model.settings.values()] == [int, float, str, type(None), bool]
 
     @settings(max_examples=25)
@@ -75,8 +76,8 @@ class TestRunId:
         except ValidationError:
             assert any(value in (float("inf"), float("-inf")) for value in chosen.values())
             return
-        assert Spec.model_validate_json(one.model_dump_json()).run_id == one.run_id
-        assert Spec.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))).run_id == one.run_id
+        assert Spec.model_validate_json(one.model_dump_json()).key == one.key
+        assert Spec.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))).key == one.key
 
     @pytest.mark.parametrize(
         "change",
@@ -95,6 +96,8 @@ class TestRunId:
             {"depths": [2]},
             {"trials": ["x"]},
             {"recipe": {"auxiliary": 0.1}},
+            {"processes": 2},
+            {"limits": {"seconds": 5.0}},
             *(
                 {"train": SMALL["train"] | one}
                 for one in (
@@ -114,28 +117,28 @@ class TestRunId:
         ids=str,
     )
     def test_changes_with_every_field(self, change: dict[str, Any]) -> None:
-        assert spec(**change).run_id[-12:] != spec().run_id[-12:]
+        assert spec(**change).key[-12:] != spec().key[-12:]
 
     def test_every_field_is_tried_above(self) -> None:
-        assert set(Spec.model_fields) == {*SMALL, "device", "threads", "parameters", "depths", "trials", "recipe"}
+        assert set(Spec.model_fields) == {*SMALL, "device", "threads", "parameters", "depths", "trials", "recipe", "processes", "limits"}
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
         assert set(Train.model_fields) == tried
 
     @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]{0,30}", fullmatch=True), st.integers(0, 10**6))
     def test_is_safe_as_a_file_name(self, text: str, seed: int) -> None:
-        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*-s\d+-[0-9a-f]{12}", spec(group=text, label=text, seed=seed).run_id)
+        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*-s\d+-[0-9a-f]{12}", spec(group=text, label=text, seed=seed).key)
 
     def test_differs_where_only_the_case_of_a_label_does(self) -> None:
-        assert spec(label="GRU").run_id.lower() != spec(label="gru").run_id.lower()
+        assert spec(label="GRU").key.lower() != spec(label="gru").key.lower()
 
     def test_is_short_enough_for_a_file_name_or_the_spec_is_refused(self, tmp_path: Path) -> None:
         try:
             long = spec(group="g" * 250)
         except ValidationError:
             return
-        record = Record(run_id=long.run_id, suite="s", spec=long, status="ok", measures={})
-        write_record(tmp_path / f"{long.run_id}.json", record)
-        assert read_record(tmp_path / f"{long.run_id}.json") == record
+        record = Record(run_id=IDENTITY.run_id(long.key), suite="s", spec=long, identity=IDENTITY, status="ok", measures={})
+        write_record(tmp_path / f"{record.run_id}.json", record)
+        assert read_record(tmp_path / f"{record.run_id}.json") == record
 
 
 class TestValidation:

@@ -142,6 +142,25 @@ class Misfit(Averages):
     def _kill(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def _segfault(self) -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    def _chatter(self) -> None:
+        os.write(1, b"said by the run\n")
+
+    def _deaf(self) -> None:
+        """Hears no signal that can be ignored."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM, signal.SIGINT])
+        time.sleep(self.wait_s)
+
+    def _grow(self) -> None:
+        held = []
+        end = time.monotonic() + self.wait_s
+        while time.monotonic() < end:
+            held.append(torch.ones(2**22))
+
     def _sleep(self) -> None:
         """Until it is told to go."""
         Path(self.folder, f"{os.getpid()}.asleep").touch()

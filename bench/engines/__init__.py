@@ -1,1 +1,7 @@
-"""Engines execute specs: `local` on this machine, each run in a process of its own."""
+"""Engines execute jobs: `local` on this machine, each run in a process of its own; `ray` on many; `inline` in this process.
+
+engine.py    the contract: submit, wait, stop, close
+worker.py    what a process does with a job
+process.py   one such process, watched: its messages, its limits, its end
+local.py     so many of them at a time
+"""

@@ -1,43 +1,167 @@
-"""What a worker process does: one run, its progress and its record sent up a pipe."""
+"""What a process does with a job: the run in a session of its own, within limits, taking up its checkpoint and leaving one.
 
+`python -m bench.engines.worker JOB.json` does one job by hand and prints the record.
+"""
+
+import faulthandler
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 import torch._dynamo  # noqa: F401  the optimiser imports it lazily, two seconds a process; the fork server holds it for all
 
+from bench.attempts import note_begin, note_progress
+from bench.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.environment import cpu_name
 from bench.errors import UserError
+from bench.job import Job
+from bench.lock import CAN_LOCK, held
+from bench.loop import Progress
+from bench.record import Record, record_text
 from bench.run import run
-from bench.spec import Spec
 
-__all__ = ["work"]
-_EVERY_S = 0.2
+__all__ = ["do", "work"]
+_TOLD_S = 0.2
+_NOTED_S = 2.0
 
 
-def work(pipe: Connection, spec_json: str, suite: str, data: Mapping[str, Path], beside: int) -> None:
-    """Run one spec; send ("step", done, total, loss) now and then and ("record", json) or ("error", message) at the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+def work(pipe: Connection, job_json: str) -> None:
+    """Do the job; send ("step", done, total, loss) now and then, last ("record", json), ("error", message) or ("stopped", why).
+
+    ("stop", why) down the pipe ends the run with its state saved, and so does the pipe's end: nobody is there to want the result.
+    """
+    job = Job.model_validate_json(job_json)
+    os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to pass on
+    interrupt = Interrupt()
+    _listen_for_signals(interrupt, pipe)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(job.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    faulthandler.enable(2)
     last = 0.0
 
     def progress(done: int, total: int, loss: float | None) -> None:
         nonlocal last
-        if time.monotonic() - last > _EVERY_S:
+        if time.monotonic() - last > _TOLD_S:
             last = time.monotonic()
             _send(pipe, ("step", done, total, loss))
 
+    _limit(job, interrupt)
     try:
-        record = run(Spec.model_validate_json(spec_json), suite=suite, data=data, beside=beside, progress=progress)
+        record = do(job, interrupt, progress)
     except UserError as error:
         _send(pipe, ("error", str(error)))
+    except Interrupted as request:  # before the run could begin, or when it had ended
+        _send(pipe, ("stopped", str(request)))
     else:
         _send(pipe, ("record", record.model_dump_json()))
 
 
+def do(job: Job, interrupt: Interrupt, progress: Progress | None = None) -> Record:
+    """Do the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with held(job.active) if CAN_LOCK else nullcontext():  # an orphan of a coordinator that died may still be saving its state
+        checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
+        checkpoint.load()
+        attempts = note_begin(job, checkpoint.step, cpu_name())
+        tell = _Telling(job, progress)
+        record = run(
+            job.spec,
+            suite=job.suite,
+            data=job.data,
+            beside=job.beside,
+            progress=tell,
+            identity=job.identity,
+            checkpoint=checkpoint,
+            interrupt=interrupt,
+        )
+        return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
+
+
+class _Telling:
+    """Passes progress on, and leaves it in a file for `status`."""
+
+    def __init__(self, job: Job, further: Progress | None) -> None:
+        self._job, self._further, self._last = job, further, 0.0
+
+    def __call__(self, done: int, total: int, loss: float | None) -> None:
+        if self._further is not None:
+            self._further(done, total, loss)
+        if time.monotonic() - self._last > _NOTED_S:
+            self._last = time.monotonic()
+            note_progress(self._job, done, total, loss)
+
+
+def _limit(job: Job, interrupt: Interrupt) -> None:
+    """Set the clock and the bound on memory; let the kernel choose this process, not the coordinator, when memory runs out."""
+    seconds = job.limits.seconds
+    if seconds is not None:
+
+        def late(number: int, frame: FrameType | None) -> None:
+            interrupt.ask(f"ran past its limit of {seconds:g} s", "timeout")
+
+        signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if job.limits.memory_bytes is not None and job.spec.device == "cpu":
+        _bound_memory(job.limits.memory_bytes)
+
+
+def _bound_memory(size: int) -> None:
+    """Allow so many bytes more than the process has: an allocation beyond fails, and the run ends as out of memory, not killed."""
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        lines = Path("/proc/self/status").read_text().splitlines()
+        have = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        bound = have + size if hard == resource.RLIM_INFINITY else min(have + size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+
+
+def _listen_for_signals(interrupt: Interrupt, pipe: Connection) -> None:
+    why: dict[str, str] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interrupt.ask(why.get("why") or f"stopped by {signal.Signals(number).name}")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def listen() -> None:
+        try:
+            _, why["why"] = pipe.recv()
+        except (EOFError, OSError):
+            why["why"] = "the coordinator is gone"
+        signal.pthread_kill(main, signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
 def _send(pipe: Connection, message: tuple[object, ...]) -> None:
-    try:
+    with suppress(OSError):  # the coordinator is gone: `listen` sees to it
         pipe.send(message)
-    except OSError:
-        os._exit(1)  # the coordinator is gone: nobody wants the result
+
+
+def main() -> None:
+    """Do the job whose JSON file is named on the command line; print its record."""
+    job = Job.model_validate_json(Path(sys.argv[1]).read_text())
+    interrupt = Interrupt()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: interrupt.ask(f"stopped by {signal.Signals(number).name}"))
+    _limit(job, interrupt)
+    print(record_text(do(job, interrupt)), end="")
+
+
+if __name__ == "__main__":
+    main()

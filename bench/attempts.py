@@ -1,0 +1,61 @@
+"""Each time that a run was taken up, a line in its folder: when, from which step, on what, what was lost, how it ended."""
+
+import datetime
+import json
+from contextlib import suppress
+from typing import Any
+
+from bench.job import Job
+
+
+def attempts_of(job: Job) -> list[dict[str, Any]]:
+    """All attempts so far, an end joined to its beginning; lines that are damaged are left out."""
+    attempts: list[dict[str, Any]] = []
+    with suppress(OSError):
+        for line in job.attempts.read_text(errors="replace").splitlines():
+            with suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict) and "started" in found:
+                    attempts.append(found)
+                elif isinstance(found, dict) and attempts:
+                    attempts[-1] |= found
+    return attempts
+
+
+def note_begin(job: Job, step: int, cpu: str | None) -> list[dict[str, Any]]:
+    """Note that the run is taken up at a step, and how many steps of the attempt before were lost; all attempts so far."""
+    before = attempts_of(job)
+    line: dict[str, Any] = {"started": _now(), "from_step": step, "cpu": cpu}
+    if before:
+        line["lost_steps"] = max(0, int(progress_of(job).get("step") or 0) - step)
+    _append(job, line)
+    return [*before, line]
+
+
+def note_end(job: Job, why: str) -> None:
+    """Note how an attempt ended that could not say so itself."""
+    _append(job, {"ended": _now(), "why": why})
+
+
+def progress_of(job: Job) -> dict[str, Any]:
+    """The last note of how far the run was: step, steps, loss; empty where there is none."""
+    with suppress(OSError, ValueError):
+        found = json.loads(job.progress.read_text())
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def note_progress(job: Job, step: int, steps: int, loss: float | None) -> None:
+    """Note how far the run is."""
+    with suppress(OSError):
+        job.progress.write_text(json.dumps({"step": step, "steps": steps, "loss": loss}))
+
+
+def _append(job: Job, line: dict[str, Any]) -> None:
+    with suppress(OSError), job.attempts.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,117 @@
+"""What a run needs to go on where it was: tensors and plain values in a file, replaced whole, read without running any of it."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import UserError
+from bench.record import write_bytes
+
+FORMAT = 1
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop, or its time is up; `status` is what the record says."""
+
+    def __init__(self, why: str, status: str = "interrupted") -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Interrupt:
+    """A request to stop, made at any moment by a signal: at once, or, where the run is inside `deferred`, when it next asks."""
+
+    def __init__(self) -> None:
+        self._asked: Interrupted | None = None
+        self._deferring = False
+
+    def ask(self, why: str, status: str = "interrupted") -> None:
+        """Stop the run; may be called from a signal handler. Only the first request counts."""
+        if self._asked is not None:
+            return
+        self._asked = Interrupted(why, status)
+        if not self._deferring:
+            raise self._asked
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a request waits for `asked`; one that came too late for it is raised at the end."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self._asked is not None:
+            raise self._asked
+
+    @property
+    def asked(self) -> Interrupted | None:
+        """The request that waits."""
+        return self._asked
+
+
+class Checkpoint:
+    """A run's checkpoint file; without a `path`, none is kept. `every_s` seconds apart, and whenever the run is stopped."""
+
+    def __init__(
+        self, path: Path | None = None, run_id: str = "", every_s: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._run_id, self._every_s, self._clock = path, run_id, every_s, clock
+        self._last = clock()
+        self._loaded: dict[str, Any] | None = None
+        self.step = 0  # that the file on disk holds
+        self.said: str | None = None  # what went wrong with it
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a file to keep."""
+        return self._path is not None
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self._path is not None and self._clock() - self._last >= self._every_s
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Replace the file by this state (tensors, numbers, text, lists and dictionaries of them) of a training after `step` steps.
+
+        Where the disk refuses, the file stays as it was and the run goes on.
+        """
+        if self._path is None:
+            return
+        file = io.BytesIO()
+        torch.save({"format": FORMAT, "run_id": self._run_id, "step": step, "state": state}, file)
+        self._last = self._clock()
+        try:
+            write_bytes(self._path, file.getvalue())
+        except UserError as error:
+            self.said = f"not written at step {step}: {error}"
+        else:
+            self.step = step
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved; None where there is none, or where the file is damaged, another run's, or holds more than data."""
+        if self._loaded is not None:
+            return self._loaded
+        if self._path is None or self._path.is_symlink() or not self._path.is_file():
+            return None
+        try:
+            found = torch.load(self._path, map_location="cpu", weights_only=True)
+            if (found["format"], found["run_id"]) != (FORMAT, self._run_id):
+                raise ValueError("another run's")
+            self.step = int(found["step"])
+            self._loaded = dict(found["state"])
+            return self._loaded
+        except Exception as error:  # a hostile file fails in any way it likes: the run starts over
+            self.discard(f"unreadable ({type(error).__name__})")
+            return None
+
+    def discard(self, why: str) -> None:
+        """Remove the file: the run starts over, and its record says why."""
+        self.said, self.step = f"{why}: the run started over", 0
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""A job: all that a process needs to bring one run about, as JSON."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.identity import Identity
+from bench.spec import Limits, Spec
+
+
+class Job(BaseModel):
+    """One run to do: what, from what, with which corpora, within which limits; `folder` is where it may keep its state."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    suite: str
+    spec: Spec
+    identity: Identity
+    folder: Path
+    data: dict[str, Path] = Field(default_factory=dict)
+    beside: int = Field(default=1, gt=0, description="runs that share the machine")
+    limits: Limits = Field(default_factory=Limits)
+    checkpoint_s: float = Field(default=30.0, ge=0, description="seconds between checkpoints")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished run."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def progress(self) -> Path:
+        """How far the run is."""
+        return self.folder / "progress.json"
+
+    @property
+    def attempts(self) -> Path:
+        """A line for each time that the run was taken up."""
+        return self.folder / "attempts.jsonl"
+
+    @property
+    def active(self) -> Path:
+        """Locked by the process that works on the run."""
+        return self.folder / "active"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.folder / "log.txt"
