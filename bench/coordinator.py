@@ -114,6 +114,7 @@ class Coordinator:
                 self._stage(name, specs)
         finally:
             self.engine.close()
+            self.store.tidy(self.suite)
         return [self._known[spec.key] for spec in specs]
 
     def identity(self, spec: Spec) -> Identity:
@@ -186,11 +187,12 @@ class _Stage:
         self._failures: dict[str, tuple[int, int]] = {}  # how often in a row, at which step
         self._looked = 0.0
         self._done = 0
+        self._left = False  # a run was stopped on the way
 
     def run(self) -> None:
         engine, halted = self._all.engine, False
         try:
-            while self._waiting or self._leases or self._elsewhere:
+            while self._waiting or self._leases or self._elsewhere or self._left:
                 if self._all.halted is not None and not halted:
                     halted = True
                     engine.stop(self._all.halted)
@@ -277,6 +279,7 @@ class _Stage:
         self._all._watch.recorded(record, self._done, self._missing)
 
     def _release(self, job: Job) -> None:
+        self._left = True
         self._leases.pop(job.run_id).close()
 
     def _look_elsewhere(self) -> None:

@@ -201,7 +201,6 @@ class Training:
         with self.interrupt.deferred():
             self.curve.append(point)
             self._losses = []
-        self.progress(end, self.spec.train.steps, point.train_loss)
 
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         self.course.at(self.done)
@@ -212,6 +211,7 @@ class Training:
         self.schedule.step()
         self._losses.append(loss)
         self.done += 1
+        self.progress(self.done, self.spec.train.steps, self.curve[-1].train_loss if self.curve else None)
 
     def _save_if_due(self) -> None:
         stop = self.ranks.any(self.interrupt.asked is not None)

@@ -25,6 +25,7 @@ from bench.tasks.task import Task
 
 Entry = Spec | Comparison
 SUITES = {
+    "tiny": "bench.suites.tiny",
     "smoke": "bench.suites.smoke",
     "small": "bench.suites.small",
     "text": "bench.suites.text",

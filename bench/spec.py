@@ -78,7 +78,7 @@ class Recipe(_Frozen):
 
 
 class Limits(_Frozen):
-    """What a run may take before it is ended: wall-clock `seconds`, a restart's included, and `memory_bytes` of the host."""
+    """What a run may take before it is ended: wall-clock `seconds` each time it is taken up, and `memory_bytes` of the host."""
 
     seconds: float | None = Field(default=None, gt=0)
     memory_bytes: int | None = Field(default=None, gt=0)

@@ -67,7 +67,8 @@ class Store:
     def suites(self) -> list[str]:
         """The suites that have records."""
         with suppress(OSError):
-            return sorted(entry.name for entry in os.scandir(self.results / "runs") if entry.is_dir(follow_symlinks=False))
+            names = sorted(entry.name for entry in os.scandir(self.results / "runs") if entry.is_dir())
+            return [name for name in names if self.folder("runs", name).is_dir()]
         return []
 
     def ids(self, suite: str) -> list[str]:
@@ -141,6 +142,12 @@ class Store:
     def forget(self, suite: str, run_id: str) -> None:
         """Remove an unfinished run's state."""
         shutil.rmtree(self.work(suite, run_id), ignore_errors=True)
+
+    def tidy(self, suite: str) -> None:
+        """Remove the folders of unfinished runs, where there is none."""
+        for folder in (self.folder("work", suite), self.results / "work"):
+            with suppress(OSError):
+                folder.rmdir()
 
     def check(self, suites: Sequence[str]) -> None:
         """UserError where a record of these suites is damaged or nothing can be written: before a run is paid for, not after."""

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-import bench.coordinator
 from bench.__main__ import main, parse_seeds
+from bench.engines.local import Local
 from bench.record import Record, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,12 +129,10 @@ def snapshot(folder: Path) -> dict[str, str]:
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever starts a run fails."""
 
-    def execute(specs: Any, **_: Any) -> Iterator[Record]:
-        if specs:
-            pytest.fail("a run was started")
-        yield from ()
+    def submit(self: Local, job: Any) -> None:
+        pytest.fail("a run was started")
 
-    monkeypatch.setattr(bench.coordinator, "execute", execute)
+    monkeypatch.setattr(Local, "submit", submit)
 
 
 def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *said: str) -> None:
@@ -247,12 +245,27 @@ class TestRefused:
         (copied / "results" / "runs" / "other" / "x.json").write_text("{")
         refused(cli, copied, ("run", "mine.py", "--device", "cpu"), "x.json")
 
-    def test_a_record_of_other_data_is_not_mixed_in(self, cli: Cli, copied: Path) -> None:
+    def test_a_record_that_says_it_is_of_other_data_is_not_mixed_in(self, cli: Cli, copied: Path) -> None:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
-        data = json.loads(path.read_text())
-        data["provenance"]["data_sha256"] = "other"
-        path.write_text(json.dumps(data))
-        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, "other data")
+        path.write_text(path.read_text().replace('"data": "echo 5 6"', '"data": "other"'))
+        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, "its content is that of run")
+
+    @pytest.mark.parametrize("where", ["results/runs", "results/runs/mine", "results/work"])
+    def test_a_link_is_not_followed_out_of_the_results(self, cli: Cli, copied: Path, tmp_path_factory: Any, where: str) -> None:
+        outside = tmp_path_factory.mktemp("outside") / "there"
+        place = copied / where
+        shutil.move(place, outside)
+        place.symlink_to(outside)
+        refused(cli, copied, ("run", "mine.py", "--device", "cpu", "--retry", "all"), where, "link")
+        if where != "results/work":
+            refused(cli, copied, ("report",), where, "link")
+
+    def test_a_record_that_is_a_link_is_refused(self, cli: Cli, copied: Path) -> None:
+        path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
+        path.rename(copied / "elsewhere.json")
+        path.symlink_to(copied / "elsewhere.json")
+        for arguments in (("run", "mine.py", "--device", "cpu"), ("report",), ("show", path.stem)):
+            refused(cli, copied, arguments, path.name)
 
     def test_a_run_that_is_not_there(self, cli: Cli, copied: Path) -> None:
         stem = sorted((copied / "results" / "runs" / "mine").glob("*.json"))[0].stem
@@ -272,11 +285,13 @@ class TestRun:
         )
         for record in records:
             if record.spec.role == "final" and record.status == "ok":
-                trials = {other.run_id: other for other in records if other.run_id in record.spec.trials}
+                trials = {other.spec.key: other for other in records if other.spec.key in record.spec.trials}
                 assert len(trials) == 2
                 best = max(trials.values(), key=lambda one: (one.value("valid_hits") or 0, -one.spec.train.learning_rate))
                 assert record.spec.train.learning_rate == best.spec.train.learning_rate
-        written = {path.suffix for path in (finished / "results").rglob("*") if path.is_file()}
+        files = [path for path in (finished / "results").rglob("*") if path.is_file()]
+        written = {path.suffix for path in files if "work" not in path.parts}
+        assert {path.parent.name[:7] for path in files if "work" in path.parts} == {"failing"}
         assert written == {".json", ".md", ".tex", ".csv", ".png", ".svg"}
         assert not list((finished / "results").rglob("*.tmp"))
 
@@ -306,7 +321,7 @@ class TestRun:
         assert (status, err) == (0, "")
         assert snapshot(copied) == before
         assert sorted(copied / file for file in json.loads(out)) == sorted(
-            path for path in (copied / "results").rglob("*") if path.is_file() and "runs" not in path.parts
+            path for path in (copied / "results").rglob("*") if path.is_file() and not {"runs", "work"} & set(path.parts)
         )
         status, out, _ = cli("report")
         assert status == 0
@@ -413,7 +428,7 @@ def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_pa
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "the same command goes on" in err
     _, alive = psutil.wait_procs(family, timeout=10)

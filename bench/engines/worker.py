@@ -39,12 +39,6 @@ def work(pipe: Connection, job_json: str) -> None:
     job = Job.model_validate_json(job_json)
     os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to pass on
     interrupt = Interrupt()
-    _listen_for_signals(interrupt, pipe)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(job.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    faulthandler.enable(2)
     last = 0.0
 
     def progress(done: int, total: int, loss: float | None) -> None:
@@ -53,15 +47,26 @@ def work(pipe: Connection, job_json: str) -> None:
             last = time.monotonic()
             _send(pipe, ("step", done, total, loss))
 
-    _limit(job, interrupt)
     try:
+        _listen_for_signals(interrupt, pipe)
+        _limit(job, interrupt)
+        _print_to(job.log)
         record = do(job, interrupt, progress)
+        with interrupt.deferred():
+            _send(pipe, ("record", record.model_dump_json()))
     except UserError as error:
         _send(pipe, ("error", str(error)))
     except Interrupted as request:  # before the run could begin, or when it had ended
         _send(pipe, ("stopped", str(request)))
-    else:
-        _send(pipe, ("record", record.model_dump_json()))
+
+
+def _print_to(log: Path) -> None:
+    """What the run prints, and what the interpreter says when it dies, goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    faulthandler.enable(2)
 
 
 def do(job: Job, interrupt: Interrupt, progress: Progress | None = None) -> Record:

@@ -1,0 +1,92 @@
+"""A dozen runs of a second or two, among them one of each way to end: to try the harness, and to test what it survives."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.spec import Comparison, Limits, Named, Row, Spec, Train
+from deq import Core, Output
+
+
+class Faulty(Core):
+    """A linear layer that goes wrong at its `at`-th training step, in the way `how` says.
+
+    The count is a buffer, so that it is in the checkpoint: taken up again, a run that was interrupted gets past that step.
+    """
+
+    count: Tensor
+
+    def __init__(self, *, inputs: int, width: int, how: str, at: int = 3) -> None:
+        super().__init__()
+        if how not in FAULTS:
+            raise ValueError(f"how={how!r} is none of {', '.join(FAULTS)}")
+        self.width, self.how, self.at = width, how, at
+        self.layer = nn.Linear(inputs, width)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.held: list[Tensor] = []
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """The layer's output, until it goes wrong."""
+        y = self.layer(x)
+        if self.training:
+            self.count += 1
+            if self.count >= self.at:
+                y = getattr(self, f"_{self.how}")(y)
+        return Output(y)
+
+    def _nan(self, y: Tensor) -> Tensor:
+        return y * float("nan")
+
+    def _grow(self, y: Tensor) -> Tensor:
+        self.held.append(torch.ones(2**24))
+        return y
+
+    def _dawdle(self, y: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return y
+
+    def _crash(self, y: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return y
+
+    def _stop(self, y: Tensor) -> Tensor:
+        if self.count == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return y
+
+
+FAULTS = ("nan", "grow", "dawdle", "crash", "stop")
+_COPY = Named(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100})
+
+
+def _faulty(label: str, how: str, limits: Limits | None = None) -> Spec:
+    model = Named(name="bench.suites.tiny:Faulty", settings={"width": 8, "how": how})
+    train = Train(steps=100, batch=4, learning_rate=1e-2)
+    return Spec(group="faults", label=label, model=model, task=_COPY, train=train, seed=0, limits=limits)
+
+
+SPECS = [
+    Comparison(
+        group="copy memory T=5",
+        task=_COPY,
+        train=Train(steps=60, batch=16, learning_rate=1e-2, warmup=10, evaluate_every=20),
+        rows={
+            "DEQ": Row(model=Named(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 8, "backward_steps": 6})),
+            "GRU": Row(model=Named(name="gru", settings={"inputs": 16})),
+        },
+        reference="DEQ",
+        learning_rates=(3e-3, 1e-2),
+        trial_steps=30,
+        seeds=(0, 1),
+        depths=(2, 4, 8),
+    ),
+    _faulty("not a number", "nan"),
+    _faulty("too much memory", "grow", Limits(memory_bytes=2**29)),
+    _faulty("too slow", "dawdle", Limits(seconds=1.5)),
+    _faulty("crashes", "crash"),
+    _faulty("interrupted", "stop"),
+]

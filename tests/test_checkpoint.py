@@ -1,0 +1,220 @@
+"""A run that is stopped anywhere and goes on from its checkpoint ends in the numbers of one that never stopped, to the last bit."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.record import Record
+from bench.run import run
+from bench.spec import Named, Recipe, Settings, Spec, Train
+
+ECHO = Named(name="user_models:Echo")
+TEXT = Named(name="text", settings={"data": "a", "length": 4})
+DEQ: Settings = {"cell": "transformer-xl", "cell.heads": 2, "cell.memory_length": 3, "width": 8, "steps": 6, "backward_steps": 5}
+KINDS: dict[str, dict[str, Any]] = {
+    "deq with memory, dropout and a recipe": {
+        "model": Named(name="deq", settings=DEQ | {"cell.dropout": 0.2}),
+        "recipe": Recipe(pretrain_steps=9, rtol=0.1, jacobian=0.1, jacobian_probability=0.5),
+        "task": TEXT,
+    },
+    "stack": {"model": Named(name="deq", settings=DEQ | {"layers": 2}), "task": TEXT},
+    "trellisnet": {"model": Named(name="trellisnet", settings={"width": 6, "depth": 4, "auxiliary_every": 2}), "task": TEXT},
+    "lstm with dropout": {
+        "model": Named(name="lstm", settings={"width": 6, "layers": 2, "hidden_dropout": 0.3, "weight_dropout": 0.2}),
+        "task": TEXT,
+    },
+    "tcn": {"model": Named(name="tcn", settings={"width": 6, "levels": 2, "kernel": 2}), "task": TEXT},
+    "ode": {"model": Named(name="ode", settings={"cell": "mlp", "width": 6}), "task": ECHO},
+}
+
+
+def spec(kind: str, steps: int = 30, **changes: Any) -> Spec:
+    fields = KINDS[kind] | changes
+    carry = fields["task"] is TEXT
+    train = Train(steps=steps, batch=2, learning_rate=0.02, evaluate_every=10, evaluation_batch=2, carry=carry, warmup=4)
+    return Spec(group="g", label="l", role="trial", train=train, seed=0, **fields)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    return {"a": tmp_path / "a.txt"}
+
+
+def numbers(record: Record) -> Any:
+    """All that is no clock and no process memory."""
+    points = [point.model_dump(exclude={"seconds"}) for point in record.curve]
+    measures = {name: m for name, m in record.measures.items() if not name.endswith("_s") and name != "host_peak_bytes"}
+    return record.status, record.why, points, measures
+
+
+def stopping_at(steps: set[int], interrupt: Interrupt) -> Callable[[int, int, float | None], None]:
+    def progress(done: int, total: int, loss: float | None) -> None:
+        if done in steps:
+            steps.discard(done)
+            interrupt.ask("by the test")
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
+    one = spec(kind)
+    whole = run(one, suite="s", data=data)
+    assert whole.status == "ok"
+    left = {1, 7, 8, 20, 30}  # within pre-training, at its last step, at a validation, at the end
+    stops = []
+    while True:
+        interrupt = Interrupt()
+        checkpoint = Checkpoint(tmp_path / "c.pt", "r")
+        torch.manual_seed(len(stops))  # the state of the process does not matter
+        record = run(one, suite="s", data=data, checkpoint=checkpoint, interrupt=interrupt, progress=stopping_at(left, interrupt))
+        if record.status == "ok":
+            break
+        assert (record.status, record.why) == ("interrupted", "by the test")
+        stops.append(checkpoint.step)
+    assert stops == [1, 7, 8, 20, 30]
+    assert numbers(record) == numbers(whole)
+    assert "resumed from a checkpoint" in record.measures["train_s"].method
+
+
+def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict[str, Path]) -> None:
+    one = spec("lstm with dropout")
+    kept = run(one, suite="s", data=data, checkpoint=Checkpoint(tmp_path / "c.pt", "r", every_s=0.0))
+    assert numbers(kept) == numbers(run(one, suite="s", data=data))
+    assert kept.provenance["checkpoint_step"] == 30
+
+
+def test_clocks_leave_out_the_work_that_was_lost(tmp_path: Path, data: dict[str, Path]) -> None:
+    """The second attempt goes on from step 10 of a first that had trained for an hour up to there, and got further."""
+    one, path = spec("lstm with dropout"), tmp_path / "c.pt"
+    interrupt = Interrupt()
+    run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"), interrupt=interrupt, progress=stopping_at({10}, interrupt))
+    saved = torch.load(path, weights_only=True)
+    saved["state"]["clocks"]["train"] = 3600.0
+    torch.save(saved, path)
+    record = run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    assert 3600 < record.elapsed_s < 3660
+    assert 3600 < record.curve[-1].seconds < 3660
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("evil-was-here"),))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        pickle.dumps(Evil()),
+        pickle.dumps({"format": 1, "run_id": "r", "step": 3, "state": Evil()}),
+    ],
+    ids=["empty", "nonsense", "a pickle that acts", "one dressed up"],
+)
+def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
+    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
+    record = run(spec("tcn"), suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    assert not Path("evil-was-here").exists()
+    assert record.status == "ok"
+    assert "the run started over" in record.provenance["checkpoint"]
+    assert numbers(record) == numbers(run(spec("tcn"), suite="s", data=data))
+
+
+def damaged(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        change(saved)
+        torch.save(saved, path)
+
+    return spoil
+
+
+def torch_evil(path: Path) -> None:
+    torch.save({"format": 1, "run_id": "r", "step": 3, "state": Evil()}, path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        torch_evil,
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        damaged(lambda saved: saved.update(run_id="another")),
+        damaged(lambda saved: saved.update(format=0)),
+        damaged(lambda saved: saved["state"].pop("optimiser")),
+        damaged(lambda saved: saved["state"]["model"].pop("embedding.weight")),
+        damaged(lambda saved: saved["state"]["model"].update({"embedding.weight": torch.zeros(1)})),
+        damaged(lambda saved: saved["state"].update(ranks=[])),
+        damaged(lambda saved: saved["state"].update(curve=[{"step": "x"}])),
+        damaged(lambda saved: saved["state"]["ranks"][0].update(generator=torch.zeros(3))),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_left_and_the_run_starts_over(
+    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, path = spec("tcn"), tmp_path / "c.pt"
+    interrupt = Interrupt()
+    run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"), interrupt=interrupt, progress=stopping_at({10}, interrupt))
+    spoil(path)
+    record = run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    assert not Path("evil-was-here").exists()
+    assert "the run started over" in record.provenance["checkpoint"]
+    assert numbers(record) == numbers(run(one, suite="s", data=data))
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    real = Checkpoint(tmp_path / "real.pt", "r")
+    real.save({"x": 1}, 5)
+    (tmp_path / "c.pt").symlink_to(tmp_path / "real.pt")
+    assert Checkpoint(tmp_path / "c.pt", "r").load() is None
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    Checkpoint(path, "other").save({"x": 1}, 5)
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.record.os.fsync", full)
+    record = run(spec("tcn"), suite="s", data=data, checkpoint=Checkpoint(path, "r", every_s=0.0))
+    assert record.status == "ok"
+    assert "No space left" in record.provenance["checkpoint"]
+    assert record.provenance["checkpoint_step"] == 0
+    assert not path.exists() or path.read_bytes() == before
+    assert [file for file in tmp_path.iterdir() if file.suffix == ".tmp"] == []
+
+
+class TestInterrupt:
+    def test_is_at_once_or_when_it_is_asked_for(self) -> None:
+        interrupt = Interrupt()
+        with pytest.raises(Interrupted, match="now"):
+            interrupt.ask("now")
+        interrupt = Interrupt()
+        seen = []
+        with pytest.raises(Interrupted, match="later"), interrupt.deferred():
+            interrupt.ask("later")
+            seen.append(interrupt.asked)
+        assert str(seen[0]) == "later"
+
+    def test_only_the_first_counts(self) -> None:
+        interrupt = Interrupt()
+        with pytest.raises(Interrupted, match="first"), interrupt.deferred():
+            interrupt.ask("first")
+            interrupt.ask("second", "timeout")
+        interrupt.ask("third")
+
+    def test_no_except_exception_swallows_it(self) -> None:
+        assert not issubclass(Interrupted, Exception)
