@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 Results = Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")]
 Data = Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")]
+Only = Annotated[str | None, typer.Option(help="rows: a glob over label, group or group/label")]
+Seeds = Annotated[str | None, typer.Option(help="seeds instead of the suite's: 0-2 or 0,3,5")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side (default: by cores; timings always run alone)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
 _WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
@@ -75,12 +79,12 @@ def choose_device(name: str) -> Literal["cpu", "cuda"]:
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="a suite's name (see `list`) or a Python file with SPECS")],
-    only: Annotated[str | None, typer.Option(help="rows to run: a glob over label, group or group/label")] = None,
-    seeds: Annotated[str | None, typer.Option(help="seeds instead of the suite's: 0-2 or 0,3,5")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    only: Only = None,
+    seeds: Seeds = None,
+    device: Device = "auto",
     results: Results = RESULTS,
     data: Data = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side (default: by cores; timings always run alone)")] = None,
+    jobs: Jobs = None,
     engine: Annotated[str, typer.Option(help="where runs execute: local or inline")] = "local",
     limit: Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="wall clock that a run may take")] = None,
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="host memory that a run may take")] = None,
@@ -93,13 +97,10 @@ def run(
     """Run what a suite lacks, then write tables and figures and print the tables."""
     from bench.coordinator import Coordinator, Halted, Orders
     from bench.display import Display
-    from bench.plan import Plan, load_suite
     from bench.report import summary, write_report
     from bench.spec import Limits
     from bench.store import Store
 
-    corpora = parse_data(data or [])
-    chosen = parse_seeds(seeds) if seeds is not None else None
     orders = Orders(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
         checkpoint_s=checkpoint,
@@ -107,8 +108,7 @@ def run(
         retry=parse_retry(retry),
         keep_stale=keep_stale,
     )
-    short, entries = load_suite(suite, corpora)
-    plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device))
+    short, plan, corpora = _planned(suite, only, seeds, device, data)
     store = Store(results)
     with Display(quiet=as_json) as display:
         coordinator = Coordinator(
@@ -138,6 +138,24 @@ def run(
         print(summary(results, short))
 
 
+def _planned(
+    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None
+) -> tuple[str, Any, dict[str, Path]]:
+    """The suite's short name, its plan, and the corpora."""
+    from bench.plan import Plan, load_suite
+
+    corpora = parse_data(data or [])
+    chosen = parse_seeds(seeds) if seeds is not None else None
+    short, entries = load_suite(suite, corpora)
+    return short, Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device)), corpora
+
+
+def _slots(plan: Any, jobs: int | None) -> int:
+    from bench.coordinator import slots
+
+    return slots(plan.specs(), jobs)
+
+
 def parse_retry(text: str | None) -> frozenset[Any]:
     """`all`, or statuses with commas between: those of records that are to be made anew."""
     from bench.record import RunStatus
@@ -152,13 +170,12 @@ def parse_retry(text: str | None) -> frozenset[Any]:
 
 def make_engine(name: str, plan: Any, jobs: int | None) -> Any:
     """The engine by name; how many runs go side by side is decided by the plan's runs where `jobs` does not say."""
-    from bench.coordinator import slots
     from bench.engines.inline import Inline
     from bench.engines.local import Local
 
     if name not in ("local", "inline"):
         raise unknown("engine", name, ("local", "inline"))
-    return Inline() if name == "inline" else Local(slots(plan.specs(), jobs))
+    return Inline() if name == "inline" else Local(_slots(plan, jobs))
 
 
 @contextmanager
@@ -177,6 +194,44 @@ def _stopping(coordinator: Any, display: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@app.command()
+def status(
+    suite: Annotated[str | None, typer.Argument(help="a suite's name or a Python file; without: what is recorded")] = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
+    import dataclasses
+
+    from bench.status import overview, status
+    from bench.store import Store
+
+    store = Store(results)
+    if suite is None:
+        rows = [dataclasses.asdict(row) for row in overview(store)]
+        if as_json:
+            print(json.dumps(rows, indent=1))
+            return
+        table = Table("suite", "recorded", "ok", "failed", "running", "state saved", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(_counted(value) for value in row.values()))
+        _output().print(table)
+        return
+    short, plan, _ = _planned(suite, only, seeds, device, data)
+    found = status(plan, suite=short, store=store, slots=_slots(plan, jobs))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+        return
+    console = _output()
+    for line in found.lines():
+        console.print(line, markup=False)
 
 
 @app.command()
@@ -216,6 +271,11 @@ def params(
             built = [paper[0], built[0], off[0], paper[1], built[1], off[1], row.remark]
         table.add_row(row.group, row.label, *built)
     _output().print(table)
+
+
+def _counted(value: Any) -> str:
+    """A count for a table, or counts by status."""
+    return ", ".join(f"{count} {name}" for name, count in value.items()) or "0" if isinstance(value, dict) else str(value)
 
 
 def _count(number: float | None) -> str:

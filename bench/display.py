@@ -9,6 +9,7 @@ from bench.coordinator import Stage, Watch
 from bench.engines.engine import Stepped
 from bench.job import Job
 from bench.record import Record
+from bench.status import duration
 
 
 class Display:
@@ -100,10 +101,3 @@ class Display:
 def _name(job: Job) -> str:
     spec = job.spec
     return f"{spec.group} · {spec.label} · {'trial' if spec.role == 'trial' else f'seed {spec.seed}'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

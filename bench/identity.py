@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 HARNESS = "bench.run"  # a run is what this module does, with all that it imports
-_APART = ("bench.catalog", "bench.environment")  # of the catalog, a run depends on what it names; the environment only describes
+# Of the catalog a run depends on what it names; the others describe a run and decide none of its numbers.
+_APART = ("bench.catalog", "bench.environment", "bench.identity", "bench.provenance")
 _CONTRACTS = frozenset({"deq.core", "deq.dropout"})  # what every model shares; any other part of deq solves or is solved
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")
 _PLAIN = ("python", "torch", "torch_build", "machine", "cpu_capability", "device", "float32_matmul_precision")

@@ -181,17 +181,34 @@ def _tick(value: float, _: int | None = None) -> str:
     return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}\times{power}$"
 
 
+_AGAINST = {
+    "steps": "training steps",
+    "seconds": "training time [s], evaluation excluded",
+    "timed": "training steps x the step timed alone [s]",
+}
 Series = list[tuple[float, float, float, float]]  # x, mean, least, greatest over seeds
 
 
 def _series(row: Row, against: str, read: Callable[[Point], float | None]) -> Series:
-    """The mean over seeds at each step that all ok runs have, with their extremes; seconds are averaged, too."""
+    """The mean over seeds at each step that all ok runs have, with their extremes; seconds are averaged, too.
+
+    `against`: "steps", "seconds" (as clocked), or "timed" (steps times the step's time with the machine to itself).
+    """
+    timed = [value for record in row.ok if (value := record.value("step_ms_median")) is not None]
+    if against == "timed" and not timed:
+        return []
+    alone = fmean(timed) / 1e3 if timed else 0.0
     runs = [{point.step: (point, value) for point in record.curve if (value := read(point)) is not None} for record in row.ok]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     series: Series = []
     for step in steps:
         points = [run[step] for run in runs]
-        x = float(step) if against == "steps" else fmean(point.seconds for point, _ in points)
+        if against == "steps":
+            x = float(step)
+        elif against == "seconds":
+            x = fmean(point.seconds for point, _ in points)
+        else:
+            x = step * alone
         values = [value for _, value in points]
         series.append((x, fmean(values), min(values), max(values)))
     return series
@@ -229,6 +246,8 @@ def _panel(axes: Axes, rows: dict[str, Series], look: dict[str, Look], log: bool
 def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     headline, known = metrics(group.records)
     metric = known.get(headline)
+    if against == "seconds" and any(record.value("train_s") is None for row in group.rows for record in row.ok):
+        against = "timed"  # a clock that ran beside other runs is no timing
     valid = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.valid.get(headline)))}
     train = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.train_loss))}
     if not valid and not train:
@@ -241,7 +260,7 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     _panel(right, train, look, True)
     right.set(title="training batches", ylabel=_axis_label("loss", "nats", "lower"))
     for axes in (left, right):
-        axes.set_xlabel("training steps" if against == "steps" else "training time [s], evaluation excluded")
+        axes.set_xlabel(_AGAINST[against])
         axes.set_xlim(left=0)
     drawn = [row for row in group.rows if row.label in valid or row.label in train]
     _legend(figure, [_row_handle(row, look[row.label]) for row in drawn])

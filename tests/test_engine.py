@@ -25,6 +25,8 @@ from bench.record import Record
 from bench.run import run
 from bench.spec import Limits, Named, Settings, Spec, Train
 
+Make = Callable[..., Job]
+
 
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -58,7 +60,7 @@ def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = 20.0, 
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
+def job(tmp_path: Path) -> Make:
     """A spec's job, its state below the test's folder."""
 
     def make(spec: Spec, **changes: Any) -> Job:
@@ -134,7 +136,7 @@ def numbers(record: Record) -> Any:
     return {name: data[name] for name in ("run_id", "suite", "spec", "identity", "status", "why", "curve", "measures", "probes")}
 
 
-def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: Callable[..., Job]) -> None:
+def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: Make) -> None:
     one = spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, role="final")
     end = finish(engine, [job(one)])["l"]
     assert isinstance(end, Ended)
@@ -144,7 +146,7 @@ def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: C
     assert "lost_steps" not in attempt
 
 
-def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: Callable[..., Job]) -> None:
+def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: Make) -> None:
     failing = [misfit("raises", "raise"), misfit("nan", "nan"), misfit("allocates", "allocate"), misfit("strange", "strange")]
     ends = finish(engine, [job(one) for one in [*failing, spec("fine")]])
     found = {label: (end.record.status, end.record.why) for label, end in ends.items() if isinstance(end, Ended)}
@@ -155,13 +157,13 @@ def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: 
     assert "a byte that is no character" in str(found["strange"][1])
 
 
-def test_a_job_that_cannot_be_is_refused(engine: Engine, job: Callable[..., Job]) -> None:
+def test_a_job_that_cannot_be_is_refused(engine: Engine, job: Make) -> None:
     end = finish(engine, [job(spec("wrong", train={"carry": True}))])["wrong"]
     assert isinstance(end, Refused)
     assert "carry" in end.why
 
 
-def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: Engine, job: Callable[..., Job]) -> None:
+def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: Engine, job: Make) -> None:
     engine.submit(job(spec("l", train={"steps": 5000})))
     engine.stop("stopped by the test")
     end = finish_one(engine)
@@ -179,7 +181,7 @@ def finish_one(engine: Engine) -> Event:
 
 
 class TestLocal:
-    def test_a_process_that_dies_says_how_and_whose_doing_it_was(self, local: Local, job: Callable[..., Job]) -> None:
+    def test_a_process_that_dies_says_how_and_whose_doing_it_was(self, local: Local, job: Make) -> None:
         specs = [misfit("killed", "kill"), misfit("exits", "exit"), misfit("segfaults", "segfault"), spec("fine")]
         ends = finish(local, [job(one) for one in specs])
         assert isinstance(ends["fine"], Ended)
@@ -193,7 +195,7 @@ class TestLocal:
             assert why in end.why
             assert end.fault == fault
 
-    def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+    def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Make) -> None:
         ends = finish(local, [job(misfit(label, "meet", tmp_path), beside=2) for label in "ab"])
         records = [end.record for end in ends.values() if isinstance(end, Ended)]
         assert [(record.status, record.why) for record in records] == [("ok", None)] * 2
@@ -205,7 +207,7 @@ class TestLocal:
         assert all(record.value("train_s") is None for record in records)
         assert all("contended" in str(record.measures["train_s"].why) for record in records)
 
-    def test_closing_ends_the_runs_under_way_and_what_they_started(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+    def test_closing_ends_the_runs_under_way_and_what_they_started(self, local: Local, tmp_path: Path, job: Make) -> None:
         local.submit(job(misfit("sleeper", "sleep", tmp_path)))
         (mark,) = wait_for(tmp_path, "*.asleep")
         child = psutil.Process(int(mark.stem))
@@ -213,7 +215,7 @@ class TestLocal:
         local.close()
         assert gone(child.pid)
 
-    def test_progress_is_told(self, local: Local, job: Callable[..., Job]) -> None:
+    def test_progress_is_told(self, local: Local, job: Make) -> None:
         seen: list[Event] = []
         finish(local, [job(spec("l"))], seen)
         steps = [event for event in seen if isinstance(event, Stepped)]
@@ -221,13 +223,13 @@ class TestLocal:
         assert steps[0].total == 3
         assert 1 <= steps[0].done <= 3
 
-    def test_what_a_run_prints_goes_to_its_log(self, local: Local, job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
+    def test_what_a_run_prints_goes_to_its_log(self, local: Local, job: Make, capfd: pytest.CaptureFixture[str]) -> None:
         one = job(misfit("l", "chatter"))
         finish(local, [one])
         assert "said by the run" in one.log.read_text()
         assert "said by the run" not in "".join(capfd.readouterr())
 
-    def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(self, local: Local, tmp_path: Path, job: Callable[..., Job]) -> None:
+    def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(self, local: Local, tmp_path: Path, job: Make) -> None:
         one = job(spec("long", train={"steps": 1_000_000}), limits=Limits(seconds=1.0))
         end = finish(local, [one])["long"]
         assert isinstance(end, Ended)
@@ -240,7 +242,7 @@ class TestLocal:
         assert saved.step == step
 
     def test_a_run_that_does_not_even_hear_its_time_is_killed(
-        self, local: Local, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+        self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("bench.engines.process.GRACE_S", 1.0)
         end = finish(local, [job(misfit("deaf", "deaf"), limits=Limits(seconds=1.0))])["deaf"]
@@ -249,7 +251,7 @@ class TestLocal:
         assert "limit of 1 s" in end.why
         assert end.peak_bytes
 
-    def test_a_run_past_its_memory_is_out_of_memory_and_says_what_it_had(self, local: Local, job: Callable[..., Job]) -> None:
+    def test_a_run_past_its_memory_is_out_of_memory_and_says_what_it_had(self, local: Local, job: Make) -> None:
         one = job(misfit("greedy", "grow", wait_s=600.0), limits=Limits(memory_bytes=400 * 2**20))
         end = finish(local, [one])["greedy"]
         assert isinstance(end, Ended)
@@ -257,7 +259,7 @@ class TestLocal:
         assert 200 * 2**20 < (end.record.value("host_peak_bytes") or 0) < 500 * 2**20
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-    def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Callable[..., Job], number: signal.Signals) -> None:
+    def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Make, number: signal.Signals) -> None:
         one = job(spec("long", train={"steps": 1_000_000}))
         local.submit(one)
         while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
@@ -269,7 +271,7 @@ class TestLocal:
         assert (end.record.status, end.record.why) == ("interrupted", f"stopped by {number.name}")
         assert end.record.provenance["checkpoint_step"] > 0
 
-    def test_an_orphan_saves_its_state_and_goes(self, job: Callable[..., Job], tmp_path: Path) -> None:
+    def test_an_orphan_saves_its_state_and_goes(self, job: Make, tmp_path: Path) -> None:
         """Its coordinator dies: the pipe ends."""
         engine = Local(1)
         one = job(spec("long", train={"steps": 1_000_000}))
@@ -285,7 +287,7 @@ class TestLocal:
         assert saved.load()
         assert saved.step > 0
 
-    def test_a_run_goes_on_from_the_state_of_one_that_was_stopped(self, local: Local, job: Callable[..., Job]) -> None:
+    def test_a_run_goes_on_from_the_state_of_one_that_was_stopped(self, local: Local, job: Make) -> None:
         one = job(spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, train={"steps": 400, "evaluate_every": 100}))
         local.submit(one)
         while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
@@ -300,7 +302,7 @@ class TestLocal:
         assert numbers(again.record)["curve"] == numbers(run(one.spec, suite="s"))["curve"]
         assert [attempt["from_step"] for attempt in again.record.provenance["attempts"]] == [0, stopped_at]
 
-    def test_threads_are_those_of_the_spec(self, local: Local, job: Callable[..., Job]) -> None:
+    def test_threads_are_those_of_the_spec(self, local: Local, job: Make) -> None:
         before = torch.get_num_threads()
         end = finish(local, [job(spec("l", threads=2))])["l"]
         assert isinstance(end, Ended)

@@ -120,7 +120,17 @@ class TestRunId:
         assert spec(**change).key[-12:] != spec().key[-12:]
 
     def test_every_field_is_tried_above(self) -> None:
-        assert set(Spec.model_fields) == {*SMALL, "device", "threads", "parameters", "depths", "trials", "recipe", "processes", "limits"}
+        assert set(Spec.model_fields) == {
+            *SMALL,
+            "device",
+            "threads",
+            "parameters",
+            "depths",
+            "trials",
+            "recipe",
+            "processes",
+            "limits",
+        }
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
         assert set(Train.model_fields) == tried
 

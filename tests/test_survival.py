@@ -53,8 +53,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def start(folder: Path, results: str) -> subprocess.Popen[bytes]:
-    arguments = ["run", "night.py", "--device", "cpu", "--jobs", "2", "--checkpoint", "0.05", "--attempts", "1000", "--results", results]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "locks"), "DEQ_BENCH_TEST": str(folder)}
+    arguments = [
+        "run",
+        "night.py",
+        "--device",
+        "cpu",
+        "--jobs",
+        "2",
+        "--checkpoint",
+        "0.05",
+        "--attempts",
+        "1000",
+        "--results",
+        results,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "locks")}
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen([sys.executable, "-m", "bench", *arguments], cwd=folder, env=environment, stdout=log, stderr=log)
 
