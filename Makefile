@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce reproduce-small params report test check format bench doctor clean
@@ -18,6 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(RAY): $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	touch $@
+
 reproduce: $(READY)  ## train the smoke suite into results/reproduced/, print the tables
 	$(PY) -m bench run smoke --device cpu --results results/reproduced
 
@@ -30,7 +35,7 @@ params: $(READY)  ## count the parameters of the paper's models beside what it p
 report: $(READY)  ## write the published tables and figures anew from results/runs
 	$(PY) -m bench report
 
-test: $(READY)  ## run every test
+test: $(RAY)  ## run every test
 	$(PY) -m pytest
 
 check: $(READY)  ## format, lint, types

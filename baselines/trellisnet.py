@@ -14,9 +14,10 @@ Injection = Literal["tied", "untied"]
 class TrellisNet(Unrolled):
     """The cell's level applied `depth` times from zero; y_t depends on the last depth + 1 positions (and on the memory).
 
-    In training, the output's auxiliary features are those of every `auxiliary_every`-th level before the last (0: none). With
-    "tied" injection all levels add one convolution of the input, computed once, as in the original; "untied" gives every level its
-    own and ties the convolution of the hidden state alone. Dropout masks are the same at all levels. `checkpointing` as in
+    In training, the output's auxiliary features are those of every `auxiliary_every`-th level before the last (0: none); the
+    authors' code supervises the last level a second time where its number is a multiple too. With "tied" injection all levels add
+    one convolution of the input, computed once, as in the original; "untied" gives every level its own and ties the convolution of
+    the hidden state alone. Dropout masks are the same at all levels, but for an untied injection's weight. `checkpointing` as in
     Unrolled; what is untied is computed again, not stored. Every level is padded on the left by the memory, which is the last
     level's h and c at the last position, as in the authors' code, and x there.
     Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: the cell's, and (depth - 1) (8 D H + 4 H) for D inputs where
@@ -52,7 +53,8 @@ class TrellisNet(Unrolled):
             return super().levels(x, memory)
         windows, level = self.cell.windows(x, memory), self.cell.recurrence(x, memory)
 
-        def through(inject: nn.Module) -> Map:
-            return lambda z: level(z, inject(windows))
+        def through(inject: nn.Linear) -> Map:
+            u = self.cell.injected(inject, windows)
+            return lambda z: level(z, u())
 
         return [through(inject) for inject in (self.cell.inject, *self.deeper)]

@@ -24,6 +24,7 @@ Only = Annotated[str | None, typer.Option(help="rows: a glob over label, group o
 Seeds = Annotated[str | None, typer.Option(help="seeds instead of the suite's: 0-2 or 0,3,5")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side (default: by cores; timings always run alone)")]
+Processes = Annotated[int, typer.Option(min=1, help="processes that share each batch of a run (torchrun)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
 _WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
@@ -85,7 +86,9 @@ def run(
     results: Results = RESULTS,
     data: Data = None,
     jobs: Jobs = None,
-    engine: Annotated[str, typer.Option(help="where runs execute: local or inline")] = "local",
+    processes: Processes = 1,
+    engine: Annotated[str, typer.Option(help="where runs execute: local, inline or ray")] = "local",
+    address: Annotated[str, typer.Option(help="of the Ray cluster, for --engine ray")] = "auto",
     limit: Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="wall clock that a run may take")] = None,
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="host memory that a run may take")] = None,
     checkpoint: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="time between a run's checkpoints")] = 30.0,
@@ -108,12 +111,11 @@ def run(
         retry=parse_retry(retry),
         keep_stale=keep_stale,
     )
-    short, plan, corpora = _planned(suite, only, seeds, device, data)
+    short, plan, corpora = _planned(suite, only, seeds, device, data, processes)
     store = Store(results)
     with Display(quiet=as_json) as display:
-        coordinator = Coordinator(
-            plan, suite=short, store=store, engine=make_engine(engine, plan, jobs), data=corpora, orders=orders, watch=display.watch
-        )
+        where = make_engine(engine, plan, jobs, address)
+        coordinator = Coordinator(plan, suite=short, store=store, engine=where, data=corpora, orders=orders, watch=display.watch)
         with _stopping(coordinator, display):
             try:
                 records = coordinator.run()
@@ -139,7 +141,7 @@ def run(
 
 
 def _planned(
-    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None
+    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int
 ) -> tuple[str, Any, dict[str, Path]]:
     """The suite's short name, its plan, and the corpora."""
     from bench.plan import Plan, load_suite
@@ -147,7 +149,8 @@ def _planned(
     corpora = parse_data(data or [])
     chosen = parse_seeds(seeds) if seeds is not None else None
     short, entries = load_suite(suite, corpora)
-    return short, Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device)), corpora
+    plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device), processes=processes)
+    return short, plan, corpora
 
 
 def _slots(plan: Any, jobs: int | None) -> int:
@@ -168,14 +171,23 @@ def parse_retry(text: str | None) -> frozenset[Any]:
     return frozenset(names)
 
 
-def make_engine(name: str, plan: Any, jobs: int | None) -> Any:
+def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
     """The engine by name; how many runs go side by side is decided by the plan's runs where `jobs` does not say."""
-    from bench.engines.inline import Inline
-    from bench.engines.local import Local
+    if name == "local":
+        from bench.engines.local import Local
 
-    if name not in ("local", "inline"):
-        raise unknown("engine", name, ("local", "inline"))
-    return Inline() if name == "inline" else Local(_slots(plan, jobs))
+        return Local(_slots(plan, jobs))
+    if name == "inline":
+        from bench.engines.inline import Inline
+
+        return Inline()
+    if name == "ray":
+        from bench.engines.ray import Ray
+
+        specs = plan.specs()
+        gpus = max(spec.processes if spec.device == "cuda" else 0 for spec in specs)
+        return Ray(address, cores=max(spec.threads * spec.processes for spec in specs), gpus=gpus, slots=jobs)
+    raise unknown("engine", name, ("local", "inline", "ray"))
 
 
 @contextmanager
@@ -205,6 +217,7 @@ def status(
     results: Results = RESULTS,
     data: Data = None,
     jobs: Jobs = None,
+    processes: Processes = 1,
     as_json: Json = False,
 ) -> None:
     """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
@@ -224,7 +237,7 @@ def status(
             table.add_row(*(_counted(value) for value in row.values()))
         _output().print(table)
         return
-    short, plan, _ = _planned(suite, only, seeds, device, data)
+    short, plan, _ = _planned(suite, only, seeds, device, data, processes)
     found = status(plan, suite=short, store=store, slots=_slots(plan, jobs))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
@@ -260,7 +273,7 @@ def params(
         return
     printed = any(row.printed_total is not None for row in rows)
     heads = ["group", "model"] + (
-        ["paper", "built", "off", "paper non-emb.", "built", "off", "remark"] if printed else ["total", "non-emb."]
+        ["paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"] if printed else ["total", "non-emb."]
     )
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
@@ -268,7 +281,8 @@ def params(
         if printed:
             paper = [_count(row.printed_total), _count(row.printed_nonembedding)]
             off = ["" if value is None else f"{100 * value:+.1f} %" for value in row.off]
-            built = [paper[0], built[0], off[0], paper[1], built[1], off[1], row.remark]
+            score = "n/a" if row.printed_score is None else f"{row.printed_score:g}"
+            built = [paper[0], built[0], off[0], paper[1], built[1], off[1], score, row.remark]
         table.add_row(row.group, row.label, *built)
     _output().print(table)
 
@@ -349,6 +363,12 @@ def show(
         )
         table.add_row(name, value, measure.unit, measure.why or measure.method, measure.scope)
     console.print(table)
+    if "ranks" in record.probes:
+        ranks = record.probes["ranks"]
+        table = Table("of each process", *(str(number) for number in range(len(ranks))), box=None, pad_edge=False)
+        for name in ranks[0]:
+            table.add_row(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks))
+        console.print(table)
 
 
 @app.command()

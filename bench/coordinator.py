@@ -222,7 +222,7 @@ class _Stage:
         if store.exists(suite, run_id) and self._all._take(spec, run_id, [run_id]):  # made by another since we looked
             self._settle(self._all._known[spec.key])
             return
-        job = self._all.job(spec, identity, min(self._all.engine.slots, self._missing))
+        job = self._all.job(spec, identity, min(self._all.engine.beside, self._missing))
         self._all.engine.submit(job)
         self._all._watch.begun(job)
 

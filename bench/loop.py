@@ -38,7 +38,7 @@ class Losses(NamedTuple):
 
 
 def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any = None, auxiliary: float = 0.0) -> Losses:
-    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times that of its auxiliary features."""
+    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times the sum of its auxiliary features'."""
     total, output, supervision = model.loss(inputs, targets, memory)
     cross_entropy = total.detach()
     if output.penalty is not None:
@@ -205,6 +205,8 @@ class Training:
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         self.course.at(self.done)
         inputs, targets = (self.ranks.share(part).to(self.spec.device) for part in (inputs, targets))
+        if self.task.begins(self.done, self.spec.train.batch):
+            self._memory = None
         auxiliary, clip = self.course.auxiliary, self.spec.train.clip
         loss, carried = training_step(self.model, self.optimiser, clip, inputs, targets, self._memory, auxiliary, self.loss)
         self._memory = carried if self.spec.train.carry else None
@@ -231,10 +233,10 @@ class Training:
                 "cuda_generator": torch.cuda.get_rng_state() if cuda else None,
                 "memory": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(self._memory)],
                 "telemetry": self.telemetry.state(),
+                "losses": [loss.cpu() for loss in self._losses],
             }
             state = {
                 "done": self.done,
-                "losses": [loss.cpu() for loss in self._losses],
                 "curve": [point.model_dump() for point in self.curve],
                 "model": self.model.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
@@ -249,7 +251,7 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state; anything may be raised where it is not this run's, and the model is then spoilt."""
         own = state["ranks"][self.ranks.rank]
-        self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in state["losses"]]
+        self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in own["losses"]]
         self.curve = [Point.model_validate(point) for point in state["curve"]]
         self.course.at(max(0, self.done - 1))  # before the weights: pre-training has another core
         self.model.load_state_dict(state["model"])

@@ -91,10 +91,10 @@ class LanguageModel(nn.Module):
         return self.logits(y), output
 
     def loss(self, tokens: Tensor, targets: Tensor, memory: Any = None) -> tuple[Tensor, Output, Tensor | None]:
-        """Mean cross-entropy (nats) over all positions, the Output, and the auxiliary features' mean one, if there are any."""
+        """Mean cross-entropy (nats) over all positions, the Output, and the sum of the auxiliary features' own, if any."""
         output, (y, *auxiliary) = self.run(tokens, memory)
         own = self._cross_entropy(y, targets)
-        supervision = torch.stack([self._cross_entropy(y, targets) for y in auxiliary]).mean() if auxiliary else None
+        supervision = torch.stack([self._cross_entropy(y, targets) for y in auxiliary]).sum() if auxiliary else None
         return own, output, supervision
 
     def _cross_entropy(self, y: Tensor, targets: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Count:
     """One model: what it was built with and, where a paper names them, the printed numbers and a remark on what differs.
 
     `total` counts every trainable number once, `nonembedding` leaves out embedding and output layer; both null where no model of
-    this package stands for the row.
+    this package stands for the row. `printed_score` is the paper's result (loss or perplexity), lower being better.
     """
 
     group: str
@@ -28,6 +28,7 @@ class Count:
     nonembedding: int | None
     printed_total: float | None = None
     printed_nonembedding: float | None = None
+    printed_score: float | None = None
     remark: str = ""
 
     @property
@@ -63,6 +64,7 @@ def counts(suite: str, data: Mapping[str, Path]) -> list[Count]:
                 nonembedding=built[1],
                 printed_total=row.total,
                 printed_nonembedding=row.nonembedding,
+                printed_score=row.score,
                 remark=row.remark,
             )
             for row in PRINTED

@@ -97,10 +97,11 @@ class Plan:
         only: str | None = None,
         seeds: Sequence[int] | None = None,
         device: Literal["cpu", "cuda"] = "cpu",
+        processes: int = 1,
     ) -> None:
         self._data = data or {}
         self._tasks: dict[str, Task] = {}
-        self._only, self._device = only, device
+        self._only, self._device, self._processes = only, device, processes
         everything = entries
         entries = [
             e
@@ -159,10 +160,16 @@ class Plan:
         return [label for label in comparison.rows if self._wanted(comparison.group, label)]
 
     def _placed(self, spec: Spec) -> Spec:
-        """The spec on the chosen device; a GPU's runs are a group of their own, so that no table mixes machines."""
-        if self._device == "cpu" or spec.device == self._device:
-            return spec
-        return spec.model_copy(update={"device": self._device, "group": f"{spec.group} on GPU"})
+        """The spec on the chosen device, by the chosen number of processes; its group then says so, so that no table mixes them."""
+        told: dict[str, Any] = spec.model_dump()
+        if self._device != "cpu" and spec.device != self._device:
+            told |= {"device": self._device, "group": f"{told['group']} on GPU"}
+        if self._processes > 1 and spec.processes == 1:
+            told |= {"processes": self._processes, "group": f"{told['group']}, {self._processes} processes"}
+        try:
+            return Spec.model_validate(told)
+        except ValidationError as error:
+            raise UserError(readable(error)) from error
 
     def _matched(self, comparison: Comparison) -> dict[str, tuple[Named, int | None]]:
         """Each row's model, with its width, and the budget."""

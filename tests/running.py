@@ -1,7 +1,11 @@
 """What several tests need to make records and to run suites."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bench.coordinator import Coordinator, Orders, Watch
 from bench.engines.local import Local
@@ -11,6 +15,27 @@ from bench.record import Record
 from bench.store import Store
 
 IDENTITY = Identity(data="0" * 64, code={"deq.solve": "0" * 12}, environment={"torch": "2.13.0"})
+
+
+@contextmanager
+def cluster(machines: int) -> Iterator[Any]:
+    """A Ray cluster on the loopback interface: a head without room, and machines with a core each. Skipped without Ray."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", "/tmp")  # its sockets need short paths
+        patch.setenv("RAY_worker_niceness", "0")  # 15 without: a busy machine would starve it
+        from ray.cluster_utils import Cluster
+
+        small = {"object_store_memory": 2**27, "include_dashboard": False}
+        soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # to be told of a machine's loss
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon, **small})
+        try:
+            for _ in range(machines):
+                made.add_node(num_cpus=1, object_store_memory=2**27)
+            yield made
+        finally:
+            made.shutdown()
 
 
 def run_suite(plan: Plan, results: Path, *, suite: str = "s", jobs: int = 2, engine: Any = None, **more: Any) -> list[Record]:

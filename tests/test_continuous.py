@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines import NeuralODE, Unrolled
 from baselines.continuous import ADAPTIVE, FIXED, Evaluations
+from bench.probes import peak_live_bytes
 from deq import DEQ, Anderson, Cell, Map, MLPCell, Stop, TransformerXLCell, TrellisCell
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
@@ -95,6 +96,21 @@ def test_memory_does_not_grow_with_the_steps_of_an_adjoint_solve(adjoint: bool) 
         return len(kept)
 
     assert (saved(40) == saved(4)) is adjoint
+
+
+@pytest.mark.parametrize("adjoint", [True, False])
+def test_the_peak_of_a_step_does_not_grow_with_the_steps_of_an_adjoint_solve(adjoint: bool) -> None:
+    """All that is alive at once, forward and backward: at 40 steps what it is at 4, where backpropagation needs 5 times as much."""
+    cell, x = MLPCell(width=32), torch.randn(4, 16, 32)
+
+    def peak(steps: int) -> int:
+        ode = NeuralODE(cell, time=4.0, method="euler", step_size=4 / steps, adjoint=adjoint)
+        cell.zero_grad(set_to_none=True)
+        return peak_live_bytes(lambda: ode(x).y.square().sum().backward(), cell.parameters()).step
+
+    few, many = peak(4), peak(40)
+    scalars = 40 * 64  # bytes: the solver's grid of times
+    assert (many <= few + scalars) if adjoint else (many > 5 * few), (few, many)
 
 
 def test_evaluations_are_counted_forward_and_backward() -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from running import cluster
 
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint
 from bench.engines.engine import Died, Ended, Engine, Event, Refused, Stepped, Stopped
 from bench.engines.inline import Inline
 from bench.engines.local import Local
+from bench.engines.ray import Ray
 from bench.environment import environment
 from bench.job import Job
 from bench.provenance import identify
@@ -71,10 +73,22 @@ def job(tmp_path: Path) -> Make:
     return make
 
 
-@pytest.fixture(params=["inline", "local"])
+@pytest.fixture(scope="module")
+def address(alone: None) -> Iterator[str]:
+    """A Ray cluster's: two machines, each with room for a run, and one that only knows of them."""
+    with cluster(machines=2) as found:
+        yield found.address
+
+
+@pytest.fixture(params=["inline", "local", "ray"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Every engine."""
-    made: Engine = Inline() if request.param == "inline" else Local(2)
+    make: dict[str, Callable[[], Engine]] = {
+        "inline": Inline,
+        "local": lambda: Local(2),
+        "ray": lambda: Ray(request.getfixturevalue("address"), cores=1),
+    }
+    made = make[request.param]()
     yield made
     made.close()
 

@@ -80,7 +80,7 @@ def test_channels_are_dropped_at_all_positions_and_in_training_alone(name: str) 
     assert not (seen() == 0).any()
 
 
-def test_auxiliary_features_have_the_same_head_and_mask_and_their_mean_loss() -> None:
+def test_auxiliary_features_have_the_same_head_and_mask_and_their_summed_loss() -> None:
     settings: Settings = {"width": 8, "depth": 6, "auxiliary_every": 2, "output_dropout": 0.3}
     model = build_model(Named(name="trellisnet", settings=settings), V).train()
     inputs, targets = batch()
@@ -91,10 +91,10 @@ def test_auxiliary_features_have_the_same_head_and_mask_and_their_mean_loss() ->
     losses = [F.cross_entropy(model.head(y).flatten(0, 1), targets.flatten()) for y in features]
     assert len(losses) == 3
     torch.testing.assert_close(own, losses[0])
-    torch.testing.assert_close(auxiliary, (losses[1] + losses[2]) / 2)
+    torch.testing.assert_close(auxiliary, losses[1] + losses[2])
     assert len({tuple((y == 0).any(1).flatten().tolist()) for y in features}) == 1
     torch.manual_seed(0)
-    torch.testing.assert_close(loss_of(model, inputs, targets, auxiliary=0.3).total, own + 0.3 * auxiliary)
+    torch.testing.assert_close(loss_of(model, inputs, targets, auxiliary=0.3).total, losses[0] + 0.3 * (losses[1] + losses[2]))
     assert len(output.auxiliary) == 2
 
 

@@ -76,6 +76,30 @@ def test_the_paper_suite_trains_every_row_that_it_counts() -> None:
     assert [(spec.group, spec.label) for spec in SPECS] == [(row.table, row.label) for row in PRINTED if row.model is not None]
 
 
+def test_a_row_has_the_task_and_training_of_its_script_where_they_are_not_its_table_s() -> None:
+    specs = {(spec.group, spec.label): spec for spec in SPECS}
+    for label in ("TrellisNet-70", "TrellisNet-70, checkpointed", "DEQ-TrellisNet"):
+        spec = specs[WIKITEXT, label]
+        assert spec.task.settings["length"] == 100
+        assert (spec.train.batch, spec.train.learning_rate, spec.train.clip) == (49, 1e-3, 0.07)
+    deq, transformer = specs[WIKITEXT, "DEQ-TrellisNet"], specs[WIKITEXT, "DEQ-Transformer medium, adaptive"]
+    assert (deq.model.settings["steps"], deq.model.settings["backward_steps"]) == (45, 45)
+    assert (transformer.task.settings["length"], transformer.train.batch) == (150, 56)
+    assert (transformer.model.settings["steps"], transformer.model.settings["backward_steps"]) == (30, 40)
+
+
+def test_every_language_model_of_the_paper_suite_has_dropout() -> None:
+    for spec in SPECS:
+        if not spec.group.startswith("Table 1"):
+            assert spec.model.settings["input_dropout"], spec.label
+            assert spec.model.settings["output_dropout"], spec.label
+
+
+def test_a_row_carries_the_printed_score() -> None:
+    assert ROWS[WIKITEXT, "DEQ-Transformer small"].printed_score == 32.4
+    assert all(row.printed_score is not None for row in ROWS.values())
+
+
 def test_the_command_prints_both_counts() -> None:
     out = subprocess.run([sys.executable, "-m", "bench", "params", "--suite", "paper"], capture_output=True, text=True, check=True)
     line = next(line for line in out.stdout.splitlines() if "DEQ-Transformer medium, adaptive" in line)

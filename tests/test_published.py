@@ -6,9 +6,12 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import re
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -44,6 +47,8 @@ class Site:
 
     files: dict[str, bytes] = field(default_factory=dict)
     seen: list[tuple[str, str | None]] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+    refuses: str = "nobody"  # 403 to a client whose name has this in it
     break_after: int | None = None  # bytes of the next answer's body, then the connection is closed
     stalls: bool = False  # it breaks off by sending no more, and leaves the connection open
     ranges: bool = True
@@ -63,6 +68,10 @@ def site() -> Iterator[Site]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             served.seen.append((self.path, wanted))
+            served.agents.append(self.headers.get("User-Agent") or "")
+            if served.refuses in served.agents[-1].lower():
+                self.send_error(403)
+                return
             content = served.files.get(self.path)
             if content is None:
                 self.send_error(404)
@@ -100,12 +109,36 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def zipped(members: dict[str, bytes | str]) -> bytes:
+def zipped(members: dict[str, bytes | str], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def zipped_with(name: str) -> bytes:
+    """A good archive but for a member more, of a name that no one should trust."""
+    return zipped({name: "x", **{f"mini/{split}.tokens": text for split, text in WORDS.items()}})
+
+
+def linking() -> bytes:
+    """The training split is a link to a file outside."""
+    buffer = io.BytesIO(zipped({f"mini/{split}.tokens": text for split, text in WORDS.items() if split != "train"}))
+    link = zipfile.ZipInfo("mini/train.tokens")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16  # 3: Unix, whose modes these are
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def encrypted() -> bytes:
+    """Every header says so, which is bit 0 of the flags: 6 bytes into a local header, 8 into a central one."""
+    content = bytearray(zipped({f"mini/{split}.tokens": text for split, text in WORDS.items()}))
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(re.escape(mark), bytes(content)):
+            content[found.start() + flags] |= 1
+    return bytes(content)
 
 
 def plain(site: Site, **changes: object) -> Corpus:
@@ -158,6 +191,13 @@ def test_another_mirror_is_asked_where_one_fails(site: Site) -> None:
     urls = ("http://127.0.0.1:9/closed", f"{site.address}/missing", f"{site.address}/tampered", *good.urls)
     corpus = replace(corpus, downloads={**corpus.downloads, "mini.train.txt": replace(good, urls=urls)})
     assert (fetch(corpus) / "mini.train.txt").read_text() == WORDS["train"]
+
+
+@pytest.mark.parametrize("library", ["python", "urllib", "requests", "pooch"])
+def test_a_host_that_refuses_the_names_of_libraries_serves_this_program(site: Site, library: str) -> None:
+    site.refuses = library
+    assert (fetch(packed(site)) / "train.tokens").read_text() == WORDS["train"]
+    assert re.fullmatch(r"deq-bench(/[\w.+]+)?", site.agents[-1])
 
 
 def test_where_all_mirrors_fail_each_is_named_with_its_reason_and_nothing_is_left(site: Site, home: Path) -> None:
@@ -269,8 +309,15 @@ def test_a_body_without_end_is_cut_off(site: Site, home: Path) -> None:
 HOSTILE = {
     "truncated": (zipped({f"mini/{s}.tokens": t * 50 for s, t in WORDS.items()})[:-40], "truncated or damaged"),
     "no zip": (b"<html>Moved</html>" * 30, "truncated or damaged"),
-    "traversal": (zipped({"../../evil.txt": "x", **{f"mini/{s}.tokens": t for s, t in WORDS.items()}}), "path '../../evil.txt'"),
-    "absolute": (zipped({"/etc/evil": "x", **{f"mini/{s}.tokens": t for s, t in WORDS.items()}}), "path '/etc/evil'"),
+    "traversal": (zipped_with("../../evil.txt"), "path '../../evil.txt'"),
+    "absolute": (zipped_with("/etc/evil"), "path '/etc/evil'"),
+    "backslashes": (zipped_with("a\\..\\..\\..\\evil.txt"), "it holds the path"),
+    "a backslash": (zipped_with("\\evil.txt"), "it holds the path"),
+    "drive": (zipped_with("C:/evil.txt"), "path 'C:/evil.txt'"),
+    "drive without a slash": (zipped_with("C:evil.txt"), "path 'C:evil.txt'"),
+    "link": (linking(), "mini/train.tokens is no file"),
+    "encrypted": (encrypted(), "truncated or damaged"),
+    "a name that is not UTF-8": (zipped_with("é").replace("é".encode(), b"\xff\xfe"), "truncated or damaged"),
     "incomplete": (zipped({"mini/train.tokens": "a b"}), "incomplete"),
     "bomb": (zipped({f"mini/{s}.tokens": b"a" * 5_000_000 for s in WORDS}), "larger than the 10,000 bytes"),
 }
@@ -280,8 +327,32 @@ HOSTILE = {
 def test_a_hostile_archive_is_refused_and_leaves_nothing(site: Site, home: Path, content: bytes, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         fetch(packed(site, content))
-    assert [name for name in left(home) if not name.endswith("mini.zip")] == []
+    assert left(home) == []
     assert not (home.parent / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_byte_is_flipped_it_is_the_right_text_or_a_refusal(compression: int, tmp_path: Path) -> None:
+    """Every byte of the archive once, in turn, by an amount drawn at random; and so in pairs."""
+    text, draw = random_text(60).encode(), random.Random(0)
+    whole, file = zipped({"a.txt": text, "é.txt": text}, compression), tmp_path / "a.zip"
+    places = [[place] for place in range(len(whole))] + [draw.choices(range(len(whole)), k=2) for _ in range(200)]
+    outcomes = set()
+    for flipped in places:
+        content = bytearray(whole)
+        for place in flipped:
+            content[place] ^= draw.randrange(1, 256)
+        file.write_bytes(content)
+        try:
+            extract(file, {"a.txt": "a.txt", "é.txt": "b.txt"}, tmp_path / "out", 10_000)
+        except UserError:
+            outcomes.add("refused")
+            assert left(tmp_path) == ["a.zip"], flipped
+        else:
+            outcomes.add("right")
+            assert {name: (tmp_path / "out" / name).read_bytes() for name in ("a.txt", "b.txt")} == {"a.txt": text, "b.txt": text}
+            shutil.rmtree(tmp_path / "out")
+    assert outcomes == {"refused", "right"}
 
 
 def test_an_archive_whose_bytes_were_changed_inside_a_member_is_refused(tmp_path: Path) -> None:
@@ -543,6 +614,29 @@ def test_tokenising_needs_memory_for_a_block_and_not_for_the_text(ends: str, tmp
     count, kilobytes = json.loads("[" + out.stdout.strip().replace(" ", ",") + "]")
     assert count >= 200_000 * repeats
     assert kilobytes < 120 * 1024, f"{kilobytes} KiB in {time.perf_counter() - start:.0f} s"
+
+
+OF_TEXT = """
+import sys
+from pathlib import Path
+from bench.tasks.text import Text
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
+task = Text(data="mine", paths={"mine": Path(sys.argv[1])}, unit="word")
+print(sum(len(stream) for stream in task.tokens.values()), peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs VmHWM of /proc")
+def test_a_text_takes_nine_bytes_a_token_and_what_a_block_takes(tmp_path: Path) -> None:
+    """24 MiB, 6 million words: their ids, 4 bytes each, read from the cache (mapped, so it counts too) and renamed into memory."""
+    block = random_text(200_000).encode()
+    (tmp_path / "big.txt").write_bytes((block + b" ") * ((24 << 20) // len(block)))
+    out = subprocess.run([sys.executable, "-c", OF_TEXT, tmp_path / "big.txt"], capture_output=True, text=True, check=True)
+    tokens, kilobytes = map(int, out.stdout.split())
+    assert tokens > 5_000_000
+    assert kilobytes * 1024 < 9 * tokens + (64 << 20), f"{kilobytes} KiB for {tokens} tokens"
 
 
 def test_check_says_every_number_that_is_wrong(tmp_path: Path) -> None:

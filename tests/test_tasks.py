@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from bench import loop
 from bench.errors import UserError
+from bench.run import run
+from bench.spec import Named, Spec, Train
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.task import Task
@@ -542,6 +546,46 @@ def test_training_epochs_and_seeds_start_at_different_offsets(corpus: Path) -> N
     per_epoch = len(task.tokens["train"]) // 4 // 8
     starts = [next(task.batches("train", 4, seed, first=e * per_epoch))[0] for seed in range(3) for e in range(3)]
     assert all(not torch.equal(one, other) for one, other in itertools.combinations(starts, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.integers(60, 400), size=st.integers(1, 9), length=st.integers(1, 6), first=st.integers(0, 40))
+def test_a_training_batch_goes_on_where_the_last_one_ended_unless_it_begins(
+    tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int, first: int
+) -> None:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "train.txt").write_text("".join(chr(0x4E00 + i) for i in range(tokens)), encoding="utf-8")
+    for name in ("valid.txt", "test.txt"):
+        (folder / name).write_text("x" * 9)
+    task = read_text(folder, length=length)
+    begins = [number for number in range(first, first + 30) if task.begins(number, size)]
+    assert begins == [number for number in range(first, first + 30) if number % (tokens // size // length) == 0]
+    batches = dict(zip(range(first, first + 30), task.batches("train", size, 0, first), strict=False))
+    for number in range(first + 1, first + 30):
+        if number not in begins:
+            assert torch.equal(batches[number][0][:, 0], batches[number - 1][1][:, -1])
+
+
+def test_a_carried_memory_begins_anew_with_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 4)  # 162 to train: 10 batches of 2 x 8
+    carried, step = [], loop.training_step
+
+    def seen(model: Any, optimiser: Any, clip: Any, inputs: Any, targets: Any, memory: Any, *more: Any) -> Any:
+        carried.append(memory is not None)
+        return step(model, optimiser, clip, inputs, targets, memory, *more)
+
+    monkeypatch.setattr(loop, "training_step", seen)
+    spec = Spec(
+        group="g",
+        label="l",
+        role="trial",
+        model=Named(name="gru", settings={"width": 4}),
+        task=Named(name="text", settings={"data": "a", "length": 8}),
+        train=Train(steps=25, batch=2, learning_rate=0.01, carry=True, evaluation_batch=1),
+        seed=0,
+    )
+    assert run(spec, suite="s", data={"a": tmp_path / "a.txt"}).status == "ok"
+    assert [number for number, memory in enumerate(carried) if not memory] == [0, 10, 20]
 
 
 @settings(max_examples=60, deadline=None)

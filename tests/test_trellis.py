@@ -252,20 +252,61 @@ def test_a_dropped_channel_counts_as_zero_and_a_kept_one_for_more(memory: bool) 
     close(got, cell_like(level).bind(x, masked_past)(z * mask))
 
 
-def test_weight_dropout_is_constant_through_a_solve_and_spares_the_input() -> None:
-    level, x, z = cell(weight_dropout=0.5), sequence(), sequence(width=2 * H)
+@pytest.mark.parametrize("weight_norm", [False, True])
+def test_weight_dropout_drops_what_meets_the_position_before_in_both_convolutions(weight_norm: bool) -> None:
+    """With a rate of a quarter, f is the plain f of weights (directions, where normalised) times 0 and 4/3, U's drawn first."""
+    level, x, z = cell(weight_dropout=0.25, weight_norm=weight_norm), sequence(), sequence(width=2 * H)
+    torch.manual_seed(5)
+    got = level.bind(x)(z)
+    other = cell_like(level, weight_norm=weight_norm)
+    torch.manual_seed(5)
+    for layer, channels in ((other.inject, D), (other.mix, H)):
+        mask = torch.ones(4 * H, 2 * channels, dtype=torch.float64)
+        mask[:, :channels] = torch.nn.functional.dropout(mask[:, :channels].contiguous(), 0.25)
+        assert mask[:, :channels].unique().tolist() == [0.0, 4 / 3]
+        with torch.no_grad():
+            (layer.parametrizations.weight.original1 if weight_norm else layer.weight).mul_(mask)  # type: ignore[union-attr]
+    close(got, other(z, x))
+    assert torch.equal(level.eval()(z, x), cell_like(level, weight_norm=weight_norm)(z, x))
+
+
+@pytest.mark.parametrize("weight_norm", [False, True])
+def test_weight_dropout_drops_the_right_share_and_nothing_of_the_own_position(weight_norm: bool) -> None:
+    level = cell(weight_dropout=0.4, weight_norm=weight_norm, hidden=24, inputs=16)
+    x, z = sequence(width=16), sequence(width=48)
     f, g = level.bind(x), level.bind(x)
-    torch.testing.assert_close(f(z), f(z), rtol=0, atol=0)
+    assert torch.equal(f(z), f(z))
     assert not torch.allclose(f(z), g(z))
     zero = level.start(x)
-    assert torch.equal(f(zero), g(zero))
-    f(z).sum().backward()
-    assert level.mix.weight.grad is not None
-    dropped = level.mix.weight.grad.eq(0)
-    assert 0.3 < dropped.double().mean() < 0.7
-    with torch.no_grad():
-        level.mix.weight.mul_(torch.where(dropped, 0.0, 2.0))
-    close(f(z), level.eval()(z, x))
+    assert not torch.allclose(f(zero), g(zero))  # U's, as h is zero
+    f(z).square().sum().backward()
+    for layer, channels in ((level.inject, 16), (level.mix, 24)):
+        moved = layer.parametrizations.weight.original1 if weight_norm else layer.weight  # type: ignore[union-attr]
+        older, own = moved.grad.eq(0).split(channels, dim=1)  # type: ignore[union-attr]
+        assert not own.any()
+        assert 0.36 < older.double().mean() < 0.44
+        if weight_norm:  # a row's length is its gain whatever is dropped
+            weight = level._weight(layer, level._mask(layer))
+            torch.testing.assert_close(weight.norm(dim=1, keepdim=True), layer.parametrizations.weight.original0)  # type: ignore[union-attr]
+
+
+def test_without_weight_dropout_nothing_is_drawn() -> None:
+    level, x = cell(), sequence()
+    before = torch.get_rng_state()
+    level.bind(x)(level.start(x))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_level_of_untied_injection_drops_its_own() -> None:
+    net, x = TrellisNet(cell(weight_dropout=0.5), depth=3, injection="untied").double(), sequence()
+    net(x).y.square().sum().backward()
+    rows = slice(H - W, H)  # the input gates of y's channels, which every level's gradient meets
+    grads = [layer.weight.grad[rows] for layer in (net.cell.inject, *net.deeper)]
+    dropped = [grad[:, :D].eq(0) for grad in grads]
+    assert not torch.equal(dropped[0], dropped[1])
+    assert not torch.equal(dropped[1], dropped[2])
+    assert all(0.2 < mask.double().mean() < 0.8 for mask in dropped)
+    assert not any(grad[:, D:].eq(0).any() for grad in grads)
 
 
 def test_dropout_is_the_same_at_every_level_of_a_net() -> None:

@@ -61,7 +61,8 @@ Event = Stepped | Ended | Stopped | Died | Refused
 class Engine(Protocol):
     """Executes jobs side by side. Every submitted job ends in exactly one of Ended, Stopped, Died, Refused."""
 
-    slots: int
+    slots: int  # runs side by side
+    beside: int  # as many of them as may come to lie on one machine
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """`bench.environment.environment` where the jobs run."""

@@ -15,7 +15,7 @@ from bench.job import Job
 class Inline:
     """No isolation and no limits: what a run does to the process, it does to all. `busy_s` is what the runs themselves took."""
 
-    slots = 1
+    slots = beside = 1
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -38,6 +38,8 @@ class Inline:
         job, self._job = self._job, None
         if self._stopped is not None:
             return [Stopped(job, self._stopped)]
+        if job.spec.processes > 1:
+            return [Refused(job, f"engine inline has one process, {job.spec.label!r} asks for {job.spec.processes}")]
         begun = time.perf_counter()
         try:
             return [Ended(job, do(job, Interrupt()))]

@@ -14,7 +14,7 @@ class Local:
     """Processes forked from one server."""
 
     def __init__(self, slots: int) -> None:
-        self.slots = slots
+        self.slots = self.beside = slots
         self._workers: dict[str, Worker] = {}
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:

@@ -1,12 +1,12 @@
 """What a process does with a job: the run in a session of its own, within limits, taking up its checkpoint and leaving one.
 
-`python -m bench.engines.worker JOB.json` does one job by hand and prints the record.
+`python -m bench.engines.worker JOB.json` does one job by hand and prints the record; torchrun starts a job's processes with it.
 """
 
+import argparse
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import nullcontext, suppress
@@ -14,16 +14,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
-import torch._dynamo  # noqa: F401  the optimiser imports it lazily, two seconds a process; the fork server holds it for all
+import torch
+import torch._dynamo  # the optimiser imports it lazily, two seconds a process; the fork server holds it for all
 
 from bench.attempts import note_begin, note_progress
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.engines.spread import end_with, spread
 from bench.environment import cpu_name
 from bench.errors import UserError
 from bench.job import Job
 from bench.lock import CAN_LOCK, held
 from bench.loop import Progress
-from bench.record import Record, record_text
+from bench.ranks import Ranks
+from bench.record import Record, record_text, write_text
 from bench.run import run
 
 __all__ = ["do", "work"]
@@ -76,30 +79,37 @@ def do(job: Job, interrupt: Interrupt, progress: Progress | None = None) -> Reco
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
         attempts = note_begin(job, checkpoint.step, cpu_name())
-        tell = _Telling(job, progress)
-        record = run(
-            job.spec,
-            suite=job.suite,
-            data=job.data,
-            beside=job.beside,
-            progress=tell,
-            identity=job.identity,
-            checkpoint=checkpoint,
-            interrupt=interrupt,
-        )
+        if job.spec.processes > 1:
+            record = spread(job, interrupt, progress)
+        else:
+            record = _run(job, checkpoint, interrupt, _Telling(job, progress))
         return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
+
+
+def _run(job: Job, checkpoint: Checkpoint, interrupt: Interrupt, progress: Progress, ranks: Ranks | None = None) -> Record:
+    return run(
+        job.spec,
+        suite=job.suite,
+        data=job.data,
+        beside=job.beside,
+        progress=progress,
+        identity=job.identity,
+        checkpoint=checkpoint,
+        interrupt=interrupt,
+        ranks=ranks,
+    )
 
 
 class _Telling:
     """Passes progress on, and leaves it in a file for `status`."""
 
-    def __init__(self, job: Job, further: Progress | None) -> None:
+    def __init__(self, job: Job | None, further: Progress | None) -> None:
         self._job, self._further, self._last = job, further, 0.0
 
     def __call__(self, done: int, total: int, loss: float | None) -> None:
         if self._further is not None:
             self._further(done, total, loss)
-        if time.monotonic() - self._last > _NOTED_S:
+        if self._job is not None and time.monotonic() - self._last > _NOTED_S:
             self._last = time.monotonic()
             note_progress(self._job, done, total, loss)
 
@@ -159,13 +169,46 @@ def _send(pipe: Connection, message: tuple[object, ...]) -> None:
 
 
 def main() -> None:
-    """Do the job whose JSON file is named on the command line; print its record."""
-    job = Job.model_validate_json(Path(sys.argv[1]).read_text())
+    """Do the job whose JSON file is named on the command line, or this rank's part of it; print the record, or write it."""
+    parser = argparse.ArgumentParser(prog="python -m bench.engines.worker", description=main.__doc__)
+    parser.add_argument("job", type=Path, help="a job's JSON file")
+    parser.add_argument("--record", type=Path, help="write the record to this file instead")
+    parser.add_argument("--watch", type=int, metavar="PID", help="end when that process does")
+    arguments = parser.parse_args()
+    job = Job.model_validate_json(arguments.job.read_text())
     interrupt = Interrupt()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: interrupt.ask(f"stopped by {signal.Signals(number).name}"))
     _limit(job, interrupt)
-    print(record_text(do(job, interrupt)), end="")
+    if job.spec.processes == 1:
+        record = do(job, interrupt)
+    else:
+        end_with(arguments.watch)
+        record = _part(job, interrupt)
+        if int(os.environ["RANK"]) > 0:
+            return
+    if arguments.record is None:
+        print(record_text(record), end="")
+    else:
+        write_text(arguments.record, record_text(record))
+
+
+def _part(job: Job, interrupt: Interrupt) -> Record:
+    """This rank's part of a job, in a process that torchrun has started."""
+    if "RANK" not in os.environ:
+        raise SystemExit(
+            f"a job of {job.spec.processes} processes: torchrun --nproc-per-node={job.spec.processes} -m bench.engines.worker JOB"
+        )
+    faulthandler.enable(2)
+    if job.spec.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if job.spec.device == "cuda" else "gloo")
+    try:
+        ranks = Ranks(job.spec.processes)
+        checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
+        return _run(job, checkpoint, interrupt, _Telling(job if ranks.first else None, None), ranks)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The published corpora by name: fetched once, checked against what was published, or read where the user has them."""
 
+import importlib.metadata
 import os
 import shutil
 import threading
@@ -76,7 +77,8 @@ def _github(repository: str, file: str) -> tuple[str, str]:
 
 def _wikitext(size: str, checksum: str, most: int, largest: int, train: int, vocabulary: int) -> Corpus:
     file = f"wikitext-{size}-v1.zip"
-    mirrors = ("https://s3.amazonaws.com/research.metamind.io/wikitext", "https://wikitext.smerity.com")
+    # one author's own site first: the bucket of the paper is reported to answer 403 since 2024
+    mirrors = ("https://wikitext.smerity.com", "https://s3.amazonaws.com/research.metamind.io/wikitext")
     return Corpus(
         name=f"wikitext-{size}",
         downloads={file: Download(urls=tuple(f"{at}/{file}" for at in mirrors), checksum=f"md5:{checksum}", most=most)},
@@ -122,12 +124,12 @@ def data_folder() -> Path:
 
 
 @contextmanager
-def alone_in(folder: Path, lock: str, leftovers: str) -> Iterator[None]:
+def alone_in(folder: Path, lock: str, *leftovers: str) -> Iterator[None]:
     """Have a folder of `data_folder()` made, to oneself, and rid of what killed processes left; UserError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / lock):
-            for left in folder.glob(leftovers):
+            for left in [found for pattern in leftovers for found in folder.glob(pattern)]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
     except OSError as error:
@@ -137,19 +139,22 @@ def alone_in(folder: Path, lock: str, leftovers: str) -> Iterator[None]:
 def fetch(corpus: Corpus) -> Path:
     """The folder with the corpus's files, fetched where they are not there yet; UserError where no mirror serves them whole.
 
-    A download goes on where it broke off. A file whose checksum is another is deleted. Processes wait for each other.
+    A download goes on where it broke off. A file whose checksum is another is deleted, and so is an archive, once it has been
+    unpacked or refused. Processes wait for each other.
     """
     home = data_folder() / corpus.name
     text = home / "text" if corpus.members else home
-    with alone_in(home, ".lock", "tmp*"):  # pooch's
-        if corpus.members and text.is_dir():
-            return text
-        for name, download in corpus.downloads.items():
-            _retrieve(corpus, name, download, home)
-    if corpus.members:
-        (archive,) = (home / name for name in corpus.downloads)
-        _unpack(corpus, archive)
-        archive.unlink(missing_ok=True)
+    archives = [home / name for name in corpus.downloads] if corpus.members else []
+    with alone_in(home, ".lock", "tmp*", ".text-*.tmp"):  # pooch's, and extract's
+        try:
+            if not (archives and text.is_dir()):
+                for name, download in corpus.downloads.items():
+                    _retrieve(corpus, name, download, home)
+                for archive in archives:
+                    extract(archive, corpus.members, text, corpus.largest)
+        finally:
+            for archive in archives:
+                archive.unlink(missing_ok=True)
     return text
 
 
@@ -159,17 +164,13 @@ def located(corpus: Corpus, path: Path) -> Path:
         (download,) = corpus.downloads.values()
         if not _whole(path, download.checksum):
             raise UserError(f"{path} is not the published archive of {corpus.name}: its checksum is not {download.checksum}")
-        return _unpack(corpus, path)
+        text = data_folder() / corpus.name / "text"
+        with alone_in(text.parent, ".lock", ".text-*.tmp"):
+            if not text.is_dir():
+                extract(path, corpus.members, text, corpus.largest)
+        return text
     inner = path / corpus.name
     return inner if path.is_dir() and inner.is_dir() else path
-
-
-def _unpack(corpus: Corpus, archive: Path) -> Path:
-    text = data_folder() / corpus.name / "text"
-    with alone_in(text.parent, ".lock", ".text-*.tmp"):
-        if not text.is_dir():
-            extract(archive, corpus.members, text, corpus.largest)
-    return text
 
 
 def check(corpus: Corpus, path: Path, tokens: Mapping[Split, int], vocabulary: int) -> None:
@@ -247,6 +248,14 @@ def _ask(url: str, headers: Mapping[str, str]) -> requests.Response:
     return answers[0]
 
 
+def _agent() -> str:
+    """This program's name and version: some hosts refuse the names that HTTP libraries give themselves."""
+    try:
+        return f"deq-bench/{importlib.metadata.version('deq-bench')}"
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return "deq-bench"
+
+
 class _Resuming:
     """A downloader for pooch that goes on where an earlier one broke off, where the server lets it."""
 
@@ -269,7 +278,7 @@ class _Resuming:
 
     def _stream(self, url: str, have: int) -> None:
         # identity: the range of a compressed answer would be one of its compressed bytes, and what it brings no gzip
-        wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        wanted = {"Accept-Encoding": "identity", "User-Agent": _agent()} | ({"Range": f"bytes={have}-"} if have else {})
         with _ask(url, wanted) as answer:
             if have and answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
                 return

@@ -36,6 +36,10 @@ class Task(ABC):
         batch. The content of a batch depends on (split, size, seed, number) alone.
         """
 
+    def begins(self, number: int, size: int) -> bool:
+        """Whether the training batch of that number goes on from none, so that a memory is not carried into it."""
+        return not self.streams
+
     @abstractmethod
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """For logits (B, T, V) and targets (B, T): each score's sum (a float64 scalar) and count; losses in nats."""

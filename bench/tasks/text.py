@@ -43,9 +43,9 @@ class Text(Task):
 
     Training reads `size` lanes of the stream side by side: batch n + 1 goes on where batch n stopped, in each lane. An
     epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
-    the seed and the epoch, so only there does a batch not continue the last. Evaluation cuts a split into windows of
-    `length` and scores each token once; what is left at the end of the split, shorter than a window, is not scored,
-    whatever the batch size.
+    the seed and the epoch, so only there does a batch not continue the last, and a carried memory begin anew. Evaluation
+    cuts a split into windows of `length` and scores each token once; what is left at the end of the split, shorter than a
+    window, is not scored, whatever the batch size.
 
     Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
     """
@@ -131,12 +131,20 @@ class Text(Task):
             )
         return self._train(size, seed, first)
 
+    def _per_epoch(self, size: int) -> int:
+        """Training batches in an epoch."""
+        return len(self.tokens["train"]) // size // self.length
+
+    def begins(self, number: int, size: int) -> bool:
+        """At the first batch of an epoch, whose lanes stand elsewhere."""
+        return number % self._per_epoch(size) == 0
+
     def _train(self, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         stream = self.tokens["train"]
         lane = len(stream) // size
         places = lane * torch.arange(size)[:, None] + torch.arange(self.length + 1)
         for number in count(first):
-            epoch, step = divmod(number, lane // self.length)
+            epoch, step = divmod(number, self._per_epoch(size))
             offset = derive_seed("text", "offset", seed, epoch) % len(stream)
             yield _pair(stream[(places + offset + step * self.length) % len(stream)])
 

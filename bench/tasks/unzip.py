@@ -1,7 +1,9 @@
 """Files out of a zip archive that nobody vouches for: the named members alone, no larger than they may be, all or none."""
 
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -11,6 +13,18 @@ from pathlib import Path, PurePosixPath
 from bench.errors import UserError
 
 _BLOCK = 1 << 20
+# What zipfile and its decompressors raise at what they cannot read: a name is not UTF-8, an LZMA dictionary claims gigabytes.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    UnicodeDecodeError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) -> None:
@@ -31,7 +45,7 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) 
         unfinished.replace(folder)
     except KeyError as error:
         raise UserError(f"{archive} is incomplete: {error.args[0]}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{archive} is truncated or damaged: {error}") from error
     except OSError as error:
         raise UserError(f"cannot extract {archive} to {folder}: {error.strerror or error}") from error

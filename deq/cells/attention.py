@@ -32,8 +32,9 @@ class RelativeAttention(nn.Module):
         (q_i + r_w) . k_j + (q_i + r_r) . W_r R_{i-j}
 
     with sinusoids R and learned biases r_w and r_r. Queries see `local` positions at most, their own included (None: all there
-    are). `dropout` drops attention weights. Biases start at N(0, bias_std).
-    Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + 2 D.
+    are). `dropout` drops attention weights. r_w and r_r start at N(0, bias_std). The projection of the heads' output has no bias in
+    Transformer-XL, and with `output_bias` one that starts at zero, as in the DEQ's code.
+    Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + 2 D, and D with `output_bias`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RelativeAttention(nn.Module):
         dropout: float = 0.0,
         position_base: float = 10_000.0,
         bias_std: float = 1.0,
+        output_bias: bool = False,
     ) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads:
@@ -58,6 +60,8 @@ class RelativeAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.position = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
+        if output_bias:
+            self.project.bias = nn.Parameter(torch.zeros(width))
         self.content_bias = nn.Parameter(torch.empty(heads, 1, width // heads).normal_(0.0, bias_std))
         self.position_bias = nn.Parameter(torch.empty(heads, 1, width // heads).normal_(0.0, bias_std))
 
@@ -81,7 +85,7 @@ class RelativeAttention(nn.Module):
         batch, times, width = x.shape
         past = 0 if memory is None else memory.shape[1]
         keys, scale = past + times, 1 / math.sqrt(width // self.heads)
-        weight, project = self.qkv.weight, self.project.weight
+        weight, project, bias = self.qkv.weight, self.project.weight, self.project.bias
         if memory is not None:
             before = F.linear(memory, weight)
             _, past_k, past_v = self._heads(before if remembered is None else before + remembered)
@@ -106,6 +110,6 @@ class RelativeAttention(nn.Module):
             scores = q @ k.transpose(-1, -2) + by_distance((q + other) @ by_key)
             weights = scores.masked_fill(blocked, -math.inf).softmax(-1)
             mixed = (weights if kept is None else weights * kept) @ v
-            return F.linear(mixed.transpose(1, 2).reshape(batch, times, width), project)
+            return F.linear(mixed.transpose(1, 2).reshape(batch, times, width), project, bias)
 
         return attend

@@ -1,7 +1,7 @@
 """TrellisNet's level as a fixed-point map: a causal convolution under LSTM gates, hidden and cell state solved together."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as normalised
 
 from deq.cells.cell import Cell
-from deq.dropout import check_rates, dropped_weight, masked, variational_mask
+from deq.dropout import check_rates, masked, variational_mask
 from deq.pack import pack, unpack
 from deq.solve import Map
 
@@ -31,8 +31,9 @@ class TrellisCell(Cell):
 
     both convolutions have kernel 2 and dilation 1, and the state is z = (h, c), (B, T, 2 H). Its features are the last `width`
     channels of h; x has `inputs` (default `width`) channels, h and c have H = `hidden` (default `width`) each. `dropout` drops
-    channels of h on their way into V, `weight_dropout` drops entries of V. Weights start at torch's defaults, and the first solves
-    converge (Anderson: 13 steps to 1e-3); `initial_std` asks for N(0, initial_std) everywhere instead (0.01 in the authors' code).
+    channels of h on their way into V, `weight_dropout` drops entries of U and V that meet position t-1 (of their direction, with
+    `weight_norm`), one draw a bind, as the authors' code does. Weights start at torch's defaults, and the first solves converge
+    (Anderson: 13 steps to 1e-3); `initial_std` asks for N(0, initial_std) everywhere instead (0.01 in the authors' code).
     The memory is the last position's h, c and x, so that segments have the map of the whole sequence; the authors' code carries h
     and c, and pads x with zeros.
     Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: 8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`.
@@ -79,10 +80,31 @@ class TrellisCell(Cell):
         """(x_{t-1}, x_t) at every position, (B, T, 2 D): what an injection takes."""
         return pack(delayed(x, None if memory is None else memory.x), x)
 
+    def _mask(self, layer: nn.Linear) -> Tensor | None:
+        """A mask for a convolution's weight that drops and scales what meets position t-1 alone; None where nothing drops."""
+        if not self.training or self.weight_dropout == 0:
+            return None
+        older = next(layer.parameters()).new_ones(layer.out_features, layer.in_features // 2)
+        return pack(F.dropout(older, self.weight_dropout), older)
+
+    def _weight(self, layer: nn.Linear, mask: Tensor | None) -> Tensor:
+        """A convolution's weight, masked; of a normalised one the direction is masked, so that its length stays the gain."""
+        if mask is None or not self.weight_norm:
+            return masked(layer.weight, mask)
+        parametrizations: Any = layer.parametrizations
+        parts = parametrizations.weight
+        weight: Tensor = parts[0](parts.original0, parts.original1 * mask)
+        return weight
+
+    def injected(self, layer: nn.Linear, windows: Tensor) -> Callable[[], Tensor]:
+        """What computes the injection u of the windows by a convolution U, b, whose mask is drawn now."""
+        mask = self._mask(layer)
+        return lambda: F.linear(windows, self._weight(layer, mask), layer.bias)
+
     def recurrence(self, x: Tensor, memory: _Last | None = None) -> Callable[[Tensor, Tensor], Tensor]:
         """The level (z, u) -> f(z) for any injected u (B, T, 4 H), with its masks drawn and its weight normalised once."""
         hidden, past = self.hidden, None if memory is None else memory.z
-        weight = dropped_weight(self.mix.weight, self.weight_dropout, self.training).T
+        weight = self._weight(self.mix, self._mask(self.mix)).T
         mask = variational_mask(x.new_empty(x.shape[0], 1, hidden), self.dropout, self.training)
         mask = None if mask is None else pack(mask, mask)
 
@@ -100,7 +122,7 @@ class TrellisCell(Cell):
 
     def bind(self, x: Tensor, memory: _Last | None = None) -> Map:
         """u, the masks and the normalised weight are computed once."""
-        u, level = self.inject(self.windows(x, memory)), self.recurrence(x, memory)
+        u, level = self.injected(self.inject, self.windows(x, memory))(), self.recurrence(x, memory)
         return lambda z: level(z, u)
 
     def start(self, x: Tensor) -> Tensor:

@@ -1,0 +1,106 @@
+"""One run by several processes, which torchrun starts: this process watches them, passes requests on, and ends as they end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from bench.attempts import progress_of
+from bench.checkpoint import Interrupt, Interrupted
+from bench.job import Job
+from bench.loop import Progress
+from bench.record import Record, write_text
+from bench.spec import Limits
+
+_LOOK_S = 0.1
+_GONE_S = 0.5
+_GRACE_S = 8  # to save the state in, once asked to stop or left alone
+_EXIT = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.S)
+
+
+def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
+    """Do the job with as many processes as its Spec says, on this machine; the Record that the first of them wrote.
+
+    Where one dies and takes the run with it, this process ends in the same way: by the same signal, or with the same status.
+    """
+    processes = job.spec.processes
+    record = job.folder / "record.json"
+    record.unlink(missing_ok=True)
+    memory = job.limits.memory_bytes
+    # This process keeps the clock, so that all ranks hear of it at once.
+    part = job.model_copy(update={"limits": Limits(memory_bytes=None if memory is None else max(1, memory // processes))})
+    write_text(job.folder / "job.json", part.model_dump_json(indent=1))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        f"--shutdown-timeout={_GRACE_S}",
+    ]
+    command += ["-m", "bench.engines.worker", str(job.folder / "job.json"), "--record", str(record), "--watch", str(os.getpid())]
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
+    said = job.folder / "torchrun.log"
+    with said.open("wb") as log:
+        ranks = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path})
+    request = _wait(ranks, job, interrupt, progress)
+    output = said.read_text(errors="replace")
+    print(output, end="", file=sys.stderr)
+    if record.is_file():
+        found = Record.model_validate_json(record.read_bytes())
+        return found if request is None else found.model_copy(update={"status": request.status, "why": str(request)})
+    if request is not None:
+        raise request
+    cause = _EXIT.search(output)
+    _end_like(ranks.returncode if cause is None else int(cause[1]))
+    raise AssertionError
+
+
+def _wait(ranks: "subprocess.Popen[bytes]", job: Job, interrupt: Interrupt, progress: Progress | None) -> Interrupted | None:
+    """Until the ranks have ended; the request that ended them, if any did."""
+    request: Interrupted | None = None
+    try:
+        with interrupt.deferred():
+            while ranks.poll() is None:
+                if request is None and interrupt.asked is not None:
+                    request = interrupt.asked
+                    ranks.send_signal(signal.SIGTERM)  # torchrun passes it on, and waits for them
+                time.sleep(_LOOK_S)
+                reached = progress_of(job)
+                if progress is not None and "step" in reached:
+                    progress(reached["step"], reached["steps"], reached["loss"])
+    except Interrupted as asked:  # heard when they had ended, or already known
+        request = request or asked
+    return request
+
+
+def _end_like(code: int) -> None:
+    """End this process by the signal, or with the status, that a rank ended with."""
+    sys.stderr.flush()
+    if code < 0:
+        if code != -signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    raise SystemExit(code or 1)
+
+
+def end_with(watched: int | None) -> None:
+    """End this rank when torchrun, or the process that watches the run, is gone: no signal to that one's group reaches it.
+
+    A rank that lives a moment longer does no harm: whatever it still saves is what the next attempt would save there.
+    """
+    parent = os.getppid()
+    watcher = psutil.Process(parent if watched is None else watched)  # knows its process from a later one of the same number
+
+    def watch() -> None:
+        while os.getppid() == parent and watcher.is_running() and watcher.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_GONE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
