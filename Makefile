@@ -1,12 +1,13 @@
 # Everything a user types. `make help` lists it.
 PYTHON ?= python3
 VENV   := .venv
+REF    ?= HEAD~1
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small params report test check format bench doctor clean
+.PHONY: help setup reproduce reproduce-small params report test check format perf-check bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +47,9 @@ check: $(READY)  ## format, lint, types
 format: $(READY)  ## format and mend what lint can mend
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+perf-check: $(READY)  ## fail if this code counts or takes more than REF's (default: the commit before); GATE="…": more options
+	$(PY) -m bench gate --against $(REF) $(GATE)
 
 bench: $(READY)  ## micro-benchmarks of solver, cell and training step
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only

@@ -30,6 +30,7 @@ SUITES = {
     "small": "bench.suites.small",
     "text": "bench.suites.text",
     "paper": "bench.suites.paper",
+    "gate": "bench.suites.gate",
 }
 
 

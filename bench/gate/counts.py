@@ -1,0 +1,211 @@
+"""Quantities that are the same on every machine: no clock, no unseeded random number, solves in float64 or of fixed length.
+
+A count has a name `subject / what`. What a training step stores and computes is counted with every solve run to its cap, since in
+float32 where a solve stops hangs on the last bit; how many evaluations solves take is counted in float64, on fixed problems.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.loop import loss_of, make_optimiser, training_step
+from bench.model import LanguageModel, build_model
+from bench.plan import Plan
+from bench.probes import flops, peak_live_bytes, saved_bytes
+from bench.spec import Spec
+from bench.tasks.task import Split, Task, derive_seed
+from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
+
+_RTOLS = (1e-3, 1e-6, 1e-9)
+_CAP = 200
+_LATE = (16, 24)  # solver steps: what comes between is what a step costs once every history is full
+_SYNCS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim")
+_WITHIN = 5  # losses that are averaged
+_GOAL = 0.6  # of the loss at the start
+_MOST_STEPS = 200
+
+
+class Count(BaseModel):
+    """A counted quantity; it may be off by `tolerance` from what is expected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: int | str | None
+    unit: str
+    tolerance: int = 0
+
+
+def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
+    """The counts of every model and task of a plan; with `solvers`, of the library's solvers on problems of their own, too."""
+    found: dict[str, Count] = {}
+    for spec in {(spec.group, spec.label): spec for spec in plan.specs()}.values():
+        task = plan.task(spec.task)
+        subject = f"{spec.group}, {spec.label}"
+        found |= {f"{subject} / {name}": one for name, one in _model_counts(spec, task).items()}
+        found[f"{subject} / steps to {_GOAL:g} of the first loss, float64"] = _steps_to_goal(spec, task)
+        found[f"{spec.task.name}, {spec.group} / data"] = _data(task, spec)
+    return found | (solver_counts() if solvers else {})
+
+
+def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
+    """One training step, after one that makes the optimiser's state."""
+    model = _built(spec, task)
+    _to_the_cap(model)
+    optimiser, _ = make_optimiser(model, spec.train)
+    inputs, targets = next(task.batches("train", spec.train.batch, spec.seed))
+
+    def step() -> None:
+        training_step(model, optimiser, spec.train.clip, inputs, targets)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets).total
+
+    step()
+    saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
+    optimiser.zero_grad(set_to_none=True)
+    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    peak = peak_live_bytes(step, iter([*model.parameters(), *model.buffers(), *states, inputs, targets]))
+    optimiser.zero_grad(set_to_none=True)
+    operators = _operators(step)
+    return {
+        "parameters": Count(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
+        "saved for backward": Count(value=saved, unit="B"),
+        "peak live": Count(value=peak.peak, unit="B"),
+        "FLOPs a step": Count(value=flops(step).total, unit="FLOP"),
+        "operators a step": Count(value=sum(operators.values()), unit="1"),
+        "host syncs a step": Count(value=_syncs(operators), unit="1"),
+    }
+
+
+def _built(spec: Spec, task: Task) -> LanguageModel:
+    torch.manual_seed(derive_seed("model", spec.seed))
+    model = build_model(spec.model, task.vocabulary)
+    torch.manual_seed(derive_seed("training", spec.seed))
+    return model
+
+
+def _to_the_cap(model: nn.Module) -> None:
+    for part in model.modules():
+        if isinstance(part, DEQ):
+            part.stop = dataclasses.replace(part.stop, rtol=None)
+            if isinstance(part.adjoint, Implicit):
+                part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
+
+
+def _steps_to_goal(spec: Spec, task: Task) -> Count:
+    """Training steps until the mean of the last few losses is a share of the first; in float64, whose last bits decide nothing."""
+    with _float64():
+        model = _built(spec, task)
+        optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MOST_STEPS}))
+        losses: list[float] = []
+        for inputs, targets in task.batches("train", spec.train.batch, spec.seed):
+            loss, _ = training_step(model, optimiser, spec.train.clip, inputs, targets)
+            schedule.step()
+            losses.append(loss.item())
+            if sum(losses[-_WITHIN:]) / _WITHIN <= _GOAL * losses[0] and len(losses) >= _WITHIN:
+                return Count(value=len(losses), unit="steps", tolerance=1)
+            if len(losses) == _MOST_STEPS or not math.isfinite(losses[-1]):
+                break
+    return Count(value=None, unit="steps")
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _data(task: Task, spec: Spec) -> Count:
+    """The data's fingerprint with a first training and a first test batch, as the model would see them."""
+    digest = hashlib.sha256(task.fingerprint().encode())
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        for part in next(task.batches(split, spec.train.batch, spec.seed)):
+            digest.update(part.numpy().tobytes())
+    return Count(value=digest.hexdigest()[:16], unit="SHA-256")
+
+
+def solver_counts() -> dict[str, Count]:
+    """Evaluations to each tolerance in float64, forward and backward, and operators and host syncs of late solver steps."""
+    found: dict[str, Count] = {}
+    with _float64():
+        for problem, make in PROBLEMS.items():
+            for name, solver in SOLVERS.items():
+                for rtol in _RTOLS:
+                    for phase, nfe in _evaluations(make, solver(), Stop(rtol=rtol, max_steps=_CAP)).items():
+                        found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Count(value=nfe, unit="1")
+        for name, solver in SOLVERS.items():
+            few, many = (_operators(lambda: _solved(solver(), steps)) for steps in _LATE)  # noqa: B023
+            subject = f"{name}, {_LATE[1] - _LATE[0]} late steps"
+            found[f"{subject} / operators"] = Count(value=sum(many.values()) - sum(few.values()), unit="1")
+            found[f"{subject} / host syncs"] = Count(value=_syncs(many) - _syncs(few), unit="1")
+    return found
+
+
+def _evaluations(make: Callable[[], tuple[Map, Tensor]], solver: Any, stop: Stop) -> dict[str, int]:
+    f, z0 = make()
+    counted: dict[str, int] = {}
+    y = Implicit(solver=solver, stop=stop)(f, z0, solver, stop, lambda phase, solution: counted.update({phase: solution.nfe}))
+    y.sin().sum().backward()
+    return counted
+
+
+def _solved(solver: Any, steps: int) -> None:
+    f, z0 = PROBLEMS["contraction"]()
+    solve(lambda z: f(z).detach(), z0, solver, Stop(rtol=1e-300, max_steps=steps))
+
+
+def _contraction() -> tuple[Map, Tensor]:
+    """tanh(W z) + x, the norm of W 0.9, (8, 32)."""
+    random = torch.Generator().manual_seed(derive_seed("gate", "contraction"))
+    weight = torch.randn(32, 32, generator=random)
+    weight = (0.9 / torch.linalg.matrix_norm(weight, 2) * weight).requires_grad_()
+    x = 0.1 * torch.randn(8, 32, generator=random)  # small: tanh hardly flattens, and W's norm is what counts
+    return (lambda z: torch.tanh(z @ weight.T) + x), torch.zeros_like(x)
+
+
+def _block() -> tuple[Map, Tensor]:
+    """A Transformer-XL cell of width 16 over 16 positions, (4, 16, 16)."""
+    torch.manual_seed(derive_seed("gate", "block"))
+    cell = CELLS["transformer-xl"](width=16, heads=2)
+    x = torch.randn(4, 16, 16)
+    return cell.bind(x), cell.start(x)
+
+
+PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
+
+
+class _Operators(TorchDispatchMode):
+    """Counts every aten operator that runs, in the backward pass too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _operators(run: Callable[[], object]) -> Counter[str]:
+    with _Operators() as mode:
+        run()
+    return mode.counts
+
+
+def _syncs(operators: Counter[str]) -> int:
+    """Operators whose answer the host waits for."""
+    return sum(operators[name] for name in _SYNCS)

@@ -1,0 +1,31 @@
+"""What the gate counts: each family once, small, on data that is made here."""
+
+from bench.spec import Named, Settings, Spec, Train
+
+_COPY = Named(name="copy", settings={"T": 10, "samples": 1000, "test_samples": 100})
+_AGREEMENT = Named(name="agreement", settings={"test_samples": 64})
+_SOLVE: Settings = {"steps": 12, "backward_steps": 8}
+_XL: Settings = {"cell": "transformer-xl", "cell.heads": 2}
+_ROTARY: Settings = {"cell": "transformer", "cell.heads": 2}
+
+
+def _spec(label: str, name: str, task: Named, settings: Settings) -> Spec:
+    model = Named(name=name, settings={"width": 16} | settings)
+    train = Train(steps=200, batch=8, learning_rate=1e-2, warmup=10)
+    return Spec(group="gate", label=label, model=model, task=task, train=train, seed=0)
+
+
+SPECS = [
+    _spec("DEQ (Anderson)", "deq", _COPY, {"solver": "anderson", **_ROTARY, **_SOLVE}),
+    _spec("DEQ (Broyden)", "deq", _COPY, {"solver": "broyden", **_XL, **_SOLVE}),
+    _spec("DEQ-TrellisNet (Picard)", "deq", _AGREEMENT, {"solver": "picard", "cell": "trellis", **_SOLVE}),
+    _spec("DEQ, phantom gradient", "deq", _COPY, {"solver": "anderson", "adjoint": "phantom", "steps": 12, **_XL}),
+    _spec("tied 12", "tied", _COPY, {"depth": 12, **_ROTARY}),
+    _spec("tied 12, checkpoint sqrt", "tied", _COPY, {"depth": 12, "checkpointing": "sqrt", **_ROTARY}),
+    _spec("Transformer-XL 4", "transformer-xl", _AGREEMENT, {"layers": 4, "heads": 2}),
+    _spec("TrellisNet 8", "trellisnet", _AGREEMENT, {"depth": 8}),
+    _spec("TCN", "tcn", _AGREEMENT, {"kernel": 3, "levels": 3}),
+    _spec("LSTM", "lstm", _AGREEMENT, {}),
+    _spec("GRU", "gru", _AGREEMENT, {}),
+    _spec("Neural ODE, 10 Euler steps", "ode", _COPY, {"time": 10.0, "method": "euler", "step_size": 1.0, **_XL}),
+]
