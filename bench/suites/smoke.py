@@ -56,7 +56,7 @@ SPECS = [
         reference="DEQ (Anderson)",
         learning_rates=(2e-3, 4e-3, 8e-3),
         trial_steps=150,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
         depths=(2, 4, 8, 16, 32, 64),
     ),
     Comparison(
@@ -67,6 +67,6 @@ SPECS = [
         reference="DEQ (Anderson)",
         learning_rates=(2e-3, 4e-3, 8e-3),
         trial_steps=150,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
     ),
 ]
