@@ -15,7 +15,7 @@ functions of records.
     params.py       how many parameters the models of a suite have, beside what the paper prints
     plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
     coordinator.py  runs what has no record, writes each record as it comes
-    engines/        where runs execute: local (a process each), inline, ray (on many machines); spread.py: one run by several processes
+    engines/        where runs execute: local (a process each), inline, ray (many machines); spread.py: a run of several processes
     run.py loop.py  one run: build, train, evaluate, probe
     tasks/          copy memory, languages of known entropy, any text; published.py fetches corpora, tokens.py tokenises
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did

@@ -18,7 +18,7 @@ from bench.engines.inline import Inline
 from bench.errors import UserError
 from bench.identity import Identity
 from bench.job import Job
-from bench.plan import Plan
+from bench.plan import Plan, load_suite
 from bench.record import Record
 from bench.run import run
 from bench.spec import Named, Settings, Spec, Train
@@ -324,7 +324,7 @@ import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from pathlib import Path
 from bench.engines.inline import Inline
-from bench.plan import Plan
+from bench.plan import Plan, load_suite
 from running import run_suite
 from test_coordinator import spec
 
@@ -339,3 +339,36 @@ run_suite(Plan([spec()]), Path({str(tmp_path)!r}), engine=Fatal())
     (record,) = run_suite(Plan([spec()]), tmp_path, engine=Inline())
     assert record.status == "ok"
     assert not (tmp_path / "work").exists()
+
+
+class Replaying(Inline):
+    """Hands out one run's record for every job, at once: what is left is the coordinator's own work."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    def wait(self, seconds: float) -> list[Event]:
+        """The record, as the job's."""
+        job, self._job = self._job, None
+        assert job is not None
+        begun = time.perf_counter()
+        update = {"run_id": job.run_id, "suite": job.suite, "spec": job.spec, "identity": job.identity}
+        record = self.record.model_copy(update=update)
+        self.busy_s += time.perf_counter() - begun
+        return [Ended(job, record)]
+
+
+@pytest.mark.slow
+def test_a_thousand_specs_cost_two_percent_of_what_the_smallest_suites_runs_take(tmp_path: Path) -> None:
+    """A ratio in one process: choosing, leasing, writing and settling a run, against a run of suite tiny."""
+    _, entries = load_suite("tiny", {})
+    plan = Plan(entries, only="copy*", seeds=[0])
+    inline = Inline()
+    records = run_suite(plan, tmp_path / "tiny", suite="tiny", engine=inline)
+    each = inline.busy_s / (len(records) + len(plan.trials()))
+    engine = Replaying(records[0])
+    begun = time.perf_counter()
+    assert len(run_suite(Plan([spec(seed) for seed in range(1000)]), tmp_path / "many", engine=engine)) == 1000
+    own = (time.perf_counter() - begun - engine.busy_s) / 1000
+    assert own < 0.02 * each, (own, each)

@@ -246,6 +246,12 @@ class TestTiming:
         assert len({tuple(one) for one in rounds}) == 3
         assert found.names == ["it"]
         assert found.missing == ["head only"]
+        assert found.lost == []
+
+    def test_a_benchmark_that_head_no_longer_runs_is_lost(self) -> None:
+        found = Comparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
+        assert (found.names, found.lost) == (["x"], ["y"])
+        assert "ran in the base alone: y" in show.text(None, 0, found)
 
     def test_no_round_is_begun_that_the_budget_has_no_room_for(self) -> None:
         time = [0.0]

@@ -52,7 +52,7 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
     request = _wait(ranks, job, interrupt, progress)
     output = said.read_text(errors="replace")
     print(output, end="", file=sys.stderr)
-    if record.is_file():
+    if record.is_file() and (ranks.returncode == 0 or request is not None):  # else one of them died: the others' word is no result
         found = Record.model_validate_json(record.read_bytes())
         return found if request is None else found.model_copy(update={"status": request.status, "why": str(request)})
     if request is not None:

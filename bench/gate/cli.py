@@ -51,7 +51,7 @@ def gate(
 ) -> None:
     """Compare counts with the accepted ones and, with --against, times with another revision's.
 
-    Exit status 0: nothing is worse, or it cannot be told; 1: a count differs, or a benchmark got slower; 2: a wrong call.
+    Exit status 0: nothing is worse, or it cannot be told; 1: a count differs (for the better, too), a benchmark got slower or fails; 2: a wrong call.
     """
     if context.invoked_subcommand is not None:
         return
@@ -71,7 +71,7 @@ def gate(
         apart, counts = differences(known[version], found), len(found)
     timed = None if against is None else _timed(against, head, benchmarks, only, budget, quiet=as_json)
     slower = timed is not None and any(effect.verdict == "regression" for effect in timed.effects().values())
-    failed = bool(apart) or slower
+    failed = bool(apart) or slower or (timed is not None and bool(timed.lost))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as file:
             file.write(show.markdown(apart, counts, timed))
@@ -102,6 +102,8 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
 
         with Machine().exclusive():
             found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, told=told)
+        if not found.names:
+            raise UserError("gate: base and head have no benchmark in common")
         found.base, found.head = names
         return found
 

@@ -63,6 +63,8 @@ def summary(apart: Sequence[Difference] | None, counts: int, found: Comparison |
         lines.append(
             f"timing tier, {found.head} against {found.base}: {listed} ({len(found.rounds)} rounds, {found.seconds:.0f} s)"
         )
+        if found.lost:
+            lines.append(f"ran in the base alone: {', '.join(found.lost)}")
         if found.missing:
             lines.append(f"not in the base: {', '.join(found.missing)}")
     return lines

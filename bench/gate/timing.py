@@ -46,6 +46,11 @@ class Comparison:
         """Benchmarks that head has and base cannot run."""
         return sorted({name for _, head, _ in self.rounds for name in head} - {*self.names})
 
+    @property
+    def lost(self) -> list[str]:
+        """Benchmarks that base ran and head did not, every time: they fail there, or are gone."""
+        return sorted({name for base, _, _ in self.rounds for name in base} - {name for _, head, _ in self.rounds for name in head})
+
     def effect(self, name: str) -> Effect:
         """What the rounds say of one benchmark."""
         effects = [log(head[name]) - (log(base[name]) + log(again[name])) / 2 for base, head, again in self.rounds]
