@@ -202,7 +202,8 @@ def _part(job: Job, interrupt: Interrupt) -> Record:
     faulthandler.enable(2)
     if job.spec.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if job.spec.device == "cuda" else "gloo")
+    # Flags and states travel as CPU tensors, which NCCL does not take.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if job.spec.device == "cuda" else "gloo")
     try:
         ranks = Ranks(job.spec.processes)
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
