@@ -51,8 +51,8 @@ def gate(
 ) -> None:
     """Compare counts with the accepted ones and, with --against, times with another revision's.
 
-    Exit status 0: nothing is worse, or it cannot be told; 1: a count differs (for the better, too), a benchmark got slower or fails;
-    2: a wrong call.
+    Exit status 0: nothing is worse, or it cannot be told; 1: a count differs (for the better, too), a benchmark got slower or
+    fails; 2: a wrong call.
     """
     if context.invoked_subcommand is not None:
         return
