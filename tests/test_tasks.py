@@ -518,17 +518,20 @@ def test_characters_outside_train_are_unknown(tmp_path: Path) -> None:
     assert task.tokens["valid"].tolist() == [0, 2, 3, 1, 3]
 
 
+def numbered(folder: Path, tokens: int, length: int) -> Text:
+    """A text with every character once, so that a token's id is its place in the stream."""
+    (folder / "train.txt").write_text("".join(chr(0x4E00 + i) for i in range(tokens)), encoding="utf-8")
+    for name in ("valid.txt", "test.txt"):
+        (folder / name).write_text("x" * 9)
+    return read_text(folder, length=length)
+
+
 @settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(60, 400), size=st.integers(1, 9), length=st.integers(1, 6), seed=st.integers(0, 5))
 def test_training_lanes_are_contiguous_and_an_epoch_never_repeats(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int, seed: int
 ) -> None:
-    # every character once, so that a token's id is its place in the stream
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "train.txt").write_text("".join(chr(0x4E00 + i) for i in range(tokens)), encoding="utf-8")
-    for name in ("valid.txt", "test.txt"):
-        (folder / name).write_text("x" * 9)
-    task = read_text(folder, length=length)
+    task = numbered(tmp_path_factory.mktemp("text"), tokens, length)
     per_epoch = tokens // size // length
     batches = list(islice(task.batches("train", size, seed), 2 * per_epoch))
     for inputs, targets in batches:
@@ -553,11 +556,7 @@ def test_training_epochs_and_seeds_start_at_different_offsets(corpus: Path) -> N
 def test_a_training_batch_goes_on_where_the_last_one_ended_unless_it_begins(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int, first: int
 ) -> None:
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "train.txt").write_text("".join(chr(0x4E00 + i) for i in range(tokens)), encoding="utf-8")
-    for name in ("valid.txt", "test.txt"):
-        (folder / name).write_text("x" * 9)
-    task = read_text(folder, length=length)
+    task = numbered(tmp_path_factory.mktemp("text"), tokens, length)
     begins = [number for number in range(first, first + 30) if task.begins(number, size)]
     assert begins == [number for number in range(first, first + 30) if number % (tokens // size // length) == 0]
     batches = dict(zip(range(first, first + 30), task.batches("train", size, 0, first), strict=False))
