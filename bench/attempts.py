@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -38,10 +39,10 @@ def note_end(job: Job, why: str) -> None:
 
 
 def progress_of(job: Job) -> dict[str, Any]:
-    """The last note of how far the run was: step, steps, loss; empty where there is none."""
+    """The last note of how far the run was: step, steps, loss; empty where there is none, or none that can be one."""
     with suppress(OSError, ValueError):
         found = json.loads(job.progress.read_text())
-        if isinstance(found, dict):
+        if isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "steps")):
             return found
     return {}
 
@@ -49,12 +50,16 @@ def progress_of(job: Job) -> dict[str, Any]:
 def note_progress(job: Job, step: int, steps: int, loss: float | None) -> None:
     """Note how far the run is."""
     with suppress(OSError):
-        job.progress.write_text(json.dumps({"step": step, "steps": steps, "loss": loss}))
+        handle = os.open(job.progress, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        with os.fdopen(handle, "w") as file:
+            file.write(json.dumps({"step": step, "steps": steps, "loss": loss}))
 
 
 def _append(job: Job, line: dict[str, Any]) -> None:
-    with suppress(OSError), job.attempts.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    with suppress(OSError):
+        handle = os.open(job.attempts, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        with os.fdopen(handle, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _now() -> str:

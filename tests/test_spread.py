@@ -62,7 +62,8 @@ def test_two_processes_learn_what_one_does_and_save_half_as_much_each(local: Loc
     assert end.value("saved_bytes") == first["saved_bytes"]
 
 
-def test_a_run_whose_process_is_killed_goes_on_with_the_same_numbers(local: Local, job: Make) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_run_whose_process_is_killed_goes_on_with_the_same_numbers(local: Local, job: Make, which: int) -> None:
     one = spec("l", "deq", DEQ, processes=2, train={"steps": 300, "evaluate_every": 100})
     whole = record(finish(local, [job(one)])["l"])
     (whole_folder,) = {job(one).folder}
@@ -71,7 +72,7 @@ def test_a_run_whose_process_is_killed_goes_on_with_the_same_numbers(local: Loca
     broken = job(one, checkpoint_s=0.0)
     local.submit(broken)
     wait_for(broken.folder, "checkpoint.pt", local)
-    ranks(broken.folder)[0].kill()
+    sorted(ranks(broken.folder), key=lambda process: int(process.environ()["RANK"]))[which].kill()
     end = finish_one(local)
     assert isinstance(end, Died)
     assert end.fault is None, end.why
@@ -108,6 +109,12 @@ def test_a_crash_of_one_process_is_a_crash_of_the_run(local: Local, job: Make) -
     assert isinstance(end, Died)
     assert end.fault == "crashed"
     assert "SIGSEGV" in end.why
+
+
+def test_one_process_out_of_memory_is_the_run_out_of_memory(local: Local, job: Make) -> None:
+    end = record(finish(local, [job(misfit("l", "second", processes=2))])["l"])
+    assert end.status == "oom"
+    assert "can't allocate" in str(end.why)
 
 
 def test_nobody_is_left_when_the_watching_process_is_killed(local: Local, job: Make) -> None:

@@ -136,6 +136,11 @@ class Misfit(Averages):
     def _allocate(self) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
+    def _second(self) -> None:
+        """In one of the processes that share the run."""
+        if os.environ.get("RANK") == "1":
+            self._allocate()
+
     def _memory(self) -> None:
         raise MemoryError
 

@@ -26,6 +26,7 @@ from bench.provenance import identify
 
 _LOOK_S = 0.5
 _CLOSE_S = 10.0
+_ANSWER_S = 300.0
 _PLACINGS = 10
 
 
@@ -129,7 +130,10 @@ class Ray:
             for node in there
         ]
         try:
-            found = self._ray.get([one.remote(device, threads) for one in asked])
+            for supervisor in self._free:  # they hold the GPUs that are asked for
+                self._kill(supervisor)
+            self._free.clear()
+            found = self._ray.get([one.remote(device, threads) for one in asked], timeout=_ANSWER_S)
         except RayError as error:
             raise UserError(f"engine ray: a machine of the cluster does not answer ({_first(error)})") from error
         kinds = [decisive(one) for one in found]
@@ -180,17 +184,23 @@ class Ray:
         return events
 
     def _said(self, run_id: str, answer: Any) -> list[Event]:
-        from ray.exceptions import OutOfMemoryError, RayError
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
         try:
             events: list[Event] = self._ray.get(answer)
         except OutOfMemoryError as error:
             self._answered.discard(run_id)
             return [Died(self._begun[run_id][0], f"out of memory: {_first(error)}", "oom")]
+        except RayTaskError as error:  # the supervisor itself is at fault: the same everywhere
+            return [Refused(self._begun[run_id][0], f"engine ray: {_last(error)}")]
         except RayError as error:  # the supervisor, its machine or its network is gone
+            for supervisor in self._free:  # one of them may have been there
+                self._kill(supervisor)
+            self._free.clear()
             if run_id not in self._answered and self._placings.get(run_id, 0) < _PLACINGS:
                 return []  # Ray had placed it on a machine that was lost already: it has not begun
             self._answered.discard(run_id)
+            self._placings.pop(run_id, None)
             return [Died(self._begun[run_id][0], f"its machine was lost: {_first(error)}")]
         self._answered.add(run_id)
         self._placings.pop(run_id, None)
@@ -230,6 +240,10 @@ def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5.0).close()
+
+
+def _last(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:200]
 
 
 def _first(error: Exception) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,8 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
     """
     processes = job.spec.processes
     record = job.folder / "record.json"
-    record.unlink(missing_ok=True)
+    for left in (record, *(job.folder / f"record.{rank}.json" for rank in range(1, processes))):
+        left.unlink(missing_ok=True)
     memory = job.limits.memory_bytes
     # This process keeps the clock, so that all ranks hear of it at once.
     part = job.model_copy(update={"limits": Limits(memory_bytes=None if memory is None else max(1, memory // processes))})
@@ -47,19 +49,32 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
     command += ["-m", "bench.engines.worker", str(job.folder / "job.json"), "--record", str(record), "--watch", str(os.getpid())]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
     said = job.folder / "torchrun.log"
-    with said.open("wb") as log:
+    said.unlink(missing_ok=True)  # a link that somebody put there is not followed
+    with said.open("xb") as log:
         ranks = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path})
     request = _wait(ranks, job, interrupt, progress)
     output = said.read_text(errors="replace")
     print(output, end="", file=sys.stderr)
     if record.is_file() and (ranks.returncode == 0 or request is not None):  # else one of them died: the others' word is no result
         found = Record.model_validate_json(record.read_bytes())
-        return found if request is None else found.model_copy(update={"status": request.status, "why": str(request)})
+        if request is not None and found.status in ("interrupted", "crashed"):  # as ranks are that others leave alone
+            return found.model_copy(update={"status": request.status, "why": str(request)})
+        return found if found.status != "crashed" else _of_another(job, found)
     if request is not None:
         raise request
     cause = _EXIT.search(output)
     _end_like(ranks.returncode if cause is None else int(cause[1]))
     raise AssertionError
+
+
+def _of_another(job: Job, found: Record) -> Record:
+    """The first rank's record with what another one ran into, which for the first is but a connection that broke."""
+    for rank in range(1, job.spec.processes):
+        with suppress(OSError, ValueError):
+            other = Record.model_validate_json((job.folder / f"record.{rank}.json").read_bytes())
+            if other.status != "crashed":
+                return found.model_copy(update={"status": other.status, "why": other.why})
+    return found
 
 
 def _wait(ranks: "subprocess.Popen[bytes]", job: Job, interrupt: Interrupt, progress: Progress | None) -> Interrupted | None:

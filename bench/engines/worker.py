@@ -184,8 +184,10 @@ def main() -> None:
         record = do(job, interrupt)
     else:
         end_with(arguments.watch)
-        record = _part(job, interrupt)
-        if int(os.environ["RANK"]) > 0:
+        record, rank = _part(job, interrupt), int(os.environ["RANK"])
+        if rank > 0:  # the first speaks for all, but where another one failed
+            if arguments.record is not None and record.status != "ok":
+                write_text(arguments.record.with_suffix(f".{rank}.json"), record_text(record))
             return
     if arguments.record is None:
         print(record_text(record), end="")
