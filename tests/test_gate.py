@@ -107,6 +107,22 @@ class TestExact:
         assert "gate, DEQ (Anderson) / host syncs a step" in found
         assert not any("host syncs" in name for name in found if "nderson" not in name)
 
+    @pytest.mark.parametrize(
+        ("run", "syncs"),
+        [
+            (lambda x: x + x, 0),
+            (lambda x: x[x > 0], 1),
+            (lambda x: x.clone().index_put_((x > 0,), torch.zeros(())), 1),
+            (lambda x: x[torch.tensor([0])], 0),
+            (lambda x: torch.linalg.solve(torch.eye(3), x), 1),
+            (lambda x: torch.linalg.solve_ex(torch.eye(3), x), 0),
+            (lambda x: bool(x.sum() > 0), 1),
+        ],
+    )
+    def test_what_the_host_waits_for(self, run: Callable[[Tensor], object], syncs: int) -> None:
+        x = torch.ones(3, 1)
+        assert counts.ran(lambda: run(x)).syncs == syncs
+
     def test_an_improvement_nobody_explained(self) -> None:
         (one,) = differences(COUNTS, COUNTS | {"a / bytes": Count(value=80, unit="B")})
         assert one.change == "-20 (-20.0 %)"
@@ -345,9 +361,11 @@ class TestOwnProject:
         assert len(worktrees.splitlines()) == 1
 
     def test_the_same_code_does_not_fail(self, project: Path) -> None:
-        said = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "12")
+        said = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "45", "--json")
         assert said.returncode == 0, said.stdout + said.stderr
-        assert "REGRESSION" not in said.stdout
+        data = json.loads(said.stdout)["timing"]
+        assert data["rounds"] >= ROUNDS, "too few to say anything"
+        assert data["benchmarks"]["test_speed.py::test_work"]["verdict"] in ("pass", "inconclusive", "faster")
 
     def test_a_suite_of_ones_own_is_counted(self, project: Path) -> None:
         (project / "mine.py").write_text(
@@ -375,6 +393,7 @@ class TestOwnProject:
             (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "work.py"), "no benchmark ran"),
             (("--exact", "--against", "HEAD"), "nothing to be timed against"),
             (("--head", "HEAD"), "belong to --against"),
+            (("--exact", "--markdown", "no/such/place.md"), "cannot write no/such/place.md"),
         ],
     )
     def test_a_wrong_call_is_a_line_and_status_2(self, project: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -38,7 +38,9 @@ def torch_version() -> str:
 def gate(
     context: typer.Context,
     against: Annotated[str | None, typer.Option(metavar="REVISION", help="compare times with that revision's, too")] = None,
-    head: Annotated[str | None, typer.Option(metavar="REVISION", help="the code to judge, instead of the working tree's")] = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="judge that revision's times (no counts), instead of the working tree")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="the exact tier alone (it is what runs without --against)")] = False,
     suite: Suite = "gate",
     expected: Expected = EXPECTED,
@@ -63,6 +65,12 @@ def gate(
     from bench.gate import show
     from bench.gate.expected import differences, read_expected
 
+    for place in (markdown, bencher):
+        try:
+            if place is not None:
+                place.open("a").close()
+        except OSError as error:  # before minutes are spent on what could not be written
+            raise UserError(f"gate: cannot write {place}: {error.strerror}") from error
     apart, counts = None, 0
     if head is None:  # what is counted is the code that is here
         known, version = read_expected(expected), torch_version()
@@ -118,10 +126,9 @@ def accept(
 ) -> None:
     """Take the counts as they are now for the accepted ones, and say why in the change log."""
     from bench.gate import show
-    from bench.gate.expected import accept
+    from bench.gate.expected import accept, reason
 
-    if not why.strip():
-        raise UserError("--why: say what changed the counts; it goes into the change log")
+    why = reason(why)  # before anything is counted
     apart = accept(expected, torch_version(), counted(suite), why, changes)
     if not apart:
         print("nothing differs from what was accepted; nothing was written")

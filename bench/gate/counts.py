@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,19 @@ from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
 _LATE = (16, 24)  # solver steps: what comes between is what a step costs once every history is full
-_SYNCS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim")
+_SYNCS = frozenset(
+    [
+        "_local_scalar_dense",
+        "nonzero",
+        "equal",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "repeat_interleave",
+        "_linalg_check_errors",
+    ]
+)
+_INDEXING = ("index", "index_put", "index_put_")  # by a mask, they count its ones
 _WITHIN = 5  # losses that are averaged
 _GOAL = 0.6  # of the loss at the start
 _MOST_STEPS = 200
@@ -75,14 +88,14 @@ def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
     states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
     peak = peak_live_bytes(step, iter([*model.parameters(), *model.buffers(), *states, inputs, targets]))
     optimiser.zero_grad(set_to_none=True)
-    operators = _operators(step)
+    found = ran(step)
     return {
         "parameters": Count(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
         "saved for backward": Count(value=saved, unit="B"),
         "peak live": Count(value=peak.peak, unit="B"),
         "FLOPs a step": Count(value=flops(step).total, unit="FLOP"),
-        "operators a step": Count(value=sum(operators.values()), unit="1"),
-        "host syncs a step": Count(value=_syncs(operators), unit="1"),
+        "operators a step": Count(value=found.operators, unit="1"),
+        "host syncs a step": Count(value=found.syncs, unit="1"),
     }
 
 
@@ -148,10 +161,10 @@ def solver_counts() -> dict[str, Count]:
                     for phase, nfe in _evaluations(make, solver(), Stop(rtol=rtol, max_steps=_CAP)).items():
                         found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Count(value=nfe, unit="1")
         for name, solver in SOLVERS.items():
-            few, many = (_operators(lambda: _solved(solver(), steps)) for steps in _LATE)  # noqa: B023
+            few, many = (ran(partial(_solved, solver(), steps)) for steps in _LATE)
             subject = f"{name}, {_LATE[1] - _LATE[0]} late steps"
-            found[f"{subject} / operators"] = Count(value=sum(many.values()) - sum(few.values()), unit="1")
-            found[f"{subject} / host syncs"] = Count(value=_syncs(many) - _syncs(few), unit="1")
+            found[f"{subject} / operators"] = Count(value=many.operators - few.operators, unit="1")
+            found[f"{subject} / host syncs"] = Count(value=many.syncs - few.syncs, unit="1")
     return found
 
 
@@ -194,18 +207,29 @@ class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.masks = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.counts[func.overloadpacket.__name__] += 1
+        name = func.overloadpacket.__name__
+        self.counts[name] += 1
+        if name in _INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]):
+            self.masks += 1
         return func(*args, **(kwargs or {}))
 
 
-def _operators(run: Callable[[], object]) -> Counter[str]:
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """How many operators ran, and for how many of them the host waits on a device that it does not compute on itself.
+
+    Not seen: copies to the host (`.cpu()`, `.tolist()`), which on a CPU are none.
+    """
+
+    operators: int
+    syncs: int
+
+
+def ran(run: Callable[[], object]) -> Ran:
+    """What `run()` runs, forward and backward."""
     with _Operators() as mode:
         run()
-    return mode.counts
-
-
-def _syncs(operators: Counter[str]) -> int:
-    """Operators whose answer the host waits for."""
-    return sum(operators[name] for name in _SYNCS)
+    return Ran(operators=mode.counts.total(), syncs=sum(mode.counts[name] for name in _SYNCS) + mode.masks)

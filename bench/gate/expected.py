@@ -71,9 +71,7 @@ def _same(was: Count, now: Count) -> bool:
 
 def accept(path: Path, torch: str, found: Mapping[str, Count], why: str, changes: Path) -> list[Difference]:
     """Write the counts found as the accepted ones of this version of torch, and why into the change log; what changed."""
-    why = " ".join(why.split())
-    if not why:
-        raise UserError("--why: say what changed the counts; it goes into the change log")
+    why = reason(why)
     known = read_expected(path)
     apart = differences(known.get(torch, {}), found)
     if not apart:
@@ -83,6 +81,13 @@ def accept(path: Path, torch: str, found: Mapping[str, Count], why: str, changes
     write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
     _note(changes, f"- Gate, torch {torch}: {why} ({_named(apart)}).")
     return apart
+
+
+def reason(why: str) -> str:
+    """The words as one line; UserError where there are none."""
+    if not why.strip():
+        raise UserError("--why: say what changed the counts; it goes into the change log")
+    return " ".join(why.split())
 
 
 def _named(apart: list[Difference]) -> str:
