@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -49,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "locks").mkdir()
     yield folder
     for process in family():
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def start(folder: Path, results: str) -> subprocess.Popen[bytes]:
@@ -121,8 +123,9 @@ def test_after_fifty_kills_of_coordinators_and_runs_the_tables_are_the_same_byte
             pair[victim] = start(folder, "killed")
             kills["coordinator"] += 1
         else:
-            chance.choice(running).kill()
-            kills["run"] += 1
+            with suppress(psutil.NoSuchProcess):  # it may have ended since we looked: that is no kill
+                chance.choice(running).kill()
+                kills["run"] += 1
         time.sleep(chance.uniform(0.0, 0.4))
     assert sum(kills.values()) == KILLS, f"the matrix was over after {kills}"
     finish(pair, folder)
