@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small params report test check format perf-check bench doctor clean
+.PHONY: help setup reproduce reproduce-small params report test check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ format: $(READY)  ## format and mend what lint can mend
 
 perf-check: $(READY)  ## fail if this code counts or takes more than REF's (default: the commit before); GATE="…": more options
 	$(PY) -m bench gate --against $(REF) --only '$(ONLY)' $(GATE)
+
+compare-peers: $(READY)  ## our solvers beside TorchDEQ's in one run: time, steps, memory (about four minutes)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(PY) -m bench peers
 
 bench: $(READY)  ## micro-benchmarks of solver, cell and training step
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only

@@ -28,7 +28,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._asked: Interrupted | None = None
-        self._deferring = False
+        self._deferring = 0
 
     def ask(self, why: str, status: str = "interrupted") -> None:
         """Stop the run; may be called from a signal handler. Only the first request counts."""
@@ -39,14 +39,14 @@ class Interrupt:
             raise self._asked
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, a request waits for `asked`; one that came too late for it is raised at the end."""
-        self._deferring = True
+    def deferred(self, raising: bool = True) -> Iterator[None]:
+        """Inside, a request waits for `asked`; one that came too late for it is raised at the end of the outermost, or never."""
+        self._deferring += 1
         try:
             yield
         finally:
-            self._deferring = False
-        if self._asked is not None:
+            self._deferring -= 1
+        if raising and not self._deferring and self._asked is not None:
             raise self._asked
 
     @property

@@ -17,18 +17,20 @@ _GRAIN_S = 0.03  # the kernel counts processor time in ticks of 10 ms, on each c
 class Contention:
     """Passive: reads the kernel's counts of processor time before and after a window, and the process's waits for a processor.
 
-    In a container these may be the whole host's: then a busy neighbour counts, as it should.
+    In a container these may be the whole host's: then a busy neighbour counts, as it should. Processes that work together pass
+    `together`, which sums a number of theirs over all of them, and read at the same time; `threads` are those of all.
     """
 
     def __init__(
         self,
         threads: int,
         *,
+        together: Callable[[float], float] = float,
         process: Path = Path("/proc/self"),
         clock: Callable[[], float] = time.perf_counter,
         used: Callable[[], tuple[float, float]] | None = None,
     ) -> None:
-        self._threads, self._process, self._clock = threads, process, clock
+        self._threads, self._together, self._process, self._clock = threads, together, process, clock
         self._used = used or _used
         self.start()
 
@@ -36,16 +38,18 @@ class Contention:
         """Open a window."""
         self._since, (self._all, self._own), self._waits = self._clock(), self._used(), self._waiting()
 
-    def read(self) -> str | None:
-        """What the window's timing was contended by; None where the run had what it needs, as far as can be seen."""
+    def read(self, alone: bool = False) -> str | None:
+        """What the window's timing was contended by; None where the run had what it needs, as far as can be seen. `alone`: those
+        who work together with this process do not read, and count as others."""
+        together = float if alone else self._together
         seconds = max(1e-9, self._clock() - self._since)
         everything, own = self._used()
-        others = max(0.0, (everything - self._all) - (own - self._own) - _GRAIN_S) / seconds
+        waits = together(self._waiting() - self._waits)
+        others = max(0.0, (everything - self._all) - together(own - self._own) - _GRAIN_S) / seconds
         cores = psutil.cpu_count() or 1
         if others > _TOLERATED * max(1, cores - self._threads):
             return f"other processes used {others:.2f} of {cores} cores"
-        waits = self._waiting()
-        waited = max(0.0, waits - self._waits - _GRAIN_S) / seconds / self._threads
+        waited = max(0.0, waits - _GRAIN_S) / seconds / self._threads
         if waited > _WAITED:
             return f"the run waited for a processor {100 * waited:.0f} % of the time"
         return None

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -177,14 +176,14 @@ class Training:
             before = self.done - len(self._losses)
             end = min(before + interval, train.steps)
             phase: Phase = "train" if before else "warmup"
-            with self.machine.shared(), self.clocks.phase(phase), self.interrupt.deferred():
-                while self.done < end:
-                    self._step(*next(batches))
-                    self._save_if_due()
-            self.nvml.sample()
-            if end == train.steps:
-                self.course.end()  # what is validated last, tested and probed is the model itself
             try:
+                with self.machine.shared(), self.clocks.phase(phase), self.interrupt.deferred():
+                    while self.done < end:
+                        self._step(*next(batches))
+                        self._stop_or_save()
+                self.nvml.sample()
+                if end == train.steps:
+                    self.course.end()  # what is validated last, tested and probed is the model itself
                 self._close(before, end)
             except Interrupted:
                 self.telemetry.forget("evaluation")
@@ -196,8 +195,7 @@ class Training:
     def _close(self, before: int, end: int) -> None:
         """Add the point that these steps end in to the curve."""
         losses = self.ranks.sum(torch.stack(self._losses).double()).cpu() / self.ranks.size
-        with self.interrupt.deferred() if self.ranks.size > 1 else nullcontext():  # ranks stop together, between steps
-            point = self._point(before, end, losses)
+        point = self._point(before, end, losses)
         with self.interrupt.deferred():
             self.curve.append(point)
             self._losses = []
@@ -215,12 +213,10 @@ class Training:
         self.done += 1
         self.progress(self.done, self.spec.train.steps, self.curve[-1].train_loss if self.curve else None)
 
-    def _save_if_due(self) -> None:
-        stop = self.ranks.any(self.interrupt.asked is not None)
-        if stop or self.ranks.told(self.checkpoint.due()):
+    def _stop_or_save(self) -> None:
+        self.ranks.stop(self.interrupt)
+        if self.ranks.told(self.checkpoint.due()):
             self.save()
-        if stop:
-            raise self.interrupt.asked or Interrupted("another rank was asked to stop")
 
     def save(self) -> None:
         """Write the checkpoint, if one is kept: all that the rest of the run depends on."""

@@ -6,8 +6,8 @@ itself when its holder dies. Who wants the machine alone passes the turnstile fi
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from bench.lock import CAN_LOCK, held
@@ -16,15 +16,22 @@ from bench.lock import CAN_LOCK, held
 class Machine:
     """`shared()` around training steps, `exclusive()` around a timing; `can_exclude` is false where the system has no flock.
 
-    `alone`: another process of the same run holds the machine for this one, which takes no lock.
+    `alone`: another process of the same run holds the machine for this one, which takes no lock. `waiting` is entered while a lock
+    is waited for, such as a clock's phase.
     """
 
-    def __init__(self, folder: Path | None = None, alone: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        alone: bool = False,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         user = os.getuid() if hasattr(os, "getuid") else 0
         folder = Path(tempfile.gettempdir()) if folder is None else folder
         self._turnstile = folder / f"deq-bench-{user}.turnstile"
         self._room = folder / f"deq-bench-{user}.room"
         self.can_exclude = CAN_LOCK and not alone
+        self._waiting = waiting
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -33,7 +40,7 @@ class Machine:
             yield
             return
         with ExitStack() as stack:
-            with held(self._turnstile):
+            with self._waiting(), held(self._turnstile):
                 stack.enter_context(held(self._room, shared=True))
             yield
 
@@ -43,5 +50,8 @@ class Machine:
         if not self.can_exclude:
             yield
             return
-        with held(self._turnstile), held(self._room):
+        with ExitStack() as stack:
+            with self._waiting():
+                stack.enter_context(held(self._turnstile))
+                stack.enter_context(held(self._room))
             yield

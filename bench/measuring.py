@@ -11,10 +11,11 @@ from torch import Tensor
 from baselines import NeuralODE, TrellisNet, Unrolled
 from bench.contention import CONTENDED, Contention
 from bench.flops import flops
-from bench.loop import Training, loss_of, training_step
+from bench.loop import Training, evaluate, loss_of, training_step
 from bench.machine import Machine
 from bench.model import LanguageModel
 from bench.probes import peak_live_bytes, saved_bytes, step_times
+from bench.ranks import Ranks
 from bench.record import Measure, measured
 from bench.spec import Spec
 from bench.tasks.task import Task
@@ -71,7 +72,7 @@ def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
     with torch.no_grad():
         forward_only = flops(forward)
     with machine.exclusive():
-        times, contended = _timed(step, spec)
+        times, contended = _timed(step, spec, training.ranks)
     training.optimiser.zero_grad(set_to_none=True)
     alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
     clock = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
@@ -92,17 +93,21 @@ def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
         "step_ms_median": timing(1e3 * median, "ms", "median step"),
         "step_ms_p10": timing(1e3 * deciles[0], "ms", "10th percentile of steps"),
         "step_ms_p90": timing(1e3 * deciles[-1], "ms", "90th percentile of steps"),
-        "tokens_per_s": timing(inputs.numel() / median, "tokens/s", "tokens of a batch over the median step"),
+        "tokens_per_s": timing(training.ranks.size * inputs.numel() / median, "tokens/s", "tokens of a batch over the median step"),
     }
 
 
-def _timed(step: Callable[[], None], spec: Spec) -> tuple[list[float], str | None]:
-    """Seconds of each step, and why they are not to be trusted; a contended timing is taken again, a few times at most."""
+def _timed(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tuple[list[float], str | None]:
+    """Seconds of each step, and why they are not to be trusted; a contended timing is taken again, a few times at most.
+
+    Ranks time together, once the first has the machine, and it alone decides whether to again: each step needs them all.
+    """
     for _ in range(_TIMINGS):
-        contention = Contention(spec.threads)
+        ranks.any(False)
+        contention = Contention(spec.threads * ranks.size, together=ranks.total)
         times = step_times(step, _TIMED_STEPS, 2, spec.device)
         why = contention.read()
-        if why is None:
+        if not ranks.told(why is not None):
             break
     return times, why
 
@@ -124,6 +129,25 @@ def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measu
     value = (past - seen).abs().max().item() if half else None
     how = "largest change of a log-probability in the first half when every token of the second half is another"
     return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
+
+
+def as_trained(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
+    """The test's headline with the solves stopped as they are in training, where that is not how they are in evaluation: what it
+    loses against the test's own says whether the model is good at its equilibrium or only at its cap."""
+    layers = [module for module in model.modules() if isinstance(module, DEQ)]
+    own = [layer.evaluation_stop for layer in layers]
+    if all(layer.stop == layer.evaluation_stop for layer in layers):
+        return {}
+    for layer in layers:
+        layer.evaluation_stop = layer.stop
+    try:
+        value = evaluate(model, task, "test", spec)[task.headline]
+    finally:
+        for layer, stop in zip(layers, own, strict=True):
+            layer.evaluation_stop = stop
+    unit = task.metrics[task.headline].unit
+    scope = "test split, the training's stops"
+    return {f"test_{task.headline}_as_trained": measured(value, unit, "mean over the split, model in evaluation mode", scope)}
 
 
 def _at_depth(core: Core, depth: int) -> dict[str, Core]:

@@ -19,7 +19,7 @@ from bench.record import Measure, measured
 
 __all__ = ["Clocks", "CudaMemory", "HostMemory", "Meter", "Nvml", "Phase"]
 
-Phase = Literal["build", "warmup", "train", "evaluation", "probe", "checkpoint"]
+Phase = Literal["build", "warmup", "train", "evaluation", "probe", "checkpoint", "waiting"]
 
 
 class Meter(Protocol):
@@ -73,9 +73,9 @@ class Clocks:
         return self._seconds.get(name)
 
     def total(self) -> float:
-        """Seconds of all phases."""
+        """Seconds of all phases but waiting, which is for what other runs do."""
         self._charge()
-        return sum(self._seconds.values())
+        return sum(seconds for name, seconds in self._seconds.items() if name != "waiting")
 
     def state(self) -> dict[str, float]:
         """Seconds of each phase so far, for a checkpoint."""
@@ -89,7 +89,7 @@ class Clocks:
         self._seconds = {name: float(seconds.get(name, 0.0)) for name in {**seconds, **dict.fromkeys(self._open)}}
 
     def read(self) -> dict[str, Measure]:
-        """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s, probe_s, checkpoint_s."""
+        """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s, probe_s, checkpoint_s, waiting_s."""
         return {f"{name}_s": self._measure(name) for name in get_args(Phase)}
 
     def _measure(self, name: Phase) -> Measure:

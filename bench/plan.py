@@ -28,6 +28,7 @@ SUITES = {
     "tiny": "bench.suites.tiny",
     "smoke": "bench.suites.smoke",
     "small": "bench.suites.small",
+    "speed": "bench.suites.speed",
     "text": "bench.suites.text",
     "paper": "bench.suites.paper",
     "gate": "bench.suites.gate",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.checkpoint import Interrupt, Interrupted
 from bench.errors import UserError
 
 
@@ -54,9 +55,19 @@ class Ranks:
             distributed.all_reduce(values)
         return values
 
+    def total(self, value: float) -> float:
+        """The sum over ranks of a number."""
+        return value if self.size == 1 else self.sum(torch.tensor(value, dtype=torch.float64)).item()
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes; every rank hears the same."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))).item())
+
+    def stop(self, interrupt: Interrupt) -> None:
+        """Raise Interrupted where any rank has been asked to stop: in every rank, at the same place. One process may as well be
+        interrupted anywhere; several must `defer` a request until they get here, or one would wait for ever for another."""
+        if self.any(interrupt.asked is not None):
+            raise interrupt.asked or Interrupted("another rank was asked to stop")
 
     def told(self, flag: bool) -> bool:
         """What the first rank says."""

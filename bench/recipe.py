@@ -1,12 +1,21 @@
 """A Recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight, as training goes on."""
 
 from dataclasses import replace
+from typing import Any
 
 from baselines import Unrolled
 from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.spec import Named, Recipe
-from deq import DEQ, Core, Jacobian, Stack, Stop
+from deq import DEQ, Core, EquilibriumPropagation, Implicit, Jacobian, Stack, Stop
+
+_SOLVING = (Implicit, EquilibriumPropagation)
+
+
+# A DEQ in about the time of the explicit network: a few steps a solve are enough to find out where the equilibrium should go, and
+# the last fifth of the training, solved to the model's own caps, sees to it that it is one.
+FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
+PRESETS = {"fast": FAST}
 
 
 class Course:
@@ -15,11 +24,15 @@ class Course:
     def __init__(self, model: LanguageModel, recipe: Recipe | None, steps: int) -> None:
         self._model, self._own, self._steps = model, model.core, steps
         self._recipe = recipe or Recipe()
-        self._layers = [(module, module.stop) for module in model.core.modules() if isinstance(module, DEQ)]
+        self._layers = [(module, module.stop, module.adjoint) for module in model.core.modules() if isinstance(module, DEQ)]
         given = self._recipe.model_dump(exclude_defaults=True)
         idle = sorted(set(given) - {"auxiliary"})
         if idle and not self._layers:
             raise UserError(f"recipe: {idle[0]} is for a DEQ, and the model has none")
+        if self._recipe.backward_steps is not None and not all(isinstance(own, _SOLVING) for _, _, own in self._layers):
+            raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
+        if self._recipe.hold is not None and not {"rtol", "steps", "backward_steps"} & set(given):
+            raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
         self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
 
     @property
@@ -35,23 +48,25 @@ class Course:
             self._model.core = core.train(self._model.training)
         final = recipe.jacobian if recipe.jacobian_final is None else recipe.jacobian_final
         weight = recipe.jacobian + (final - recipe.jacobian) * done
-        for layer, own in self._layers:
-            if recipe.rtol is not None or recipe.steps is not None:
-                layer.stop = _between(recipe, own, done)
+        for layer, own, adjoint in self._layers:
+            layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
+            if isinstance(adjoint, _SOLVING):
+                stop = _between(adjoint.stop, None, recipe.backward_steps, recipe.hold, done)
+                layer.adjoint = replace(adjoint, stop=stop)
             if recipe.jacobian or final:
                 layer.jacobian = Jacobian(weight=weight, probability=recipe.jacobian_probability) if weight else None
 
     def always(self) -> None:
         """Have every step from here on add its Jacobian penalty: what is measured of a step must not depend on a draw."""
-        for layer, _ in self._layers:
+        for layer, _, _ in self._layers:
             if layer.jacobian is not None:
                 layer.jacobian = replace(layer.jacobian, probability=1.0)
 
     def end(self) -> None:
         """Give the model its own core back, and its own stops."""
         self._model.core = self._own.train(self._model.training)
-        for layer, own in self._layers:
-            layer.stop = own
+        for layer, own, adjoint in self._layers:
+            layer.stop, layer.adjoint = own, adjoint
 
 
 def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
@@ -60,14 +75,15 @@ def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
         Course(build_model(model, vocabulary), recipe, 1)
 
 
-def _between(recipe: Recipe, own: Stop, done: float) -> Stop:
-    """The stop at a share of the training: from the recipe's first values to the model's own."""
-    rtol, steps = own.rtol, own.max_steps
-    if recipe.rtol is not None and rtol is not None:
-        rtol = recipe.rtol ** (1 - done) * rtol**done
-    if recipe.steps is not None:
-        steps = round(recipe.steps + (steps - recipe.steps) * done)
-    return replace(own, rtol=rtol, max_steps=steps)
+def _between(own: Stop, rtol: float | None, steps: int | None, hold: float | None, done: float) -> Stop:
+    """The stop at a share of the training, from the recipe's first values (None: the model's own) to the model's own."""
+    done = done if hold is None else float(done >= hold)
+    changes: dict[str, Any] = {}
+    if rtol is not None and own.rtol is not None:
+        changes["rtol"] = rtol ** (1 - done) * own.rtol**done
+    if steps is not None:
+        changes["max_steps"] = round(steps + (own.max_steps - steps) * done)
+    return replace(own, **changes)
 
 
 def _unrolled(core: Core, depth: int) -> Core:

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bench.errors import UserError, one_line
 from bench.identity import Identity
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
-from bench.measuring import future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
+from bench.measuring import as_trained, future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
 from bench.meters import Clocks, CudaMemory, HostMemory, Nvml
 from bench.model import build_model
 from bench.provenance import identify
@@ -105,8 +106,8 @@ class _Attempt:
         synchronise = torch.cuda.synchronize if spec.device == "cuda" else None
         self.clocks = Clocks(synchronise)
         self.host, self.cuda, self.nvml = HostMemory(), CudaMemory(spec.device), Nvml(spec.device)
-        self.machine = Machine(alone=not ranks.first)
-        self.contention = Contention(spec.threads * ranks.size)
+        self.machine = Machine(alone=not ranks.first, waiting=lambda: self.clocks.phase("waiting"))
+        self.contention = Contention(spec.threads * ranks.size, together=ranks.total)
         self.contended: str | None = None
         self.telemetry: Telemetry | None = None
         self.training: Training | None = None
@@ -115,12 +116,16 @@ class _Attempt:
 
     def go(self) -> tuple[RunStatus, str | None]:
         """Everything, in order; the status and, for a failure, why."""
+        several = self.ranks.size > 1
         try:
-            self._train()
-            self._test()
-            if self.spec.role == "final":
-                with self.clocks.phase("probe"):
-                    self._probe()
+            with self.interrupt.deferred(raising=False) if several else nullcontext():
+                self._train()
+                self.ranks.stop(self.interrupt)
+                self._test()
+                self.ranks.stop(self.interrupt)
+                if self.spec.role == "final":
+                    with self.clocks.phase("probe"):
+                        self._probe()
         except Interrupted as request:
             return request.status, str(request)  # type: ignore[return-value]
         except Diverged as error:
@@ -151,10 +156,12 @@ class _Attempt:
         self.cuda.start()
         self.nvml.start()
         self.contention.start()
+        finished = False
         try:
             training.run()
+            finished = True
         finally:
-            self.contended = self.contention.read()
+            self.contended = self.contention.read(alone=not finished)  # another rank may be elsewhere
             # Read at the end of training: the probes allocate on their own account.
             self.measures |= self.host.read() | self.cuda.read() | self.nvml.read()
             if training.resumed:
@@ -222,6 +229,7 @@ class _Attempt:
                 gradients = gradient_by_beta(model, self.task, self.spec)
                 if gradients:
                     self.probes["gradient_by_beta"] = gradients
+                self.measures |= as_trained(model, self.task, self.spec)
                 rows = memory_by_depth(model, self.task, self.spec) if self.spec.depths else []
                 if rows:
                     self.probes["depth"] = rows

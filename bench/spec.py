@@ -58,8 +58,9 @@ class Recipe(_Frozen):
     """What one model's training adds to the common schedule, as its authors train it. Schedules run over all training steps.
 
     The first `pretrain_steps` train each DEQ's cell unrolled `pretrain_depth` times (shallow, weight-tied, backpropagated), then
-    the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start: they go to the model's own by the
-    end, the one geometrically, the other linearly. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
+    the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start, `backward_steps` the backward
+    solve's cap: they go to the model's own by the end, the first geometrically, the caps linearly; with `hold` they hold over that
+    share of the training, and the model's own after it. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
     `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision.
     """
 
@@ -67,6 +68,8 @@ class Recipe(_Frozen):
     pretrain_depth: int = Field(default=2, gt=0)
     rtol: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
+    backward_steps: int | None = Field(default=None, gt=0)
+    hold: float | None = Field(default=None, gt=0, le=1)
     jacobian: float = Field(default=0.0, ge=0)
     jacobian_final: float | None = Field(default=None, ge=0)
     jacobian_probability: float = Field(default=1.0, gt=0, le=1)

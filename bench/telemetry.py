@@ -131,7 +131,7 @@ class Telemetry:
         }
         stem = f"{prefix}_residual" if phase == "forward" else f"{prefix}_backward_residual"
         residual = torch.empty(0) if bare else torch.cat([r.flatten() for r in self._residuals[(split, phase)]]).double().cpu()
-        for name, q in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
+        for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
             how = f"{'largest' if q == 1 else name} of ||f(z) - z|| / ||f(z)|| over samples and solves, at the iterate returned"
             measures[f"{stem}_{name}"] = measured(None if bare else _quantile(residual, q), "1", how, scope, bare)
         stem = f"{prefix}_converged_fraction" if phase == "forward" else f"{prefix}_backward_converged_fraction"

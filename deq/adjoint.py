@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, lerp
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from deq.solve import Map, Solution, Solver, Stop, solve
 from deq.solvers import Anderson
@@ -50,21 +51,29 @@ class Implicit:
         z = _solve(f, z0, solver, stop, watch, "forward")
         if not torch.is_grad_enabled():
             return f(z)
-        z = z.detach().requires_grad_()
-        z.register_post_accumulate_grad_hook(_drop)  # J^T u arrives at z too: a state that nobody asked for
-        fz = f(z)
+        z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
+        edge, fz = get_gradient_edge(z), f(z)
+        del z  # what f needs of it, its graph has saved
         # fz is the Function's only tensor argument; what its backward needs besides travels outside the graph.
-        return _ImplicitGradient.apply(fz, _Linearisation(self, z, fz, watch))
+        return _ImplicitGradient.apply(fz, _Linearisation(self, edge, fz, watch))
 
 
-def _drop(z: Tensor) -> None:
-    z.grad = None
+class _Root(torch.autograd.Function):
+    """The state z as the root of the graph of f(z): gradients can be asked for there, go no further, and keep z not alive."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, z: Tensor) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 @dataclass(frozen=True)
 class _Linearisation:
     adjoint: Implicit
-    z: Tensor
+    edge: GradientEdge  # where f(z) takes z
     fz: Tensor
     watch: Watch
 
@@ -88,7 +97,7 @@ class _ImplicitGradient(torch.autograd.Function):
             raise RuntimeError("Implicit has first derivatives only; use Unroll for higher ones")
 
         def transposed(u: Tensor) -> Tensor:
-            (jtu,) = torch.autograd.grad(lin.fz, lin.z, u, retain_graph=True, allow_unused=True)
+            (jtu,) = torch.autograd.grad(lin.fz, lin.edge, u, retain_graph=True, allow_unused=True)
             return v if jtu is None else jtu + v
 
         return _solve(transposed, v, lin.adjoint.solver, lin.adjoint.stop, lin.watch, "backward"), None

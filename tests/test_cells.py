@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deq import CELLS, DEQ, Anderson, Broyden, Cell, Implicit, MLPCell, Picard, Solver, Stop, TransformerCell
-from deq.cells.transformer import rotary_angles, rotate
+from deq.cells.transformer import rotary_phases, rotate
 
 NAMES = sorted(CELLS)
 
@@ -30,7 +30,7 @@ def naive_transformer(cell: TransformerCell, z: Tensor, x: Tensor) -> Tensor:
     )
 
     def turned(q: Tensor) -> Tensor:
-        return torch.complex(q[..., : size // 2], q[..., size // 2 :]) * turns[:, None, :]
+        return torch.complex(q[..., ::2], q[..., 1::2]) * turns[:, None, :]
 
     q, k = turned(q), turned(k)
     mixed = torch.zeros(batch, time, cell.heads, size, dtype=z.dtype)
@@ -160,19 +160,19 @@ def test_a_memory_is_detached_and_leaves_the_gradient_of_its_keys_alone() -> Non
 @given(a=st.integers(0, 20), b=st.integers(0, 20), shift=st.integers(0, 20), pairs=st.integers(1, 6), base=st.floats(1.5, 1e5))
 def test_rotary_scores_depend_on_distances_alone(a: int, b: int, shift: int, pairs: int, base: float) -> None:
     q, k = torch.randn(2, 1, 1, 1, 2 * pairs, dtype=torch.float64)
-    cos, sin = rotary_angles(41, 2 * pairs, q, base)
+    phases = rotary_phases(41, 2 * pairs, q, base)
 
     def score(s: int, t: int) -> Tensor:
-        return (rotate(q, cos[s : s + 1], sin[s : s + 1]) * rotate(k, cos[t : t + 1], sin[t : t + 1])).sum()
+        return (rotate(q, phases[s : s + 1]) * rotate(k, phases[t : t + 1])).sum()
 
     torch.testing.assert_close(score(a + shift, b + shift), score(a, b), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(rotate(q, cos[a : a + 1], sin[a : a + 1]).norm(), q.norm())
+    torch.testing.assert_close(rotate(q, phases[a : a + 1]).norm(), q.norm())
 
 
 def test_rotary_scores_do_depend_on_distances() -> None:
     q = torch.ones(1, 1, 1, 4, dtype=torch.float64)
-    cos, sin = rotary_angles(9, 4, q, 100.0)
-    scores = torch.stack([(rotate(q, cos[:1], sin[:1]) * rotate(q, cos[t : t + 1], sin[t : t + 1])).sum() for t in range(4)])
+    phases = rotary_phases(9, 4, q, 100.0)
+    scores = torch.stack([(rotate(q, phases[:1]) * rotate(q, phases[t : t + 1])).sum() for t in range(4)])
     assert scores.diff().abs().min() > 0.1
 
 

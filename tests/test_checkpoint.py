@@ -216,6 +216,21 @@ class TestInterrupt:
             step()
         assert str(seen[0]) == "later"
 
+    def test_inside_another_it_waits_for_the_outer_one(self) -> None:
+        interrupt = Interrupt()
+        seen = []
+
+        def run(raising: bool) -> None:
+            with interrupt.deferred(raising):
+                with interrupt.deferred():
+                    interrupt.ask("later")
+                seen.append("after the inner one")
+
+        run(raising=False)
+        with pytest.raises(Interrupted, match="later"):
+            run(raising=True)
+        assert len(seen) == 2
+
     def test_only_the_first_counts(self) -> None:
         interrupt = Interrupt()
         with pytest.raises(Interrupted, match="first"):

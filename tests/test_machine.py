@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import Machine
+from bench.meters import Clocks
 
 pytest.importorskip("fcntl")
 
@@ -88,6 +89,20 @@ def test_frees_itself_when_its_holder_is_killed(tmp_path: Path, how: str) -> Non
         process.kill()
         assert contender.inside.wait(10)
         contender.end()
+
+
+@pytest.mark.parametrize("how", ["shared", "exclusive"])
+def test_the_time_it_is_waited_for_is_waiting(tmp_path: Path, how: str) -> None:
+    clocks = Clocks()
+    machine = Machine(tmp_path, waiting=lambda: clocks.phase("waiting"))
+    holder = Contender(tmp_path, "exclusive")
+    assert holder.inside.wait(10)
+    threading.Timer(0.5, holder.end).start()
+    with clocks.phase("probe"), getattr(machine, how)():
+        waited = clocks.seconds("waiting") or 0.0
+    assert waited > 0.3
+    assert clocks.seconds("waiting") == waited  # not what is done with it
+    assert clocks.total() < waited
 
 
 def test_an_exception_inside_frees_it(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from baselines import Unrolled
 from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.plan import Plan
-from bench.recipe import Course
+from bench.recipe import FAST, Course
 from bench.record import Record
 from bench.run import run
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
-from deq import DEQ
+from deq import DEQ, Implicit
 
 DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
 TASK = Named(name="copy", settings={"T": 4, "test_samples": 16})
@@ -83,6 +83,32 @@ def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
     assert layer.evaluation_stop.max_steps == 10
 
 
+def test_held_caps_hold_for_their_share_and_then_are_the_models_own() -> None:
+    built = model(backward_steps=9)
+    course = Course(built, FAST, 11)
+    (layer,) = deqs(built)
+    seen = []
+    for step in range(11):
+        course.at(step)
+        assert isinstance(layer.adjoint, Implicit)
+        seen.append((layer.stop.max_steps, layer.adjoint.stop.max_steps, layer.stop.rtol, layer.adjoint.stop.rtol))
+    assert seen == 8 * [(6, 4, 1e-4, 1e-3)] + 3 * [(10, 9, 1e-4, 1e-3)]
+
+
+def test_a_backward_cap_without_hold_goes_linearly_and_is_seen_in_the_solves() -> None:
+    named = Named(name="deq", settings={**DEQ_MODEL.settings, "backward_rtol": 1e-9, "backward_steps": 8})
+    counts = [point.backward_nfe for point in go(Recipe(backward_steps=2), named).curve]
+    assert counts == sorted(counts)  # type: ignore[type-var]
+    assert (counts[0], counts[-1]) == (2, 8)
+
+
+@pytest.mark.parametrize(("recipe", "said"), [(Recipe(hold=0.5), "none is given"), (Recipe(backward_steps=2), "solves for its")])
+def test_what_has_no_effect_is_refused(recipe: Recipe, said: str) -> None:
+    named = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
+    with pytest.raises(UserError, match=said):
+        Course(build_model(named, 10), recipe, 10)
+
+
 def test_the_cap_of_a_schedule_is_seen_in_the_solves() -> None:
     record = go(Recipe(steps=2), Named(name="deq", settings={**DEQ_MODEL.settings, "rtol": 1e-9}))
     counts = [point.forward_nfe for point in record.curve]
@@ -121,12 +147,12 @@ def test_deep_supervision_adds_its_share() -> None:
 
 def test_the_end_gives_everything_back() -> None:
     built = model()
-    own, stops = built.core, [layer.stop for layer in deqs(built)]
-    course = Course(built, Recipe(pretrain_steps=9, rtol=1e-1, steps=2), 10)
+    own, stops = built.core, [(layer.stop, layer.adjoint) for layer in deqs(built)]
+    course = Course(built, Recipe(pretrain_steps=9, rtol=1e-1, steps=2, backward_steps=2), 10)
     course.at(0)
     course.end()
     assert built.core is own
-    assert [layer.stop for layer in deqs(built)] == stops
+    assert [(layer.stop, layer.adjoint) for layer in deqs(built)] == stops
 
 
 @pytest.mark.parametrize("recipe", [Recipe(pretrain_steps=1), Recipe(jacobian=1.0), Recipe(steps=3), Recipe(rtol=1e-2)])

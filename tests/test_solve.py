@@ -1,6 +1,7 @@
 """The loop: every sample ends on its own, with a status that is true, at the best iterate seen."""
 
 import math
+import sys
 
 import problems
 import pytest
@@ -46,6 +47,40 @@ def test_a_batch_of_all_fates_gives_each_its_own() -> None:
     assert solution.status.tolist() == list(FATES.values())
     assert solution.status.dtype == torch.int8
     assert solution.nfe == 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [3, 5000])  # shorter and longer than the rows that are copied one by one
+def test_the_quick_way_and_the_plain_one_are_the_same_to_the_last_bit(
+    name: str, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU values are looked at to skip work; elsewhere masks do all of it, whatever the values are."""
+    turn = torch.linspace(-2.0, 0.9, size, dtype=dtype)
+    f = problems.rows(*FATES, lambda z: turn * z.roll(1) + 1, lambda z: torch.cos(z + turn), problems.explosive)
+    z0 = torch.rand(len(FATES) + 3, size, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def outcome() -> list[Tensor]:
+        found = [solve(f, z0, make(name), stop) for stop in (Stop(rtol=1e-5, max_steps=40), Stop(rtol=None, max_steps=12))]
+        return [part for s in found for part in (s.z, s.status, s.gap, s.residual, s.steps, s.gaps, torch.tensor(s.nfe))]
+
+    quick, seen = outcome(), 0
+    for module in ("deq.solve", "deq.solvers.anderson", "deq.solvers.broyden"):
+        monkeypatch.setattr(sys.modules[module], "looks_free", lambda tensor: False)
+    for a, b in zip(quick, outcome(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        seen += 1
+    assert seen == 14
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 7])
+@pytest.mark.parametrize("name", NAMES)
+def test_looking_less_often_changes_the_evaluations_alone(name: str, every: int) -> None:
+    problem = problems.tanh()
+    often, rarely = (solve(problem.f, problem.z0, make(name), Stop(rtol=1e-6, max_steps=60, check_every=k)) for k in (1, every))
+    assert rarely.nfe == every * math.ceil(often.nfe / every)
+    for a, b in ((often.z, rarely.z), (often.steps, rarely.steps), (often.status, rarely.status), (often.gap, rarely.gap)):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -286,13 +321,13 @@ def test_atol_ends_what_rtol_cannot(name: str) -> None:
     assert solution.steps[0] > 1
 
 
-def test_the_larger_of_atol_and_rtol_decides() -> None:
-    steps = [
-        solve(problems.halving, zeros(1), Picard(), Stop(rtol=rtol, atol=atol, max_steps=99)).steps.item()
-        for rtol, atol in ((1e-3, 0.0), (1e-12, 2e-3), (1e-3, 2e-3), (1e-3, 1e-9))
-    ]
-    assert steps == [10, 10, 10, 10]
-    assert solve(problems.halving, zeros(1), Picard(), Stop(rtol=1e-3, atol=0.1, max_steps=99)).steps.item() == 5
+@pytest.mark.parametrize(("rtol", "atol"), [(1e-3, 0.0), (1e-12, 2e-3), (1e-3, 2e-3), (1e-3, 1e-9), (1e-3, 0.1)])
+def test_the_tolerance_is_atol_and_rtol_together(rtol: float, atol: float) -> None:
+    z, steps = zeros(1), 1
+    while not (gap := (problems.halving(z) - z).abs().item()) < atol + rtol * problems.halving(z).abs().item():
+        z, steps = problems.halving(z), steps + 1
+    assert gap > 0
+    assert solve(problems.halving, zeros(1), Picard(), Stop(rtol=rtol, atol=atol, max_steps=99)).steps.item() == steps
 
 
 @pytest.mark.parametrize("name", NAMES)

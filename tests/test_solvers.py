@@ -254,11 +254,14 @@ def test_solver_bytes_are_the_closed_form(size: int, batch: int, window: int, do
     dtype = torch.float64 if double else torch.float32
     z0 = torch.zeros(batch, size, dtype=dtype)
     stop = Stop(rtol=None, max_steps=steps)
-    item = dtype.itemsize * batch
+    item = dtype.itemsize
     assert solve(torch.cos, z0, Picard(), stop).solver_bytes == 0
     room = min(window, steps)
-    assert solve(torch.cos, z0, Anderson(window=window), stop).solver_bytes == item * (2 * room * size + room**2)
-    assert solve(torch.cos, z0, Broyden(window=window), stop).solver_bytes == item * (room * size + room**2)
+    constants = item * room * (room + batch) + 4 * batch
+    history = 2 * room * batch * size * item
+    assert solve(torch.cos, z0, Anderson(window=window), stop).solver_bytes == history + item * batch * room**2 + constants
+    history = room * batch * size * item
+    assert solve(torch.cos, z0, Broyden(window=window), stop).solver_bytes == history + item * batch * (2 * room**2 + 2)
 
 
 @pytest.mark.parametrize("make", FAST)

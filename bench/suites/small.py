@@ -3,6 +3,7 @@
 The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
 """
 
+from bench.recipe import FAST
 from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
 
 _WIDTH = 32
@@ -32,6 +33,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
         _REFERENCE: _row("deq", {**deq, "width": _WIDTH}),
+        "DEQ-Transformer, fast": _row("deq", deq, recipe=FAST),
         "DEQ-Transformer, pre-trained, Jacobian": _row("deq", deq, recipe=stable),
         "DEQ-Transformer, growing cap": _row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
         "DEQ-Transformer, phantom": _row(
@@ -77,7 +79,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
 
 _STEPS = 300
 _TRAIN = Train(steps=_STEPS, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100)
-_RATES = (2e-3, 4e-3, 8e-3)
+_RATES = (4e-3, 8e-3, 1.6e-2)
 
 
 def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Comparison:

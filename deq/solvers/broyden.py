@@ -11,14 +11,18 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from deq.solve import Map
+from deq.solve import Map, looks_free
+from deq.solvers.history import inner
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 class _Memory(NamedTuple):
     steps: Tensor  # (B, window, N)
-    gram: Tensor  # (B, window, window) of the steps; its first column, which no product needs, holds the divisors <s_j, s_j>
+    gram: Tensor  # (B, window, window) of the steps
+    system: Tensor  # (B, window, window), lower triangular: the left side of the system for the coefficients
+    square: Tensor  # (B,) <s, s> of the last step
+    one: Tensor  # (B,)
     stored: int  # steps in it
 
 
@@ -38,52 +42,65 @@ class Broyden:
         window = min(self.window, steps)
         batch, size = z.shape[0], z[0].numel()
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
+        gram = z.new_zeros(batch, window, window, dtype=gram_dtype)
         return _Memory(
-            z.new_empty(batch, window, size),
-            z.new_zeros(batch, window, window, dtype=gram_dtype),
-            0,
+            z.new_empty(batch, window, size), gram, torch.zeros_like(gram), gram.new_ones(batch), gram.new_ones(batch), 0
         )
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: _Memory) -> tuple[Tensor, _Memory]:
         """Two passes over the stored steps and a triangular solve for the coefficients; the new Gram row comes by algebra."""
-        steps, gram, count = memory
-        residual = fz.reshape(fz.shape[0], -1) - z.reshape(z.shape[0], -1)
+        steps, gram, system, _, one, count = memory
+        old = z.flatten(1)
+        residual = torch.sub(fz.flatten(1), old)
         if count == steps.shape[1]:
             count = 0
+        newer = steps.select(1, count)
         if count == 0:
-            step = residual
+            newer.copy_(residual)
         else:
-            step, row = self._quasi_newton(residual, steps[:, :count], gram[:, :count, :count])
+            row = self._quasi_newton(residual, newer, memory)
             gram[:, count, :count] = row
             gram[:, :count, count] = row
-        steps[:, count] = step
-        tiny = torch.finfo(gram.dtype).tiny
-        norm = torch.linalg.vector_norm(step, dim=1, dtype=gram.dtype).square().clamp_min(tiny)
-        gram[:, count, count] = norm
-        gram[:, count, 0] = norm
-        return (z.reshape(z.shape[0], -1) + step).view(z.shape), _Memory(steps, gram, count + 1)
+        square = _square(newer, gram.dtype)
+        gram[:, count, count] = square
+        system[:, count, count] = square
+        if count > 0:
+            torch.neg(gram[:, count, 1 : count + 1], out=system[:, count, :count])
+        return torch.add(old, newer).view(z.shape), _Memory(steps, gram, system, square, one, count + 1)
 
     @staticmethod
-    def _quasi_newton(residual: Tensor, steps: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
-        """The step -B^-1 g (B, N) and its inner products (B, count) with the stored steps.
+    def _quasi_newton(residual: Tensor, newer: Tensor, memory: _Memory) -> Tensor:
+        """Writes the step -B^-1 g to `newer` (B, N); returns its inner products (B, count) with the stored steps.
 
         B^-1 g = w_k with w_0 = -g and w_{j+1} = w_j + c_j s_{j+1}, c_j = <s_j, w_j> / <s_j, s_j>: a lower triangular system for c.
         The last factor involves the step itself, s_k = -w / (1 + <s_{k-1}, w> / <s_{k-1}, s_{k-1}>).
         """
-        count = steps.shape[1]
-        against = torch.bmm(residual[:, None], steps.mT)[:, 0].to(gram.dtype)  # <s_j, g>
-        divisors = gram[:, :, 0]
+        count, gram = memory.stored, memory.gram
+        steps = memory.steps[:, :count]
+        against = inner(steps, residual).to(gram.dtype)  # <s_j, g>
+        opposite, along = residual, against  # -w and <s_j, -w>
         if count > 1:
-            lower = torch.diag_embed(divisors[:, :-1]) - torch.tril(gram[:, :-1, 1:], -1)
-            c = torch.linalg.solve_triangular(lower, -against[:, :-1, None], upper=False)
-            w = torch.baddbmm(residual[:, None], c.mT.to(steps.dtype), steps[:, 1:], beta=-1)[:, 0]
-            inner = (gram[:, :, 1:] @ c)[..., 0] - against  # <s_j, w> without another pass
-        else:
-            w, inner = -residual, -against
-        denominator = 1 + inner[:, -1] / divisors[:, -1]
-        # A vanishing denominator means that the update would be singular: that sample skips it, here and, by an infinite divisor,
-        # in every later product.
-        singular = denominator.abs() < torch.finfo(gram.dtype).eps ** 0.5
-        denominator = torch.where(singular, torch.ones_like(denominator), denominator)
-        divisors[:, -1] = torch.where(singular, torch.inf, divisors[:, -1])
-        return w / -denominator[:, None].to(w.dtype), inner / -denominator[:, None]
+            last = count - 1
+            left, right = memory.system[:, :last, :last], against[:, :last].unsqueeze(2)
+            c = torch.linalg.solve_triangular(left, right, upper=False)  # with its sign turned too
+            opposite = torch.baddbmm(residual.unsqueeze(1), c.mT.to(steps.dtype), steps[:, 1:]).squeeze(1)
+            along = torch.baddbmm(against.unsqueeze(2), gram[:, :count, 1:count], c).squeeze(2)  # without another pass
+        denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
+        limit = torch.finfo(gram.dtype).eps ** 0.5
+        # NaN is not equal to itself.
+        if not (looks_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
+            # A vanishing denominator means that the update would be singular: that sample skips it, here and, by an infinite
+            # divisor, in every later product.
+            singular = denominator.abs() < limit
+            denominator = torch.where(singular, 1, denominator)
+            divisor = memory.system[:, count - 1, count - 1]
+            divisor.copy_(torch.where(singular, torch.inf, divisor))
+        denominator = denominator.unsqueeze(1)
+        torch.div(opposite, denominator.to(opposite.dtype), out=newer)
+        return along / denominator
+
+
+def _square(step: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B,) <s, s> in the given dtype, never zero."""
+    square = torch.linalg.vecdot(step, step) if step.dtype == dtype else torch.linalg.vector_norm(step, dim=1, dtype=dtype).square()
+    return square.clamp_min_(torch.finfo(dtype).tiny)

@@ -1,0 +1,1 @@
+"""This library's solvers beside other implementations', on the same maps in the same process."""

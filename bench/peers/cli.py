@@ -1,0 +1,59 @@
+"""`python -m bench peers`: this library's solvers beside other implementations', measured in turns in one run."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.errors import UserError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def peers(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record and its tables go")] = Path("results/peers"),
+    threads: Annotated[int, typer.Option(min=1, help="threads of torch")] = 2,
+    rounds: Annotated[int | None, typer.Option(min=1, help="rounds of the timing (default: by problem)")] = None,
+) -> None:
+    """Time, steps and memory of a training step by each library; needs the extra `peers`. About four minutes, the machine alone."""
+    import torch
+
+    from bench.contention import Contention
+    from bench.environment import environment
+    from bench.machine import Machine
+    from bench.peers import measure, show
+    from bench.peers.libraries import installed
+    from bench.peers.problems import PROBLEMS
+
+    libraries = installed()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"peers: cannot write {out}: {error.strerror}") from error
+    torch.set_num_threads(threads)
+    record: dict[str, Any] = {
+        "environment": environment("cpu", threads),
+        "libraries": {library.name: library.version for library in libraries},
+        "memory": [row for name in ("block", "large") for row in measure.memory(libraries, name)],
+        "steps": [row for name in PROBLEMS for row in measure.steps_to(libraries, name)],
+    }
+    with Machine().exclusive():
+        contention = Contention(threads)
+        record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
+        record["contended"] = contention.read()
+    write(record, out)
+    for name, text in show.tables(record).items():
+        print(f"{name}\n\n{text}")
+    if record["contended"]:
+        print(f"the times are not to be trusted: {record['contended']}")
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """The record, and a table a file."""
+    from bench.peers import show
+
+    (out / "peers.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for name, text in show.tables(record).items():
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
