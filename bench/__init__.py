@@ -23,6 +23,8 @@ functions of records.
     machine.py      timings have the machine to themselves
     record.py       the record and its file
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
+    quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure
+    peers/          solvers beside other implementations', baselines and harness beside plain torch
     gate/           whether a change made anything worse: counts against accepted ones, times against the code before
     doctor.py       which instruments work here
 """

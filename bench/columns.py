@@ -33,7 +33,7 @@ FAMILIES: dict[str, Family] = {
 }
 ORDER: tuple[Family, ...] = ("deq", "ode", "tied", "attention", "convolution", "recurrent", "other")
 # Endings of the files that one group writes: a group so named would overwrite another's.
-ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff")
+ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff", "quality")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ SOLVER_MORE = tuple(
     for name in (
         *("train_forward_nfe_p95", "train_backward_nfe_p95", "train_residual_p50", "train_residual_max"),
         *("train_backward_residual_p50", "train_backward_residual_p95", "train_backward_residual_max"),
-        *("eval_forward_nfe_p95", "eval_residual_p50", "eval_residual_max"),
+        *("eval_forward_nfe_p95", "eval_residual_p50", "eval_residual_p99", "eval_residual_max"),
     )
 )
 

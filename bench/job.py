@@ -44,6 +44,11 @@ class Job(BaseModel):
         return self.folder / "active"
 
     @property
+    def ranks(self) -> Path:
+        """Locked, shared, by the processes that do a part of the run each."""
+        return self.folder / "ranks"
+
+    @property
     def log(self) -> Path:
         """What the run printed."""
         return self.folder / "log.txt"

@@ -35,6 +35,7 @@ from bench.columns import (
     residual_probe,
 )
 from bench.metric import Metric
+from bench.quality_table import drawn, reference
 from bench.record import Point
 
 MARK = "bench.report"
@@ -100,6 +101,7 @@ def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, by
     """The figures of a comparison that have something to show, by ending, each as {"png": bytes, "svg": bytes}."""
     draw: dict[str, Callable[[Group, dict[str, Look]], Figure | None]] = {
         "tradeoff": _tradeoff,
+        "quality": _quality,
         "curves-steps": lambda group, look: _curves(group, look, against="steps"),
         "curves-seconds": lambda group, look: _curves(group, look, against="seconds"),
         "solver": _solver,
@@ -432,3 +434,17 @@ def _draw_point(axes: Axes, look: Look, x: Cell, y: Cell, factor: float) -> None
     if at.low is not None and at.high is not None:
         axes.plot([at.low * factor, at.high * factor], [score.mean] * 2, color=look.colour, linewidth=1.4, alpha=0.75)
     axes.plot([at.mean * factor], [score.mean], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white")
+
+
+def _quality(group: Group, look: dict[str, Look]) -> Figure | None:
+    """Seconds to the tied network's final score against how far training was from solved: a point a DEQ."""
+    points, tied = drawn(group)
+    if not points:
+        return None
+    figure, (axes, *_) = _figure(1, f"{group.name}: time to equal quality")
+    for one, residual, seconds in points:
+        axes.plot([residual], [seconds], color=look[one.row.label].colour, marker=look[one.row.label].marker, markersize=8)
+    reference(axes, max(tied, *(seconds for *_, seconds in points)), tied)
+    _log_axis(axes, "x")
+    _legend(figure, [_row_handle(one.row, look[one.row.label], marker=True) for one, *_ in points])
+    return figure

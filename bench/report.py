@@ -16,6 +16,7 @@ from tabulate import tabulate
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.errors import UserError, unknown
 from bench.plots import group_figures, looks
+from bench.quality_table import quality_table
 from bench.record import Record, write_bytes, write_text
 from bench.statistics import GROWTH_RULE
 from bench.store import Store
@@ -140,13 +141,18 @@ def read_suites(results: Path) -> dict[str, list[Record]]:
     return suites
 
 
+def _tables(group: Group) -> list[Table]:
+    timed = quality_table(group)
+    return [*group_tables(group), *([timed] if timed is not None else [])]
+
+
 def summary(results: Path, suite: str) -> str:
     """The tables of one suite for the terminal; UserError for a suite without records."""
     suites = read_suites(results)
     if suite not in suites:
         raise unknown("suite", suite, suites)
     found = groups(suite, suites[suite])
-    tables = [table for group in found for table in group_tables(group) if table.ending in ("", "cost", "memory", "solver")]
+    tables = [table for group in found for table in _tables(group) if table.ending in ("", "cost", "memory", "solver", "quality")]
     return "\n".join(
         [*(plain(table) for table in tables), "* best, its interval apart from every other row's; n: runs that ended ok."]
     )
@@ -164,7 +170,7 @@ def write_report(results: Path) -> list[Path]:
         look = looks(found)
         sections += [f"## Suite {markdown_escape(suite)}", ""]
         for group in found:
-            tables = group_tables(group)
+            tables = _tables(group)
             figures = group_figures(group, look)
             written += _write_group(results, group, tables, figures)
             sections.append(_section(group, tables, list(figures)))
@@ -218,10 +224,11 @@ def _is_ours(path: Path) -> bool:
     return start.startswith(b"suite,group,label,column,") if path.suffix == ".csv" else b"bench.report" in start
 
 
-_PLAIN = ("trials", "depth", "gradient")  # tables that are not set in LaTeX
+_PLAIN = ("trials", "depth", "gradient", "quality")  # tables that are not set in LaTeX
 
 _FIGURES = {
     "tradeoff": "Score against cost",
+    "quality": "Time to equal quality",
     "curves-steps": "Learning curves by step",
     "curves-seconds": "Learning curves by time",
     "solver": "The solver during training",

@@ -215,7 +215,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
     figures = ["tradeoff", "curves-steps", "curves-seconds", "solver", "residual", "memory"]
     assert names == (
         {f"copy-t30{ending}.{extension}" for ending in endings for extension in ("md", "tex", "csv")}
-        | {f"copy-t30-{ending}.{extension}" for ending in ("trials", "depth") for extension in ("md", "csv")}
+        | {f"copy-t30-{ending}.{extension}" for ending in ("trials", "depth", "quality") for extension in ("md", "csv")}
         | {f"copy-t30-{ending}.{extension}" for ending in figures for extension in ("png", "svg")}
         | {"README.md"}
     )

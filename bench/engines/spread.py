@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
         "torch.distributed.run",
         "--standalone",
         f"--nproc-per-node={processes}",
-        f"--shutdown-timeout={_GRACE_S}",
+        *_grace(),
     ]
     command += ["-m", "bench.engines.worker", str(job.folder / "job.json"), "--record", str(record), "--watch", str(os.getpid())]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
@@ -65,6 +66,15 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
     cause = _EXIT.search(output)
     _end_like(ranks.returncode if cause is None else int(cause[1]))
     raise AssertionError
+
+
+@cache
+def _grace() -> list[str]:
+    """How long torchrun waits for ranks that it has asked to end, where it can be told (torch 2.13; before it waits for 30 s)."""
+    from torch.distributed.run import get_args_parser
+
+    option = "--shutdown-timeout"
+    return [f"{option}={_GRACE_S}"] if option in get_args_parser().format_help() else []
 
 
 def _of_another(job: Job, found: Record) -> Record:

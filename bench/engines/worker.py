@@ -76,10 +76,14 @@ def do(job: Job, interrupt: Interrupt, progress: Progress | None = None) -> Reco
     """Do the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with held(job.active) if CAN_LOCK else nullcontext():  # an orphan of a coordinator that died may still be saving its state
+        if job.spec.processes > 1 and CAN_LOCK:
+            with held(job.ranks):  # so may orphans of a process that watched them
+                pass
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
         attempts = note_begin(job, checkpoint.step, cpu_name())
         if job.spec.processes > 1:
+            del checkpoint  # with what it has loaded: the ranks load their own
             record = spread(job, interrupt, progress)
         else:
             record = _run(job, checkpoint, interrupt, _Telling(job, progress))
@@ -184,7 +188,8 @@ def main() -> None:
         record = do(job, interrupt)
     else:
         end_with(arguments.watch)
-        record, rank = _part(job, interrupt), int(os.environ["RANK"])
+        with held(job.ranks, shared=True) if CAN_LOCK else nullcontext():
+            record, rank = _part(job, interrupt), int(os.environ["RANK"])
         if rank > 0:  # the first speaks for all, but where another one failed
             if arguments.record is not None and record.status != "ok":
                 write_text(arguments.record.with_suffix(f".{rank}.json"), record_text(record))

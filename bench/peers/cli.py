@@ -17,13 +17,15 @@ def peers(
     threads: Annotated[int, typer.Option(min=1, help="threads of torch")] = 2,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds of the timing (default: by problem)")] = None,
 ) -> None:
-    """Time, steps and memory of a training step by each library; needs the extra `peers`. About four minutes, the machine alone."""
+    """Time, steps and memory of a training step by each library, and what baselines and harness cost beside plain torch.
+
+    Needs the extra `peers`; about six minutes, the machine alone."""
     import torch
 
     from bench.contention import Contention
     from bench.environment import environment
     from bench.machine import Machine
-    from bench.peers import measure, show
+    from bench.peers import explicit, measure, show
     from bench.peers.libraries import installed
     from bench.peers.problems import PROBLEMS
 
@@ -42,7 +44,10 @@ def peers(
     with Machine().exclusive():
         contention = Contention(threads)
         record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
+        torch.set_num_threads(1)  # as a run of the suites
+        record["baselines"] = explicit.baselines(rounds)
         record["contended"] = contention.read()
+    record["harness"] = explicit.harness(rounds)  # takes the machine for itself
     write(record, out)
     for name, text in show.tables(record).items():
         print(f"{name}\n\n{text}")

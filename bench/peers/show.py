@@ -86,6 +86,27 @@ def memory(rows: Sequence[Row], libraries: Sequence[str]) -> str:
     return _pipe(["problem", "method", "library", "saved (MiB)", "peak (MiB)", "peak / (one evaluation's + a state)"], lines)
 
 
+def against_plain(rows: Sequence[Row]) -> str:
+    """Training steps of the explicit baselines over those of plain torch."""
+    lines = []
+    for row in rows:
+        times = (f"{1e3 * statistics.median(row[name]):.3g}" for name in ("model_s", "reference_s"))
+        ratio = _interval([mine / theirs for mine, theirs in zip(row["model_s"], row["reference_s"], strict=True)])
+        lines.append([row["shape"], row["model"], *times, row["reference"], ratio])
+    return _pipe(["shape", "model", "ms", "reference (ms)", "reference", "model / reference, time"], lines)
+
+
+def harness(rows: Sequence[Row]) -> str:
+    """A training step in the harness over the same in a bare loop."""
+    lines = []
+    for row in rows:
+        times = (f"{1e3 * statistics.median(row[name]):.4g}" for name in ("harness_s", "bare_s"))
+        ratio = [mine / theirs for mine, theirs in zip(row["harness_s"], row["bare_s"], strict=True)]
+        middle, low, high = (100 * (value - 1) for value in median(ratio))
+        lines.append([row["model"], *times, f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"])
+    return _pipe(["model", "a step in the harness (ms)", "in a bare loop (ms)", "more (%)"], lines)
+
+
 def tables(record: dict[str, Any]) -> dict[str, str]:
     """Every table of a record as Markdown, by its name."""
     libraries = list(record["libraries"])
@@ -93,4 +114,6 @@ def tables(record: dict[str, Any]) -> dict[str, str]:
         "overhead": overhead(record["overhead"], libraries),
         "steps": steps(record["steps"], libraries),
         "memory": memory(record["memory"], libraries),
+        "baselines": against_plain(record["baselines"]),
+        "harness": harness(record["harness"]),
     }
