@@ -28,7 +28,8 @@ def quality_table(group: Group) -> Table | None:
     if found is None:
         return None
     arrow = ARROWS["lower"]
-    rows, data, runs = [], [], []
+    rows, runs = [], []
+    data: list[dict[str, object]] = []
     for one in found.rows:
         middle = sorted(one.final)[len(one.final) // 2]
         relative = one.median / found.best.median
