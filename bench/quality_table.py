@@ -49,9 +49,12 @@ def quality_table(group: Group) -> Table | None:
         runs.append(f"Runs, {one.row.label}: {', '.join(record.run_id for record in one.row.ok)}.")
         for record, seconds, trained, final in zip(one.row.ok, one.seconds, one.trained, one.final, strict=True):
             data.append(
-                {"suite": group.suite, "group": group.name, "label": one.row.label, "column": "seconds_to_target"}
-                | {"seed": record.spec.seed, "value": seconds if math.isfinite(seconds) else None, "unit": "s", "better": "lower"}
-                | {"target": found.target, "trained_s": trained, "final": final, "run_ids": record.run_id}
+                {
+                    **{"suite": group.suite, "group": group.name, "label": one.row.label, "column": "seconds_to_target"},
+                    **{"seed": record.spec.seed, "value": seconds if math.isfinite(seconds) else None, "unit": "s"},
+                    **{"better": "lower", "target": found.target, "trained_s": trained, "final": final},
+                    "run_ids": record.run_id,
+                }
             )
     target = f"{significant(found.target, 4)} {found.unit}"
     return Table(
