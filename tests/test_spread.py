@@ -14,7 +14,7 @@ from test_engine import Make, alone, finish, finish_one, job, local, misfit, num
 from bench.engines.engine import Died, Ended, Refused, Stepped, Stopped
 from bench.engines.inline import Inline
 from bench.engines.local import Local
-from bench.lock import taken
+from bench.lock import acquire
 from bench.record import Record
 from bench.run import run
 from bench.spec import Limits, Settings
@@ -125,12 +125,14 @@ def test_nobody_is_left_when_the_watching_process_is_killed(local: Local, job: M
     there = ranks(one.folder)
     (worker,) = local._workers.values()
     assert worker._process.pid is not None
-    assert taken(one.ranks)  # whoever takes the run up waits until they have ended
+    assert acquire(one.ranks, shared=False, wait=False) is None  # whoever takes the run up waits until they have ended
     os.kill(worker._process.pid, signal.SIGKILL)
     assert isinstance(finish_one(local), Died)
     psutil.wait_procs(there, timeout=10)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in there)
-    assert not taken(one.ranks)
+    handle = acquire(one.ranks, shared=False, wait=False)
+    assert handle is not None
+    os.close(handle)
 
 
 def test_torchrun_does_a_job_by_hand(job: Make, tmp_path: Path) -> None:
