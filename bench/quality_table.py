@@ -95,5 +95,5 @@ def reference(axes: Axes, highest: float, seconds: float) -> None:
     axes.set_ylabel("training until the target (s) ↓")
     axes.axhline(seconds, color="0.45", linewidth=1.0, linestyle=(0, (4, 2)))
     axes.annotate(
-        "tied, at its best depth", (1.0, seconds), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.35"
+        "tied, at its best depth", (0.5, seconds), xycoords=("axes fraction", "data"), ha="center", va="top", color="0.35"
     )
