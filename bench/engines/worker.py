@@ -188,6 +188,7 @@ def main() -> None:
         record = do(job, interrupt)
     else:
         end_with(arguments.watch)
+        job.folder.mkdir(parents=True, exist_ok=True)  # by hand, nobody has made it
         with held(job.ranks, shared=True) if CAN_LOCK else nullcontext():
             record, rank = _part(job, interrupt), int(os.environ["RANK"])
         if rank > 0:  # the first speaks for all, but where another one failed
