@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ class Contention:
         together = float if alone else self._together
         seconds = max(1e-9, self._clock() - self._since)
         everything, own = self._used()
-        waits = together(self._waiting() - self._waits)
+        waits = together(max(0.0, self._waiting() - self._waits))  # a thread that has ended takes its count along
         others = max(0.0, (everything - self._all) - together(own - self._own) - _GRAIN_S) / seconds
         cores = psutil.cpu_count() or 1
         if others > _TOLERATED * max(1, cores - self._threads):
@@ -59,7 +60,8 @@ class Contention:
         total = 0
         try:
             for task in os.scandir(self._process / "task"):
-                total += int(Path(task.path, "schedstat").read_text().split()[1])
+                with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
+                    total += int(Path(task.path, "schedstat").read_text().split()[1])
         except (OSError, ValueError, IndexError):
             return 0.0
         return total / 1e9

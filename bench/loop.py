@@ -172,11 +172,11 @@ class Training:
         batches = self.task.batches("train", train.batch, self.spec.seed, self.done)
         interval = max(1, train.steps // 100)
         self.model.train()
-        while self.done < train.steps or self._losses:
-            before = self.done - len(self._losses)
-            end = min(before + interval, train.steps)
-            phase: Phase = "train" if before else "warmup"
-            try:
+        try:
+            while self.done < train.steps or self._losses:
+                before = self.done - len(self._losses)
+                end = min(before + interval, train.steps)
+                phase: Phase = "train" if before else "warmup"
                 with self.machine.shared(), self.clocks.phase(phase), self.interrupt.deferred():
                     while self.done < end:
                         self._step(*next(batches))
@@ -185,12 +185,12 @@ class Training:
                 if end == train.steps:
                     self.course.end()  # what is validated last, tested and probed is the model itself
                 self._close(before, end)
-            except Interrupted:
-                self.telemetry.forget("evaluation")
-                self.telemetry.split = "train"
-                self.model.train()
-                self.save()
-                raise
+        except Interrupted:
+            self.telemetry.forget("evaluation")
+            self.telemetry.split = "train"
+            self.model.train()
+            self.save()
+            raise
 
     def _close(self, before: int, end: int) -> None:
         """Add the point that these steps end in to the curve."""

@@ -131,7 +131,7 @@ def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measu
     return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
 
 
-def as_trained(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
+def as_trained(model: LanguageModel, task: Task, spec: Spec, ranks: Ranks | None = None) -> dict[str, Measure]:
     """The test's headline with the solves stopped as they are in training, where that is not how they are in evaluation: what it
     loses against the test's own says whether the model is good at its equilibrium or only at its cap."""
     layers = [module for module in model.modules() if isinstance(module, DEQ)]
@@ -141,7 +141,7 @@ def as_trained(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measur
     for layer in layers:
         layer.evaluation_stop = layer.stop
     try:
-        value = evaluate(model, task, "test", spec)[task.headline]
+        value = evaluate(model, task, "test", spec, ranks)[task.headline]
     finally:
         for layer, stop in zip(layers, own, strict=True):
             layer.evaluation_stop = stop

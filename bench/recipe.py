@@ -26,12 +26,13 @@ class Course:
         self._recipe = recipe or Recipe()
         self._layers = [(module, module.stop, module.adjoint) for module in model.core.modules() if isinstance(module, DEQ)]
         given = self._recipe.model_dump(exclude_defaults=True)
+        self._stops = bool({"rtol", "steps", "backward_steps"} & set(given))
         idle = sorted(set(given) - {"auxiliary"})
         if idle and not self._layers:
             raise UserError(f"recipe: {idle[0]} is for a DEQ, and the model has none")
         if self._recipe.backward_steps is not None and not all(isinstance(own, _SOLVING) for _, _, own in self._layers):
             raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
-        if self._recipe.hold is not None and not {"rtol", "steps", "backward_steps"} & set(given):
+        if self._recipe.hold is not None and not self._stops:
             raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
         self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
 
@@ -49,8 +50,9 @@ class Course:
         final = recipe.jacobian if recipe.jacobian_final is None else recipe.jacobian_final
         weight = recipe.jacobian + (final - recipe.jacobian) * done
         for layer, own, adjoint in self._layers:
-            layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
-            if isinstance(adjoint, _SOLVING):
+            if self._stops:
+                layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
+            if self._stops and isinstance(adjoint, _SOLVING):
                 stop = _between(adjoint.stop, None, recipe.backward_steps, recipe.hold, done)
                 layer.adjoint = replace(adjoint, stop=stop)
             if recipe.jacobian or final:
@@ -66,7 +68,8 @@ class Course:
         """Give the model its own core back, and its own stops."""
         self._model.core = self._own.train(self._model.training)
         for layer, own, adjoint in self._layers:
-            layer.stop, layer.adjoint = own, adjoint
+            if self._stops:
+                layer.stop, layer.adjoint = own, adjoint
 
 
 def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:

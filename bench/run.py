@@ -1,8 +1,8 @@
 """One run: build, train, evaluate, probe; whatever happens, a Record."""
 
 import datetime
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
 from bench.measuring import as_trained, future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
 from bench.meters import Clocks, CudaMemory, HostMemory, Nvml
-from bench.model import build_model
+from bench.model import LanguageModel, build_model
 from bench.provenance import identify
 from bench.ranks import Ranks
 from bench.record import Measure, Record, RunStatus, measured
@@ -28,6 +28,7 @@ from bench.telemetry import Telemetry
 
 _HOST_EXHAUSTED = ("DefaultCPUAllocator", "bad_alloc")  # torch raises a bare RuntimeError then
 _ODE_GAVE_UP = ("non-finite values in state", "underflow in dt")  # torchdiffeq's assertions
+_PROBES = {"residual_by_nfe": residual_by_nfe, "gradient_by_beta": gradient_by_beta, "depth": memory_by_depth}
 _BY_RANK = (
     *("train_forward_nfe_mean", "train_backward_nfe_mean", "train_residual_p95"),
     *("saved_bytes", "peak_live_bytes", "solver_bytes"),
@@ -144,15 +145,7 @@ class _Attempt:
 
     def _train(self) -> None:
         self.host.start()
-        state = self.checkpoint.load()
-        try:
-            training = self._prepared(state)
-        except Exception:
-            if state is None:
-                raise
-            self.checkpoint.discard("does not fit this run")
-            training = self._prepared(None)
-        self.training = training
+        self.training = training = self._resumed() or self._prepared(None)
         self.cuda.start()
         self.nvml.start()
         self.contention.start()
@@ -161,13 +154,26 @@ class _Attempt:
             training.run()
             finished = True
         finally:
-            self.contended = self.contention.read(alone=not finished)  # another rank may be elsewhere
-            # Read at the end of training: the probes allocate on their own account.
-            self.measures |= self.host.read() | self.cuda.read() | self.nvml.read()
-            if training.resumed:
-                self.measures |= _over_attempts(self.measures, training.resumed)
-        with self.interrupt.deferred():
-            training.save()  # the last time: the probes run steps of their own
+            with self.interrupt.deferred():
+                self.contended = self.contention.read(alone=not finished)  # another rank may be elsewhere
+                # Read at the end of training: the probes allocate on their own account.
+                self.measures |= self.host.read() | self.cuda.read() | self.nvml.read()
+                if training.resumed:
+                    self.measures |= _over_attempts(self.measures, training.resumed)
+                if finished:
+                    training.save()  # the last time: the probes run steps of their own
+
+    def _resumed(self) -> Training | None:
+        """The training where its checkpoint was; None where there is none, or where it does not fit every rank."""
+        state, training = self.checkpoint.load(), None
+        if not self.ranks.any(state is None):
+            with suppress(Exception):  # a file that holds another model fails in any way it likes
+                training = self._prepared(state)
+        if self.ranks.any(training is None):
+            if state is not None:
+                self.checkpoint.discard("does not fit this run")
+            return None
+        return training
 
     def _prepared(self, state: dict[str, Any] | None) -> Training:
         """The training with its model, at its first step or where the checkpoint was."""
@@ -221,21 +227,24 @@ class _Attempt:
         assert self.training is not None
         model = self.training.model
         if self.ranks.first:
-            with self.machine.shared():
-                self.measures |= future_leak(model, self.task, self.spec)
-                curves = residual_by_nfe(model, self.task, self.spec)
-                if curves:
-                    self.probes["residual_by_nfe"] = curves
-                gradients = gradient_by_beta(model, self.task, self.spec)
-                if gradients:
-                    self.probes["gradient_by_beta"] = gradients
-                self.measures |= as_trained(model, self.task, self.spec)
-                rows = memory_by_depth(model, self.task, self.spec) if self.spec.depths else []
-                if rows:
-                    self.probes["depth"] = rows
+            self.measures |= self._unless_asked(future_leak, {})
+            for name, probe in _PROBES.items():
+                found = self._unless_asked(probe, None)
+                if found:
+                    self.probes[name] = found
+        self.measures |= as_trained(model, self.task, self.spec, self.ranks)
+        self.ranks.stop(self.interrupt)
         self.measures |= step_measures(self.training, self.machine)
         if self.ranks.size > 1:
             self.probes["ranks"] = self.ranks.gather({name: self._value(name) for name in _BY_RANK})
+
+    def _unless_asked(self, probe: Callable[[LanguageModel, Task, Spec], Any], otherwise: Any) -> Any:
+        """The probe's answer; what several ranks were asked meanwhile, they hear together when the first is through."""
+        if self.interrupt.asked is not None:
+            return otherwise
+        assert self.training is not None
+        with self.machine.shared():
+            return probe(self.training.model, self.task, self.spec)
 
     def _value(self, name: str) -> float | None:
         measure = self.measures.get(name)

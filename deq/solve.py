@@ -5,7 +5,8 @@ keeps the best iterate and says how each sample ended. Numerics never raise and 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -99,9 +100,23 @@ class Solution:
         return self.status == Status.CONVERGED
 
 
+_looking = True
+
+
+@contextmanager
+def without_looking() -> Iterator[None]:
+    """Inside, solves run the very operators on a CPU that they run on a GPU or on fake tensors: same results, counts to compare."""
+    global _looking
+    before, _looking = _looking, False
+    try:
+        yield
+    finally:
+        _looking = before
+
+
 def looks_free(tensor: Tensor) -> bool:
     """Whether values can be looked at for nothing: on a CPU. Elsewhere it is a host sync, and a traced tensor has none."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    return _looking and tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
 def _norms(z: Tensor) -> Tensor:
@@ -150,13 +165,14 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
             if autocast:  # for f alone: the solver's own products in half precision would not let it converge
                 with torch.autocast(device, enabled=False):
                     z, memory = solver.step(f, z, fz, memory)
+                z = z.to(z0.dtype)  # f's own dtype is another
             else:
                 z, memory = solver.step(f, z, fz, memory)
         del fz  # not while f is evaluated next
     assert samples is not None
     tiny = torch.finfo(samples.best_size.dtype).tiny
     return Solution(
-        z=samples.best,
+        z=z0.clone() if samples.best is z0 else samples.best,  # the caller's tensor stays the caller's
         status=samples.status,
         gap=samples.best_gap,
         residual=samples.best_gap / samples.best_size.clamp(min=tiny),
@@ -181,12 +197,13 @@ class _Samples:
         self.steps = torch.full_like(gap, stop.max_steps, dtype=torch.int32)
         limits = torch.finfo(gap.dtype)
         # A sample that is done has bounds that its gap cannot leave, and a best gap that it cannot beat.
-        self._rtol = torch.full_like(gap, -1.0 if stop.rtol is None else stop.rtol)
-        self._least = torch.full_like(gap, -math.inf if stop.rtol is None else max(stop.atol, limits.tiny))
+        self._rtol = torch.full_like(gap, 0.0 if stop.rtol is None else stop.rtol)
+        self._least = torch.full_like(gap, -limits.max if stop.rtol is None else max(stop.atol, limits.tiny))
         self._bar = gap
-        self._most = torch.clamp(stop.growth * gap, limits.tiny, limits.max)  # infinity is above it, and zero below
+        growth = min(stop.growth, limits.max)
+        self._most = torch.clamp(growth * gap, limits.tiny, limits.max)  # infinity is above it, and zero below
         self._asks = looks_free(z)
-        self._left = True
+        self._left = len(gap) > 0
         self._owned = False  # whether best is this object's to write to
 
     def note(self, step: int, z: Tensor, gap: Tensor, size: Tensor) -> None:
@@ -221,7 +238,7 @@ class _Samples:
         self.best_gap = torch.where(better, gap, self.best_gap)
         self.best_size = torch.where(better, size, self.best_size)
         self._bar = torch.where(better, gap, self._bar)
-        if not self._asks or torch.is_grad_enabled() or z[0].numel() < _LONG:
+        if not self._asks or torch.is_grad_enabled() or math.prod(z.shape[1:]) < _LONG:
             self.best = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.best)
             return
         if not self._owned:

@@ -61,3 +61,20 @@ def test_a_window_begins_anew(kernel: Kernel) -> None:
     contention.start()
     kernel.clock, kernel.everything, kernel.own = 20.0, 50.0, 10.0
     assert contention.read() is None
+
+
+def test_a_thread_that_has_ended_takes_no_wait_of_the_others_along(kernel: Kernel) -> None:
+    """Its count goes with it: less than nothing must not hide what another process waited."""
+    kernel.wait(5.0)
+    contention = kernel.watched(threads=1, together=lambda own: own + 3.0)
+    kernel.clock = 10.0
+    kernel.wait(0.0)
+    assert contention.read() == "the run waited for a processor 30 % of the time"
+
+
+def test_a_thread_that_ends_while_it_is_looked_at_is_passed_over(kernel: Kernel) -> None:
+    (kernel.folder / "task" / "0").mkdir()  # gone before its file is read
+    contention = kernel.watched(threads=1)
+    kernel.clock = 10.0
+    kernel.wait(3.03)
+    assert contention.read() == "the run waited for a processor 30 % of the time"

@@ -1,5 +1,7 @@
 """A recipe does what it says at every step, and leaves the model as it was."""
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from bench.recipe import FAST, Course
 from bench.record import Record
 from bench.run import run
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
-from deq import DEQ, Implicit
+from deq import DEQ, Implicit, Stop
 
 DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
 TASK = Named(name="copy", settings={"T": 4, "test_samples": 16})
@@ -155,6 +157,16 @@ def test_the_end_gives_everything_back() -> None:
     assert [(layer.stop, layer.adjoint) for layer in deqs(built)] == stops
 
 
+def test_stops_that_the_recipe_does_not_schedule_are_left_alone() -> None:
+    built = model()
+    course = Course(built, Recipe(jacobian=0.1), 10)
+    (layer,) = deqs(built)
+    layer.stop = Stop(max_steps=3)
+    course.at(0)
+    course.end()
+    assert layer.stop == Stop(max_steps=3)
+
+
 @pytest.mark.parametrize("recipe", [Recipe(pretrain_steps=1), Recipe(jacobian=1.0), Recipe(steps=3), Recipe(rtol=1e-2)])
 def test_a_recipe_for_a_deq_is_refused_by_an_explicit_model(recipe: Recipe) -> None:
     named = Named(name="gru", settings={"width": 8})
@@ -178,6 +190,15 @@ def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -
     spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
     assert spec.key == "g-l-s0-52b7c12e4cc7"
     assert spec.model_copy(update={"recipe": Recipe(steps=3)}).key != spec.key
+
+
+def test_a_recipe_without_the_later_fields_has_the_id_it_had_before_them() -> None:
+    spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), recipe=Recipe(steps=3), seed=0)
+    said = spec.model_dump(mode="json", exclude={"processes", "limits"})
+    for name in ("hold", "backward_steps"):
+        del said["recipe"][name]
+        assert spec.model_copy(update={"recipe": Recipe(steps=3, **{name: 1})}).key != spec.key
+    assert spec.key.endswith(hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12])
 
 
 def test_trials_shrink_the_pretraining_with_the_training() -> None:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 import bench.loop
 import bench.run
 from bench import columns
+from bench.checkpoint import Checkpoint, Interrupt
 from bench.doctor import examine
 from bench.errors import UserError
 from bench.loop import evaluate, make_optimiser, training_step
 from bench.model import LanguageModel, build_model
+from bench.ranks import Ranks
 from bench.record import Record
 from bench.run import run
 from bench.spec import Named, Settings, Spec, Train
@@ -386,3 +388,62 @@ class TestFailures:
         record = run(spec(role="trial"), suite="s", beside=2)
         assert "2 runs side by side" in record.measures["train_s"].method
         assert record.provenance["runs_side_by_side"] == 2
+
+
+class TwoAlike(Ranks):
+    """Two processes that do and hear the same, in one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 2
+
+    def share(self, part: Tensor) -> Tensor:
+        return part
+
+    def mine(self, number: int) -> bool:
+        return True
+
+    def together(self, loss: nn.Module) -> nn.Module:
+        return loss
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def total(self, value: float) -> float:
+        return value
+
+    def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        return [state, state]
+
+
+@pytest.mark.parametrize("at", ["future_leak", "as_trained"])
+def test_several_processes_hear_a_request_between_the_probes(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt, timed = Interrupt(), []
+    probe = getattr(bench.run, at)
+
+    def asking(*arguments: Any) -> Any:
+        interrupt.ask("time is up", "timeout")
+        return probe(*arguments)
+
+    monkeypatch.setattr(bench.run, at, asking)
+    monkeypatch.setattr(bench.run, "step_measures", lambda *arguments: timed.append(1) or {})
+    record = run(spec("deq"), suite="test", interrupt=interrupt, ranks=TwoAlike())
+    assert (record.status, record.why, timed) == ("timeout", "time is up", [])
+    assert "test_loss" in record.measures
+    assert ("residual_by_nfe" in record.probes) == (at == "as_trained")
+
+
+def test_all_processes_start_over_where_the_checkpoint_fits_one_and_not_another(tmp_path: Path) -> None:
+    class Unlike(TwoAlike):
+        unfit = 0
+
+        def any(self, flag: bool) -> bool:  # the other one's restoring fails, once
+            self.unfit += 1
+            return flag or self.unfit == 2
+
+    kept = Checkpoint(tmp_path / "kept", every_s=0.0)
+    run(spec(role="trial"), suite="test", checkpoint=kept)
+    again = Checkpoint(tmp_path / "kept")
+    record = run(spec(role="trial"), suite="test", checkpoint=again, ranks=Unlike())
+    assert record.provenance["checkpoint"] == "does not fit this run: the run started over"
+    assert [point.step for point in record.curve] == [1, 2, 3, 4]

@@ -9,6 +9,7 @@ from problems import Problem
 from torch import Tensor
 
 from deq import SOLVERS, Anderson, Broyden, Map, Picard, Solver, Status, Stop, solve
+from deq.solvers.history import inner
 
 NAMES = sorted(SOLVERS)
 FAST = [Anderson, Broyden]
@@ -335,3 +336,8 @@ def test_settings_are_frozen_keywords_and_misspellings_are_errors(name: str) -> 
         make().window = 3  # type: ignore[misc, union-attr]
     assert make() == make()
     assert hash(make()) == hash(make())
+
+
+def test_small_products_of_half_precision_are_not_lost() -> None:
+    history = torch.full((1, 3, 10), 1e-4, dtype=torch.float16)
+    assert inner(history, history[:, 0]).double().sub(1e-7).abs().max() < 1e-9

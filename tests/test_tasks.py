@@ -608,6 +608,16 @@ def test_evaluation_scores_every_token_once_in_contiguous_lanes(
         assert torch.equal(ended[: len(begun), -1], begun[:, 0])
 
 
+def test_windows_of_a_held_out_split_are_its_first(corpus: Path) -> None:
+    everything, some = read_text(corpus, length=8), read_text(corpus, length=8, windows=3)
+    for split in ("valid", "test"):
+        assert torch.equal(whole(some, split, 1)[1], whole(everything, split, 1)[1][:3])
+    assert torch.equal(next(some.batches("train", 2, 0))[0], next(everything.batches("train", 2, 0))[0])
+    logits = torch.zeros(3, 8, some.vocabulary, dtype=torch.float64)
+    assert some.metrics["loss"].chance != everything.metrics["loss"].chance
+    assert means(some, logits, whole(some, "test")[1])["loss"] == pytest.approx(math.log(some.vocabulary))
+
+
 def test_text_chance_is_what_the_smoothed_frequencies_of_train_score(corpus: Path) -> None:
     task = read_text(corpus, length=8)
     counts = Counter(decode(task, "train"))

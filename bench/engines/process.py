@@ -84,7 +84,8 @@ class Worker:
         if kind == "record":
             self._over = Ended(self.job, Record.model_validate_json(content[0]))
         elif kind == "stopped":
-            self._over = Stopped(self.job, content[0])
+            why, status = content
+            self._over = Died(self.job, why, "timeout", self._peak) if status == "timeout" else Stopped(self.job, why)
         else:
             self._over = Refused(self.job, content[0])
         return self._over

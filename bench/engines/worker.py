@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import nullcontext, suppress
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -32,10 +33,12 @@ from bench.run import run
 __all__ = ["do", "work"]
 _TOLD_S = 0.2
 _NOTED_S = 2.0
+_PATIENCE = timedelta(days=1)  # of a rank for the others; one that is lost ends all of them by itself
 
 
 def work(pipe: Connection, job_json: str) -> None:
-    """Do the job; send ("step", done, total, loss) now and then, last ("record", json), ("error", message) or ("stopped", why).
+    """Do the job; send ("step", done, total, loss) now and then, last ("record", json), ("error", message) or
+    ("stopped", why, status).
 
     ("stop", why) down the pipe ends the run with its state saved, and so does the pipe's end: nobody is there to want the result.
     """
@@ -60,7 +63,7 @@ def work(pipe: Connection, job_json: str) -> None:
     except UserError as error:
         _send(pipe, ("error", str(error)))
     except Interrupted as request:  # before the run could begin, or when it had ended
-        _send(pipe, ("stopped", str(request)))
+        _send(pipe, ("stopped", str(request), request.status))
 
 
 def _print_to(log: Path) -> None:
@@ -211,7 +214,8 @@ def _part(job: Job, interrupt: Interrupt) -> Record:
     if job.spec.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Flags and states travel as CPU tensors, which NCCL does not take.
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if job.spec.device == "cuda" else "gloo")
+    backends = "cpu:gloo,cuda:nccl" if job.spec.device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backends, timeout=_PATIENCE)
     try:
         ranks = Ranks(job.spec.processes)
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)

@@ -45,7 +45,7 @@ class Text(Task):
     epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
     the seed and the epoch, so only there does a batch not continue the last, and a carried memory begin anew. Evaluation
     cuts a split into windows of `length` and scores each token once; what is left at the end of the split, shorter than a
-    window, is not scored, whatever the batch size.
+    window, is not scored, whatever the batch size. `windows` scores the first so many alone, for runs that validate often.
 
     Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
     """
@@ -60,6 +60,7 @@ class Text(Task):
         unit: Unit = "char",
         length: int = 64,
         vocabulary_size: int | None = None,
+        windows: int | None = None,
     ) -> None:
         corpus = CORPORA.get(data)
         if data not in paths and corpus is None:
@@ -68,12 +69,13 @@ class Text(Task):
             raise UserError(f"no path for corpus {data!r}: pass --data {data}=PATH. Known: {known}; to be fetched: {published}")
         if unit not in get_args(Unit):
             raise unknown("unit", unit, get_args(Unit))
-        for name, value in (("length", length), ("vocabulary_size", vocabulary_size)):
+        for name, value in (("length", length), ("vocabulary_size", vocabulary_size), ("windows", windows)):
             if value is not None and value < 1:
                 raise UserError(f"text: {name} must be at least 1, got {value}")
         self.data = data
         self.unit = unit
         self.length = length
+        self._most = windows
 
         path = Path(paths[data]) if data in paths else fetch(corpus)  # type: ignore[arg-type]
         path = path if corpus is None else located(corpus, path)
@@ -109,7 +111,8 @@ class Text(Task):
         return metrics
 
     def _windows(self, split: Split) -> int:
-        return (len(self.tokens[split]) - 1) // self.length
+        windows = (len(self.tokens[split]) - 1) // self.length
+        return windows if self._most is None else min(windows, self._most)
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Training lanes without end, or every window of a held-out split once.

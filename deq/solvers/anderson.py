@@ -4,6 +4,7 @@ Type II, difference-free: minimise ||sum_i a_i g_i|| subject to sum_i a_i = 1 ov
 sum_i a_i (z_i + mixing g_i). D. G. Anderson, J. ACM 12 (1965); H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -51,7 +52,7 @@ class Anderson:
     def init(self, z: Tensor, steps: int) -> _Memory:
         """Room for the window, or for all the steps where they are fewer, allocated once."""
         window = min(self.window, steps)
-        batch, size = z.shape[0], z[0].numel()
+        batch, size = z.shape[0], math.prod(z.shape[1:])
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
         ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(gram_dtype).eps
         gram = z.new_zeros(batch, window, window, dtype=gram_dtype)

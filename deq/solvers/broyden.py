@@ -5,6 +5,7 @@ that is stored (U, V forms store twice that). C. G. Broyden, Math. Comp. 19 (196
 Newton's Method (SIAM 2003), section 4.2.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -40,7 +41,7 @@ class Broyden:
     def init(self, z: Tensor, steps: int) -> _Memory:
         """Room for the window, or for all the steps where they are fewer, allocated once."""
         window = min(self.window, steps)
-        batch, size = z.shape[0], z[0].numel()
+        batch, size = z.shape[0], math.prod(z.shape[1:])
         gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
         gram = z.new_zeros(batch, window, window, dtype=gram_dtype)
         return _Memory(

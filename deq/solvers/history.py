@@ -7,14 +7,16 @@ _SMALL = 400  # multiply-adds a sample; below, torch's bmm leaves the BLAS for p
 
 
 def inner(history: Tensor, state: Tensor) -> Tensor:
-    """(B, L) inner products of the state (B, N) with every row of the history (B, L, N)."""
-    if history[0].numel() < _SMALL:
+    """(B, L) inner products of the state (B, N) with every row of the history (B, L, N); of float16 they may be float32."""
+    if history.shape[1] * history.shape[2] < _SMALL:
+        if history.dtype == torch.float16:  # residuals of 1e-4 have products that it does not hold
+            history, state = history.float(), state.float()
         return torch.linalg.vecdot(history, state.unsqueeze(1))
     return torch.bmm(state.unsqueeze(1), history.mT).squeeze(1)
 
 
 def combined(weights: Tensor, history: Tensor) -> Tensor:
     """(B, N) sum of the rows of the history (B, L, N), each times its weight (B, L)."""
-    if history[0].numel() < _SMALL:
+    if history.shape[1] * history.shape[2] < _SMALL:
         return torch.linalg.vecdot(weights.unsqueeze(2), history, dim=1)
     return torch.bmm(weights.unsqueeze(1), history).squeeze(1)
