@@ -50,7 +50,7 @@ _MARKERS: dict[Family, str] = {
     **{"deq": "osD^v", "ode": "o<>pd", "tied": "sPXp*", "attention": "XPdh8"},
     **{"convolution": "DhHd8", "recurrent": "^v<>D", "other": "8Hp*P"},
 }
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "svg.hashsalt": MARK,  # or element ids are random
     "svg.fonttype": "path",
     **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
@@ -109,15 +109,15 @@ def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, by
         "memory": _memory,
     }
     drawn: dict[str, dict[str, bytes]] = {}
-    with style.context(["default", _STYLE]):  # the reader's matplotlibrc must not change what is published
+    with style.context(["default", STYLE]):  # the reader's matplotlibrc must not change what is published
         for ending, make in draw.items():
             figure = make(group, look)
             if figure is not None:
-                drawn[ending] = _rendered(figure)
+                drawn[ending] = rendered(figure)
     return drawn
 
 
-def _rendered(figure: Figure) -> dict[str, bytes]:
+def rendered(figure: Figure) -> dict[str, bytes]:
     """Both formats, each drawn once: savefig draws once more for the layout, which is solved here with the first."""
     png, svg = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, "Source": MARK})

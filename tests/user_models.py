@@ -33,6 +33,32 @@ class Averages(Core):
         return Output(torch.tanh(self.layer(torch.cat((x, self.scale * x.cumsum(dim=1) / count), dim=-1))))
 
 
+class Leaky(Core):
+    """An equilibrium that forgets to let go: every step's activation stays with the result."""
+
+    def __init__(self, *, inputs: int, width: int, steps: int = 8) -> None:
+        super().__init__()
+        self.width, self.steps = width, steps
+        self.layer = nn.Linear(inputs, width)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Iterates without a graph, then once with it; keeps what it should not."""
+        with torch.no_grad():
+            kept = [torch.tanh(self.layer(x))]
+            for _ in range(self.steps):
+                kept.append(torch.tanh(0.5 * kept[-1] + self.layer(x)))
+        return Output(torch.tanh(0.5 * kept[-1] + self.layer(x)), memory=tuple(kept))
+
+
+class Looks(Averages):
+    """A model whose work depends on its activations' values."""
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Once more where the mean is above nothing."""
+        y = super().forward(x).y
+        return Output(torch.tanh(y) if y.mean() > 0 else y)
+
+
 class Shift(Cell):
     """f(z) = tanh(W shift(z) + U x): each position looks one to the left."""
 

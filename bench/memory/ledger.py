@@ -1,13 +1,14 @@
 """Where the bytes of a training step are: every storage by what it is for, in every phase of the step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
@@ -26,18 +27,23 @@ class Waterfall:
     """Bytes by kind at the moment when their sum was the largest, in a step and in each of its phases.
 
     `peak` maps a kind to its bytes, `phase` names where that was; `phases` has the same for the largest moment of every phase.
-    `operators`: the names of the operators that ran.
+    `changes` is how it came about: which kind grew, and by how many bytes. `operators`: the names of those that ran.
     """
 
     peak: dict[str, int]
     phase: str
     phases: dict[str, dict[str, int]]
-    operators: frozenset[str] = field(default=frozenset(), compare=False)
+    changes: list[tuple[str, int]] = field(default_factory=list, compare=False, repr=False)
+    operators: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def total(self) -> int:
         """The largest sum of live bytes."""
         return sum(self.peak.values())
+
+    def counted(self, times: Mapping[str, int]) -> int:
+        """The largest sum when kinds count so many times (0: not at all), which may be at another moment."""
+        return max(accumulate((times.get(kind, 1) * grown for kind, grown in self.changes), initial=0))
 
 
 class Ledger(_Ledger):
@@ -54,6 +60,7 @@ class Ledger(_Ledger):
         self._kinds: dict[int, str] = {}
         self._largest: dict[str, tuple[int, int]] = {}  # of each phase: bytes, and how many entries had been made
         self._operators: set[str] = set()
+        self._faking = any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
 
     def book(self, tensor: Tensor) -> None:
         """Note a storage that an operator takes or returns."""
@@ -80,7 +87,7 @@ class Ledger(_Ledger):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self._operators.add(func.overloadpacket.__name__)
-        result = super().__torch_dispatch__(partly_real(func), types, args, kwargs)
+        result = super().__torch_dispatch__(_partly_real(func) if self._faking else func, types, args, kwargs)
         if self.total > self._largest.get(self.phase, (-1, 0))[0]:
             self._largest[self.phase] = self.total, len(self._entries)
         return result
@@ -101,6 +108,7 @@ class Ledger(_Ledger):
         live: dict[int, int] = {}
         phases: dict[str, dict[str, int]] = {}
         done = 0
+        named = [(self._kinds.get(storage, "temporaries"), grown) for storage, grown in self._entries]
         for phase, (_, moment) in sorted(self._largest.items(), key=lambda item: item[1][1]):
             for storage, grown in self._entries[done:moment]:
                 live[storage] = live.get(storage, 0) + grown
@@ -110,7 +118,7 @@ class Ledger(_Ledger):
                 phases[phase][self._kinds.get(storage, "temporaries")] += size
         largest = max(phases, key=lambda phase: sum(phases[phase].values()))
         ordered = {phase: phases[phase] for phase in PHASES if phase in phases}
-        return Waterfall(peak=phases[largest], phase=largest, phases=ordered, operators=frozenset(self._operators))
+        return Waterfall(peak=phases[largest], phase=largest, phases=ordered, changes=named, operators=frozenset(self._operators))
 
 
 def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -122,10 +130,8 @@ def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Te
     return (*made[:3], made[3].new_empty(size))
 
 
-def partly_real(operator: Any) -> Any:
+def _partly_real(operator: Any) -> Any:
     """The operator, computed where nothing that it takes is fake; of what it makes of nothing, a few numbers."""
-    if torch._C._TorchDispatchModeKey.FAKE not in [getattr(mode, "_mode_key", None) for mode in _get_current_dispatch_mode_stack()]:
-        return operator
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -1,9 +1,11 @@
-"""One whole training step of a model of any size, followed byte by byte: on fake tensors, which allocate nothing, or on real ones."""
+"""One whole training step of a model, followed byte by byte: on fake tensors, which allocate nothing, or on real ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from bench.tasks.task import derive_seed
 from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
 from deq.solve import without_looking
 
+_AFTER = {"forward": "attached evaluation", "backward": "backward"}  # what comes when a solve is over
+Result = TypeVar("Result")
 SOLVING = (Implicit, EquilibriumPropagation)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, NotImplementedError)
 
@@ -132,8 +136,7 @@ def _phases(model: LanguageModel, ledger: Ledger) -> Iterator[None]:
             layer.solver = _Followed(solver, ledger, "forward solve")
             if isinstance(adjoint, SOLVING):
                 layer.adjoint = dataclasses.replace(adjoint, solver=_Followed(adjoint.solver, ledger, "backward solve"))
-            solved = {"forward": "attached evaluation", "backward": "backward"}
-            stack.callback(layer.watch(lambda phase, solution: enter(solved[phase])()))
+            stack.callback(layer.watch(lambda phase, _: enter(_AFTER[phase])()))
         try:
             yield
         finally:
@@ -195,3 +198,11 @@ def _tokens(shape: Shape) -> tuple[Tensor, Tensor]:
     drawn = torch.multinomial(weights, shape.batch * (shape.length + 1), replacement=True, generator=random)
     lanes = drawn.view(shape.batch, shape.length + 1)
     return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
+
+
+def together(follow: Callable[..., Result], calls: Sequence[tuple[Any, ...]], jobs: int) -> list[Result]:
+    """`follow` of each of the calls' arguments, in their order, in so many processes."""
+    if jobs == 1:
+        return [follow(*arguments) for arguments in calls]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [future.result() for future in [pool.submit(follow, *arguments) for arguments in calls]]

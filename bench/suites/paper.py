@@ -35,7 +35,7 @@ _NOT_BUILT = "not of the families compared here: the paper quotes it"
 class Printed:
     """A row as the paper prints it (parameters as numbers, score as in its table), and the model that stands for it.
 
-    `task` and `train` are the row's own where they are not its table's.
+    `task` and `train` are the row's own where they are not its table's. `memory`: the printed GB, at length 150 and batch size 15.
     """
 
     table: str
@@ -47,6 +47,7 @@ class Printed:
     task: Named | None = None
     train: Train | None = None
     recipe: Recipe | None = None
+    memory: float | None = None
     remark: str = ""
 
     @property
@@ -182,6 +183,7 @@ PRINTED = [
         total=24e6,
         nonembedding=20e6,
         score=57.0,
+        memory=8.5,
         model=Named(name="trellisnet", settings={**_TRELLIS_PTB, "depth": 60, "auxiliary_every": 12}),
         recipe=_SUPERVISED,
     ),
@@ -191,6 +193,7 @@ PRINTED = [
         total=24e6,
         nonembedding=20e6,
         score=57.1,
+        memory=1.2,
         model=Named(name="deq", settings={"cell": "trellis", **_TRELLIS_PTB, **_BROYDEN}),
         recipe=Recipe(pretrain_steps=30_000, pretrain_depth=40),
         remark="script unpublished: TrellisNet's settings, the Transformer's caps, the pre-training of WikiText-103",
@@ -214,7 +217,7 @@ PRINTED = [
         remark=f"{_CHOSEN}; dropout chosen: the table's usual 0.1",
     ),
     Printed(table=WIKITEXT, label="Gated Linear ConvNet", total=230e6, score=37.2, remark=_NOT_BUILT),
-    Printed(table=WIKITEXT, label="AWD-QRNN", total=159e6, nonembedding=51e6, score=33.0, remark=_NOT_BUILT),
+    Printed(table=WIKITEXT, label="AWD-QRNN", total=159e6, nonembedding=51e6, score=33.0, memory=7.1, remark=_NOT_BUILT),
     Printed(table=WIKITEXT, label="Relational Memory Core", total=195e6, nonembedding=60e6, score=31.6, remark=_NOT_BUILT),
     Printed(
         table=WIKITEXT,
@@ -222,6 +225,7 @@ PRINTED = [
         total=257e6,
         nonembedding=224e6,
         score=18.7,
+        memory=12.0,
         model=_transformer_xl(1024, 16, 4096, 18, **_ADAPTIVE, **_LARGE),
         remark="released widths (18 x 1024, inner 4096) and dropout, not length, batch and steps; the printed count is lower",
     ),
@@ -231,6 +235,7 @@ PRINTED = [
         total=180e6,
         nonembedding=45e6,
         score=29.2,
+        memory=24.7,
         model=Named(name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25}),
         task=_TRELLIS_TASK,
         train=_TRELLIS_TRAIN,
@@ -242,6 +247,7 @@ PRINTED = [
         total=180e6,
         nonembedding=45e6,
         score=29.2,
+        memory=5.2,
         model=Named(name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25, "checkpointing": "sqrt"}),
         task=_TRELLIS_TASK,
         train=_TRELLIS_TRAIN,
@@ -253,6 +259,7 @@ PRINTED = [
         total=180e6,
         nonembedding=45e6,
         score=29.0,
+        memory=3.3,
         model=Named(
             name="deq", settings={"cell": "trellis", **_TRELLIS_WT, "solver": "broyden", "steps": 45, "backward_steps": 45}
         ),
@@ -267,6 +274,7 @@ PRINTED = [
         total=165e6,
         nonembedding=44e6,
         score=24.3,
+        memory=8.5,
         model=_transformer_xl(450, 10, 1920, 16, tied_embedding=True),
         remark=f"{_CHOSEN}; the standard Transformer-XL (410 wide, inner 2100) has 151M and 41M",
     ),
@@ -276,6 +284,7 @@ PRINTED = [
         total=172e6,
         nonembedding=43e6,
         score=24.2,
+        memory=2.7,
         model=_deq_transformer(480, 43_000, tied_embedding=True),
         recipe=_PRETRAINED,
         remark=_CHOSEN,
@@ -286,6 +295,7 @@ PRINTED = [
         total=110e6,
         nonembedding=72e6,
         score=23.6,
+        memory=9.0,
         model=_transformer_xl(700, 10, 1100, 18, **_ADAPTIVE),
         remark=f"inner width chosen to meet the printed counts; {_SCRIPT_ADAPTIVE}",
     ),
@@ -295,6 +305,7 @@ PRINTED = [
         total=110e6,
         nonembedding=70e6,
         score=23.2,
+        memory=3.7,
         model=_deq_transformer(700, 48_000, **_ADAPTIVE),
         recipe=_PRETRAINED,
         remark=f"released script; {_SCRIPT_ADAPTIVE}",
@@ -305,6 +316,7 @@ PRINTED = [
         total=139e6,
         nonembedding=4.9e6,
         score=35.8,
+        memory=4.8,
         model=_transformer_xl(250, 10, 1825, 4),
         remark=_CHOSEN,
     ),
@@ -314,6 +326,7 @@ PRINTED = [
         total=138e6,
         nonembedding=4.5e6,
         score=34.9,
+        memory=6.8,
         model=_transformer_xl(250, 10, 8370, 16, tied=True),
         remark=_CHOSEN,
     ),
@@ -323,6 +336,7 @@ PRINTED = [
         total=138e6,
         nonembedding=4.5e6,
         score=32.4,
+        memory=1.1,
         model=_deq_transformer(250, 7990),
         recipe=_PRETRAINED,
         remark=_CHOSEN,

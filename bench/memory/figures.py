@@ -1,0 +1,85 @@
+"""The memory record as pictures."""
+
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.memory.ledger import KINDS
+from bench.memory.paper import GB
+from bench.plots import STYLE, rendered
+
+_COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75")
+_TITLES = {
+    "core": "The core alone: embedding and softmax left out",
+    "model": "The whole model (the paper leaves out word embeddings)",
+}
+
+
+def drawn(record: dict[str, Any]) -> dict[str, dict[str, bytes]]:
+    """Every figure as {"png": bytes, "svg": bytes}, by name."""
+    with style.context(["default", STYLE]):
+        return {"waterfall": rendered(_waterfall(record["rows"])), "depth": rendered(_depth(record["laws"]))}
+
+
+def _waterfall(rows: list[dict[str, Any]]) -> Figure:
+    built = [row for row in rows if row["steps"]]
+    figure = Figure(figsize=(10.2, 0.3 * len(built) + 2.1))
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.suptitle(
+        "What a training step's memory is for, at its peak (length 150, batch size 15)", x=0.01, ha="left", fontweight="bold"
+    )
+    for axes, configuration in zip(panels, ("core", "model"), strict=True):
+        _bars(axes, built, configuration)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5)
+    return figure
+
+
+def _bars(axes: Axes, rows: list[dict[str, Any]], configuration: str) -> None:
+    places = range(len(rows))
+    left = [0.0] * len(rows)
+    for kind in KINDS:
+        sizes = [row["steps"][configuration]["peak"][kind] / GB for row in rows]
+        axes.barh(places, sizes, left=left, color=_COLOURS[kind], label=kind, height=0.7)
+        left = [before + size for before, size in zip(left, sizes, strict=True)]
+    printed = [(place, row["printed_gb"]) for place, row in zip(places, rows, strict=True) if row["printed_gb"] is not None]
+    axes.plot(
+        [value for _, value in printed], [place for place, _ in printed], "D", color="black", ms=5, label="the paper's figure"
+    )
+    axes.set_yticks(places, [row["label"] for row in rows])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_title(_TITLES[configuration])
+    axes.set_xlabel("GB (2^30 bytes)")
+
+
+_GROUPS = (
+    ("Equilibrium models", ("DEQ", "Neural ODE")),
+    ("Explicit networks", ("tied", "Transformer", "TrellisNet", "TCN", "GRU", "LSTM")),
+)
+
+
+def _depth(rows: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(10.2, 4.6))
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.suptitle("Memory of a training step against depth or solver steps", x=0.01, ha="left", fontweight="bold")
+    for axes, (title, starts) in zip(panels, _GROUPS, strict=True):
+        mine = [row for row in rows if row["axis"] == "depth" and row["label"].startswith(starts)]
+        for row, colour, marker in zip(mine, _LINES * 2, "osD^vPX*ph", strict=False):
+            deep = [point["depth"] for point in row["points"]]
+            axes.plot(
+                deep, [point["bytes"] / 2**20 for point in row["points"]], color=colour, marker=marker, ms=4, label=row["label"]
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_title(title)
+        axes.set_xlabel("layers, levels or solver steps")
+        if mine:
+            axes.legend(loc="upper left", fontsize=8)
+    panels[0].set_ylabel("largest sum of live bytes (MiB)")
+    return figure

@@ -1,0 +1,230 @@
+"""The memory figures of Bai, Kolter, Koltun (2019), tables 2 and 3, against what a step of each model needs, byte by byte.
+
+The caption says: sequence length 150, batch size 15, "does not include word embeddings". What else counts it does not say, so every
+published way to read it is followed and named.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.memory.ledger import Waterfall
+from bench.memory.step import Shape, predicted, together
+from bench.spec import Named
+from bench.suites.paper import COPY, PRINTED, WIKITEXT, Printed
+
+BATCH, LENGTH = 15, 150
+GB = 2**30
+WITHIN = 0.2  # of the printed figure: two digits, another device, another version of torch and of the code
+_HELD = {"weights": 0, "gradients": 0, "optimiser": 0}
+_HISTORY = "solver history"
+
+Verdict = Literal["consistent", "cannot tell", "not consistent", "not built"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One way to read the protocol: how the step is taken, and how often each kind of bytes counts, where that is not once."""
+
+    name: str
+    configuration: str
+    times: Mapping[str, int] = field(default_factory=dict)
+    means: str
+
+
+READINGS = (
+    Reading(
+        name="model",
+        configuration="model",
+        times={"embeddings": 0},
+        means="the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state",
+    ),
+    Reading(name="core", configuration="core", means="embedding and softmax left out altogether, with what they compute"),
+    Reading(
+        name="core, activations",
+        configuration="core",
+        times=_HELD,
+        means="as `core`, without weights, gradients and optimiser state",
+    ),
+    Reading(
+        name="core, no history",
+        configuration="core",
+        times={_HISTORY: 0},
+        means="as `core`, without what the solver stores of its steps",
+    ),
+    Reading(
+        name="core, activations, no history",
+        configuration="core",
+        times={**_HELD, _HISTORY: 0},
+        means="as `core`, without any of these",
+    ),
+    Reading(
+        name="core, U and V",
+        configuration="core",
+        times={_HISTORY: 2},
+        means="as `core`, with two states a solver step, as the released Broyden solver keeps them; this library's keeps one",
+    ),
+    Reading(
+        name="core, carried",
+        configuration="carried",
+        means="as `core`, with the memory of 150 positions before (Transformers)",
+    ),
+    Reading(
+        name="core, parts",
+        configuration="parts",
+        means="as `core`, the sequence solved in the parts of the released scripts, 75 (Transformer) or 50 (TrellisNet) at a time",
+    ),
+    Reading(
+        name="core, other caps",
+        configuration="caps",
+        means="as `core`, capped as in other versions of the scripts: 30 and 50 (Transformer), 50 and 70 (TrellisNet)",
+    ),
+)
+LITERAL = READINGS[0]
+
+# A DEQ and the explicit network it is held against, and whether that one is weight-tied or recomputes.
+PAIRS = (
+    ("DEQ-TrellisNet, Penn Treebank", "TrellisNet-60", "tied"),
+    ("DEQ-TrellisNet", "TrellisNet-70", "tied"),
+    ("DEQ-Transformer small", "Transformer-XL small, weight-tied 16 layers", "tied"),
+    ("DEQ-Transformer small", "Transformer-XL small, 4 layers", "untied"),
+    ("DEQ-Transformer medium", "Transformer-XL medium, 16 layers", "untied"),
+    ("DEQ-Transformer medium, adaptive", "Transformer-XL medium, 18 layers, adaptive", "untied"),
+    ("DEQ-TrellisNet", "TrellisNet-70, checkpointed", "checkpointed"),
+)
+
+
+def configurations(model: Named, shape: Shape) -> Iterator[tuple[str, Shape]]:
+    """The ways to take a step that apply to a model, and that no other of its ways is the same as."""
+
+    def changed(**changes: Any) -> Shape:
+        return Shape(**{**shape.__dict__, **changes})
+
+    yield "model", shape
+    yield "core", changed(ends=False)
+    settings = model.settings
+    if settings.get("memory_length") or settings.get("cell.memory_length"):
+        yield "carried", changed(ends=False, carry=True)
+    if model.name == "deq":
+        trellis = settings.get("cell") == "trellis"
+        yield "parts", changed(ends=False, length=shape.length // 3 if trellis else shape.length // 2)
+        steps, backward = (50, 70) if trellis else (30, 50)
+        yield "caps", changed(ends=False, steps=steps, backward_steps=backward)
+
+
+def label_of(row: Printed) -> str:
+    """The row's label, which the two tables share for one model."""
+    return row.label if row.table == WIKITEXT or row.label != "DEQ-TrellisNet" else f"{row.label}, Penn Treebank"
+
+
+def rows(also: Mapping[str, Named] | None = None, jobs: int = 1) -> list[dict[str, Any]]:
+    """A dictionary for each printed memory figure, and for each model of the user's own: what a step takes, by configuration, and
+    the bytes of every reading that applies."""
+    calls: list[tuple[Any, ...]] = []
+    for row in PRINTED:
+        if row.table != COPY and row.memory is not None:
+            auxiliary = row.recipe.auxiliary if row.recipe is not None else 0.0
+            calls.append((label_of(row), row.table, row.model, row.vocabulary, row.memory, auxiliary))
+    calls += [(label, "your own", model, 267_735, None, 0.0) for label, model in (also or {}).items()]
+    return together(_row, calls, jobs)
+
+
+def _row(label: str, table: str, model: Named | None, vocabulary: int, printed: float | None, auxiliary: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"label": label, "table": table, "printed_gb": printed, "model": None, "steps": {}, "readings": {}}
+    if model is None:
+        return row
+    row["model"] = model.model_dump(mode="json")
+    shape = Shape(batch=BATCH, length=LENGTH, vocabulary=vocabulary, auxiliary=auxiliary)
+    for configuration, changed in configurations(model, shape):
+        waterfall = predicted(model, changed)
+        row["steps"][configuration] = {"shape": changed.__dict__, **_said(waterfall)}
+        for reading in READINGS:
+            if reading.configuration == configuration and _applies(reading, waterfall):
+                row["readings"][reading.name] = waterfall.counted(reading.times)
+    return row
+
+
+def _said(waterfall: Waterfall) -> dict[str, Any]:
+    return {
+        "peak": waterfall.peak,
+        "phase": waterfall.phase,
+        "phases": waterfall.phases,
+        "fused": sorted(waterfall.operators & FUSED.keys()),
+    }
+
+
+def _applies(reading: Reading, waterfall: Waterfall) -> bool:
+    """A reading about the solver's history is one of models that have one."""
+    return _HISTORY not in reading.times or any(kinds[_HISTORY] for kinds in waterfall.phases.values())
+
+
+# What is counted is what these operators save on a CPU. Other devices' kernels save, beside the same inputs and output:
+FUSED = {
+    "_scaled_dot_product_flash_attention_for_cpu": "attention: log-sum-exp, 4 B a query and head; CUDA's flash kernel the same "
+    "and two numbers of its random state, its memory-efficient kernel with queries rounded up to 32",
+    "mkldnn_rnn_layer": "LSTM: oneDNN's workspace; cuDNN's reserve is of its own size, which its library alone says",
+}
+
+
+def off(row: dict[str, Any], reading: str) -> float | None:
+    """The bytes of a reading over the printed figure, less one."""
+    if row["printed_gb"] is None or reading not in row["readings"]:
+        return None
+    return float(row["readings"][reading] / GB / row["printed_gb"] - 1)
+
+
+def verdict(row: dict[str, Any]) -> tuple[Verdict, str | None]:
+    """Whether the printed figure is what the model needs, and the reading that is nearest to it.
+
+    Consistent: within 20 % as the caption says (`model`). Cannot tell: not so, but within 20 % in another reading. Not consistent:
+    in none.
+    """
+    if not row["readings"]:
+        return "not built", None
+    near = {name: found for name in row["readings"] if (found := off(row, name)) is not None}
+    if not near:
+        return "cannot tell", None
+    best = min(near, key=lambda name: abs(near[name]))
+    if abs(near[LITERAL.name]) <= WITHIN:
+        return "consistent", best
+    return ("cannot tell" if abs(near[best]) <= WITHIN else "not consistent"), best
+
+
+def reduction(found: list[dict[str, Any]], pair: tuple[str, str, str], reading: str) -> float | None:
+    """How much less the DEQ takes than the explicit network by a reading, as a share; a DEQ's alone is held against `core`."""
+    by_label = {row["label"]: row["readings"] for row in found}
+    deq, explicit = (by_label.get(label, {}) for label in pair[:2])
+    plain = {"core, no history": "core", "core, activations, no history": "core, activations"}
+    against = reading if reading in explicit else plain.get(reading, "core")
+    if reading not in deq or against not in explicit:
+        return None
+    return float(1 - deq[reading] / explicit[against])
+
+
+def printed_reduction(found: list[dict[str, Any]], pair: tuple[str, str, str]) -> float:
+    """The same by the paper's own tables."""
+    by_label = {row["label"]: row["printed_gb"] for row in found}
+    return float(1 - by_label[pair[0]] / by_label[pair[1]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A reduction that the paper claims in words, the pairs it is about, and the least (or most, of an "up to") that it says."""
+
+    words: str
+    kinds: tuple[str, ...]
+    share: float
+    up_to: bool = False
+
+
+CLAIMS = (
+    Claim(words="up to 88 % less", kinds=("tied", "untied"), share=0.88, up_to=True),
+    Claim(words="over 80 % less than weight-tied networks", kinds=("tied",), share=0.80),
+    Claim(words="over 60 % less than networks that are not weight-tied", kinds=("untied",), share=0.60),
+    Claim(words="less than gradient checkpointing", kinds=("checkpointed",), share=0.0),
+)
+
+
+def holds(claim: Claim, reductions: list[float]) -> bool:
+    """Whether all reductions are above the claimed one; for an "up to", whether the largest comes to it (within half a percent)."""
+    return max(reductions) >= claim.share - 0.005 if claim.up_to else min(reductions) > claim.share

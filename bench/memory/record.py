@@ -1,0 +1,52 @@
+"""The memory record: made, written with its tables and figures, read back."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.memory import figures, laws, paper, tables
+from bench.record import write_bytes, write_text
+from bench.report import csv_text, latex, markdown
+from bench.spec import Named
+
+NAME = "paper.json"
+
+
+def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 1) -> dict[str, Any]:
+    """Follow every row of the paper's tables and every law; the record, as it is written to JSON.
+
+    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`.
+    """
+    from bench.environment import environment
+
+    families = list(laws.FAMILIES)
+    if constant_in is not None:
+        families += [laws.Family(label=label, model=model, depth=constant_in, flat=True) for label, model in also.items()]
+    return {"environment": environment("cpu", 1), "rows": paper.rows(also, jobs), "laws": laws.follow(families, jobs)}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A record that was written; UserError where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"memory: no record in {folder}: {error}") from error
+    return found
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """The record, its tables in three formats and its figures."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"memory: cannot write {out}: {error.strerror}") from error
+    write_text(out / NAME, json.dumps(record, indent=1) + "\n")
+    for table in tables.paper_tables(record):
+        write_text(out / f"{table.ending}.md", markdown(table))
+        write_text(out / f"{table.ending}.tex", latex(table, f"tab:memory-{table.ending}"))
+        write_text(out / f"{table.ending}.csv", csv_text(table))
+    for name, formats in figures.drawn(record).items():
+        for ending, content in formats.items():
+            write_bytes(out / f"{name}.{ending}", content)
