@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from bench.__main__ import app
 from bench.errors import UserError
 from bench.loop import make_optimiser, training_step
-from bench.memory import laws, paper, record, tables
+from bench.memory import cost, laws, paper, record, tables
 from bench.memory.cli import parse_model
 from bench.memory.ledger import KINDS, PHASES, Waterfall
 from bench.memory.step import SOLVING, Shape, measured, predicted
 from bench.model import build_model
-from bench.probes import peak_live_bytes
+from bench.probes import flops, peak_live_bytes
 from bench.report import csv_text, latex, markdown
 from bench.spec import Named, Settings, Train
 from bench.statistics import growth
@@ -240,7 +240,7 @@ def published() -> dict[str, Any]:
 
 def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:
     found = tables.paper_tables(published)
-    assert len({table.ending for table in found}) == len(found) == 8
+    assert len({table.ending for table in found}) == len(found) == 9
     for table in found:
         assert (FOLDER / f"{table.ending}.md").read_text() == markdown(table)
         assert (FOLDER / f"{table.ending}.tex").read_text() == latex(table, f"tab:memory-{table.ending}")
@@ -275,6 +275,7 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
 def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "PRINTED", [])
     monkeypatch.setattr(laws, "FAMILIES", ())
+    monkeypatch.setattr(cost, "TABLE_4", ())
     result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), *arguments])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
@@ -286,6 +287,7 @@ def test_a_users_own_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatc
     monkeypatch.setattr(paper, "PAIRS", ())
     monkeypatch.setattr(paper, "CLAIMS", ())
     monkeypatch.setattr(laws, "FAMILIES", ())
+    monkeypatch.setattr(cost, "TABLE_4", ())
     own = "user_models:Averages width=250"
     result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), "--also", own])
     assert result.exit_code == 0, result.output
@@ -301,7 +303,7 @@ def test_a_users_own_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatc
 def test_a_users_own_model_is_held_to_memory_constant_in_a_setting(
     model: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for part, name in ((paper, "PRINTED"), (paper, "PAIRS"), (paper, "CLAIMS"), (laws, "FAMILIES")):
+    for part, name in ((paper, "PRINTED"), (paper, "PAIRS"), (paper, "CLAIMS"), (laws, "FAMILIES"), (cost, "TABLE_4")):
         monkeypatch.setattr(part, name, ())
     call = ["memory", "--jobs", "1", "--out", str(tmp_path), "--also", model, "--constant-in", "steps"]
     result = CliRunner().invoke(app, call)
@@ -312,3 +314,42 @@ def test_a_users_own_model_is_held_to_memory_constant_in_a_setting(
 def test_settings_are_read_as_what_they_look_like() -> None:
     model = parse_model("mine:Core width=8 gain=0.5 cell=mlp tied=true memory=none steps=-1")
     assert model.settings == {"width": 8, "gain": 0.5, "cell": "mlp", "tied": True, "memory": None, "steps": -1}
+
+
+# The cost model
+
+
+@pytest.mark.parametrize("name", ["deq, anderson", "deq, trellis"])
+def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
+    model = named("deq", **{**XL, "solver": "picard"}) if name == "deq, anderson" else MODELS[name]
+    law = cost.law(model, SHAPE, training=True, caps=(12, 9))
+    for steps, backward_steps in ((2, 2), (12, 9), (7, 5)):
+        found = cost.counted(model, dataclasses.replace(SHAPE, steps=steps, backward_steps=backward_steps), training=True)
+        between = name == "deq, trellis" and steps == 7  # Broyden's steps take more and more
+        for count in ("flops", "bytes"):
+            said = cost.spent({"law": law}, count, steps, backward_steps)
+            assert found[count] == pytest.approx(said, rel=0.05 if between else 1e-12)
+
+
+def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
+    torch.manual_seed(0)
+    model = build_model(MODELS["tied"], 100).train()
+    optimiser, _ = make_optimiser(model, Train(steps=1, batch=4, learning_rate=1e-3))
+    inputs, targets = (torch.zeros(4, 10, dtype=torch.long) for _ in range(2))
+    real = flops(lambda: training_step(model, optimiser, 0.25, inputs, targets))
+    assert cost.counted(MODELS["tied"], SHAPE, training=True)["flops"] == real.total
+    assert cost.counted(MODELS["tied"], SHAPE, training=False)["flops"] * 3 == pytest.approx(real.total, rel=0.1)
+
+
+def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> None:
+    a, b = torch.zeros(8, 4), torch.zeros(4, 2)
+    with cost.Moved() as moved:
+        (a.t().t() @ b).relu_()
+    assert moved.bytes == 4 * (32 + 8 + 16) + 4 * (16 + 16)  # the product, and what is read and written in place
+
+
+def test_steps_afforded_are_those_that_cost_as_much() -> None:
+    row = {"law": {"flops": {"base": 10, "forward": 3, "backward": 2}}, "cost": {"flops": 100}}
+    steps = cost.afforded(row, "flops")
+    assert cost.spent(row, "flops", steps, steps) == pytest.approx(100)
+    assert cost.afforded(row, "flops", 2.0) == pytest.approx(38)

@@ -67,7 +67,7 @@ FAMILIES = (
     _family("Transformer-XL", "transformer-xl", "layers", {"heads": 4}),
     _family("TrellisNet", "trellisnet", "depth", _TRELLIS),
     _family("TrellisNet, checkpoint sqrt", "trellisnet", "depth", {**_TRELLIS, "checkpointing": "sqrt"}, root=True),
-    _family("TCN", "tcn", "levels", {}, depths=_FEW),
+    _family("TCN", "tcn", "levels", {}, depths=(1, 2, 4, 6)),
     _family("Neural ODE, adjoint", "ode", "step_size", {**_CELL, "method": "euler", "time": _ODE_TIME}, flat=True),
     _family("GRU", "gru", "layers", {}, depths=_FEW),
     _family("LSTM", "lstm", "layers", {}, depths=_FEW),

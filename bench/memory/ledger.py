@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 KINDS = ("embeddings", "weights", "gradients", "optimiser", "batch", "saved for backward", "solver history", "temporaries")
 PHASES = ("embedding", "forward", "forward solve", "attached evaluation", "head", "backward solve", "backward", "optimiser")
-_SCALARS = 16  # numbers that an operator makes of nothing, such as points in time: so few have values, for a program to look at
+_SCALARS = 4096  # numbers made of nothing, such as points in time: so few have values, for a program to look at
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Ledger(_Ledger):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self._operators.add(func.overloadpacket.__name__)
-        result = super().__torch_dispatch__(_partly_real(func) if self._faking else func, types, args, kwargs)
+        result = super().__torch_dispatch__(partly_real(func) if self._faking else func, types, args, kwargs)
         if self.total > self._largest.get(self.phase, (-1, 0))[0]:
             self._largest[self.phase] = self.total, len(self._entries)
         return result
@@ -130,7 +130,7 @@ def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Te
     return (*made[:3], made[3].new_empty(size))
 
 
-def _partly_real(operator: Any) -> Any:
+def partly_real(operator: Any) -> Any:
     """The operator, computed where nothing that it takes is fake; of what it makes of nothing, a few numbers."""
 
     def run(*args: Any, **kwargs: Any) -> Any:

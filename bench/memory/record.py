@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.memory import figures, laws, paper, tables
+from bench.memory import cost, figures, laws, paper, tables
 from bench.record import write_bytes, write_text
 from bench.report import csv_text, latex, markdown
 from bench.spec import Named
@@ -24,7 +24,12 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
     families = list(laws.FAMILIES)
     if constant_in is not None:
         families += [laws.Family(label=label, model=model, depth=constant_in, flat=True) for label, model in also.items()]
-    return {"environment": environment("cpu", 1), "rows": paper.rows(also, jobs), "laws": laws.follow(families, jobs)}
+    return {
+        "environment": environment("cpu", 1),
+        "rows": paper.rows(also, jobs),
+        "cost": cost.follow(jobs),
+        "laws": laws.follow(families, jobs),
+    }
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -55,23 +55,23 @@ class Shape:
 def predicted(model: Named, shape: Shape) -> Waterfall:
     """The step's bytes, without allocating any; UserError where an operator or a decision of the model needs values."""
     try:
-        tokens = _tokens(shape)
+        drawn = tokens(shape)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return _followed(model, shape, *tokens)
+            return _followed(model, shape, *drawn)
     except _UNTRACEABLE as error:
         raise UserError(f"memory: model {model.name!r} cannot be followed without values: {one_line(str(error))}") from error
 
 
 def measured(model: Named, shape: Shape) -> Waterfall:
     """The same of a step that is really taken, on the CPU."""
-    return _followed(model, shape, *_tokens(shape))
+    return _followed(model, shape, *tokens(shape))
 
 
 def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
     torch.manual_seed(0)
     with without_looking():
         model = build_model(named, shape.vocabulary).train()
-        _fix_caps(model, shape)
+        fix_caps(model, shape)
         train = Train(steps=1, batch=shape.batch, learning_rate=1e-3)
         module = model if shape.ends else model.core
         optimiser, _ = make_optimiser(module, train)
@@ -167,11 +167,11 @@ class _Followed:
         return memory
 
 
-def _fix_caps(model: LanguageModel, shape: Shape) -> None:
+def fix_caps(model: LanguageModel, shape: Shape) -> None:
     """Every solve takes its cap: what a step stores must not depend on values."""
     for layer in model.modules():
         if isinstance(layer, DEQ):
-            layer.stop = _capped(layer.stop, shape.steps)
+            layer.stop, layer.evaluation_stop = (_capped(stop, shape.steps) for stop in (layer.stop, layer.evaluation_stop))
             if isinstance(layer.adjoint, SOLVING):
                 layer.adjoint = dataclasses.replace(layer.adjoint, stop=_capped(layer.adjoint.stop, shape.backward_steps))
         if isinstance(layer, NeuralODE) and layer.method in ADAPTIVE:
@@ -191,7 +191,7 @@ def _fill(optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
 
 
-def _tokens(shape: Shape) -> tuple[Tensor, Tensor]:
+def tokens(shape: Shape) -> tuple[Tensor, Tensor]:
     """Token ids and targets (B, T) by Zipf's law, the frequent ones low; real, in either mode."""
     random = torch.Generator().manual_seed(derive_seed("memory", "tokens"))
     weights = 1 / torch.arange(1, shape.vocabulary + 1, dtype=torch.float64)

@@ -1,0 +1,173 @@
+"""What a step costs in arithmetic and in bytes moved, as a function of a DEQ's evaluations, and when that is more than an explicit
+network's: the run-time ratios of table 4 without a clock."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.errors import UserError
+from bench.flops import flops
+from bench.loop import loss_of, make_optimiser, training_step
+from bench.memory.ledger import partly_real
+from bench.memory.paper import BATCH, LENGTH
+from bench.memory.step import Shape, fix_caps, together, tokens
+from bench.model import build_model
+from bench.spec import Named, Train
+from bench.statistics import significant
+from bench.suites.paper import PRINTED, WIKITEXT
+from bench.tables import Entry, Table
+from deq.solve import without_looking
+
+# A DEQ, the explicit network beside it, and how much longer the DEQ takes in training and in inference: table 4.
+TABLE_4 = (
+    ("DEQ-Transformer medium, adaptive", "Transformer-XL medium, 18 layers, adaptive", 2.82, 1.76),
+    ("DEQ-TrellisNet", "TrellisNet-70", 2.40, 1.64),
+)
+_COUNTS = ("flops", "bytes")
+_FEW = 2  # solver steps
+
+
+class Moved(TorchDispatchMode):
+    """Sums what operators read and write: the bytes of their arguments and results, views apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = partly_real(func)(*args, **(kwargs or {}))
+        if not _is_view(func):
+            leaves = tree_leaves((args, kwargs, result))
+            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
+        return result
+
+
+def _is_view(operator: Any) -> bool:
+    """Whether it only looks at its argument otherwise: its result aliases one, and nothing is written."""
+    schema = operator._schema
+    return bool(schema.returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+
+
+def counted(model: Named, shape: Shape, training: bool) -> dict[str, int]:
+    """FLOPs and bytes moved of a training step, or of a forward pass in evaluation without gradients."""
+    inputs, targets = tokens(shape)
+    with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
+        built = build_model(model, shape.vocabulary)
+        fix_caps(built, shape)
+        optimiser, _ = make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-3))
+
+        def step() -> None:
+            if training:
+                training_step(built.train(), optimiser, 0.25, inputs, targets, None, shape.auxiliary)
+            else:
+                with torch.no_grad():
+                    loss_of(built.eval(), inputs, targets)
+
+        with Moved() as moved:
+            found = flops(step)
+    if found.total is None:
+        raise UserError(f"cost: model {model.name!r}: {found.why}")
+    return {"flops": found.total, "bytes": moved.bytes}
+
+
+def law(model: Named, shape: Shape, training: bool, caps: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Of a DEQ: what it costs without solving, and for every forward and every backward solver step, from two steps to the caps.
+
+    Exact at both ends; in between too where a step's cost does not depend on how many came before (with Broyden's method it grows).
+    """
+
+    def at(forward: int, backward: int) -> dict[str, int]:
+        return counted(model, Shape(**{**shape.__dict__, "steps": forward, "backward_steps": backward}), training)
+
+    few = at(_FEW, _FEW)
+    forward, backward = at(caps[0], _FEW), at(_FEW, caps[1]) if training else few
+    found = {}
+    for name in _COUNTS:
+        f = (forward[name] - few[name]) / (caps[0] - _FEW)
+        b = (backward[name] - few[name]) / (caps[1] - _FEW)
+        found[name] = {"base": few[name] - _FEW * (f + b), "forward": f, "backward": b}
+    return found
+
+
+def follow(jobs: int = 1) -> list[dict[str, Any]]:
+    """A dictionary for each pair of table 4, in training and in inference."""
+    calls = [(deq, explicit, training) for deq, explicit, _, _ in TABLE_4 for training in (True, False)]
+    return together(_pair, calls, jobs)
+
+
+def _pair(deq: str, explicit: str, training: bool) -> dict[str, Any]:
+    printed = {row.label: row for row in PRINTED if row.table == WIKITEXT}
+    shapes = {
+        label: Shape(
+            batch=BATCH,
+            length=LENGTH,
+            vocabulary=printed[label].vocabulary,
+            auxiliary=getattr(printed[label].recipe, "auxiliary", 0.0) if training else 0.0,
+        )
+        for label in (deq, explicit)
+    }
+    models = {label: printed[label].model for label in (deq, explicit)}
+    assert all(model is not None for model in models.values())
+    settings = models[deq].settings  # type: ignore[union-attr]
+    caps = (settings["steps"], settings["backward_steps"])
+    return {
+        "deq": deq,
+        "explicit": explicit,
+        "training": training,
+        "caps": caps,
+        "tokens": BATCH * LENGTH,
+        "law": law(models[deq], shapes[deq], training, caps),  # type: ignore[arg-type]
+        "cost": counted(models[explicit], shapes[explicit], training),  # type: ignore[arg-type]
+    }
+
+
+def spent(row: Mapping[str, Any], count: str, forward: float, backward: float) -> float:
+    """What a DEQ costs at so many forward and backward solver steps."""
+    law = row["law"][count]
+    return float(law["base"] + forward * law["forward"] + backward * law["backward"])
+
+
+def afforded(row: Mapping[str, Any], count: str, printed: float = 1.0) -> float:
+    """Solver steps at which a DEQ costs `printed` times the explicit network; in training as many backward as forward."""
+    law = row["law"][count]
+    return float((printed * row["cost"][count] - law["base"]) / (law["forward"] + law["backward"]))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The ratios at the caps beside the printed ones, and how many solver steps cost as much as the explicit network."""
+    printed = {deq: {True: training, False: inference} for deq, _, training, inference in TABLE_4}
+    lines, data = [], []
+    for row in rows:
+        claimed = printed[row["deq"]][row["training"]]
+        forward, backward = row["caps"]
+        line = [row["deq"], row["explicit"], "training" if row["training"] else "inference", f"{claimed:.2f}"]
+        for count in _COUNTS:
+            ratio = spent(row, count, forward, backward) / row["cost"][count]
+            line += [f"{ratio:.2f}", f"{afforded(row, count):.1f}", f"{afforded(row, count, claimed):.1f}"]
+            data.append(
+                {
+                    **{"suite": "paper", "group": "cost", "label": row["deq"], "column": count, "training": row["training"]},
+                    **{"value": ratio, "unit": "1", "explicit_a_token": row["cost"][count] / row["tokens"]},
+                    **{f"{name}_a_token": value / row["tokens"] for name, value in row["law"][count].items()},
+                }
+            )
+        lines.append([*line, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)])
+    heads = [("DEQ", ""), ("explicit network", ""), ("of", ""), ("table 4", "ratio")]
+    for name in ("FLOPs", "bytes"):
+        heads += [(f"{name} at the caps", "ratio"), (f"steps at equal {name}", ""), (f"steps at table 4's ratio, {name}", "")]
+    return Table(
+        ending="cost",
+        title="Cost of a DEQ's step over the explicit network's: counted, beside the paper's run times",
+        caption=f"Whole models, length {LENGTH}, batch size {BATCH}; bytes: arguments and results of every operator, views apart. "
+        "Steps at equal cost: forward solver steps, and in training as many backward, at which a DEQ costs what the explicit "
+        "network does. The paper's ratios are run times on an unnamed GPU, at numbers of steps that it does not print.",
+        heads=(*heads, ("explicit", "MFLOP/token")),
+        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        data=tuple(data),
+        words=(0, 1, 2),
+    )
