@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small reproduce-speed params report test check format perf-check compare-peers bench doctor clean
+.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-memory params report test check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ reproduce-small: $(READY)  ## train the whole family into results/reproduced/; D
 
 reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (an hour, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
+
+reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake tensors into results/reproduced/memory/; no GPU
+	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
 params: $(READY)  ## count the parameters of the paper's models beside what it prints
 	$(PY) -m bench params --suite paper

@@ -240,7 +240,7 @@ def published() -> dict[str, Any]:
 
 def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:
     found = tables.paper_tables(published)
-    assert len({table.ending for table in found}) == len(found) == 9
+    assert len({table.ending for table in found}) == len(found) == 10
     for table in found:
         assert (FOLDER / f"{table.ending}.md").read_text() == markdown(table)
         assert (FOLDER / f"{table.ending}.tex").read_text() == latex(table, f"tab:memory-{table.ending}")
@@ -328,7 +328,7 @@ def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
         between = name == "deq, trellis" and steps == 7  # Broyden's steps take more and more
         for count in ("flops", "bytes"):
             said = cost.spent({"law": law}, count, steps, backward_steps)
-            assert found[count] == pytest.approx(said, rel=0.05 if between else 1e-12)
+            assert found[count] == pytest.approx(said, rel=0.1 if between else 1e-12)
 
 
 def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:

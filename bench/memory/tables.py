@@ -33,29 +33,33 @@ def _data(label: str, column: str, value: object, unit: str) -> dict[str, object
     return {"suite": "paper", "group": "memory", "label": label, "column": column, "value": value, "unit": unit}
 
 
-def verdicts(rows: list[dict[str, Any]]) -> Table:
-    """Every printed figure beside each reading, and what that says."""
+_SHORT = ("model", "core", "core, U and V")
+
+
+def verdicts(rows: list[dict[str, Any]], whole: bool) -> Table:
+    """Every printed figure beside each reading (or the three that matter most), and what that says."""
+    readings = [reading for reading in paper.READINGS if whole or reading.name in _SHORT]
     lines, data = [], []
     for row in rows:
         said, best = paper.verdict(row)
         near = "—" if best is None else f"{best} ({_signed(paper.off(row, best))})"
-        cells = [_gb(row["readings"].get(reading.name)) for reading in paper.READINGS]
+        cells = [_gb(row["readings"].get(reading.name)) for reading in readings]
         printed = "—" if row["printed_gb"] is None else f"{row['printed_gb']:g}"
         lines.append((row["label"], printed, *cells, said if row["printed_gb"] is not None else "—", near))
         data += [_data(row["label"], reading, size, "B") for reading, size in row["readings"].items()]
-    means = tuple(f"{reading.name}: {reading.means}." for reading in paper.READINGS)
+    means = tuple(f"{reading.name}: {reading.means}." for reading in readings)
     fused = sorted({name for row in rows for step in row["steps"].values() for name in step["fused"]})
     declared = tuple(f"{name}: {paper.FUSED[name]}." for name in fused)
     heads = (
         ("model", ""),
         ("paper", "GB"),
-        *((reading.name, "GB") for reading in paper.READINGS),
+        *((reading.name, "GB") for reading in readings),
         ("verdict", ""),
         ("nearest", ""),
     )
     return Table(
-        ending="paper",
-        title="Memory of a training step: the paper's figure and every reading of its protocol",
+        ending="readings" if whole else "paper",
+        title=f"Memory of a training step: the paper's figure and {'every reading' if whole else 'readings'} of its protocol",
         caption=_PROTOCOL,
         rule=_VERDICTS,
         heads=heads,
@@ -163,7 +167,8 @@ def paper_tables(record: dict[str, Any]) -> list[Table]:
     """All tables of a record."""
     rows = record["rows"]
     return [
-        verdicts(rows),
+        verdicts(rows, whole=False),
+        verdicts(rows, whole=True),
         reductions(rows),
         claims(rows),
         waterfall(rows, "core"),
