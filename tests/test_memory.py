@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from bench.__main__ import app
@@ -162,8 +163,9 @@ def test_more_solver_steps_cost_nothing_but_history() -> None:
 
 
 def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
-    with pytest.raises(UserError, match="user_models:Looks' cannot be followed without values"):
-        predicted(named("user_models:Looks"), SHAPE)
+    for model in ("Looks", "Remembers"):
+        with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
+            predicted(named(f"user_models:{model}"), SHAPE)
     with pytest.raises(UserError, match="dopri5"):
         predicted(named("ode", **HEADS), SHAPE)
 
@@ -172,13 +174,21 @@ def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
 
 
 def test_a_layer_that_keeps_an_activation_a_step_fails_the_constant_check() -> None:
-    leaky = laws.Family(label="leaky", model=named("user_models:Leaky"), depth="steps", flat=True)
+    leaky = laws.Family(label="leaky", model=named("user_models:Leaky"), depth="steps", flat=True, own=True)
     sound = next(family for family in laws.FAMILIES if family.label == "DEQ, Picard")
     found = [laws.follow_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
     assert [laws.judged(row) for row in found] == ["FAIL", "pass"]
     per_step = growth([p["depth"] for p in found[0]["points"]], [p["bytes"] for p in found[0]["points"]])
     assert per_step.verdict == "linear"
     assert per_step.slope == pytest.approx(8 * 64 * 16 * 4)  # one activation
+
+
+def test_of_a_users_model_nothing_but_the_named_setting_changes() -> None:
+    settings = {"cell": "mlp", "solver": "broyden", "solver__window": 4, "backward_solver": "picard"}
+    own = laws.Family(label="own", model=named("deq", **settings), depth="steps", flat=True, own=True, depths=(4, 8, 16, 32))
+    assert own.at(8).settings == {**own.model.settings, "steps": 8}
+    (row,) = laws.follow([own])
+    assert laws.judged(row) == "pass"
 
 
 def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
@@ -196,14 +206,22 @@ def test_the_power_is_that_of_a_power_law() -> None:
 # The paper's figures
 
 
-def row(readings: dict[str, float], printed: float | None = 2.0, label: str = "a") -> dict[str, Any]:
-    return {"label": label, "printed_gb": printed, "readings": {name: value * paper.GB for name, value in readings.items()}}
+def row(readings: dict[str, float], printed: float | None = 2.0, label: str = "a", published: bool = True) -> dict[str, Any]:
+    return {
+        "label": label,
+        "printed_gb": printed,
+        "published": published,
+        "readings": {name: value * paper.GB for name, value in readings.items()},
+    }
 
 
 def test_verdicts_say_consistent_only_of_the_protocol_as_it_is_written() -> None:
     assert paper.verdict(row({"model": 2.3, "core": 2.0})) == ("consistent", "core")
     assert paper.verdict(row({"model": 5.0, "core": 1.7, "core, U and V": 2.1})) == ("cannot tell", "core, U and V")
     assert paper.verdict(row({"model": 5.0, "core": 1.0})) == ("not consistent", "core")
+    assert paper.verdict(row({"model": 2.0}, published=False)) == ("cannot tell", "model")
+    assert paper.verdict(row({"model": 2.0, "model, clusters": 5.0})) == ("cannot tell", "model")
+    assert paper.verdict(row({"model": 5.0, "model, clusters": 2.0})) == ("consistent", "model, clusters")
     assert paper.verdict(row({})) == ("not built", None)
     assert paper.verdict(row({"model": 1.0}, printed=None)) == ("cannot tell", None)
 
@@ -223,6 +241,21 @@ def test_a_claim_of_up_to_needs_one_and_a_claim_of_over_needs_all() -> None:
     assert not paper.holds(up_to, [0.87, 0.874])
     assert paper.holds(over, [0.81, 0.9])
     assert not paper.holds(over, [0.79, 0.9])
+
+
+@pytest.mark.parametrize(("table", "label"), [("Table 2", "DEQ-TrellisNet"), ("Table 3", "DEQ-Transformer small")])
+def test_the_history_has_room_for_every_step_as_in_the_released_solver(table: str, label: str) -> None:
+    (printed,) = (one for one in paper.PRINTED if one.label == label and one.table.startswith(table))
+    assert printed.model is not None
+    shape = Shape(batch=2, length=10, vocabulary=printed.vocabulary)
+    found = {name: (model, at) for name, model, at in paper.configurations(printed.model, shape)}
+    for name, most in (("core", 40), ("caps", 50 if "Transformer" in label else 70)):
+        kinds = predicted(*found[name]).phases["backward solve"]
+        settings = printed.model.settings
+        state = 2 * 10 * (2 * int(settings["cell.hidden"]) if "cell.hidden" in settings else int(settings["width"]))  # type: ignore[arg-type]
+        steps = found[name][1].backward_steps or int(settings["backward_steps"])  # type: ignore[arg-type]
+        assert steps == most
+        assert kinds["solver history"] == 4 * (most * state + 2 * (2 * most * most + 2))  # and the small matrices
 
 
 def test_every_printed_figure_has_a_row_and_every_pair_its_models() -> None:
@@ -267,15 +300,18 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
     ("arguments", "said"),
     [
         (["--suite", "small"], "suite 'small'"),
-        (["--also", "gru"], "give a width"),
+        (["--also", "gru"], "give a model and a width"),
         (["--also", "gru width"], "settings are NAME=VALUE, got 'width'"),
         (["--also", "grue width=8"], "unknown model 'grue'"),
+        (["--also", ""], "give a model and a width"),
+        (["--also", "gru width=nan"], "give a model and a width"),
+        (["--also", "gru width=8 width.of=it=x"], "gru"),
+        (["--also", "gru width=8", "--constant-in", "depht"], "depht"),
+        (["--constant-in", "steps"], "for models named by --also"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "PRINTED", [])
-    monkeypatch.setattr(laws, "FAMILIES", ())
-    monkeypatch.setattr(cost, "TABLE_4", ())
+    monkeypatch.setattr(paper, "rows", None)  # nothing is followed before the call is known to be right
     result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), *arguments])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
@@ -325,10 +361,12 @@ def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
     law = cost.law(model, SHAPE, training=True, caps=(12, 9))
     for steps, backward_steps in ((2, 2), (12, 9), (7, 5)):
         found = cost.counted(model, dataclasses.replace(SHAPE, steps=steps, backward_steps=backward_steps), training=True)
-        between = name == "deq, trellis" and steps == 7  # Broyden's steps take more and more
+        between = (
+            name == "deq, trellis" and steps == 7
+        )  # each of Broyden's steps takes more than the last, and here the map is cheap
         for count in ("flops", "bytes"):
             said = cost.spent({"law": law}, count, steps, backward_steps)
-            assert found[count] == pytest.approx(said, rel=0.1 if between else 1e-12)
+            assert found[count] == pytest.approx(said, rel=0.2 if between else 1e-12)
 
 
 def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
@@ -342,10 +380,23 @@ def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
 
 
 def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> None:
-    a, b = torch.zeros(8, 4), torch.zeros(4, 2)
+    a, b, ids = torch.zeros(8, 4), torch.zeros(4, 2), torch.tensor([1, 2])
     with cost.Moved() as moved:
         (a.t().t() @ b).relu_()
     assert moved.bytes == 4 * (32 + 8 + 16) + 4 * (16 + 16)  # the product, and what is read and written in place
+    for call, numbers in (
+        (lambda: torch.zeros(2, 8, 4) @ b, 64 + 64 + 8 + 32),  # zeros are written; the product is one of matrices
+        (lambda: torch.empty(1000), 0),
+        (lambda: a.copy_(torch.ones(8, 4)), 32 + 32 + 32),
+        (lambda: torch.add(a, a, out=torch.empty(8, 4)), 32 + 32 + 32),
+        (
+            lambda: nn.functional.embedding(ids, a),
+            2 * 2 + 8 + 8,
+        ),  # two ids of eight bytes are read, and two rows; two rows are written
+    ):
+        with cost.Moved() as moved:
+            call()
+        assert moved.bytes == 4 * numbers
 
 
 def test_steps_afforded_are_those_that_cost_as_much() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _WORDS = {"true": True, "false": False, "none": None}
@@ -38,13 +38,17 @@ def memory(
     About two minutes, one core, no GPU and next to no memory."""
     from bench.environment import usable_cores
     from bench.memory import laws, record, tables
+    from bench.model import count_parameters
     from bench.report import plain
+    from bench.spec import Named
 
     if suite != "paper":
         raise UserError(f"memory: suite {suite!r}: the paper's memory figures are those of suite paper")
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and not own:
         raise UserError("memory: --constant-in is for models named by --also")
+    for model in own.values():  # now, not after minutes
+        count_parameters(model if constant_in is None else Named(name=model.name, settings={**model.settings, constant_in: 2}), 100)
     found = record.make(own, constant_in, jobs or usable_cores() or 1)
     record.write(found, out)
     if as_json:
@@ -65,16 +69,19 @@ def parse_model(text: str) -> Any:
     """`NAME setting=value …` as a Named model: numbers, true, false and none are read as such."""
     from bench.spec import Named
 
-    name, *settings = text.split()
+    name, *settings = text.split() or [""]
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise UserError(f"memory: --also {text!r}: settings are NAME=VALUE, got {setting!r}")
         found[key] = _value(value)
-    if "width" not in found:
-        raise UserError(f"memory: --also {text!r}: give a width, such as width=480")
-    return Named(name=name, settings=found)
+    if not isinstance(found.get("width"), int):
+        raise UserError(f"memory: --also {text!r}: give a model and a width, such as width=480")
+    try:
+        return Named(name=name, settings=found)
+    except ValueError as error:
+        raise UserError(f"memory: --also {text!r}: {one_line(str(error))}") from error
 
 
 def _value(text: str) -> bool | int | float | str | None:
@@ -82,7 +89,4 @@ def _value(text: str) -> bool | int | float | str | None:
         return _WORDS[text.lower()]
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return float(text) if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+)(e[+-]?\d+)?", text, re.I) else text

@@ -2,6 +2,7 @@
 network's: the run-time ratios of table 4 without a clock."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 from bench.errors import UserError
 from bench.flops import flops
 from bench.loop import loss_of, make_optimiser, training_step
-from bench.memory.ledger import partly_real
-from bench.memory.paper import BATCH, LENGTH
-from bench.memory.step import Shape, fix_caps, together, tokens
+from bench.memory.ledger import partly_real, written
+from bench.memory.paper import BATCH, LENGTH, whole_history
+from bench.memory.step import Shape, filled, fix_caps, together, tokens
 from bench.model import build_model
 from bench.spec import Named, Train
 from bench.statistics import significant
@@ -33,18 +34,36 @@ _FEW = 2  # solver steps
 
 
 class Moved(TorchDispatchMode):
-    """Sums what operators read and write: the bytes of their arguments and results, views apart."""
+    """Sums what operators read and write: the bytes of their arguments and results; views move nothing, a look-up only its rows."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = partly_real(func)(*args, **(kwargs or {}))
-        if not _is_view(func):
-            leaves = tree_leaves((args, kwargs, result))
-            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
+        kwargs = kwargs or {}
+        result = partly_real(func)(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if name in _NOTHING or _is_view(func):
+            return result
+        changed = written(func, args, kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and not _among(leaf, changed)]
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if name in _OVERWRITES or name.endswith("_out") or "out" in kwargs:
+            read = [leaf for leaf in read if not _among(leaf, changed)]
+        if name in _LOOK_UPS:
+            read = [*made, *read[1:]]
+        self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in (*read, *changed, *made))
         return result
+
+
+_NOTHING = ("_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach")
+_OVERWRITES = ("copy_", "fill_", "zero_")
+_LOOK_UPS = ("embedding", "index", "index_select", "gather")
+
+
+def _among(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
+    return any(tensor is other for other in tensors)
 
 
 def _is_view(operator: Any) -> bool:
@@ -59,7 +78,7 @@ def counted(model: Named, shape: Shape, training: bool) -> dict[str, int]:
     with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
         built = build_model(model, shape.vocabulary)
         fix_caps(built, shape)
-        optimiser, _ = make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-3))
+        optimiser = filled(make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
 
         def step() -> None:
             if training:
@@ -82,7 +101,7 @@ def law(model: Named, shape: Shape, training: bool, caps: tuple[int, int]) -> di
     """
 
     def at(forward: int, backward: int) -> dict[str, int]:
-        return counted(model, Shape(**{**shape.__dict__, "steps": forward, "backward_steps": backward}), training)
+        return counted(model, replace(shape, steps=forward, backward_steps=backward), training)
 
     few = at(_FEW, _FEW)
     forward, backward = at(caps[0], _FEW), at(_FEW, caps[1]) if training else few
@@ -107,7 +126,7 @@ def _pair(deq: str, explicit: str, training: bool) -> dict[str, Any]:
             batch=BATCH,
             length=LENGTH,
             vocabulary=printed[label].vocabulary,
-            auxiliary=getattr(printed[label].recipe, "auxiliary", 0.0) if training else 0.0,
+            auxiliary=recipe.auxiliary if training and (recipe := printed[label].recipe) is not None else 0.0,
         )
         for label in (deq, explicit)
     }
@@ -121,7 +140,7 @@ def _pair(deq: str, explicit: str, training: bool) -> dict[str, Any]:
         "training": training,
         "caps": caps,
         "tokens": BATCH * LENGTH,
-        "law": law(models[deq], shapes[deq], training, caps),  # type: ignore[arg-type]
+        "law": law(whole_history(models[deq], *caps), shapes[deq], training, caps),  # type: ignore[arg-type]
         "cost": counted(models[explicit], shapes[explicit], training),  # type: ignore[arg-type]
     }
 

@@ -1,5 +1,6 @@
 """The memory record as pictures."""
 
+from itertools import cycle
 from typing import Any
 
 from matplotlib import style
@@ -56,19 +57,17 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], configuration: str) -> None:
     axes.set_xlabel("GB (2^30 bytes)")
 
 
-_GROUPS = (
-    ("Equilibrium models", ("DEQ", "Neural ODE")),
-    ("Explicit networks", ("tied", "Transformer", "TrellisNet", "TCN", "GRU", "LSTM")),
-)
+_EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
 
 
 def _depth(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(10.2, 4.6))
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle("Memory of a training step against depth or solver steps", x=0.01, ha="left", fontweight="bold")
-    for axes, (title, starts) in zip(panels, _GROUPS, strict=True):
-        mine = [row for row in rows if row["axis"] == "depth" and row["label"].startswith(starts)]
-        for row, colour, marker in zip(mine, _LINES * 2, "osD^vPX*ph", strict=False):
+    for axes, title in zip(panels, ("Equilibrium models", "Explicit networks"), strict=True):
+        wanted = axes is panels[0]
+        mine = [row for row in rows if row["axis"] == "depth" and row["label"].startswith(_EQUILIBRIUM) == wanted]
+        for row, colour, marker in zip(mine, cycle(_LINES), cycle("osD^vPX*ph"), strict=False):
             deep = [point["depth"] for point in row["points"]]
             axes.plot(
                 deep, [point["bytes"] / 2**20 for point in row["points"]], color=colour, marker=marker, ms=4, label=row["label"]

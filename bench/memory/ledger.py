@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException, unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 KINDS = ("embeddings", "weights", "gradients", "optimiser", "batch", "saved for backward", "solver history", "temporaries")
 PHASES = ("embedding", "forward", "forward solve", "attached evaluation", "head", "backward solve", "backward", "optimiser")
-_SCALARS = 4096  # numbers made of nothing, such as points in time: so few have values, for a program to look at
+_SCALARS = 4096  # numbers in a row that an operator makes of nothing, such as points in time: so few have values, to be looked at
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,12 @@ class Ledger(_Ledger):
 
     def settle(self) -> None:
         """Strike out the storages that have died."""
-        self._entries += [(id(birth), -birth.size) for birth in tuple(self._deaths)]
-        super().settle()
+        while self._deaths:
+            birth: _Birth = self._deaths.popleft()
+            self._entries.append((id(birth), -birth.size))
+            self.total -= birth.size
+            if self._births.get(birth.address) is birth:
+                del self._births[birth.address]
 
     def mark(self, tensors: Any, kind: str) -> None:
         """Say what the tensors in a tree are for; what has been said of a storage stays."""
@@ -121,6 +125,16 @@ class Ledger(_Ledger):
         return Waterfall(peak=phases[largest], phase=largest, phases=ordered, changes=named, operators=frozenset(self._operators))
 
 
+def written(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments that it writes to."""
+    found = []
+    for place, argument in enumerate(operator._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            found += [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    return found
+
+
 def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """What oneDNN's LSTM returns, with the workspace that it saves for backward; torch's fake one is empty. Its size is the
     kernel's to say: it is asked, on zeros."""
@@ -136,6 +150,8 @@ def partly_real(operator: Any) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            if any(not isinstance(tensor, FakeTensor) for tensor in written(operator, args, kwargs)):
+                raise UnsupportedOperatorException(operator)  # its value would be lost, and the old one believed
             made = operator(*args, **kwargs)
             if operator is aten.mkldnn_rnn_layer.default:
                 return _with_workspace(made, args)
@@ -144,7 +160,7 @@ def partly_real(operator: Any) -> Any:
             return made
         if not tensors:
             made = operator(*args, **kwargs)
-            if not isinstance(made, Tensor) or made.numel() > _SCALARS:
+            if not isinstance(made, Tensor) or made.dim() > 1 or made.numel() > _SCALARS:
                 return made
         with unset_fake_temporarily():
             return operator(*args, **kwargs)

@@ -23,7 +23,7 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
 
     families = list(laws.FAMILIES)
     if constant_in is not None:
-        families += [laws.Family(label=label, model=model, depth=constant_in, flat=True) for label, model in also.items()]
+        families += [laws.Family(label=label, model=model, depth=constant_in, flat=True, own=True) for label, model in also.items()]
     return {
         "environment": environment("cpu", 1),
         "rows": paper.rows(also, jobs),

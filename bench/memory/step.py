@@ -53,7 +53,10 @@ class Shape:
 
 
 def predicted(model: Named, shape: Shape) -> Waterfall:
-    """The step's bytes, without allocating any; UserError where an operator or a decision of the model needs values."""
+    """The step's bytes, without allocating them (but for an LSTM layer, whose kernel is asked for its workspace).
+
+    UserError where an operator or a decision of the model needs values.
+    """
     try:
         drawn = tokens(shape)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -63,7 +66,11 @@ def predicted(model: Named, shape: Shape) -> Waterfall:
 
 
 def measured(model: Named, shape: Shape) -> Waterfall:
-    """The same of a step that is really taken, on the CPU."""
+    """The same of a step that is really taken, on the CPU.
+
+    Followed like this, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of
+    place, where unobserved it may do so in place: at such a moment one gradient is counted that an unobserved step may not have.
+    """
     return _followed(model, shape, *tokens(shape))
 
 
@@ -74,8 +81,7 @@ def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Wa
         fix_caps(model, shape)
         train = Train(steps=1, batch=shape.batch, learning_rate=1e-3)
         module = model if shape.ends else model.core
-        optimiser, _ = make_optimiser(module, train)
-        _fill(optimiser)
+        optimiser = filled(make_optimiser(module, train)[0])
         memory = None
         if shape.carry:
             with torch.no_grad(), Ledger():
@@ -182,13 +188,14 @@ def _capped(stop: Stop, steps: int | None) -> Stop:
     return dataclasses.replace(stop, rtol=None, max_steps=stop.max_steps if steps is None else steps)
 
 
-def _fill(optimiser: torch.optim.Optimizer) -> None:
-    """The optimiser's state as it is after a step."""
+def filled(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser with the state that it has after a step."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    return optimiser
 
 
 def tokens(shape: Shape) -> tuple[Tensor, Tensor]:

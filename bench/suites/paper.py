@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from bench.spec import Named, Recipe, Settings, Spec, Train
 
 COPY, PTB, WIKITEXT = "Table 1, copy memory T=400", "Table 2, Penn Treebank", "Table 3, WikiText-103"
-_VOCABULARY = {COPY: 10, PTB: 10_000, WIKITEXT: 267_735}
-_CHOSEN = "configuration unpublished: widths chosen to meet the printed counts"
+VOCABULARY = {COPY: 10, PTB: 10_000, WIKITEXT: 267_735}
+CHOSEN = "configuration unpublished: widths chosen to meet the printed counts"
 _NOT_BUILT = "not of the families compared here: the paper quotes it"
 
 
@@ -53,7 +53,7 @@ class Printed:
     @property
     def vocabulary(self) -> int:
         """Input ids and output classes of the table's task."""
-        return _VOCABULARY[self.table]
+        return VOCABULARY[self.table]
 
 
 def _model(name: str, **settings: bool | int | float | str) -> Named:
@@ -121,7 +121,7 @@ PRINTED = [
         total=14e3,
         score=3.5e-6,
         model=_model("deq", width=30, cell="transformer-xl", cell__heads=5, cell__feedforward=100, solver="broyden"),
-        remark=_CHOSEN,
+        remark=CHOSEN,
     ),
     Printed(
         table=COPY,
@@ -131,8 +131,8 @@ PRINTED = [
         model=_model("tcn", inputs=1, width=10, kernel=8, levels=10),
         remark="kernel and width of the TCN repository; 10 levels meet the printed size, its default of 8 has 12.5K",
     ),
-    Printed(table=COPY, label="LSTM", total=14e3, score=0.0501, model=_model("lstm", inputs=1, width=57), remark=_CHOSEN),
-    Printed(table=COPY, label="GRU", total=14e3, score=0.0491, model=_model("gru", inputs=1, width=66), remark=_CHOSEN),
+    Printed(table=COPY, label="LSTM", total=14e3, score=0.0501, model=_model("lstm", inputs=1, width=57), remark=CHOSEN),
+    Printed(table=COPY, label="GRU", total=14e3, score=0.0491, model=_model("gru", inputs=1, width=66), remark=CHOSEN),
     Printed(
         table=PTB,
         label="Variational LSTM",
@@ -158,7 +158,7 @@ PRINTED = [
         nonembedding=20e6,
         score=59.7,
         model=_model("lstm", inputs=400, width=1836, layers=2, outputs=400, tied_embedding=True, **_AWD),
-        remark=f"{_CHOSEN}; dropout chosen: AWD-LSTM's",
+        remark=f"{CHOSEN}; dropout chosen: AWD-LSTM's",
     ),
     Printed(
         table=PTB,
@@ -214,7 +214,7 @@ PRINTED = [
             input_dropout=0.1,
             output_dropout=0.1,
         ),
-        remark=f"{_CHOSEN}; dropout chosen: the table's usual 0.1",
+        remark=f"{CHOSEN}; dropout chosen: the table's usual 0.1",
     ),
     Printed(table=WIKITEXT, label="Gated Linear ConvNet", total=230e6, score=37.2, remark=_NOT_BUILT),
     Printed(table=WIKITEXT, label="AWD-QRNN", total=159e6, nonembedding=51e6, score=33.0, memory=7.1, remark=_NOT_BUILT),
@@ -276,7 +276,7 @@ PRINTED = [
         score=24.3,
         memory=8.5,
         model=_transformer_xl(450, 10, 1920, 16, tied_embedding=True),
-        remark=f"{_CHOSEN}; the standard Transformer-XL (410 wide, inner 2100) has 151M and 41M",
+        remark=f"{CHOSEN}; the standard Transformer-XL (410 wide, inner 2100) has 151M and 41M",
     ),
     Printed(
         table=WIKITEXT,
@@ -287,7 +287,7 @@ PRINTED = [
         memory=2.7,
         model=_deq_transformer(480, 43_000, tied_embedding=True),
         recipe=_PRETRAINED,
-        remark=_CHOSEN,
+        remark=CHOSEN,
     ),
     Printed(
         table=WIKITEXT,
@@ -318,7 +318,7 @@ PRINTED = [
         score=35.8,
         memory=4.8,
         model=_transformer_xl(250, 10, 1825, 4),
-        remark=_CHOSEN,
+        remark=CHOSEN,
     ),
     Printed(
         table=WIKITEXT,
@@ -328,7 +328,7 @@ PRINTED = [
         score=34.9,
         memory=6.8,
         model=_transformer_xl(250, 10, 8370, 16, tied=True),
-        remark=_CHOSEN,
+        remark=CHOSEN,
     ),
     Printed(
         table=WIKITEXT,
@@ -339,7 +339,7 @@ PRINTED = [
         memory=1.1,
         model=_deq_transformer(250, 7990),
         recipe=_PRETRAINED,
-        remark=_CHOSEN,
+        remark=CHOSEN,
     ),
 ]
 
