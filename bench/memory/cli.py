@@ -35,7 +35,7 @@ def memory(
 ) -> None:
     """Follow a training step of every row on fake tensors: what its bytes are for, phase by phase, and what the paper prints.
 
-    About two minutes, one core, no GPU and next to no memory."""
+    About three minutes on two cores, no GPU and next to no memory."""
     from bench.environment import usable_cores
     from bench.memory import laws, record, tables
     from bench.model import count_parameters

@@ -12,10 +12,10 @@ from bench.memory.paper import GB
 from bench.plots import STYLE, rendered
 
 _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75")
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75", "#A6761D")
 _TITLES = {
-    "core": "The core alone: embedding and softmax left out",
-    "model": "The whole model (the paper leaves out word embeddings)",
+    "core": "Core alone, no embedding, no softmax",
+    "model": "Whole model, with word embeddings",
 }
 
 
@@ -34,6 +34,7 @@ def _waterfall(rows: list[dict[str, Any]]) -> Figure:
     )
     for axes, configuration in zip(panels, ("core", "model"), strict=True):
         _bars(axes, built, configuration)
+    panels[0].invert_yaxis()  # both: they share it
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=5)
     return figure
@@ -51,7 +52,6 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], configuration: str) -> None:
         [value for _, value in printed], [place for place, _ in printed], "D", color="black", ms=5, label="the paper's figure"
     )
     axes.set_yticks(places, [row["label"] for row in rows])
-    axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_title(_TITLES[configuration])
     axes.set_xlabel("GB (2^30 bytes)")

@@ -13,7 +13,7 @@ from bench.tables import Entry, Table
 _HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
 _DEPTHS = (2, 4, 8, 16, 32, 64)
-_VALUES = {"length": (64, 128, 256, 512), "batch": (8, 16, 32), "width": (64, 128, 256)}
+_VALUES = {"length": (256, 512), "batch": (16, 32), "width": (128, 256)}
 _MIDDLE = 4  # as deep is what is taken at several lengths, batches and widths
 _ODE_TIME = 4.0
 _FLAT = ("constant", "bounded")

@@ -39,6 +39,12 @@ READINGS = (
         times={"embeddings": 0},
         means="the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state",
     ),
+    Reading(
+        name="model, clusters",
+        configuration="clusters",
+        times={"embeddings": 0},
+        means="as `model`, the softmax split in clusters as in TrellisNet's scripts (2800, 20000, 76000)",
+    ),
     Reading(name="core", configuration="core", means="embedding and softmax left out altogether, with what they compute"),
     Reading(
         name="core, activations",
