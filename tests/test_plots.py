@@ -21,7 +21,7 @@ def group() -> Group:
 
 
 def drawn(name: str, group: Group, *arguments: Any) -> Figure:
-    with matplotlib.style.context(["default", plots._STYLE]):
+    with matplotlib.style.context(["default", plots.STYLE]):
         figure = getattr(plots, name)(group, plots.looks([group]), *arguments)
         assert isinstance(figure, Figure)
     return figure
