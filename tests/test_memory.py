@@ -187,7 +187,8 @@ def test_of_a_users_model_nothing_but_the_named_setting_changes() -> None:
     settings = {"cell": "mlp", "solver": "broyden", "solver__window": 4, "backward_solver": "picard"}
     own = laws.Family(label="own", model=named("deq", **settings), depth="steps", flat=True, own=True, depths=(4, 8, 16, 32))
     assert own.at(8).settings == {**own.model.settings, "steps": 8}
-    (row,) = laws.follow([own])
+    ((follow, arguments),) = laws.calls([own])
+    row = follow(*arguments)
     assert laws.judged(row) == "pass"
 
 
@@ -311,7 +312,7 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "rows", None)  # nothing is followed before the call is known to be right
+    monkeypatch.setattr(paper, "calls", None)  # nothing is followed before the call is known to be right
     result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), *arguments])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)

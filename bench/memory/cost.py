@@ -16,7 +16,7 @@ from bench.flops import flops
 from bench.loop import loss_of, make_optimiser, training_step
 from bench.memory.ledger import partly_real, written
 from bench.memory.paper import BATCH, LENGTH, whole_history
-from bench.memory.step import Shape, filled, fix_caps, together, tokens
+from bench.memory.step import Call, Shape, filled, fix_caps, tokens
 from bench.model import build_model
 from bench.spec import Named, Train
 from bench.statistics import significant
@@ -113,10 +113,9 @@ def law(model: Named, shape: Shape, training: bool, caps: tuple[int, int]) -> di
     return found
 
 
-def follow(jobs: int = 1) -> list[dict[str, Any]]:
-    """A dictionary for each pair of table 4, in training and in inference."""
-    calls = [(deq, explicit, training) for deq, explicit, _, _ in TABLE_4 for training in (True, False)]
-    return together(_pair, calls, jobs)
+def calls() -> list[Call]:
+    """A dictionary each, for every pair of table 4, in training and in inference."""
+    return [(_pair, (deq, explicit, training)) for deq, explicit, _, _ in TABLE_4 for training in (True, False)]
 
 
 def _pair(deq: str, explicit: str, training: bool) -> dict[str, Any]:

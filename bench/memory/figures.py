@@ -7,6 +7,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.memory import laws
 from bench.memory.ledger import KINDS
 from bench.memory.paper import GB
 from bench.plots import STYLE, rendered
@@ -22,7 +23,11 @@ _TITLES = {
 def drawn(record: dict[str, Any]) -> dict[str, dict[str, bytes]]:
     """Every figure as {"png": bytes, "svg": bytes}, by name."""
     with style.context(["default", STYLE]):
-        return {"waterfall": rendered(_waterfall(record["rows"])), "depth": rendered(_depth(record["laws"]))}
+        return {
+            "waterfall": rendered(_waterfall(record["rows"])),
+            "depth": rendered(_depth(record["laws"])),
+            "shape": rendered(_shape(record["laws"])),
+        }
 
 
 def _waterfall(rows: list[dict[str, Any]]) -> Figure:
@@ -81,4 +86,33 @@ def _depth(rows: list[dict[str, Any]]) -> Figure:
         if mine:
             axes.legend(loc="upper left", fontsize=8)
     panels[0].set_ylabel("largest sum of live bytes (MiB)")
+    return figure
+
+
+def _shape(rows: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(10.2, 5.2))
+    panels = figure.subplots(1, len(laws.AXES), sharey=True)
+    figure.suptitle("Memory of a training step against length, batch size and width", x=0.01, ha="left", fontweight="bold")
+    labels = list(dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth"))
+    for axes, axis in zip(panels, laws.AXES, strict=True):
+        for place, (label, colour, marker) in enumerate(zip(labels, cycle(_LINES), cycle("osD^vPX*ph"), strict=False)):
+            values, amounts = laws.along(rows, label, axis)
+            axes.plot(
+                values,
+                [amount / 2**20 for amount in amounts],
+                color=colour,
+                ls="-" if place < len(_LINES) else "--",
+                marker=marker,
+                ms=4,
+                label=label,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(axis)
+    panels[0].set_ylabel("largest sum of live bytes (MiB)")
+    if labels:
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure

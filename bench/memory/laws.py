@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.memory.step import Shape, predicted, together
+from bench.memory.step import Call, Shape, predicted
 from bench.spec import Named, Settings
 from bench.statistics import GROWTH_RULE, growth, significant
 from bench.tables import Entry, Table
@@ -14,8 +14,10 @@ _HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
 _DEPTHS = (2, 4, 8, 16, 32, 64)
 _VALUES = {"length": (256, 512), "batch": (16, 32), "width": (128, 256)}
+_BASE = {"length": _SHAPE.length, "batch": _SHAPE.batch, "width": 32}
 _MIDDLE = 4  # as deep is what is taken at several lengths, batches and widths
 _ODE_TIME = 4.0
+AXES = tuple(_VALUES)  # beside depth
 _FLAT = ("constant", "bounded")
 
 
@@ -52,7 +54,7 @@ class Family:
 
 
 def _family(label: str, name: str, depth: str, settings: Settings, **claims: Any) -> Family:
-    return Family(label=label, model=Named(name=name, settings={"width": 32, **settings}), depth=depth, **claims)
+    return Family(label=label, model=Named(name=name, settings={"width": _BASE["width"], **settings}), depth=depth, **claims)
 
 
 _CELL: Settings = {"cell.heads": 4}
@@ -78,10 +80,10 @@ FAMILIES = (
 )
 
 
-def follow(families: Sequence[Family], jobs: int = 1) -> list[dict[str, Any]]:
-    """Bytes of a step without weights, gradients and optimiser state: a dictionary for each model and axis."""
-    calls = [(family, axis) for family in families for axis in ("depth", *_VALUES) if axis == "depth" or not family.own]
-    return together(follow_axis, calls, jobs)
+def calls(families: Sequence[Family]) -> list[Call]:
+    """Bytes of a step without weights, gradients and optimiser state: a dictionary each, for every model and axis."""
+    axes = ("depth", *_VALUES)
+    return [(follow_axis, (family, axis)) for family in families for axis in axes if axis == "depth" or not family.own]
 
 
 def follow_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
@@ -101,6 +103,17 @@ def follow_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
 def _wider(model: Named, width: int) -> Named:
     hidden = {"cell.hidden": 2 * width} if "cell.hidden" in model.settings else {}
     return Named(name=model.name, settings={**model.settings, **hidden, "width": width})
+
+
+def along(rows: Sequence[Mapping[str, Any]], label: str, axis: str) -> tuple[list[int], list[int]]:
+    """Values along an axis and the bytes there, in order; the first beside depth is of the depth at which the others were taken."""
+    points = {row["axis"]: row["points"] for row in rows if row["label"] == label}
+    values = [point[axis] for point in points[axis]]
+    amounts = [point["bytes"] for point in points[axis]]
+    if axis == "depth":
+        return values, amounts
+    base = next(point["bytes"] for point in points["depth"] if point["depth"] == _MIDDLE)
+    return [_BASE[axis], *values], [base, *amounts]
 
 
 def power(values: Sequence[int], amounts: Sequence[int]) -> float:
@@ -170,13 +183,11 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def shape_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The exponent of every model in length, batch and width, at the large end."""
     labels = list(dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth"))
-    axes = tuple(_VALUES)
     lines, data = [], []
     for label in labels:
         line = [label]
-        for axis in axes:
-            points = next(row["points"] for row in rows if (row["label"], row["axis"]) == (label, axis))
-            exponent = power([point[axis] for point in points], [point["bytes"] for point in points])
+        for axis in AXES:
+            exponent = power(*along(rows, label, axis))
             line.append(f"{exponent:.2f}")
             data.append({"suite": "laws", "group": "memory", "label": label, "column": axis, "value": exponent, "unit": "1"})
         lines.append(line)
@@ -185,7 +196,7 @@ def shape_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         title="Memory of a training step against length, batch and width",
         caption="Exponent p of bytes ~ value^p between the two largest values (lengths to 512, batches to 32, widths to 256), "
         "depth or solver steps 4; 2 in length is the attention matrix.",
-        heads=(("model", ""), *((axis, "exponent") for axis in axes)),
+        heads=(("model", ""), *((axis, "exponent") for axis in AXES)),
         rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
         data=tuple(data),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.memory.ledger import Waterfall
-from bench.memory.step import Shape, predicted, together
+from bench.memory.step import Call, Shape, predicted
 from bench.spec import Named, Settings
 from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, Printed
 
@@ -125,17 +125,17 @@ def label_of(row: Printed) -> str:
     return row.label if row.table == WIKITEXT or row.label != "DEQ-TrellisNet" else f"{row.label}, Penn Treebank"
 
 
-def rows(also: Mapping[str, Named] | None = None, jobs: int = 1) -> list[dict[str, Any]]:
-    """A dictionary for each printed memory figure, and for each model of the user's own: what a step takes, by configuration, and
-    the bytes of every reading that applies."""
-    calls: list[tuple[Any, ...]] = []
+def calls(also: Mapping[str, Named] | None = None) -> list[Call]:
+    """A dictionary each, for every printed memory figure, and for every model of the user's own: what a step takes, by
+    configuration, and the bytes of every reading that applies."""
+    found: list[Call] = []
     for row in PRINTED:
         if row.table != COPY and row.memory is not None:
             auxiliary = row.recipe.auxiliary if row.recipe is not None else 0.0
             known = CHOSEN not in row.remark
-            calls.append((label_of(row), row.table, row.model, row.vocabulary, row.memory, auxiliary, known))
-    calls += [(label, "your own", model, VOCABULARY[WIKITEXT], None, 0.0, True) for label, model in (also or {}).items()]
-    return together(_row, calls, jobs)
+            found.append((_row, (label_of(row), row.table, row.model, row.vocabulary, row.memory, auxiliary, known)))
+    found += [(_row, (label, "your own", model, VOCABULARY[WIKITEXT], None, 0.0, True)) for label, model in (also or {}).items()]
+    return found
 
 
 def _row(

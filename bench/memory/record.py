@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.memory import cost, figures, laws, paper, tables
+from bench.memory.step import together
 from bench.record import write_bytes, write_text
 from bench.report import csv_text, latex, markdown
 from bench.spec import Named
@@ -24,12 +26,11 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
     families = list(laws.FAMILIES)
     if constant_in is not None:
         families += [laws.Family(label=label, model=model, depth=constant_in, flat=True, own=True) for label, model in also.items()]
-    return {
-        "environment": environment("cpu", 1),
-        "rows": paper.rows(also, jobs),
-        "cost": cost.follow(jobs),
-        "laws": laws.follow(families, jobs),
-    }
+    parts = {"rows": paper.calls(also), "cost": cost.calls(), "laws": laws.calls(families)}
+    longest_first = ("cost", "rows", "laws")
+    found = iter(together([call for part in longest_first for call in parts[part]], jobs))
+    followed = {part: list(islice(found, len(parts[part]))) for part in longest_first}
+    return {"environment": environment("cpu", 1)} | {part: followed[part] for part in parts}
 
 
 def read(folder: Path) -> dict[str, Any]:

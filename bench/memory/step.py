@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
 from deq.solve import without_looking
 
 _AFTER = {"forward": "attached evaluation", "backward": "backward"}  # what comes when a solve is over
-Result = TypeVar("Result")
+Call = tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]
 SOLVING = (Implicit, EquilibriumPropagation)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, NotImplementedError)
 
@@ -207,9 +207,9 @@ def tokens(shape: Shape) -> tuple[Tensor, Tensor]:
     return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
 
 
-def together(follow: Callable[..., Result], calls: Sequence[tuple[Any, ...]], jobs: int) -> list[Result]:
-    """`follow` of each of the calls' arguments, in their order, in so many processes."""
+def together(calls: Sequence[Call], jobs: int) -> list[dict[str, Any]]:
+    """What each call gives, in their order, in so many processes."""
     if jobs == 1:
-        return [follow(*arguments) for arguments in calls]
+        return [follow(*arguments) for follow, arguments in calls]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return [future.result() for future in [pool.submit(follow, *arguments) for arguments in calls]]
+        return [future.result() for future in [pool.submit(follow, *arguments) for follow, arguments in calls]]

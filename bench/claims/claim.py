@@ -1,0 +1,119 @@
+"""A claim of the paper as data: what it says, how it is tested, what would make it hold; and what the evidence makes of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from bench.claims.paired import LEVEL, holm
+
+if TYPE_CHECKING:
+    from bench.claims.evidence import Evidence
+
+Verdict = Literal["holds", "does not hold", "inconclusive", "not tested"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "inconclusive", "not tested")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a number comes from: runs of a suite, or another record; and the command that makes it anew.
+
+    `path` is relative to the results folder: of a record, or of the folder that holds the runs.
+    """
+
+    path: str
+    command: str
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing that a claim comes down to: what it is `about`, the `value` found and what was asked of it, both in words.
+
+    A part that rests on chance has the p-values of both one-sided tests: `p_for` is small where the data say that it does not fail,
+    `p_against` where they say that it does. Its `verdict` then is None until all parts of all claims have been corrected for
+    each other. A part that rests on counts has its verdict at once.
+    """
+
+    about: str
+    value: str
+    asked: str
+    verdict: Verdict | None = None
+    p_for: float | None = None
+    p_against: float | None = None
+    adjusted: float | None = None
+    note: str = ""
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the paper says and where; what is measured of it, by which statistic, and the threshold, fixed before measuring.
+
+    `needs` says what has to be run; `judge` finds the parts, none where that has not been run.
+    """
+
+    id: str
+    says: str
+    where: str
+    measured: str
+    statistic: str
+    threshold: str
+    needs: str
+    judge: Callable[["Evidence"], Sequence[Part]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim with its verdict, in short why, and the parts that it rests on."""
+
+    claim: Claim
+    verdict: Verdict
+    why: str
+    parts: tuple[Part, ...]
+
+
+def judged(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]:
+    """Every claim with its verdict, the p-values of all of them corrected for each other (Holm).
+
+    A claim holds where all of its parts do, does not hold where one does not, and is inconclusive otherwise.
+    """
+    found = [(claim, tuple(claim.judge(evidence))) for claim in claims]
+    tests = [p for _, parts in found for part in parts for p in (part.p_for, part.p_against) if p is not None]
+    adjusted = iter(holm(tests))
+    findings = []
+    for claim, parts in found:
+        decided = tuple(_decided(part, [next(adjusted) for p in (part.p_for, part.p_against) if p is not None]) for part in parts)
+        findings.append(Finding(claim=claim, verdict=_verdict(decided), why=_why(claim, decided), parts=decided))
+    return tuple(findings)
+
+
+def _decided(part: Part, adjusted: list[float]) -> Part:
+    if not adjusted:
+        return part
+    for_it, against_it = adjusted
+    if for_it < 1 - LEVEL:
+        return replace(part, verdict="holds", adjusted=for_it)
+    if against_it < 1 - LEVEL:
+        return replace(part, verdict="does not hold", adjusted=against_it)
+    return replace(part, verdict="inconclusive", adjusted=min(for_it, against_it))
+
+
+def _verdict(parts: tuple[Part, ...]) -> Verdict:
+    verdicts = {part.verdict for part in parts} - {"not tested"}
+    if not verdicts:
+        return "not tested"
+    if "does not hold" in verdicts:
+        return "does not hold"
+    return "holds" if verdicts == {"holds"} else "inconclusive"
+
+
+def _why(claim: Claim, parts: tuple[Part, ...]) -> str:
+    tested = [part for part in parts if part.verdict != "not tested"]
+    if not tested:
+        return next((part.note for part in parts if part.note), f"needs {claim.needs}")
+    counts = {verdict: sum(part.verdict == verdict for part in tested) for verdict in VERDICTS}
+    said = [f"{count} of {len(tested)} {_WORDS[verdict]}" for verdict, count in counts.items() if count]
+    return ", ".join(said)
+
+
+_WORDS = {"holds": "hold", "does not hold": "do not hold", "inconclusive": "inconclusive", "not tested": "not tested"}

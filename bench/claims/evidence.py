@@ -1,0 +1,72 @@
+"""All that has been measured, as the claims look at it: suites by name, and the records of memory and experiments."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.claims.claim import Source
+from bench.columns import Group, Row, groups
+from bench.errors import UserError
+from bench.record import Record
+from bench.store import Store
+
+EXPERIMENTS = Path("claims") / "experiments.json"
+MEMORY = Path("memory") / "paper.json"
+
+
+class Evidence:
+    """What a results folder holds; each part is read when it is first asked for. What is not there is empty, or None."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._groups: dict[str, list[Group]] = {}
+
+    def groups(self, suite: str) -> list[Group]:
+        """The comparisons of a suite."""
+        if suite not in self._groups:
+            store = Store(self.results)
+            self._groups[suite] = groups(suite, store.read_all(suite)) if suite in store.suites() else []
+        return self._groups[suite]
+
+    def rows(self, suite: str, *words: str) -> Iterator[tuple[Group, Row]]:
+        """The rows whose label holds one of the words (all rows without any), with their groups."""
+        for group in self.groups(suite):
+            for row in group.rows:
+                if not words or any(word in row.label for word in words):
+                    yield group, row
+
+    @cached_property
+    def memory(self) -> dict[str, Any] | None:
+        """The memory record, or None."""
+        return self._read(MEMORY)
+
+    @cached_property
+    def experiments(self) -> dict[str, Any] | None:
+        """The record of what is measured for the claims alone, or None."""
+        return self._read(EXPERIMENTS)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads((self.results / path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"claims: {self.results / path} cannot be read: {error}") from error
+        return found
+
+
+def by_seed(row: Row, measure: str) -> dict[int, float]:
+    """A measure of the row's ok runs, where it was taken, by seed."""
+    return {record.spec.seed: value for record in row.ok if (value := record.value(measure)) is not None}
+
+
+def runs(suite: str, *rows: Row) -> Source:
+    """The finals of rows as a source."""
+    records: list[Record] = [record for row in rows for record in row.finals]
+    return Source(path=f"runs/{suite}", command=f"python -m bench run {suite}", runs=tuple(record.run_id for record in records))
+
+
+MEMORY_SOURCE = Source(path=str(MEMORY), command="python -m bench memory")
+EXPERIMENTS_SOURCE = Source(path=str(EXPERIMENTS), command="python -m bench claims --measure")
