@@ -22,6 +22,7 @@ from bench.recipe import check_recipe
 from bench.record import Record
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
 from bench.tasks.task import Task
+from bench.tuning import seeds_of
 
 Entry = Spec | Comparison
 SUITES = {
@@ -113,7 +114,7 @@ class Plan:
         self._probed = [entry.seeds[0] for entry in entries if isinstance(entry, Comparison)]  # whichever seeds are asked for
         try:
             self._comparisons = [
-                entry if seeds is None else Comparison.model_validate(entry.model_dump() | {"seeds": tuple(seeds)})
+                entry if seeds is None else type(entry).model_validate(entry.model_dump() | {"seeds": tuple(seeds)})
                 for entry in entries
                 if isinstance(entry, Comparison)
             ]
@@ -203,10 +204,14 @@ class Plan:
             tuned = {comparison.rows[label].like or label for label in self._rows(comparison)}
             for label in comparison.rows:
                 if label in tuned:
-                    specs += [self._trial(comparison, label, models[label], rate) for rate in comparison.learning_rates]
+                    specs += self._sweep(comparison, label, models[label])
         return specs
 
-    def _trial(self, comparison: Comparison, label: str, model: tuple[Named, int | None], rate: float) -> Spec:
+    def _sweep(self, comparison: Comparison, label: str, model: tuple[Named, int | None]) -> list[Spec]:
+        rates, seeds = comparison.learning_rates, seeds_of(comparison)
+        return [self._trial(comparison, label, model, rate, seed) for rate in rates for seed in seeds]
+
+    def _trial(self, comparison: Comparison, label: str, model: tuple[Named, int | None], rate: float, seed: int) -> Spec:
         train = comparison.train.model_copy(
             update={
                 "steps": comparison.trial_steps,
@@ -225,7 +230,7 @@ class Plan:
                 task=comparison.task,
                 train=train,
                 recipe=recipe and recipe.shortened(comparison.trial_steps / comparison.train.steps),
-                seed=comparison.trial_seed,
+                seed=seed,
                 parameters=model[1],
             )
         )
@@ -261,14 +266,14 @@ class Plan:
         if len(comparison.learning_rates) == 1:
             return comparison.learning_rates[0], ()
         source = comparison.rows[label].like or label
-        trials = [self._trial(comparison, source, models[source], rate) for rate in comparison.learning_rates]
+        trials = self._sweep(comparison, source, models[source])
         best = choose([records[trial.key] for trial in trials])
         return best, tuple(trial.key for trial in trials)
 
     def specs(self) -> list[Spec]:
         """What of its runs is known before any trial has chosen a rate: every row's device, threads and processes."""
         rows = [(c, label, models[label]) for c, models in self._paired() for label in self._rows(c)]
-        return [*self._specs, *(self._trial(c, label, model, c.learning_rates[0]) for c, label, model in rows)]
+        return [*self._specs, *(self._trial(c, label, model, c.learning_rates[0], c.trial_seed) for c, label, model in rows)]
 
     def _paired(self) -> Iterator[tuple[Comparison, dict[str, tuple[Named, int | None]]]]:
         yield from zip(self._comparisons, self._models, strict=True)
@@ -283,7 +288,7 @@ class Plan:
 
 
 def choose(trials: Sequence[Record]) -> float:
-    """The learning rate of the best trial on the validation headline; the smallest rate where none came through."""
+    """The learning rate whose trials are best on the validation headline, in the mean; the smallest where none came through."""
 
     def badness(record: Record) -> float:
         value = record.value(f"valid_{record.headline}")
@@ -291,5 +296,7 @@ def choose(trials: Sequence[Record]) -> float:
             return math.inf
         return value if record.metrics[record.headline].better == "lower" else -value
 
-    ordered = sorted(trials, key=lambda record: record.spec.train.learning_rate)
-    return min(ordered, key=badness).spec.train.learning_rate
+    by_rate: dict[float, list[float]] = {}
+    for record in trials:
+        by_rate.setdefault(record.spec.train.learning_rate, []).append(badness(record))
+    return min(sorted(by_rate), key=lambda rate: math.fsum(by_rate[rate]) / len(by_rate[rate]))

@@ -39,7 +39,8 @@ class Reached:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """`best` is the tied row, at its own best depth, whose median final validation score is the `target`."""
+    """`best` is the tied row, at its own best depth, whose median final validation score is the `target`: of those that train for
+    the fewest steps."""
 
     headline: str
     unit: str
@@ -79,7 +80,10 @@ def quality(group: Group) -> Quality | None:
     def final(row: Row) -> list[float]:
         return [value for record in row.ok if (value := _final(record, headline)) is not None]
 
-    best = (min if lower else max)(tied, key=lambda row: statistics.median(final(row)))
+    nominal = min(row.ok[0].spec.train.steps for row in tied)  # one that trains for longer may reach the target, not set it
+    best = (min if lower else max)(
+        (row for row in tied if row.ok[0].spec.train.steps == nominal), key=lambda row: statistics.median(final(row))
+    )
     target = statistics.median(final(best))
     reached = {row.label: _reached(row, headline, target, lower) for row in rows}
     return Quality(

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from math import fsum
 
 from bench.columns import (
     COST,
@@ -275,16 +277,17 @@ def _trials_table(group: Group) -> Table | None:
     for row_label, label, chosen, tried, missing in sources:
         tried = sorted(tried, key=lambda record: (record.spec.train.learning_rate, record.run_id))
         remark = _audit(label, chosen, tried, missing, headline, better)
-        texts = [Entry(f"{record.spec.train.learning_rate:g}: {_score(record, headline)}") for record in tried]
+        by_rate = groupby(tried, key=lambda record: record.spec.train.learning_rate)
+        texts = [f"{rate:g}: {', '.join(_score(record, headline) for record in same)}" for rate, same in by_rate]
         marks = tuple(notes.mark(note) for note in _failures([record for record in tried if record.status != "ok"]))
-        scores = Entry("; ".join(entry.text for entry in texts) or "none", notes=marks)
+        scores = Entry("; ".join(texts) or "none", notes=marks)
         rows.append((Entry(row_label), scores, Entry("—" if chosen is None else f"{chosen:g}"), Entry(remark)))
         data += [_trial_line(group, row_label, chosen, record, headline, better, remark) for record in tried]
     head = f"rate: valid {headline.replace('_', ' ')} {ARROWS[better]}"
     return Table(
         ending="trials",
         title=f"{group.name}: learning-rate trials",
-        caption="One trial a learning rate, at a seed that no final run uses, judged on the validation split.",
+        caption="Trials at seeds that no final run uses, judged on the validation split; of several at a rate the mean decides.",
         heads=(("model", ""), (head, known[headline].unit if headline in known else ""), ("chosen", ""), ("audit", "")),
         words=(0, 1, 3),
         rows=tuple(rows),
@@ -309,12 +312,13 @@ def _audit(label: str, chosen: float | None, tried: Sequence[Record], missing: i
     rates = [record.spec.train.learning_rate for record in tried]
     if len(set(rates)) > 1 and chosen in (min(rates), max(rates)):
         said.append("AT AN END of the sweep: a better rate may lie outside")
-    scored = [(record.value(f"valid_{headline}"), record.spec.train.learning_rate) for record in tried if record.status == "ok"]
-    values = [value for value, _ in scored if value is not None]
-    if values:
-        top = (min if better == "lower" else max)(values)
-        if chosen not in [rate for value, rate in scored if value == top]:
-            said.append("NOT THE BEST of its trials")
+    scored: dict[float, list[float | None]] = {}
+    for record in tried:
+        value = record.value(f"valid_{headline}") if record.status == "ok" else None
+        scored.setdefault(record.spec.train.learning_rate, []).append(value)
+    means = {rate: fsum(values) / len(values) for rate, values in scored.items() if None not in values}  # type: ignore[arg-type]
+    if means and means.get(chosen) != (min if better == "lower" else max)(means.values()):
+        said.append("NOT THE BEST of its trials")
     shared = sorted({record.spec.label for record in tried} - {label})
     if shared:
         said.append(f"shares the trials of {', '.join(shared)}")

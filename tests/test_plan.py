@@ -16,6 +16,7 @@ from bench.model import count_parameters
 from bench.plan import Plan, choose, load_suite
 from bench.record import Record, measured
 from bench.spec import Comparison, Named, Row, Settings, Spec, Train
+from bench.tuning import Tuned
 from deq import CELLS
 
 ECHO = Named(name="user_models:Echo")
@@ -233,6 +234,32 @@ class TestChoose:
 
     def test_zero_is_a_score(self) -> None:
         assert choose([trial(s, v) for s, v in zip(self.specs(), (0.0, 1.0, 2.0), strict=True)]) == 0.1
+
+
+class TestSeveralTrialsARate:
+    def tuned(self, **changes: Any) -> Tuned:
+        return Tuned(**(comparison().model_dump() | {"trial_seeds": 3} | changes))
+
+    def test_every_rate_is_tried_at_so_many_seeds_and_a_final_run_names_them_all(self) -> None:
+        plan = Plan([self.tuned()])
+        made = [spec for spec in plan.trials() if spec.label == "other"]
+        pairs = [(spec.train.learning_rate, spec.seed) for spec in made]
+        assert pairs == [(rate, seed) for rate in (0.1, 0.01, 0.2) for seed in (1000, 1001, 1002)]
+        records = {spec.key: trial(spec, 1.0) for spec in plan.trials()}
+        final = next(spec for spec in plan.finals(records) if spec.label == "other")
+        assert set(final.trials) == {spec.key for spec in made}
+
+    def test_the_mean_decides_so_that_one_lucky_seed_does_not(self) -> None:
+        made = [spec for spec in Plan([self.tuned(trial_seeds=2)]).trials() if spec.label == "other"]
+        values = (0.1, 9.0, 3.0, 3.0, 2.0, 5.0)  # means 4.55, 3.0, 3.5
+        assert choose([trial(spec, value) for spec, value in zip(made, values, strict=True)]) == 0.01
+        assert choose([trial(s, v, "diverged" if v == 3.0 else "ok") for s, v in zip(made, values, strict=True)]) == 0.2
+
+    def test_no_final_run_has_a_trial_seed(self) -> None:
+        with pytest.raises(ValueError, match="trial seed 1002 is also a final seed"):
+            self.tuned(seeds=(0, 1002))
+        with pytest.raises(UserError, match="trial seed 1001"):
+            Plan([self.tuned()], seeds=[1001])
 
 
 class TestSelection:

@@ -76,13 +76,21 @@ def test_the_target_is_the_median_end_of_the_best_depth_and_times_are_first_arri
     assert by_label["late"].residual is None
 
 
+def test_a_tied_network_that_trains_for_longer_may_reach_the_target_but_sets_none() -> None:
+    longer = [record("tied 4", seed, [3.0, 2.0, 1.3, 0.5], 2.0) for seed in range(3)]
+    found = quality(group(family() + longer))
+    assert found is not None
+    assert (found.best.row.label, found.target) == ("tied 8", pytest.approx(1.1))
+    assert next(one for one in found.rows if one.row.label == "tied 4").median == 8.0
+
+
 def test_the_table_says_the_same() -> None:
     made = quality_table(group(family()))
     assert made is not None
     lines = {row[0].text: [entry.text for entry in row[1:]] for row in made.rows}
-    assert lines["fast"] == ["3/3", "4.00", "0.333", "6.00", "1.900", "0.0020", "1.020"]
-    assert lines["tied 8 (the target)"][:3] == ["2/3", "12.0", "1.00"]
-    assert lines["tied 2"][:3] == ["0/3", "never", "never"]
+    assert lines["fast"] == ["3", "3/3", "4.00", "0.333", "6.00", "1.900", "0.0020", "1.020"]
+    assert lines["tied 8 (the target)"][:4] == ["3", "2/3", "12.0", "1.00"]
+    assert lines["tied 2"][:4] == ["3", "0/3", "never", "never"]
     assert "1.100 nats" in made.caption
     points, seconds = drawn(group(family()))
     assert [(one.row.label, residual, at) for one, residual, at in points] == [("fast", 0.1, 4.0)]
