@@ -30,8 +30,8 @@ class Part:
     """One thing that a claim comes down to: what it is `about`, the `value` found and what was asked of it, both in words.
 
     A part that rests on chance has the p-values of both one-sided tests: `p_for` is small where the data say that it does not fail,
-    `p_against` where they say that it does. Its `verdict` then is None until all parts of all claims have been corrected for
-    each other. A part that rests on counts has its verdict at once.
+    `p_against` where they say that it does. Its `verdict` then is None until the parts of its claim have been corrected for each
+    other. A part that rests on counts has its verdict at once. `adjusted` is the p-value that decided.
     """
 
     about: str
@@ -73,29 +73,27 @@ class Finding:
 
 
 def judged(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]:
-    """Every claim with its verdict, the p-values of all of them corrected for each other (Holm).
+    """Every claim with its verdict.
 
-    A claim holds where all of its parts do, does not hold where one does not, and is inconclusive otherwise.
+    A claim holds where all of its parts do: each at 5 %, which is 5 % for all (an intersection-union test). It does not hold
+    where one does not, the p-values of its parts corrected for each other (Holm). It is inconclusive otherwise.
     """
-    found = [(claim, tuple(claim.judge(evidence))) for claim in claims]
-    tests = [p for _, parts in found for part in parts for p in (part.p_for, part.p_against) if p is not None]
-    adjusted = iter(holm(tests))
     findings = []
-    for claim, parts in found:
-        decided = tuple(_decided(part, [next(adjusted) for p in (part.p_for, part.p_against) if p is not None]) for part in parts)
+    for claim in claims:
+        parts = tuple(claim.judge(evidence))
+        against = iter(holm([part.p_against for part in parts if part.p_against is not None]))
+        decided = tuple(part if part.p_against is None else _decided(part, next(against)) for part in parts)
         findings.append(Finding(claim=claim, verdict=_verdict(decided), why=_why(claim, decided), parts=decided))
     return tuple(findings)
 
 
-def _decided(part: Part, adjusted: list[float]) -> Part:
-    if not adjusted:
-        return part
-    for_it, against_it = adjusted
-    if for_it < 1 - LEVEL:
-        return replace(part, verdict="holds", adjusted=for_it)
-    if against_it < 1 - LEVEL:
-        return replace(part, verdict="does not hold", adjusted=against_it)
-    return replace(part, verdict="inconclusive", adjusted=min(for_it, against_it))
+def _decided(part: Part, against: float) -> Part:
+    assert part.p_for is not None
+    if part.p_for < 1 - LEVEL:
+        return replace(part, verdict="holds", adjusted=part.p_for)
+    if against < 1 - LEVEL:
+        return replace(part, verdict="does not hold", adjusted=against)
+    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, against))
 
 
 def _verdict(parts: tuple[Part, ...]) -> Verdict:
