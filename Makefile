@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-memory params report test check format perf-check compare-peers bench doctor clean
+.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-memory params page report test check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake te
 
 params: $(READY)  ## count the parameters of the paper's models beside what it prints
 	$(PY) -m bench params --suite paper
+
+page: $(READY)  ## write results/report.html: verdicts, tables, figures, every number with its evidence
+	$(PY) -m bench page
 
 report: $(READY)  ## write the published tables and figures anew from results/runs
 	$(PY) -m bench report

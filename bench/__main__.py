@@ -13,16 +13,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.claims.cli import app as claims
 from bench.errors import UserError, one_line, unknown
 from bench.gate.cli import app as gate
 from bench.memory.cli import app as memory
+from bench.page.cli import app as pages
 from bench.peers.cli import app as peers
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
 )
+app.add_typer(claims, name="claims")
 app.add_typer(gate, name="gate")
 app.add_typer(memory, name="memory")
+app.add_typer(pages)
 app.add_typer(peers, name="peers")
 Results = Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")]
 Data = Annotated[list[str] | None, typer.Option(help="a corpus: NAME=PATH to a UTF-8 file or folder; may be repeated")]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.__main__ import app
 from bench.errors import UserError
 from bench.loop import make_optimiser, training_step
-from bench.memory import cost, laws, paper, record, tables
+from bench.memory import cost, device, laws, paper, record, tables
 from bench.memory.cli import parse_model
 from bench.memory.ledger import KINDS, PHASES, Waterfall
 from bench.memory.step import SOLVING, Shape, measured, predicted
@@ -274,7 +274,7 @@ def published() -> dict[str, Any]:
 
 def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:
     found = tables.paper_tables(published)
-    assert len({table.ending for table in found}) == len(found) == 10
+    assert len({table.ending for table in found}) == len(found) == 12
     for table in found:
         assert (FOLDER / f"{table.ending}.md").read_text() == markdown(table)
         assert (FOLDER / f"{table.ending}.tex").read_text() == latex(table, f"tab:memory-{table.ending}")
@@ -294,6 +294,46 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
         assert was["readings"]["core, U and V"] == found.counted({"solver history": 2})
 
 
+# On a device
+
+
+def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_its_reason() -> None:
+    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    assert set(found) == {*device._READ, "training_s", "inference_s"}
+    for name in device._READ:
+        assert found[name].value is None
+        assert found[name].why is not None
+        assert "CPU" in found[name].why
+    assert (found["training_s"].value or 0) > (found["inference_s"].value or 0) > 0
+
+
+def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(device, "training_step", full)
+    found = device.taken(MODELS["gru"], SHAPE, "cpu")
+    assert {(measure.value, measure.why) for measure in found.values()} == {
+        (None, "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    }
+
+
+def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> None:
+    step = {"model": {"peak": {"weights": 100, "temporaries": 900}}}
+    labels = [label for pair in cost.TABLE_4 for label in pair[:2]]
+    sizes = dict(zip(labels, (1020, 1040, None, 1000), strict=True))
+    on = {
+        label: {"cuda_allocated_peak_bytes": {"value": size}, "training_s": {"value": size and 0.001 * size}}
+        for label, size in sizes.items()
+    }
+    made = {"rows": [{"label": label, "steps": step} for label in labels], "device": {"device": "a GPU", "why": None, "rows": on}}
+    lines = {row[0].text: [entry.text for entry in row] for row in device.table(made).rows}
+    assert [lines[label][-2:] for label in labels] == [["1.020", "yes"], ["1.040", "NO"], ["n/a", "n/a"], ["1.000", "yes"]]
+    assert [[entry.text for entry in row][-1] for row in device.times(made).rows] == ["0.98", "n/a", "n/a", "n/a"]
+    nothing = {**made, "device": {"device": None, "why": "no GPU", "rows": {}}}
+    assert "n/a: no GPU." in device.table(nothing).caption
+
+
 # The command line
 
 
@@ -309,6 +349,7 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
         (["--also", "gru width=8 width.of=it=x"], "gru"),
         (["--also", "gru width=8", "--constant-in", "depht"], "depht"),
         (["--constant-in", "steps"], "for models named by --also"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_the_example_of_an_own_cell_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_every_table_in_the_readme_stands_in_results() -> None:
-    shown = re.findall(r"<!-- ((?:tables|peers|memory)/[\w/.-]+\.md) -->\n\n((?:\|.*\n)+)", README)
+    shown = re.findall(r"<!-- ((?:tables|peers|memory|claims)/[\w/.-]+\.md) -->\n\n((?:\|.*\n)+)", README)
     assert shown
     for name, table in shown:
         assert table in (ROOT / "results" / name).read_text(encoding="utf-8")

@@ -3,12 +3,16 @@
 Thresholds were written down before the runs that they judge. What the paper says is told in short, not quoted.
 """
 
-from bench.claims import counted, measured
+from bench.claims import counted, measured, probed
 from bench.claims.claim import Claim
 
 _SEEDS = "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips); Holm over a claim's parts against it"
 _COUNTED = "counted, no chance in it"
 _MEMORY = "`python -m bench memory`"
+_MEASURE = "`python -m bench claims --measure`"
+_SEED = "one-sided t tests over seeds (from six on sign flips); Holm over a claim's parts against it"
+
+SUITES = ("smoke", "text", "small", "copy", "speed")  # whose comparisons are audited
 
 CLAIMS = (
     Claim(
@@ -155,5 +159,105 @@ CLAIMS = (
         threshold="from 2 to 3",
         needs="suites smoke, text and small",
         judge=measured.slower(2.0, 3.0),
+    ),
+    Claim(
+        id="steps-grow",
+        says="Solves take more steps as training goes on.",
+        where="section 5.3; figure 2, left",
+        measured="evaluations to a relative residual of 1e-3 (cap 60) in the last tenth of the training over those in the first",
+        statistic=_SEED,
+        threshold="above 1",
+        needs=_MEASURE,
+        judge=probed.steps_grow,
+    ),
+    Claim(
+        id="backward-shorter",
+        says="The backward solve needs far fewer steps than the forward one.",
+        where="section 5.3; figure 2, left",
+        measured="evaluations of a backward solve over those of a forward one, both to 1e-3, over the whole training",
+        statistic=_SEED,
+        threshold="below 0.8",
+        needs=_MEASURE,
+        judge=probed.backward_is_shorter,
+    ),
+    Claim(
+        id="tolerance",
+        says="Quality does not suffer from a tolerance as loose as 0.1.",
+        where="section 5.3; figure 3, left",
+        measured="validation loss of one trained model at a relative tolerance of 0.1 less that at 1e-6",
+        statistic=_SEED,
+        threshold="below 0.02 nats (2 % of perplexity)",
+        needs=_MEASURE,
+        judge=probed.flat_in("tolerance", "rtol", 0.1, 1e-6),
+    ),
+    Claim(
+        id="cap",
+        says="A cap of 30 steps is enough.",
+        where="section 5.3; figure 3, right",
+        measured="validation loss of one trained model at a cap of 30 evaluations less that at 120",
+        statistic=_SEED,
+        threshold="below 0.02 nats",
+        needs=_MEASURE,
+        judge=probed.flat_in("cap", "cap", 30, 120),
+    ),
+    Claim(
+        id="tied-rest",
+        says="A weight-tied network's layers need not come to rest; a Transformer's oscillate.",
+        where="figure 2, right; appendix D, figure 4",
+        measured="share of sequences on which a trained tied network's map, iterated to 200 layers, changes by less than 1e-4",
+        statistic=_SEED,
+        threshold="below 0.99 on some task",
+        needs=_MEASURE,
+        judge=probed.tied_need_not_converge,
+    ),
+    Claim(
+        id="root",
+        says="The equilibrium is the same whichever root finder is used.",
+        where="section 3.1; theorem 1",
+        measured="share of sequences on which two solvers' answers agree, in float64 at 1e-6, five solvers, one not this library's",
+        statistic=_SEED,
+        threshold="above 0.99 for the pair least alike",
+        needs=_MEASURE,
+        judge=probed.one_root,
+    ),
+    Claim(
+        id="gradient",
+        says="The gradient at the equilibrium is exact, without backpropagating through the solve.",
+        where="theorem 1",
+        measured="the implicit gradient beside a dense float64 solve of the implicit function theorem, all parameters",
+        statistic="largest over seeds",
+        threshold="relative error below 1e-6 at a tight tolerance; 1 - cosine below 0.01 as trained",
+        needs=_MEASURE,
+        judge=probed.gradient_is_exact,
+    ),
+    Claim(
+        id="batch",
+        says="A sequence's result does not depend on the batch that it is solved in.",
+        where="section 5.3 (imbalance within batches is small)",
+        measured="logits of a sequence alone and in batches of 2 to 64, stopped sample by sample",
+        statistic="largest over sequences, seeds and sizes",
+        threshold="below 1e-6 nats in float64 and 1e-2 in float32",
+        needs=_MEASURE,
+        judge=probed.batch_does_not_matter,
+    ),
+    Claim(
+        id="checkpointing-cost",
+        says="Gradient checkpointing costs one more forward pass.",
+        where="section 2",
+        measured="FLOPs of forward and backward with checkpointing over those without",
+        statistic=_COUNTED,
+        threshold="4/3, within 0.07",
+        needs=_MEASURE,
+        judge=probed.one_more_forward,
+    ),
+    Claim(
+        id="no-fixed-point",
+        says="(Not in the paper: its weakness.) A map without a fixed point, or one that repels, is found out.",
+        where="section 3.2 needs a stable start",
+        measured="what solves say of such maps and of cells with N(0, 1) weights, and what the records of their trainings say",
+        statistic=_COUNTED,
+        threshold="nothing is called converged that is not, every training is flagged",
+        needs=_MEASURE,
+        judge=probed.nothing_passes_silently,
     ),
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import UserError, one_line
+from bench.errors import UserError, one_line, unknown
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _WORDS = {"true": True, "false": False, "none": None}
@@ -31,6 +31,7 @@ def memory(
         "results/memory"
     ),
     jobs: Annotated[int | None, typer.Option(min=1, help="processes (default: one a core)")] = None,
+    device: Annotated[str, typer.Option(help="cuda: take every row for real too, beside its prediction")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the record, for scripts")] = False,
 ) -> None:
     """Follow a training step of every row on fake tensors: what its bytes are for, phase by phase, and what the paper prints.
@@ -38,18 +39,23 @@ def memory(
     About three minutes on two cores, no GPU and next to no memory."""
     from bench.environment import usable_cores
     from bench.memory import laws, record, tables
+    from bench.memory.device import absent
     from bench.model import count_parameters
     from bench.report import plain
     from bench.spec import Named
 
     if suite != "paper":
         raise UserError(f"memory: suite {suite!r}: the paper's memory figures are those of suite paper")
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    if device == "cuda" and (why := absent()) is not None:
+        raise UserError(f"memory: --device cuda: {why}")
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and not own:
         raise UserError("memory: --constant-in is for models named by --also")
     for model in own.values():  # now, not after minutes
         count_parameters(model if constant_in is None else Named(name=model.name, settings={**model.settings, constant_in: 2}), 100)
-    found = record.make(own, constant_in, jobs or usable_cores() or 1)
+    found = record.make(own, constant_in, jobs or usable_cores() or 1, device)
     record.write(found, out)
     if as_json:
         print(json.dumps(found, indent=1))

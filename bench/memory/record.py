@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.memory import cost, figures, laws, paper, tables
+from bench.memory import cost, device, figures, laws, paper, tables
 from bench.memory.step import together
 from bench.record import write_bytes, write_text
 from bench.report import csv_text, latex, markdown
@@ -16,10 +16,11 @@ from bench.spec import Named
 NAME = "paper.json"
 
 
-def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 1) -> dict[str, Any]:
+def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 1, on: str = "cpu") -> dict[str, Any]:
     """Follow every row of the paper's tables and every law; the record, as it is written to JSON.
 
-    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`.
+    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows are taken
+    for real too.
     """
     from bench.environment import environment
 
@@ -30,7 +31,8 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
     longest_first = ("cost", "rows", "laws")
     found = iter(together([call for part in longest_first for call in parts[part]], jobs))
     followed = {part: list(islice(found, len(parts[part]))) for part in longest_first}
-    return {"environment": environment("cpu", 1)} | {part: followed[part] for part in parts}
+    measured = {"device": device.follow(followed["rows"], on)}
+    return {"environment": environment(on, 1)} | {part: followed[part] for part in parts} | measured
 
 
 def read(folder: Path) -> dict[str, Any]:

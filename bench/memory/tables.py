@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.memory import cost, laws, paper
+from bench.memory import cost, device, laws, paper
 from bench.memory.ledger import KINDS
 from bench.statistics import significant
 from bench.tables import Entry, Table
@@ -180,6 +180,8 @@ def paper_tables(record: dict[str, Any]) -> list[Table]:
         waterfall(rows, "model"),
         phases(rows),
         cost.table(record["cost"]),
+        device.table(record),
+        device.times(record),
         laws.depth_table(record["laws"]),
         laws.shape_table(record["laws"]),
     ]

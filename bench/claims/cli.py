@@ -1,0 +1,73 @@
+"""`python -m bench claims`: every claim of the paper, and what the records say of it."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.errors import UserError, unknown
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def claims(
+    results: Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")] = Path("results"),
+    only: Annotated[str | None, typer.Option(metavar="CLAIM", help="one claim, by its id, with its parts")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="first make the record of experiments (12 minutes)")] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(help="with --measure, a corpus: NAME=PATH; tinyshakespeare is asked for")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="with --measure: processes (default: one a core)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for scripts")] = False,
+) -> None:
+    """Judge the ledger by the records in the results folder, and write CLAIMS.md, its table for LaTeX and all parts as CSV there.
+
+    A claim whose runs are missing says which. `--measure` looks at models that it trains for that: what tolerance, cap, solver,
+    batch and adjoint do to them, and maps that have no fixed point. It goes on where it was interrupted."""
+    from bench.claims import tables
+    from bench.claims.audit import audits
+    from bench.claims.claim import judged
+    from bench.claims.evidence import Evidence
+    from bench.claims.ledger import CLAIMS, SUITES
+    from bench.record import write_text
+    from bench.report import MARK, csv_text, latex, markdown, plain
+
+    if only is not None and only not in {claim.id for claim in CLAIMS}:
+        raise unknown("claim", only, [claim.id for claim in CLAIMS])
+    if measure:
+        _measure(results, data or [], jobs)
+    elif data or jobs:
+        raise UserError("claims: --data and --jobs are for --measure")
+    evidence = Evidence(results)
+    found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
+    if as_json:
+        print(json.dumps([_plain(one) for one in found], indent=1))
+        return
+    if only is not None:
+        print(plain(tables.parts(found[0])))
+        return
+    summary = tables.summary(found)
+    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, list(audits(evidence, SUITES)))}")
+    write_text(results / "claims" / "claims.md", markdown(summary))
+    write_text(results / "claims" / "claims.tex", latex(summary, "tab:claims"))
+    write_text(results / "claims" / "claims.csv", csv_text(summary))
+    print(plain(summary))
+
+
+def _measure(results: Path, data: list[str], jobs: int | None) -> None:
+    from bench.__main__ import parse_data
+    from bench.environment import usable_cores
+    from bench.experiments import record
+
+    out = results / "claims"
+    made = record.make(jobs or usable_cores() or 1, parse_data(data), out, said=lambda text: print(text, file=sys.stderr))
+    record.write(made, out)
+
+
+def _plain(finding: Any) -> dict[str, Any]:
+    claim = {name: value for name, value in asdict(finding.claim).items() if name != "judge"}
+    return {"claim": claim, "verdict": finding.verdict, "why": finding.why, "parts": [asdict(part) for part in finding.parts]}

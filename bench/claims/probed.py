@@ -1,0 +1,173 @@
+"""What the experiments say of a claim: trained models looked at from close by, per seed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench.claims.claim import Part, Verdict
+from bench.claims.evidence import EXPERIMENTS_SOURCE, Evidence
+from bench.claims.measured import part
+from bench.claims.paired import paired, tested
+from bench.statistics import significant
+
+Values = Mapping[str, Any]
+_WITHIN_NATS = 0.02
+_FEWER = 0.8
+
+
+def _rows(evidence: Evidence, name: str) -> list[Values]:
+    """The rows of an experiment that have values."""
+    found = evidence.experiments
+    rows = found["experiments"].get(name, {}).get("rows", []) if found else []
+    return [row for row in rows if row["values"] is not None]
+
+
+def _by_task(rows: list[Values], read: Callable[[Values], float | None]) -> Iterator[tuple[str, dict[int, float]]]:
+    """A number of each row, by task and seed."""
+    for task in dict.fromkeys(row["task"] for row in rows):
+        numbers = {row["seed"]: value for row in rows if row["task"] == task and (value := read(row["values"])) is not None}
+        if numbers:
+            yield task, numbers
+
+
+def _of(row: Part) -> Part:
+    return replace(row, sources=(EXPERIMENTS_SOURCE,))
+
+
+def _counted(about: str, value: str, asked: str, met: bool, note: str = "") -> Part:
+    verdict: Verdict = "holds" if met else "does not hold"
+    return Part(about=about, value=value, asked=asked, verdict=verdict, note=note, sources=(EXPERIMENTS_SOURCE,))
+
+
+def steps_grow(evidence: Evidence) -> list[Part]:
+    """Evaluations of a forward solve in the last tenth of the training over those in the first."""
+    rows = [row for row in _rows(evidence, "training") if row["model"] == "DEQ"]
+    parts = []
+    for task, ratios in _by_task(
+        rows, lambda values: _ratio(values["course"][-1]["forward_nfe"], values["course"][0]["forward_nfe"])
+    ):
+        found = tested(list(ratios.values()), 1.0, "log")
+        parts.append(_of(part(f"{task}: last tenth over first", found, 1.0, "above", "", suite="")))
+    return parts
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else above / below
+
+
+def backward_is_shorter(evidence: Evidence) -> list[Part]:
+    """Evaluations of a backward solve over those of a forward one, over the whole training."""
+    rows = [row for row in _rows(evidence, "training") if row["model"] == "DEQ"]
+    parts = []
+    for task, backward in _by_task(rows, lambda values: values["train_backward_nfe_mean"]):
+        forward = dict(_by_task(rows, lambda values: values["train_forward_nfe_mean"]))[task]
+        found = paired(backward, forward, _FEWER, "log")
+        parts.append(_of(part(f"{task}: backward over forward", found, _FEWER, "below", "", suite="")))
+    return parts
+
+
+def flat_in(name: str, setting: str, loose: float, tight: float) -> Callable[[Evidence], list[Part]]:
+    """How much validation loss is lost by a looser tolerance or a lower cap of the evaluation's solves."""
+
+    def read(at: float) -> Callable[[Values], float | None]:
+        return lambda values: next((point["loss"] for point in values["points"] if point[setting] == at), None)
+
+    def judge(evidence: Evidence) -> list[Part]:
+        rows, parts = _rows(evidence, name), []
+        for task, losses in _by_task(rows, read(loose)):
+            best = dict(_by_task(rows, read(tight))).get(task, {})
+            found = paired(losses, best, _WITHIN_NATS, "linear")
+            about = f"{task}: loss at {setting} {loose:g} less that at {tight:g}"
+            parts.append(_of(part(about, found, _WITHIN_NATS, "below", " nats", suite="")))
+        return parts
+
+    return judge
+
+
+def tied_need_not_converge(evidence: Evidence) -> list[Part]:
+    """The share of sequences on which a trained weight-tied network's map comes to rest, on the task where that is least."""
+    rows = [row for row in _rows(evidence, "layers") if row["model"].startswith("tied")]
+    shares = dict(_by_task(rows, lambda values: next(iter(values["lengths"].values()))["still"]))
+    if not shares:
+        return []
+    task = min(shares, key=lambda name: sum(shares[name].values()) / len(shares[name]))
+    found = tested(list(shares[task].values()), 0.99, "linear")
+    about = f"{task} (the least of {len(shares)} tasks): share at rest after 200 layers"
+    return [_of(part(about, found, 0.99, "below", "", suite=""))]
+
+
+def one_root(evidence: Evidence) -> list[Part]:
+    """The share of sequences on which two solvers find the same equilibrium, for the pair where that is least."""
+
+    def read(values: Values) -> float | None:
+        known = [pair["same"] for pair in values["pairs"].values() if pair["same"] is not None]
+        return min(known) if known else None
+
+    parts = []
+    for task, shares in _by_task(_rows(evidence, "independence"), read):
+        found = tested(list(shares.values()), 0.99, "linear")
+        parts.append(
+            _of(part(f"{task}: share with the same logits to 1e-3, of the pair least alike", found, 0.99, "above", "", suite=""))
+        )
+    return parts
+
+
+def gradient_is_exact(evidence: Evidence) -> list[Part]:
+    """The implicit gradient beside a dense float64 solve: at a tight tolerance, and as trained."""
+    rows, parts = _rows(evidence, "gradient"), []
+    for moment in ("start", "end"):
+        for task, distances in _by_task(rows, lambda values, moment=moment: _tightest(values[moment])):  # type: ignore[misc]
+            worst = max(distances.values())
+            about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
+            parts.append(_counted(about, f"{significant(worst, 2)} at most", "below 1e-6", worst < 1e-6, f"{len(distances)} seeds"))
+    for task, cosines in _by_task(rows, lambda values: values["end"].get("as trained", {}).get("one_less_cosine")):
+        worst = max(cosines.values())
+        about = f"{task}, end of training: 1 - cosine, as trained (1e-3, float32)"
+        parts.append(_counted(about, f"{significant(worst, 2)} at most", "below 0.01", worst < 0.01, f"{len(cosines)} seeds"))
+    return parts
+
+
+def _tightest(gradients: Values) -> float | None:
+    points = [point for point in gradients.get("backward", []) if point["distance"] is not None]
+    distance: float | None = min(points, key=lambda point: point["rtol"])["distance"] if points else None
+    return distance
+
+
+def batch_does_not_matter(evidence: Evidence) -> list[Part]:
+    """A sequence's logits alone and in batches, the largest difference over seeds and sizes."""
+    rows, parts = _rows(evidence, "batch"), []
+    for dtype, most in (("float64", 1e-6), ("float32", 1e-2)):
+        for task, found in _by_task(rows, lambda values, dtype=dtype: max(one["logits"] for one in values[dtype])):  # type: ignore[misc]
+            worst = max(found.values())
+            parts.append(_counted(f"{task}, {dtype}", f"{significant(worst, 2)} nats at most", f"below {most:g}", worst < most))
+    return parts
+
+
+def one_more_forward(evidence: Evidence) -> list[Part]:
+    """FLOPs of a step with gradient checkpointing over those without: a forward is a third of a step."""
+    parts = []
+    for row in _rows(evidence, "recompute"):
+        for kind in ("sqrt", "every"):
+            ratio = row["values"]["core"][kind]["ratio"]
+            if ratio is not None:
+                met = abs(ratio - 4 / 3) <= 0.07
+                parts.append(_counted(f"{row['depth']} layers, checkpoint {kind}", f"{ratio:.3f}", "4/3, within 0.07", met))
+    return parts
+
+
+def nothing_passes_silently(evidence: Evidence) -> list[Part]:
+    """Solves of maps without a fixed point: samples called converged that are not; and what the record of a training says."""
+    parts = []
+    rows = _rows(evidence, "hostile")
+    for name in dict.fromkeys(row["map"] for row in rows):
+        said = [one for row in rows if row["map"] == name for one in row["values"].values() if isinstance(one, Mapping)]
+        silent, grown = (sum(one[key] for one in said) for key in ("silent", "grown"))
+        samples = sum(one[status] for one in said for status in ("CONVERGED", "MAX_STEPS", "DIVERGED", "NONFINITE"))
+        note = f"{grown} called converged as their iterates grew" if grown else ""
+        parts.append(_counted(f"map: {name}", f"{silent} of {samples} called converged wrongly", "none", silent == 0, note))
+    rows = _rows(evidence, "hostile training")
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row["values"] for row in rows if row["model"] == model]
+        flagged = sum(one["status"] != "ok" or (one["train_converged_fraction"] or 0.0) < 0.99 for one in mine)
+        parts.append(_counted(f"training: {model}", f"{flagged} of {len(mine)} records flagged", "all", flagged == len(mine)))
+    return parts

@@ -1,0 +1,86 @@
+"""The ledger as text: verdicts first, then each claim with the parts that it rests on."""
+
+from collections.abc import Sequence
+
+from bench.claims.audit import Audit, audit_table
+from bench.claims.claim import VERDICTS, Finding, Part
+from bench.report import markdown
+from bench.statistics import significant
+from bench.tables import Entry, Table
+
+_ENTRY_RULE = (
+    "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
+    "correction over its parts), is inconclusive where the seeds do not decide, and is not tested where nothing has been run."
+)
+
+
+def summary(findings: Sequence[Finding]) -> Table:
+    """A line a claim, with its verdict."""
+    counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return Table(
+        ending="claims",
+        title="Does it hold? The claims of the DEQ paper, tested",
+        caption=f"{len(findings)} claims: {said}. At the sizes and on the machine of the records named below each claim.",
+        rule=_ENTRY_RULE,
+        heads=(("claim", ""), ("what the paper says", ""), ("where", ""), ("verdict", ""), ("parts", "")),
+        rows=tuple(
+            (Entry(one.claim.id), Entry(one.claim.says), Entry(one.claim.where), Entry(one.verdict, bold=True), Entry(one.why))
+            for one in findings
+        ),
+        data=tuple(_line(one, part) for one in findings for part in one.parts),
+        words=(0, 1, 2, 3, 4),
+    )
+
+
+def _line(finding: Finding, part: Part) -> dict[str, object]:
+    return {
+        "suite": "claims",
+        "group": finding.claim.id,
+        "label": part.about,
+        "column": finding.claim.measured,
+        "value": part.value,
+        "asked": part.asked,
+        "verdict": part.verdict,
+        "p_for": part.p_for,
+        "p_against": part.p_against,
+        "adjusted": part.adjusted,
+        "claim_verdict": finding.verdict,
+        "run_ids": " ".join(run for source in part.sources for run in source.runs),
+        "paths": " ".join(source.path for source in part.sources),
+    }
+
+
+def parts(finding: Finding) -> Table:
+    """The parts of one claim."""
+    claim = finding.claim
+    lines = []
+    for part in finding.parts:
+        p = "—" if part.adjusted is None else significant(part.adjusted, 2) if part.adjusted >= 1e-4 else "< 1e-4"
+        lines.append((part.about, part.value, part.asked, part.verdict or "—", p, part.note))
+    commands = dict.fromkeys(source.command for part in finding.parts for source in part.sources)
+    return Table(
+        ending=claim.id,
+        title=f"{claim.id}: {finding.verdict}",
+        caption=f"{claim.says} ({claim.where}.) Measured: {claim.measured}. Asked: {claim.threshold}. Statistic: {claim.statistic}."
+        + (f" Made by: {'; '.join(commands)}." if commands else f" Needs: {claim.needs}."),
+        heads=(("about", ""), ("found", ""), ("asked", ""), ("verdict", ""), ("p", ""), ("note", "")),
+        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        words=(0, 1, 2, 3, 5),
+        data=(),
+    )
+
+
+def page(findings: Sequence[Finding], audited: Sequence[Audit]) -> str:
+    """The ledger as one Markdown text."""
+    texts = [markdown(summary(findings))]
+    texts += [markdown(parts(finding), level=2) if finding.parts else _untested(finding) for finding in findings]
+    texts.append(markdown(audit_table(audited), level=2))
+    return "\n".join(texts)
+
+
+def _untested(finding: Finding) -> str:
+    claim = finding.claim
+    return (
+        f"## {claim.id}: {finding.verdict}\n\n{claim.says} ({claim.where}.) Asked: {claim.threshold}. {finding.why.capitalize()}.\n"
+    )

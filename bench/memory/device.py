@@ -1,0 +1,169 @@
+"""The rows of the memory table taken for real on a GPU: what allocator and NVML say beside the prediction, and how long a step is.
+
+Without a GPU every number is null, with that as its reason.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.loop import loss_of, make_optimiser, training_step
+from bench.memory import cost
+from bench.memory.paper import GB
+from bench.memory.step import Shape, fix_caps, tokens
+from bench.meters import CudaMemory
+from bench.model import build_model
+from bench.nvml import Nvml
+from bench.record import Measure, measured
+from bench.spec import Named, Train
+from bench.statistics import significant
+from bench.tables import Entry, Table
+
+_STEPS = 5
+_READ = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "nvml_process_bytes")
+_WITHIN = 0.03  # of the prediction, for the allocator's allocated peak
+_MODES = ("training", "inference")
+
+
+def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
+    """Peaks of one training step on the device, and seconds of a step and of a forward pass in evaluation, solves at their caps.
+
+    The step before has made the optimiser's state and the libraries' workspaces. Where the device runs out of memory the measures
+    are null and say so.
+    """
+    torch.manual_seed(0)
+    cuda, nvml = CudaMemory(device), Nvml(device)
+    try:
+        built = build_model(model, shape.vocabulary).to(device)
+        fix_caps(built, shape)
+        inputs, targets = (tensor.to(device) for tensor in tokens(shape))
+        optimiser = make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-4))[0]
+
+        def step() -> None:
+            training_step(built.train(), optimiser, 0.25, inputs, targets, None, shape.auxiliary)
+
+        def forward() -> None:
+            with torch.no_grad():
+                loss_of(built.eval(), inputs, targets)
+
+        step()
+        cuda.start()
+        nvml.start()
+        step()
+        nvml.sample()
+        found = {name: measure for name, measure in {**cuda.read(), **nvml.read()}.items() if name in _READ}
+        why = None
+        times: dict[str, float | None] = {mode: _seconds(work, device) for mode, work in zip(_MODES, (step, forward), strict=True)}
+    except torch.OutOfMemoryError as error:
+        why = f"out of memory: {str(error).splitlines()[0]}"
+        found = {name: measured(None, "B", "none", "one training step", why) for name in _READ}
+        times = dict.fromkeys(_MODES)
+    for mode, seconds in times.items():
+        found[f"{mode}_s"] = measured(seconds, "s", f"median of {_STEPS}, device synchronised", f"one {mode} step", why)
+    return found
+
+
+def _seconds(work: Callable[[], None], device: str) -> float:
+    taken = []
+    for _ in range(_STEPS):
+        begun = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begun)
+    return median(taken)
+
+
+def absent() -> str | None:
+    """Why nothing can be taken on a GPU here; None where it can."""
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def follow(rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+    """Every row of the table with a model, taken on the device one by one: {"device", "why", "rows": {label: measures}}."""
+    why = "the record was made without --device cuda" if device == "cpu" else absent()
+    if why is not None:
+        return {"device": None, "why": why, "rows": {}}
+    found = {}
+    for row in rows:
+        if "model" in row["steps"]:
+            step = row["steps"]["model"]
+            model = Named(name=row["model"]["name"], settings=step["settings"])
+            measures = taken(model, Shape(**step["shape"]), device)
+            found[row["label"]] = {name: measure.model_dump() for name, measure in measures.items()}
+    return {"device": torch.cuda.get_device_name(device), "why": None, "rows": found}
+
+
+def _gb(value: float | None) -> str:
+    return "n/a" if value is None else significant(value / GB, 3)
+
+
+def table(record: Mapping[str, Any]) -> Table:
+    """Predicted and measured bytes of the whole model's step, a line a row."""
+    on = record["device"]
+    lines, data = [], []
+    for row in record["rows"]:
+        if "model" not in row["steps"]:
+            continue
+        predicted = sum(row["steps"]["model"]["peak"].values())
+        measures = on["rows"].get(row["label"], {})
+        values = [measures.get(name, {}).get("value") for name in _READ]
+        allocated = values[1]
+        ratio = "n/a" if allocated is None else f"{allocated / predicted:.3f}"
+        said = "n/a" if allocated is None else "yes" if abs(allocated / predicted - 1) <= _WITHIN else "NO"
+        lines.append((row["label"], _gb(predicted), *map(_gb, values), ratio, said))
+        data += [
+            {"suite": "paper", "group": "memory", "label": row["label"], "column": name, "value": value, "unit": "B"}
+            for name, value in zip(("predicted", *_READ), (predicted, *values), strict=True)
+        ]
+    heads = (
+        ("model", ""),
+        ("predicted", "GB"),
+        *((name, "GB") for name in ("requested", "allocated", "reserved", "NVML, process")),
+    )
+    return Table(
+        ending="device",
+        title="Memory of a training step on a GPU beside the prediction",
+        caption="The whole model with its embeddings, length 150, batch size 15, every solve at its cap. "
+        + (f"On: {on['device']}." if on["why"] is None else f"n/a: {on['why']}."),
+        rule="Within 3 %: the allocator's allocated peak and the prediction.",
+        heads=(*heads, ("allocated / predicted", ""), ("within 3 %", "")),
+        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        data=tuple(data),
+        words=(0,),
+    )
+
+
+def times(record: Mapping[str, Any]) -> Table:
+    """Run times of table 4's pairs on the GPU, as ratios beside the printed ones."""
+    on = record["device"]
+    lines, data = [], []
+    for deq, explicit, *printed in cost.TABLE_4:
+        for mode, claimed in zip(_MODES, printed, strict=True):
+            seconds = [on["rows"].get(label, {}).get(f"{mode}_s", {}).get("value") for label in (deq, explicit)]
+            known = None not in seconds
+            shown = [f"{1000 * value:.1f}" if value is not None else "n/a" for value in seconds]
+            ratio = seconds[0] / seconds[1] if known else None
+            lines.append((deq, explicit, mode, f"{claimed:.2f}", *shown, "n/a" if ratio is None else f"{ratio:.2f}"))
+            data.append({"suite": "paper", "group": "times", "label": deq, "column": mode, "value": ratio, "unit": "1"})
+    return Table(
+        ending="times",
+        title="Run time of a DEQ over the explicit network's, on a GPU",
+        caption="Length 150, batch size 15, tokens by Zipf's law, every solve at its released cap (the paper does not print at how "
+        "many steps it measured). " + (f"On: {on['device']}." if on["why"] is None else f"n/a: {on['why']}."),
+        heads=(
+            ("DEQ", ""),
+            ("explicit network", ""),
+            ("of", ""),
+            ("table 4", "ratio"),
+            ("DEQ", "ms"),
+            ("explicit", "ms"),
+            ("ratio", ""),
+        ),
+        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        data=tuple(data),
+        words=(0, 1, 2),
+    )

@@ -1,0 +1,309 @@
+"""A verdict is what the records say: paired by seed, both errors kept to 5 %, and never more than the design can tell."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from bench.__main__ import app
+from bench.claims import counted, measured, tables
+from bench.claims.audit import audits
+from bench.claims.claim import Claim, Finding, Part, judged
+from bench.claims.evidence import Evidence
+from bench.claims.ledger import CLAIMS, SUITES
+from bench.claims.paired import holm, paired
+from bench.claims.paired import tested as judge
+from bench.columns import groups
+from bench.errors import UserError
+from bench.identity import Identity
+from bench.metric import Metric
+from bench.record import Record
+from bench.record import measured as measure
+from bench.spec import Named, Spec, Train
+from bench.store import Store
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+EMPTY = Evidence(Path("there-is-none"))
+
+
+def part(**changes: Any) -> Part:
+    return Part(**({"about": "a", "value": "1", "asked": "below 2"} | changes))
+
+
+def finding(*parts: Part) -> Finding:
+    text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
+    (found,) = judged([Claim(id="c", judge=lambda _: list(parts), **text)], EMPTY)
+    return found
+
+
+# Statistics
+
+
+def test_holm_is_what_its_author_wrote() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_few_pairs_have_students_test(scale: Any) -> None:
+    ours, theirs = {0: 1.2, 1: 1.5, 2: 1.1, 7: 9.0}, {0: 2.0, 1: 2.2, 2: 2.9, 8: 1.0}  # 7 and 8 have no partner
+    found = paired(ours, theirs, 0.9, scale)
+    assert found is not None
+    pairs = [(ours[seed], theirs[seed]) for seed in (0, 1, 2)]
+    distances = [math.log(a / b) - math.log(0.9) if scale == "log" else a - b - 0.9 for a, b in pairs]
+    expected = stats.ttest_1samp(distances, 0.0, alternative="less").pvalue
+    assert (found.below, found.above) == (pytest.approx(expected), pytest.approx(1 - expected))
+    assert found.estimate.n == 3
+
+
+def test_six_pairs_or_more_have_all_sign_flips() -> None:
+    values = [0.5, 0.7, 0.9, 1.3, 0.4, 0.8]
+    found = judge(values, 1.0, "linear")
+    centred = np.asarray(values) - 1.0
+    expected = stats.permutation_test((centred,), np.mean, permutation_type="samples", alternative="less", n_resamples=np.inf)
+    assert found.below == pytest.approx(expected.pvalue)
+    assert judge([0.1] * 6 + [0.2], 1.0, "log").below == 1 / 2**7
+    assert "sign flips" in found.method
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_fewer_than_three_seeds_are_never_significant(n: int) -> None:
+    found = judge([1e-9] * n, 1.0, "log")
+    assert (found.below, found.above) == (None, None)
+    made = measured.part("a", found, 1.0, "below", "", suite="s")
+    assert made.verdict == "inconclusive"
+    assert "3 seeds" in made.note
+
+
+def test_without_common_seeds_nothing_is_tested() -> None:
+    assert paired({0: 1.0}, {1: 1.0}, 1.0, "log") is None
+    assert measured.part("a", None, 1.0, "below", "", suite="s").verdict == "not tested"
+
+
+def test_equal_values_decide_without_a_spread() -> None:
+    assert (judge([1.0, 1.0, 1.0], 0.99, "linear").above, judge([0.5] * 3, 0.99, "linear").below) == (0.0, 0.0)
+    assert judge([0.99] * 3, 0.99, "linear").below == 0.5
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 8])
+def test_what_is_at_the_threshold_is_seldom_called_beyond_it(n: int) -> None:
+    random = np.random.default_rng(n)
+    wrong = sum((judge(np.exp(random.normal(0.0, 0.5, n)).tolist(), 1.0, "log").below or 0) < 0.05 for _ in range(1500))
+    assert wrong / 1500 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_a_claim_of_many_parts_at_their_thresholds_is_seldom_called_wrong() -> None:
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(400):
+        parts = [
+            measured.part("a", judge(random.normal(1.0, 0.2, 5).tolist(), 1.0, "linear"), 1.0, "below", "", suite="s")
+            for _ in range(8)
+        ]
+        wrong += finding(*parts).verdict != "inconclusive"
+    assert wrong / 400 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_intervals_cover_what_they_say(n: int) -> None:
+    random = np.random.default_rng(n)
+    found = [judge(np.exp(random.normal(0.3, 0.8, n)).tolist(), 1.0, "log").estimate for _ in range(2000)]
+    covered = sum((one.low or 0) <= math.exp(0.3) <= (one.high or 0) for one in found) / 2000
+    assert abs(covered - 0.95) < 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+@pytest.mark.parametrize(("values", "verdict"), [
+    ([1.0, 1.01, 0.99], "holds"), ([0.5, 0.51, 0.49], "does not hold"),
+    ([2.0, 2.1, 1.9], "does not hold"), ([1.0, 1.4, 0.7], "inconclusive"),
+])  # fmt: skip
+def test_a_ratio_between_two_bounds_is_tested_on_both_sides(values: list[float], verdict: str) -> None:
+    made = measured.between("a", dict(enumerate(values)), dict.fromkeys(range(3), 1.0), 1 / 1.2, 1.2, suite="s")
+    assert finding(made).verdict == verdict
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"),
+    [
+        ((), "not tested"),
+        (("not tested",), "not tested"),
+        (("holds", "not tested"), "holds"),
+        (("holds", "inconclusive"), "inconclusive"),
+        (("holds", "inconclusive", "does not hold"), "does not hold"),
+        (("holds", "holds"), "holds"),
+    ],
+)
+def test_a_claim_is_as_good_as_its_worst_part(verdicts: Sequence[Any], whole: str) -> None:
+    assert finding(*(part(verdict=verdict) for verdict in verdicts)).verdict == whole
+
+
+def test_a_part_against_a_claim_is_corrected_for_the_other_parts() -> None:
+    alone = finding(part(p_for=0.97, p_against=0.03))
+    among = finding(part(p_for=0.97, p_against=0.03), part(p_for=0.5, p_against=0.5))
+    assert (alone.verdict, among.verdict) == ("does not hold", "inconclusive")
+    assert among.parts[0].adjusted == pytest.approx(0.06)
+
+
+def test_a_part_for_a_claim_needs_no_correction() -> None:
+    assert finding(part(p_for=0.03, p_against=0.97), part(p_for=0.04, p_against=0.96)).verdict == "holds"
+
+
+def test_where_nothing_was_run_the_ledger_says_what_to_run() -> None:
+    found = judged(CLAIMS, EMPTY)
+    assert {one.verdict for one in found} == {"not tested"}
+    assert all("needs" in one.why for one in found)
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+
+
+# Evidence of runs
+
+
+def record(label: str, seed: int, loss: float | None, *, role: Any = "final", trials: tuple[str, ...] = (), **more: Any) -> Record:
+    name = "lstm" if label == "LSTM" else "deq"
+    train = Train(steps=more.pop("steps", 1), batch=1, learning_rate=more.pop("rate", 1e-3))
+    task = Named(name="copy", settings={"T": more.pop("T", 30)})
+    model = Named(name=name, settings={"width": 4})
+    spec = Spec(group="g", label=label, model=model, task=task, train=train, seed=seed, role=role, trials=trials)
+    identity = Identity(data=more.pop("data", "0" * 64), code={}, environment={})
+    return Record(
+        run_id=identity.run_id(spec.key),
+        suite="copy",
+        status="ok" if loss is not None else "diverged",
+        why=None if loss is not None else "NaN",
+        spec=spec,
+        identity=identity,
+        metrics={"loss": Metric(unit="nats", better="lower", chance=0.5)},
+        measures={"test_loss": measure(loss, "nats", "m", "s", None if loss is not None else "diverged")},
+    )
+
+
+def evidence(folder: Path, records: list[Record]) -> Evidence:
+    for one in records:
+        Store(folder).write(one)
+    return Evidence(folder)
+
+
+def test_runs_are_paired_by_seed_and_name_their_records(tmp_path: Path) -> None:
+    deq = [record("DEQ", seed, 0.01 + seed / 1000) for seed in range(4)] + [record("DEQ", 4, None)]
+    lstm = [record("LSTM", seed, 0.5) for seed in range(1, 6)]
+    (made,) = measured.copying("LSTM", 0.1)(evidence(tmp_path, deq + lstm))
+    assert made.note == "t test, 3 seeds"  # 1, 2 and 3: seed 4 diverged
+    assert made.p_for is not None
+    assert made.p_for < 1e-3
+    assert set(made.sources[0].runs) == {one.run_id for one in deq + lstm}
+    assert measured.recurrent_at_chance(Evidence(tmp_path))[0].value == "1.00"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "none"),
+        ([record("LSTM", 3, 1.0)], "DEQ lacks seed 3"),
+        ([record("GRU", seed, 1.0, data="1" * 64) for seed in (0, 1)], "the rows' data differ"),
+        (
+            [record("GRU", seed, 1.0, steps=2) for seed in (0, 1)],
+            "rows train for different numbers of steps, which their labels say",
+        ),
+        ([record("DEQ", 1, 1.0, role="trial")], "seed 1 is a trial's and a final run's"),
+    ],
+)
+def test_an_audit_names_what_is_unequal(more: list[Record], said: str, tmp_path: Path) -> None:
+    fair = [record(label, seed, 1.0) for label in ("DEQ", "LSTM") for seed in (0, 1)]
+    (found,) = audits(evidence(tmp_path, fair + more), ["copy"])
+    assert found.complaints == (() if said == "none" else (said,))
+
+
+def test_an_audit_counts_trials_and_rates_at_an_end(tmp_path: Path) -> None:
+    trials = [record("DEQ", 9, 1.0, role="trial", rate=rate) for rate in (1e-3, 2e-3)]
+    keys = tuple(one.spec.key for one in trials)
+    finals = [record("DEQ", 0, 1.0, rate=2e-3, trials=keys), record("LSTM", 0, 1.0)]
+    (found,) = audits(evidence(tmp_path, trials + finals), ["copy"])
+    assert (found.trials, found.tuned, found.at_an_end) == ((2, 2), 1, 1)
+
+
+def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "paper.json").write_text("{")
+    with pytest.raises(UserError, match=r"paper\.json"):
+        counted.peak_is_constant(Evidence(tmp_path))
+
+
+# The published ledger
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[Finding, ...]:
+    return judged(CLAIMS, Evidence(RESULTS))
+
+
+def test_the_published_page_is_that_of_the_published_records(published: tuple[Finding, ...]) -> None:
+    text = (RESULTS / "CLAIMS.md").read_text(encoding="utf-8")
+    assert text.partition("\n")[2] == tables.page(published, list(audits(Evidence(RESULTS), SUITES)))
+    lines = list(csv.DictReader(io.StringIO((RESULTS / "claims" / "claims.csv").read_text(encoding="utf-8"))))
+    assert [line["value"] for line in lines] == [one.value for found in published for one in found.parts]
+
+
+def test_every_number_of_the_published_ledger_is_traced(published: tuple[Finding, ...]) -> None:
+    for one in (one for found in published for one in found.parts):
+        assert one.sources, one.about
+        for source in one.sources:
+            assert (RESULTS / source.path).exists(), source.path
+            for run in source.runs:
+                assert (RESULTS / source.path / f"{run}.json").exists(), run
+
+
+def test_losses_of_the_published_ledger_are_those_of_its_runs(published: tuple[Finding, ...]) -> None:
+    """One cell, computed anew from the files."""
+    (found,) = (one for one in published if one.claim.id == "perplexity")
+    one = next(one for one in found.parts if "wikitext" in one.about)
+    losses: dict[str, dict[int, float]] = {}
+    for run in one.sources[0].runs:
+        data = json.loads((RESULTS / one.sources[0].path / f"{run}.json").read_text())
+        losses.setdefault(data["spec"]["label"], {})[data["spec"]["seed"]] = data["measures"]["test_loss"]["value"]
+    deq, tied = losses["DEQ (Anderson)"], losses["tied 12"]
+    ratio = math.exp(np.mean([deq[seed] - tied[seed] for seed in deq]))
+    assert f"{ratio:.3f}" in one.value
+
+
+def test_the_groups_that_the_ledger_compares_are_there() -> None:
+    store = Store(RESULTS)
+    labels = {
+        row.label for suite in ("smoke", "text", "small") for group in groups(suite, store.read_all(suite)) for row in group.rows
+    }
+    assert {name for deq, explicit in measured._KIN.items() for name in (deq, *explicit)} <= labels
+
+
+# The command line
+
+
+def test_the_command_writes_the_ledger(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "not tested" in result.output
+    assert (tmp_path / "CLAIMS.md").read_text(encoding="utf-8").startswith("<!-- generated")
+    assert (tmp_path / "claims" / "claims.tex").exists()
+
+
+def test_one_claim_is_shown_with_its_parts() -> None:
+    result = CliRunner().invoke(app, ["claims", "--results", str(RESULTS), "--only", "memory-whole"])
+    assert result.exit_code == 0, result.output
+    assert "DEQ, Broyden" in result.output
+    data = json.loads(CliRunner().invoke(app, ["claims", "--results", str(RESULTS), "--only", "memory-88", "--json"]).output)
+    assert [one["verdict"] for one in data] == ["does not hold"]
+
+
+def test_an_unknown_claim_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["claims", "--only", "memory-99"])
+    assert isinstance(result.exception, UserError)
+    assert "memory-88" in str(result.exception)
