@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.check.cli import app as check
 from bench.claims.cli import app as claims
 from bench.errors import UserError, one_line, unknown
 from bench.gate.cli import app as gate
@@ -23,6 +24,7 @@ from bench.peers.cli import app as peers
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
 )
+app.add_typer(check)
 app.add_typer(claims, name="claims")
 app.add_typer(gate, name="gate")
 app.add_typer(memory, name="memory")

@@ -1,0 +1,27 @@
+"""All four of your own beside a DEQ, its unrolling and a GRU of the package, in the same tables and figures."""
+
+from bench.spec import Comparison, Named, Row, Train
+
+SPECS = [
+    Comparison(
+        group="my own",
+        task=Named(name="my_task:Lookback", settings={"lag": 2}),
+        train=Train(steps=200, batch=16, learning_rate=1e-2, evaluate_every=50),
+        rows={
+            "DEQ": Row(model=Named(name="deq", settings={"cell": "transformer", "cell.heads": 2, "width": 32})),
+            "tied 6": Row(model=Named(name="tied", settings={"cell": "transformer", "cell.heads": 2, "depth": 6})),
+            "DEQ, my cell": Row(model=Named(name="deq", settings={"cell": "my_cell:Gate", "cell.gain": 0.3})),
+            "tied 6, my cell": Row(model=Named(name="tied", settings={"cell": "my_cell:Gate", "depth": 6})),
+            "DEQ, my cell and solver": Row(
+                model=Named(name="deq", settings={"cell": "my_cell:Gate", "solver": "my_solver:Aitken"})
+            ),
+            "my model": Row(model=Named(name="my_model:Decay", settings={"inputs": 32})),
+            "GRU": Row(model=Named(name="gru", settings={"inputs": 32})),
+        },
+        reference="DEQ",
+        learning_rates=(1e-2,),
+        trial_steps=100,
+        seeds=(0, 1),
+        depths=(2, 4, 8),
+    )
+]
