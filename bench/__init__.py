@@ -11,6 +11,7 @@ functions of records.
     catalog.py      the literal registries of models and tasks; settings checked against signatures
     model.py        embedding, Core and head, with dropout, tied or adaptive (adaptive.py) where a model asks for it
     recipe.py       a training recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight
+    presets.py      recipes with a name; tuning.py: a Comparison whose rates are chosen on several seeds
     budget.py       equal parameters: the width (or another size) that comes nearest to a count
     params.py       how many parameters the models of a suite have, beside what the paper prints
     plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
@@ -25,6 +26,10 @@ functions of records.
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
     quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure
     peers/          solvers beside other implementations', baselines and harness beside plain torch
+    memory/         a training step's bytes on fake tensors: the paper's memory column, laws, cost; on a GPU for real
+    claims/         the paper's claims, judged by records; experiments/: trained models looked at from close by, for them
+    page/           one self-contained HTML page of all results, and explain: where a number comes from
+    check/          the contract that a user's own cell, model, solver or task is held to
     gate/           whether a change made anything worse: counts against accepted ones, times against the code before
     doctor.py       which instruments work here
 """
