@@ -32,7 +32,7 @@ reproduce: $(READY)  ## train the smoke suite into results/reproduced/, print th
 reproduce-small: $(READY)  ## train the whole family into results/reproduced/; DATA="--data tinyshakespeare=FILE" where there is no network
 	$(PY) -m bench run small --device cpu --results results/reproduced $(DATA)
 
-reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (an hour, one run at a time); DATA as above
+reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (two hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
 reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake tensors into results/reproduced/memory/; no GPU

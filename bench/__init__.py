@@ -31,5 +31,6 @@ functions of records.
     page/           one self-contained HTML page of all results, and explain: where a number comes from
     check/          the contract that a user's own cell, model, solver or task is held to
     gate/           whether a change made anything worse: counts against accepted ones, times against the code before
+    corpora.py      NAME=PATH of the command line
     doctor.py       which instruments work here
 """

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bench.check.cli import app as check
 from bench.claims.cli import app as claims
+from bench.corpora import parse_data
 from bench.errors import UserError, one_line, unknown
 from bench.gate.cli import app as gate
 from bench.memory.cli import app as memory
@@ -55,27 +56,6 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {text!r}: a seed is named twice")
     return seeds
-
-
-def parse_data(pairs: list[str]) -> dict[str, Path]:
-    """`NAME=PATH` pairs as a dictionary; each path must exist. The name of a published corpus alone has it fetched."""
-    data: dict[str, Path] = {}
-    for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not equals:
-            from bench.tasks.published import CORPORA, fetch
-
-            if name not in CORPORA:
-                raise UserError(f"--data {pair!r}: give NAME=PATH, or one of {', '.join(sorted(CORPORA))} to have it fetched")
-            path = equals = str(fetch(CORPORA[name]))
-        if not equals or not path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name):
-            raise UserError(f"--data {pair!r}: give NAME=PATH, the name of letters, digits, _, + and -")
-        if name in data:
-            raise UserError(f"--data: {name!r} is named twice")
-        if not Path(path).exists():
-            raise UserError(f"--data {name}: {path} does not exist")
-        data[name] = Path(path)
-    return data
 
 
 def choose_device(name: str) -> Literal["cpu", "cuda"]:

@@ -14,7 +14,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.claims import counted, measured, tables
+from bench.claims import counted, measured, probed, tables
 from bench.claims.audit import audits
 from bench.claims.claim import Claim, Finding, Part, judged
 from bench.claims.evidence import Evidence
@@ -82,6 +82,13 @@ def test_fewer_than_three_seeds_are_never_significant(n: int) -> None:
     made = measured.part("a", found, 1.0, "below", "", suite="s")
     assert made.verdict == "inconclusive"
     assert "3 seeds" in made.note
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
+def test_a_value_without_a_logarithm_is_no_test_and_no_crash(ours: float, theirs: float) -> None:
+    found = paired({0: 1.0, 1: ours, 2: 1.0}, {0: 1.0, 1: theirs, 2: 1.0}, 1.0, "log")
+    made = measured.part("a", found, 1.0, "below", "", suite="s")
+    assert (made.value, made.verdict, made.note) == ("—", "inconclusive", "no test: a value is not positive")
 
 
 def test_without_common_seeds_nothing_is_tested() -> None:
@@ -235,8 +242,104 @@ def test_an_audit_counts_trials_and_rates_at_an_end(tmp_path: Path) -> None:
 def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "paper.json").write_text("{")
-    with pytest.raises(UserError, match=r"paper\.json"):
+    with pytest.raises(UserError, match=r"paper\.json cannot be read"):
         counted.peak_is_constant(Evidence(tmp_path))
+    (tmp_path / "memory" / "paper.json").write_text('{"rows": []}')
+    with pytest.raises(UserError, match=r"paper\.json is no such record: it needs rows, cost, laws"):
+        counted.peak_is_constant(Evidence(tmp_path))
+
+
+# Evidence of experiments
+
+
+def experiments(folder: Path, **rows: list[dict[str, Any]]) -> Evidence:
+    (folder / "claims").mkdir()
+    found = {"experiments": {name.replace("_", " "): {"rows": mine} for name, mine in rows.items()}}
+    (folder / "claims" / "experiments.json").write_text(json.dumps(found))
+    return Evidence(folder)
+
+
+def rows(values: Sequence[dict[str, Any] | None], **subject: Any) -> list[dict[str, Any]]:
+    return [{"task": "t", "seed": seed, "values": one, **subject} for seed, one in enumerate(values)]
+
+
+def verdicts(claim: str, found: Evidence) -> list[str | None]:
+    (judge,) = (one.judge for one in CLAIMS if one.id == claim)
+    return [one.verdict for one in finding(*judge(found)).parts]
+
+
+def test_growth_of_steps_is_the_last_tenth_over_the_first_and_a_failed_row_is_left_out(tmp_path: Path) -> None:
+    course = [{"course": [{"forward_nfe": 10.0}, {"forward_nfe": 99.0}, {"forward_nfe": end}]} for end in (20.0, 21.0, 22.0)]
+    found = experiments(tmp_path, training=rows([*course, None], model="DEQ") + rows(course[::-1], model="tied 12"))
+    (made,) = probed.steps_grow(found)
+    assert made.value.startswith(f"{(2.0 * 2.1 * 2.2) ** (1 / 3):.2f}")
+    assert verdicts("steps-grow", found) == ["holds"]
+
+
+@pytest.mark.parametrize(("backward", "verdict"), [(5.0, "holds"), (9.0, "does not hold")])
+def test_a_backward_solve_is_held_against_the_forward_one_of_its_seed(tmp_path: Path, backward: float, verdict: str) -> None:
+    values = [{"train_forward_nfe_mean": 10.0 + seed, "train_backward_nfe_mean": backward + seed} for seed in range(5)]
+    assert verdicts("backward-shorter", experiments(tmp_path, training=rows(values, model="DEQ"))) == [verdict]
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0.001, "holds"), (0.5, "does not hold")])
+def test_a_loose_tolerance_is_held_against_the_tight_one_of_its_seed(tmp_path: Path, lost: float, verdict: str) -> None:
+    def points(seed: int) -> list[dict[str, float]]:
+        return [
+            {"rtol": 1e-6, "cap": 120, "loss": 2.0 + seed},
+            {"rtol": 0.1, "cap": 30, "loss": 2.0 + seed + lost * (1 + seed / 10)},
+        ]
+
+    values = [{"points": points(seed)} for seed in range(5)]
+    found = experiments(tmp_path, tolerance=rows(values), cap=rows(values))
+    assert verdicts("tolerance", found) == verdicts("cap", found) == [verdict]
+
+
+def test_a_tied_network_is_judged_where_it_rests_least(tmp_path: Path) -> None:
+    def still(share: float) -> list[dict[str, Any] | None]:
+        return [{"lengths": {"T=20": {"still": share + seed / 1000}, "T=40": {"still": 0.0}}} for seed in range(3)]
+
+    layers = rows(still(0.99), model="tied 12") + rows(still(0.2), model="tied 12", task="u") + rows(still(0.0), model="DEQ")
+    found = experiments(tmp_path, layers=layers)
+    (made,) = probed.tied_need_not_converge(found)
+    assert made.about.startswith("u (the least of 2 tasks)")
+    assert verdicts("tied-rest", found) == ["holds"]
+
+
+@pytest.mark.parametrize(("same", "verdict"), [(1.0, "holds"), (0.5, "does not hold")])
+def test_roots_are_judged_by_the_pair_least_alike(tmp_path: Path, same: float, verdict: str) -> None:
+    values = [{"pairs": {"a, b": {"same": 1.0}, "a, c": {"same": same}, "b, c": {"same": None}}}] * 3
+    assert verdicts("root", experiments(tmp_path, independence=rows(values))) == [verdict]
+
+
+def test_gradients_batches_and_recomputation_are_judged_by_their_worst(tmp_path: Path) -> None:
+    def gradient(distance: float, cosine: float) -> dict[str, Any]:
+        backward = [{"rtol": 1e-2, "distance": 0.1}, {"rtol": 1e-8, "distance": distance}, {"rtol": 1e-7, "distance": None}]
+        return {"start": {"why": "no roots"}, "end": {"backward": backward, "as trained": {"one_less_cosine": cosine}}}
+
+    batch = [{"float64": [{"logits": 1e-9}, {"logits": worst}], "float32": [{"logits": 1e-4}]} for worst in (1e-8, 1e-5)]
+    core = {"none": {"ratio": 1.0}, "sqrt": {"ratio": 1.33}, "every": {"ratio": 1.5}}
+    found = experiments(
+        tmp_path,
+        gradient=rows([gradient(1e-9, 1e-3), gradient(1e-8, 0.02)]),
+        batch=rows(batch),
+        recompute=rows([{"core": core}], depth=12),
+    )
+    assert verdicts("gradient", found) == ["holds", "does not hold"]
+    assert verdicts("batch", found) == ["does not hold", "holds"]
+    assert verdicts("checkpointing-cost", found) == ["holds", "does not hold"]
+
+
+def test_a_wrong_convergence_or_an_unflagged_training_is_found(tmp_path: Path) -> None:
+    said = {"CONVERGED": 3, "MAX_STEPS": 10, "DIVERGED": 2, "NONFINITE": 1, "silent": 0, "grown": 2}
+    solving = rows([{"picard": said, "broyden": {**said, "silent": 1}, "root": False}], map="m") + rows([{"picard": said}], map="n")
+    training = [{"status": "ok", "train_converged_fraction": share} for share in (0.5, 1.0)]
+    diverged = [{"status": "diverged", "train_converged_fraction": None}]
+    found = experiments(tmp_path, hostile=solving, hostile_training=rows(training, model="a") + rows(diverged, model="b"))
+    made = probed.nothing_passes_silently(found)
+    assert [one.verdict for one in made] == ["does not hold", "holds", "does not hold", "holds"]
+    assert made[0].value == "1 of 32 called converged wrongly"
+    assert made[1].note == "2 called converged as their iterates grew"
 
 
 # The published ledger

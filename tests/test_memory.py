@@ -200,6 +200,16 @@ def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
     assert laws.judged(plain) == "FAIL"
 
 
+def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
+    family = next(one for one in laws.FAMILIES if one.label == "GRU")
+    found = [laws.follow_axis(family, axis) for axis in ("depth", "length")]
+    values, amounts = laws.along(found, "GRU", "length")
+    assert values == [64, 256, 512]
+    least = predicted(family.at(4), Shape(batch=8, length=64, vocabulary=100, ends=False))
+    assert amounts[0] == least.counted(dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0))
+    assert amounts == sorted(amounts)
+
+
 def test_the_power_is_that_of_a_power_law() -> None:
     assert laws.power([2, 8, 32], [5, 7 * 8**2, 7 * 32**2]) == pytest.approx(2)
 

@@ -23,7 +23,6 @@ from typer.testing import CliRunner
 from bench.claims.claim import Claim, Part, Source
 from bench.columns import groups
 from bench.errors import UserError
-from bench.page import verdicts
 from bench.page.cli import app
 from bench.page.colour import contrast, oklab, on_dark, parse, text
 from bench.page.drawing import Shapes
@@ -388,15 +387,12 @@ def test_a_wrong_address_is_told_what_there_is(written: Path, asked: str, said: 
         find(written, asked, CLAIMS)
 
 
-def test_without_records_or_ledger_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_records_or_claims_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no records"):
         page(tmp_path, ())
     with pytest.raises(UserError, match="no records below"):
         find(tmp_path, "smoke/a/b/c")
-    monkeypatch.setattr(verdicts, "_LEDGER", "bench.claims.no_such_ledger")
-    with pytest.raises(UserError, match="no ledger of claims"):
-        find(tmp_path, "memory")
-    assert "nothing is judged" in page(save(tmp_path, [record("LSTM", 0), record("LSTM", 1)]))
+    assert "nothing is judged" in page(save(tmp_path, [record("LSTM", 0), record("LSTM", 1)]), ())
 
 
 @pytest.mark.parametrize(
@@ -425,7 +421,7 @@ def test_a_claim_s_verdict_parts_and_sources_are_on_the_page_and_in_the_terminal
     said = told(found)
     for expected in ("holds: 1 of 1 hold", "1.5 [1.2, 1.9]", "above 1", "runs/quick", "a-run", "python -m bench run quick"):
         assert expected in said
-    assert verdicts.as_data(found)["parts"][0]["sources"] == [
+    assert found.as_data()["parts"][0]["sources"] == [
         {"path": "runs/quick", "command": "python -m bench run quick", "runs": ["a-run", "another-run"]}
     ]
 

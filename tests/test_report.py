@@ -404,6 +404,23 @@ def test_trials_show_the_sweep_and_flag_its_ends() -> None:
     assert [(line["learning_rate"], line["chosen"]) for line in lines] == [(3e-4, "no"), (1e-3, "no"), (3e-3, "yes")]
 
 
+@pytest.mark.parametrize(("rate", "audit"), [(1e-2, "AT AN END"), (1e-3, "NOT THE BEST")])
+def test_of_several_trials_at_a_rate_the_mean_is_audited(rate: float, audit: str) -> None:
+    """The luckiest trial is one at 0.001, the better mean that of 0.01."""
+    scores = {(1e-3, 1000): 0.1, (1e-3, 1001): 9.0, (1e-2, 1000): 3.0, (1e-2, 1001): 3.5}
+    trials = [
+        record("LSTM", seed, role="trial", rate=tried, values={"valid_loss": measure(score, "nats")})
+        for (tried, seed), score in scores.items()
+    ]
+    keys = tuple(trial.spec.key for trial in trials)
+    shown = texts(table([*trials, record("LSTM", 0, rate=rate, trials=keys)], "trials"))["LSTM"]
+    first, _, second = shown[0].partition("; ")
+    assert (first.count(","), second.count(",")) == (1, 1)
+    assert (first.startswith("0.001: "), second.startswith("0.01: ")) == (True, True)
+    assert audit in shown[2]
+    assert ("NOT THE BEST" in shown[2]) == (rate == 1e-3)
+
+
 def test_a_failed_trial_is_shown_with_its_reason() -> None:
     trials = [
         record("LSTM", 1000, role="trial"),

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -45,7 +44,7 @@ def claims(
     evidence = Evidence(results)
     found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
     if as_json:
-        print(json.dumps([_plain(one) for one in found], indent=1))
+        print(json.dumps([one.as_data() for one in found], indent=1))
         return
     if only is not None:
         print(plain(tables.parts(found[0])))
@@ -59,15 +58,10 @@ def claims(
 
 
 def _measure(results: Path, data: list[str], jobs: int | None) -> None:
-    from bench.__main__ import parse_data
+    from bench.corpora import parse_data
     from bench.environment import usable_cores
     from bench.experiments import record
 
     out = results / "claims"
     made = record.make(jobs or usable_cores() or 1, parse_data(data), out, said=lambda text: print(text, file=sys.stderr))
     record.write(made, out)
-
-
-def _plain(finding: Any) -> dict[str, Any]:
-    claim = {name: value for name, value in asdict(finding.claim).items() if name != "judge"}
-    return {"claim": claim, "verdict": finding.verdict, "why": finding.why, "parts": [asdict(part) for part in finding.parts]}

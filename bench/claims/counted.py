@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.claims.claim import Part
+from bench.claims.claim import Part, counted
 from bench.claims.evidence import MEMORY_SOURCE, Evidence, runs
 from bench.columns import depth_probe
 from bench.memory import cost, laws, paper
@@ -15,9 +15,7 @@ _LITERAL = ("model", "model, clusters", "core")
 
 
 def _part(about: str, value: str, asked: str, met: bool, note: str = "") -> Part:
-    return Part(
-        about=about, value=value, asked=asked, verdict="holds" if met else "does not hold", note=note, sources=(MEMORY_SOURCE,)
-    )
+    return counted(about, value, asked, met, MEMORY_SOURCE, note)
 
 
 def _laws(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
@@ -34,15 +32,9 @@ def saved_is_constant(evidence: Evidence) -> list[Part]:
                 continue
             depths, sizes = zip(*known, strict=True)
             law = growth(depths, sizes)
-            parts.append(
-                Part(
-                    about=f"{group.name}: {row.label}, {method}, {depths[0]} to {depths[-1]} steps",
-                    value=f"{law.verdict}, {significant(law.slope, 3)} B a step",
-                    asked="constant or bounded",
-                    verdict="holds" if law.verdict in _FLAT else "does not hold",
-                    sources=(runs("smoke", row),),
-                )
-            )
+            about = f"{group.name}: {row.label}, {method}, {depths[0]} to {depths[-1]} steps"
+            value = f"{law.verdict}, {significant(law.slope, 3)} B a step"
+            parts.append(counted(about, value, "constant or bounded", law.verdict in _FLAT, runs("smoke", row)))
     return parts
 
 

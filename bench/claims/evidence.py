@@ -40,20 +40,22 @@ class Evidence:
     @cached_property
     def memory(self) -> dict[str, Any] | None:
         """The memory record, or None."""
-        return self._read(MEMORY)
+        return self._read(MEMORY, "rows", "cost", "laws")
 
     @cached_property
     def experiments(self) -> dict[str, Any] | None:
         """The record of what is measured for the claims alone, or None."""
-        return self._read(EXPERIMENTS)
+        return self._read(EXPERIMENTS, "experiments")
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path, *parts: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads((self.results / path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"claims: {self.results / path} cannot be read: {error}") from error
+        if not isinstance(found, dict) or not found.keys() >= set(parts):
+            raise UserError(f"claims: {self.results / path} is no such record: it needs {', '.join(parts)}")
         return found
 
 

@@ -11,8 +11,7 @@ from bench.columns import Group, Row
 from bench.statistics import written
 
 Judge = Callable[[Evidence], Sequence[Part]]
-Side = Literal["below", "above", "within"]
-TIED, EXPLICIT = ("tied",), ("tied", "Transformer-XL", "TrellisNet")
+Side = Literal["below", "above"]
 
 
 def part(about: str, found: Tested | None, threshold: float, side: Side, unit: str, *rows: Row, suite: str) -> Part:
@@ -21,8 +20,8 @@ def part(about: str, found: Tested | None, threshold: float, side: Side, unit: s
     asked = f"{side} {threshold:g}{unit}"
     if found is None:
         return Part(about=about, value="—", asked=asked, verdict="not tested", note="no seeds in common", sources=sources)
-    value = f"{written(found.estimate)}{unit}"
-    if found.below is None or found.above is None:
+    value = "—" if found.estimate is None else f"{written(found.estimate)}{unit}"
+    if found.below is None or found.above is None or found.estimate is None:
         return Part(about=about, value=value, asked=asked, verdict="inconclusive", note=found.method, sources=sources)
     p_for, p_against = (found.below, found.above) if side == "below" else (found.above, found.below)
     note = f"{found.method}, {found.estimate.n} seeds"
@@ -35,19 +34,23 @@ def between(
     """Whether a ratio paired by seed lies between two: both one-sided tests must say so."""
     under, over = paired(ours, theirs, low, "log"), paired(ours, theirs, high, "log")
     made = replace(part(about, over, high, "below", "", *rows, suite=suite), asked=f"from {low:.3g} to {high:.3g}")
-    if under is None or over is None or None in (under.below, under.above, over.below, over.above):
+    if under is None or over is None or made.p_for is None:
         return made
-    p_for = max(under.above or 0.0, over.below or 0.0)
-    return replace(made, p_for=p_for, p_against=min(1.0, 2 * min(under.below or 0.0, over.above or 0.0)))
+    ends = [p or 0.0 for p in (under.above, over.below, under.below, over.above)]  # none is None where p_for is none
+    return replace(made, p_for=max(ends[:2]), p_against=min(1.0, 2 * min(ends[2:])))
 
 
 def against(suite: str, group: Group, ours: Row, theirs: Row, measure: str, threshold: float, side: Side = "below") -> Part:
     """Ours over theirs, paired by seed."""
     about = f"{group.name}: {ours.label} over {theirs.label}"
-    a, b = by_seed(ours, measure), by_seed(theirs, measure)
-    if side == "within":
-        return between(about, a, b, 1 / threshold, threshold, ours, theirs, suite=suite)
-    return part(about, paired(a, b, threshold, "log"), threshold, side, "", ours, theirs, suite=suite)
+    found = paired(by_seed(ours, measure), by_seed(theirs, measure), threshold, "log")
+    return part(about, found, threshold, side, "", ours, theirs, suite=suite)
+
+
+def compared(suite: str, group: Group, ours: Row, theirs: Row, measure: str, low: float, high: float) -> Part:
+    """Whether ours over theirs, paired by seed, lies between two ratios."""
+    about = f"{group.name}: {ours.label} over {theirs.label}"
+    return between(about, by_seed(ours, measure), by_seed(theirs, measure), low, high, ours, theirs, suite=suite)
 
 
 def _named(group: Group, *labels: str) -> Iterator[Row]:
@@ -141,7 +144,7 @@ def trained_by_another_solver(evidence: Evidence) -> list[Part]:
         for group in evidence.groups(suite):
             by_label = {row.label: row for row in group.rows}
             if one in by_label and other in by_label:
-                parts.append(against(suite, group, by_label[one], by_label[other], "test_loss", 1.1, "within"))
+                parts.append(compared(suite, group, by_label[one], by_label[other], "test_loss", 1 / 1.1, 1.1))
     return parts
 
 
@@ -160,13 +163,7 @@ def slower(low: float, high: float) -> Judge:
     """Milliseconds of a training step over those of the explicit networks of its kind, between two ratios."""
 
     def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for suite, group, ours, theirs in _kin(evidence, ("smoke", "text", "small", "copy")):
-            about, times = (
-                f"{group.name}: {ours.label} over {theirs.label}",
-                [by_seed(row, "step_ms_median") for row in (ours, theirs)],
-            )
-            parts.append(between(about, times[0], times[1], low, high, ours, theirs, suite=suite))
-        return parts
+        kin = _kin(evidence, ("smoke", "text", "small", "copy"))
+        return [compared(suite, group, ours, theirs, "step_ms_median", low, high) for suite, group, ours, theirs in kin]
 
     return judge

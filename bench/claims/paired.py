@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr
 
-from bench.statistics import LEVEL, Interval, interval
+from bench.statistics import Interval, interval
 
 EXACT_FROM = 6  # pairs: with five the smallest p-value of a sign-flip test is 1/32 on one side, and nothing survives a correction
 _MOST = 16  # pairs whose sign flips are all tried
@@ -20,10 +20,10 @@ class Tested:
     """The mean of paired differences (of logarithms, on the log scale) with its interval, and the one-sided p-values.
 
     `below`: the probability of means so far below the threshold, or farther, were the truth at it; `above`: the same on the other
-    side. None where the design cannot tell: fewer than three pairs.
+    side. None where the design cannot tell: fewer than three pairs, or a value that has no logarithm, and then no estimate either.
     """
 
-    estimate: Interval
+    estimate: Interval | None
     below: float | None
     above: float | None
     method: str
@@ -36,25 +36,25 @@ def paired(
 
     Student's t test on the differences; with six pairs or more all sign flips instead, which assume their symmetry alone.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
         return None
-    pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-    if scale == "log":
-        values = [a / b for a, b in pairs]
-        return tested(values, threshold, "log")
-    return tested([a - b for a, b in pairs], threshold, "linear")
+    if scale == "linear":
+        return tested([a - b for a, b in pairs], threshold, "linear")
+    return tested([a / b if b > 0 else 0.0 for a, b in pairs], threshold, "log")
 
 
 def tested(values: Sequence[float], threshold: float, scale: Literal["log", "linear"]) -> Tested:
     """The same of values that are ratios or differences already, or of one model alone."""
+    if scale == "log" and min(values) <= 0:
+        return Tested(estimate=None, below=None, above=None, method="no test: a value is not positive")
     estimate = interval(values, scale)
     if len(values) < 3:
         return Tested(estimate=estimate, below=None, above=None, method=f"no test: {len(values)} of 3 seeds")
     distances = np.asarray(values, dtype=np.float64) - threshold
     if scale == "log":
         distances = np.log(np.asarray(values, dtype=np.float64)) - math.log(threshold)
-    if len(values) >= EXACT_FROM and len(values) <= _MOST:
+    if EXACT_FROM <= len(values) <= _MOST:
         return Tested(estimate=estimate, below=_flips(distances), above=_flips(-distances), method="sign flips, exact")
     below = _student(distances)
     return Tested(estimate=estimate, below=below, above=1 - below, method="t test")
@@ -84,6 +84,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-__all__ = ["EXACT_FROM", "LEVEL", "Tested", "holm", "paired", "tested"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bench.claims.claim import Part, Verdict
+from bench.claims.claim import Part, counted
 from bench.claims.evidence import EXPERIMENTS_SOURCE, Evidence
 from bench.claims.measured import part
 from bench.claims.paired import paired, tested
@@ -35,8 +35,7 @@ def _of(row: Part) -> Part:
 
 
 def _counted(about: str, value: str, asked: str, met: bool, note: str = "") -> Part:
-    verdict: Verdict = "holds" if met else "does not hold"
-    return Part(about=about, value=value, asked=asked, verdict=verdict, note=note, sources=(EXPERIMENTS_SOURCE,))
+    return counted(about, value, asked, met, EXPERIMENTS_SOURCE, note)
 
 
 def steps_grow(evidence: Evidence) -> list[Part]:

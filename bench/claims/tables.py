@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.claims.audit import Audit, audit_table
-from bench.claims.claim import VERDICTS, Finding, Part
+from bench.claims.claim import Finding, Part, tally
 from bench.report import markdown
 from bench.statistics import significant
 from bench.tables import Entry, Table
@@ -12,25 +12,29 @@ _ENTRY_RULE = (
     "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
     "correction over its parts), is inconclusive where the seeds do not decide, and is not tested where nothing has been run."
 )
+_COUNTED = {"holds": "hold", "does not hold": "do not hold", "inconclusive": "are inconclusive", "not tested": "are not tested"}
 
 
 def summary(findings: Sequence[Finding]) -> Table:
     """A line a claim, with its verdict."""
-    counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    said = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in tally(findings) if count)
     return Table(
         ending="claims",
         title="Does it hold? The claims of the DEQ paper, tested",
         caption=f"{len(findings)} claims: {said}. At the sizes and on the machine of the records named below each claim.",
         rule=_ENTRY_RULE,
-        heads=(("claim", ""), ("what the paper says", ""), ("where", ""), ("verdict", ""), ("parts", "")),
+        heads=(("claim", ""), ("what the paper says", ""), ("where", ""), ("verdict", ""), ("parts", ""), ("threshold fixed", "")),
         rows=tuple(
-            (Entry(one.claim.id), Entry(one.claim.says), Entry(one.claim.where), Entry(one.verdict, bold=True), Entry(one.why))
+            (*map(Entry, (one.claim.id, one.claim.says, one.claim.where)), Entry(one.verdict, bold=True), *map(Entry, _how(one)))
             for one in findings
         ),
         data=tuple(_line(one, part) for one in findings for part in one.parts),
-        words=(0, 1, 2, 3, 4),
+        words=(0, 1, 2, 3, 4, 5),
     )
+
+
+def _how(finding: Finding) -> tuple[str, str]:
+    return finding.why, finding.claim.fixed
 
 
 def _line(finding: Finding, part: Part) -> dict[str, object]:
@@ -62,7 +66,8 @@ def parts(finding: Finding) -> Table:
     return Table(
         ending=claim.id,
         title=f"{claim.id}: {finding.verdict}",
-        caption=f"{claim.says} ({claim.where}.) Measured: {claim.measured}. Asked: {claim.threshold}. Statistic: {claim.statistic}."
+        caption=f"{claim.says} ({claim.where}.) Measured: {claim.measured}. Asked: {claim.threshold} (fixed "
+        f"{claim.fixed}). Statistic: {claim.statistic}."
         + (f" Made by: {'; '.join(commands)}." if commands else f" Needs: {claim.needs}."),
         heads=(("about", ""), ("found", ""), ("asked", ""), ("verdict", ""), ("p", ""), ("note", "")),
         rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),

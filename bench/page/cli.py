@@ -35,13 +35,13 @@ def explain(
 ) -> None:
     """What a number comes from: its runs, their values, the statistic, method and scope, and the command that makes it anew."""
     from bench.claims.claim import Finding
-    from bench.page import evidence, verdicts
+    from bench.page import evidence
     from bench.page.find import find
     from bench.page.told import told
 
     found = find(results, cell)
     if as_json:
-        data = verdicts.as_data(found) if isinstance(found, Finding) else evidence.as_data(found)
+        data = found.as_data() if isinstance(found, Finding) else evidence.as_data(found)
         print(json.dumps(data, indent=1, ensure_ascii=False))
     else:
         print(told(found), end="")

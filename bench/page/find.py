@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench.claims.claim import Claim, Finding
+from bench.claims.claim import Claim, Finding, judged
+from bench.claims.evidence import Evidence
+from bench.claims.ledger import CLAIMS
 from bench.columns import groups
 from bench.errors import UserError, unknown
-from bench.page import verdicts
 from bench.page.evidence import Origin, unshown
 from bench.page.peers import peers_sheets
 from bench.page.sheets import group_sheets, memory_sheets
@@ -19,9 +20,7 @@ _RECORDS = {"memory": ("paper.json", memory_sheets), "peers": ("peers.json", pee
 def find(results: Path, address: str, claims: Sequence[Claim] | None = None) -> Origin | Finding:
     """The evidence of a cell, or the finding of a claim by its id; UserError with what there is where nothing, or more, answers."""
     if "/" not in address:
-        found = verdicts.findings(results, claims)
-        if not found:
-            raise UserError(f"explain {address!r}: no ledger of claims is installed; {_FORM}")
+        found = judged(CLAIMS if claims is None else claims, Evidence(results))
         by_id = {finding.claim.id: finding for finding in found}
         return by_id[_chosen("claim", address, by_id)]
     suite, _, rest = address.partition("/")

@@ -17,9 +17,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.claims.claim import Claim, Finding
+from bench.claims.claim import Claim, Finding, judged, tally
+from bench.claims.evidence import Evidence
+from bench.claims.ledger import CLAIMS
 from bench.columns import Group, groups, slug, unequal_terms
-from bench.page import verdicts
 from bench.page.drawing import Shapes
 from bench.page.evidence import Origin, Sheet
 from bench.page.figures import Picture, group_pictures, memory_pictures, split
@@ -112,7 +113,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     shapes, block = Shapes(), Block()
     shown = {suite: [_comparison(results, group, shapes) for group in found] for suite, found in suites.items()}
     memory, peers = memory_sheets(results), peers_sheets(results)
-    found = verdicts.findings(results, claims)
+    found = judged(CLAIMS if claims is None else claims, Evidence(results))
     memory_drawn = memory_pictures(results, shapes)
     style, head, script = _own("page.css") + shapes.sheet(), _own("theme.js"), _own("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -126,7 +127,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         script=Markup(script),
         summary=_summary(suites, found),
         findings=found,
-        tally=verdicts.tally(found),
+        tally=tally(found),
         suites=shown,
         memory=memory,
         memory_pictures=memory_drawn,
@@ -243,11 +244,9 @@ def _summary(suites: dict[str, list[Group]], found: Sequence[Finding]) -> list[s
         f"Deep equilibrium models beside the explicit networks that they would replace: {runs:,} training runs of {models} models "
         f"on {tasks} tasks, and {trials:,} trials that chose their learning rates."
     )
-    second = "No ledger of claims is installed, so that none is judged here."
+    second = "No claims are given, so that none is judged here."
     if found:
-        said = [
-            f"{count} {one if count == 1 else many}" for (_, count), (one, many) in zip(verdicts.tally(found), _VERBS, strict=True)
-        ]
+        said = [f"{count} {one if count == 1 else many}" for (_, count), (one, many) in zip(tally(found), _VERBS, strict=True)]
         said = [words for words in said if not words.startswith("0 ")]
         second = f"Of {len(found)} claims of the paper, as far as these runs can tell, {_listed(said)}."
     return [first, second, "Every number opens the runs, seeds and method that it comes from, and the command that makes it anew."]

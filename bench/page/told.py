@@ -66,7 +66,12 @@ def _origin(origin: Origin) -> str:
 def _finding(finding: Finding) -> str:
     claim = finding.claim
     lines = [("says", claim.says), ("where", claim.where)]
-    lines += [("measured", claim.measured), ("statistic", claim.statistic), ("threshold", claim.threshold), ("needs", claim.needs)]
+    lines += [
+        ("measured", claim.measured),
+        ("statistic", claim.statistic),
+        ("threshold", f"{claim.threshold} (fixed {claim.fixed})"),
+        ("needs", claim.needs),
+    ]
     sources = [source for part in finding.parts for source in part.sources]
     lines += [("made anew by", command) for command in dict.fromkeys(source.command for source in sources)]
     text = _table(claim.id, ("verdict", f"{finding.verdict}: {finding.why}"), lines)

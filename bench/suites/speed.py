@@ -52,7 +52,7 @@ def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> 
 
 SPECS = [
     *_comparisons("copy memory T=30", Named(name="copy", settings={"T": 30, "test_samples": 300})),
-    # After 300 steps half of the seeds of every model have not found the dependence yet.
+    # After 300 steps many seeds of every model have not found the dependence yet.
     *_comparisons("agreement language", Named(name="agreement", settings={"test_samples": 256}), steps=600),
     *_comparisons(
         "tinyshakespeare by character",
