@@ -98,5 +98,12 @@ def reference(axes: Axes, highest: float, seconds: float) -> None:
     axes.set_ylabel("training until the target (s) ↓")
     axes.axhline(seconds, color="0.45", linewidth=1.0, linestyle=(0, (4, 2)))
     axes.annotate(
-        "tied, at its best depth", (0.5, seconds), xycoords=("axes fraction", "data"), ha="center", va="top", color="0.35"
+        "tied, at its best depth",
+        (0.5, seconds),
+        xytext=(0, -4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        color="0.35",
     )

@@ -59,7 +59,7 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], configuration: str) -> None:
     axes.set_yticks(places, [row["label"] for row in rows])
     axes.grid(axis="y", visible=False)
     axes.set_title(_TITLES[configuration])
-    axes.set_xlabel("GB (2^30 bytes)")
+    axes.set_xlabel("GB (2^30 bytes) ↓")
 
 
 _EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
@@ -85,7 +85,7 @@ def _depth(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xlabel("layers, levels or solver steps")
         if mine:
             axes.legend(loc="upper left", fontsize=8)
-    panels[0].set_ylabel("largest sum of live bytes (MiB)")
+    panels[0].set_ylabel("largest sum of live bytes (MiB) ↓")
     return figure
 
 
@@ -111,7 +111,7 @@ def _shape(rows: list[dict[str, Any]]) -> Figure:
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(axis)
-    panels[0].set_ylabel("largest sum of live bytes (MiB)")
+    panels[0].set_ylabel("largest sum of live bytes (MiB) ↓")
     if labels:
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4)
