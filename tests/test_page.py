@@ -421,7 +421,7 @@ def test_a_claim_s_verdict_parts_and_sources_are_on_the_page_and_in_the_terminal
     said = told(found)
     for expected in ("holds: 1 of 1 hold", "1.5 [1.2, 1.9]", "above 1", "runs/quick", "a-run", "python -m bench run quick"):
         assert expected in said
-    assert found.as_data()["parts"][0]["sources"] == [
+    assert json.loads(json.dumps(found.as_data()))["parts"][0]["sources"] == [
         {"path": "runs/quick", "command": "python -m bench run quick", "runs": ["a-run", "another-run"]}
     ]
 
