@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bench.plots import STYLE, rendered
 
@@ -109,6 +111,19 @@ def _numbers(axes: Axes, which: str) -> None:
     axis.set_minor_formatter("")
 
 
+def _few(axes: Axes) -> None:
+    """Numbers on a y axis that spans a decade or two or less, where a log axis has hardly any of its own."""
+    low, high = axes.get_ylim()
+    if high < 200 * low:
+        found = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+        if high > 4 * low:
+            found = np.outer(10.0 ** np.arange(-9, 9), (1, 2, 5)).ravel()
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_yticks([tick for tick in found if low <= tick <= high])
+    _numbers(axes, "y")
+    axes.tick_params(axis="y", which="minor", labelleft=False)
+
+
 def _steps(rows: _Rows) -> Figure | None:
     """Figure 2, left."""
     label = next((name for name in rows.every("training", "model") if not name.startswith("tied")), None)
@@ -136,7 +151,7 @@ def _residual(rows: _Rows) -> Figure | None:
     tasks, models = rows.every("residual", "task"), rows.every("residual", "model")
     if not tasks:
         return None
-    figure, grid = _grid(len(models), len(tasks) + 1, "Residual against evaluations of f", 5.6)
+    figure, grid = _grid(len(models), len(tasks) + 1, "Residual against evaluations of f", 6.2)
     for line, model in zip(grid, models, strict=True):
         for axes, task in zip(line, tasks, strict=False):
             found = rows.of("residual", task=task, model=model)
@@ -144,8 +159,7 @@ def _residual(rows: _Rows) -> Figure | None:
                 for at, dash in (("start", _DOTTED), ("end", "-")):
                     curves = [[(point[0], point[1]) for point in values[at][solver]["curve"]] for values in found]
                     _draw(axes, curves, colour, dash, thin=at == "end")
-            axes.set(title=f"{model}: {task}", xscale="log", yscale="log")
-            axes.title.set_fontsize(9)
+            axes.set(title=f"{model}\n{task}", xscale="log", yscale="log")
             axes.set_ylim(3e-8, 5)
             _numbers(axes, "x")
         line[0].set_ylabel("||f(z) - z|| / ||f(z)||, ↓ better")
@@ -171,8 +185,7 @@ def _paper_residual(axes: Axes, what: str, points: Mapping[str, tuple[float, flo
         axes.annotate(
             name, (ends[0], 1e-4), (0, 10 if place % 2 == 0 else -18), textcoords="offset points", fontsize=8, ha="center"
         )
-    axes.set(title=f"{_PAPER}: {what}, WikiText-103", ylabel="||f(z) - z||, not relative", yscale="log")
-    axes.title.set_fontsize(9)
+    axes.set(title=f"{_PAPER}, {what}\nWikiText-103", ylabel="||f(z) - z||, not relative", yscale="log")
     axes.set_ylim(1e-6, 1e3)
     axes.set_xlim(0, 230)
 
@@ -196,15 +209,14 @@ def _quality(rows: _Rows, experiment: str) -> Figure | None:
         upper.set(title=task, xscale="log", yscale="log")
         lower.set(xlabel=against, xscale="log", yscale="log")
         for axes in (upper, lower):
-            _numbers(axes, "y")
-            axes.tick_params(axis="y", which="minor", labelleft=False)
+            _few(axes)
     grid[0][0].set_ylabel("validation loss [nats], ↓ better")
     grid[1][0].set_ylabel("evaluations a sample, ↓ better")
     paper = grid[0][-1]
     points, title, label = (
         (_PAPER_TOLERANCE, f"{_PAPER}, figure 3", "tolerance, absolute, a step")
         if experiment == "tolerance"
-        else (_LATER_CAP, "Bai et al. 2021, WikiText-103", "cap on evaluations")
+        else (_LATER_CAP, "Bai et al. 2021", "cap on evaluations")
     )
     paper.plot(*zip(*points, strict=True), color="black", linewidth=0.8, **_HOLLOW)
     paper.set(title=title, xlabel=label, ylabel="perplexity, ↓ better", xscale="log", yscale="log")
@@ -230,8 +242,8 @@ def _layers(rows: _Rows) -> Figure | None:
         return None
     depth, named = rows.setting("layers", "trained depth"), {}
     title = "A trained map iterated on: change a layer, and loss"
-    figure, grid = _grid(len(models) + 1, len(tasks), title, 7.6)
-    colours, hues = (_BLUE, _ORANGE, _GREEN), (_BLUE, _RED)
+    figure, grid = _grid(len(models) + 1, len(tasks), title, 8.2)
+    colours, hues = (_BLUE, _ORANGE, _GREEN), (_PINK, _RED)
     for column, task in enumerate(tasks):
         for line, model in zip(grid, models, strict=False):
             axes, found = line[column], rows.of("layers", task=task, model=model)
@@ -240,7 +252,7 @@ def _layers(rows: _Rows) -> Figure | None:
                 _draw(axes, [[(p[0], p[1]) for p in values["lengths"][name]["curve"]] for values in found], colour)
                 named[("as trained", "twice as long", "four times")[place]] = (colour, "-")
             axes.axvline(depth, color=_GREY, linestyle=_DASHED, linewidth=1)
-            axes.set(title=f"{model}: {task}", xscale="log", yscale="log")
+            axes.set(title=f"{model}\n{task}", xscale="log", yscale="log")
             axes.set_ylim(3e-8, 5)
             _numbers(axes, "x")
         axes = grid[-1][column]
@@ -249,8 +261,7 @@ def _layers(rows: _Rows) -> Figure | None:
         axes.axvline(depth, color=_GREY, linestyle=_DASHED, linewidth=1)
         axes.set(title=task, xlabel="layers", xscale="log", yscale="log")
         _numbers(axes, "x")
-        _numbers(axes, "y")
-        axes.tick_params(axis="y", which="minor", labelleft=False)
+        _few(axes)
     for line in grid[:-1]:
         line[0].set_ylabel("||z[i+1] - z[i]|| / ||z[i+1]||")
     grid[-1][0].set_ylabel("validation loss [nats], ↓ better")
@@ -308,15 +319,14 @@ def _dependency(rows: _Rows) -> Figure | None:
     lengths = rows.every("dependency", "dependency")
     for axes, score, label in (
         (panels[0], "loss_agreement", "loss at the closer [nats], ↓ better"),
-        (panels[1], "excess_nats", "excess over the entropy rate [nats a token], ↓ better"),
+        (panels[1], "excess_nats", "excess over the entropy rate\n[nats a token], ↓ better"),
     ):
         for model, hue in hues.items():
             _draw(axes, list(_over(rows, model, lengths, score)), hue, marker="o")
         axes.set(xlabel="tokens between opener and closer", ylabel=label, xscale="log", yscale="log")
         axes.set_xticks(lengths)
-        for which in "xy":
-            _numbers(axes, which)
-        axes.tick_params(axis="y", which="minor", labelleft=False)
+        _numbers(axes, "x")
+        _few(axes)
     closer = rows.of("dependency")[0]
     for name in ("chance", "floor"):
         panels[0].axhline(closer[name], color=_GREY, linestyle=_DASHED, linewidth=1)
