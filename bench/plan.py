@@ -31,6 +31,7 @@ SUITES = {
     "small": "bench.suites.small",
     "speed": "bench.suites.speed",
     "text": "bench.suites.text",
+    "copy": "bench.suites.copying",
     "paper": "bench.suites.paper",
     "gate": "bench.suites.gate",
 }

@@ -1,100 +1,32 @@
-"""Figures say their units, their better direction and where chance lies; one colour a row in all figures of a suite.
+"""The figures of a comparison: they say their units, their better direction and where chance lies."""
 
-Colours are Okabe and Ito's (safe for colour-blind readers), a hue a family; within it shade, dash and marker tell rows apart.
-"""
-
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bench.columns import (
-    ORDER,
-    Cell,
-    Column,
-    Family,
-    Group,
-    Row,
-    cell,
-    depth_probe,
-    metric_columns,
-    metric_scale,
-    metrics,
-    natural,
-    residual_probe,
+from bench.columns import Group, Row, depth_probe, metric_scale, metrics, natural, residual_probe
+from bench.look import (
+    METHOD_HUES,
+    STYLE,
+    Look,
+    axis_label,
+    legend,
+    log_axis,
+    panels_of,
+    plain_text,
+    rendered,
+    row_handle,
 )
 from bench.metric import Metric
+from bench.pareto import Point as Pareto
+from bench.pareto import costs, front, parameters
 from bench.quality_table import drawn, reference
 from bench.record import Point
-
-MARK = "bench.report"
-_HUES: dict[Family, str] = {
-    **{"deq": "#0072B2", "ode": "#56B4E9", "tied": "#D55E00", "attention": "#E69F00"},
-    **{"convolution": "#CC79A7", "recurrent": "#009E73", "other": "#777777"},
-}
-_TINTS = (0.0, 0.45, -0.4, 0.25, -0.2)  # towards white where positive, towards black where negative
-# One fewer than the tints: the first twenty rows of a family all differ.
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-_MARKERS: dict[Family, str] = {
-    **{"deq": "osD^v", "ode": "o<>pd", "tied": "sPXp*", "attention": "XPdh8"},
-    **{"convolution": "DhHd8", "recurrent": "^v<>D", "other": "8Hp*P"},
-}
-STYLE: dict[str, Any] = {
-    "svg.hashsalt": MARK,  # or element ids are random
-    "svg.fonttype": "path",
-    **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
-    **{"axes.titlesize": 10.5, "axes.titlelocation": "left"},
-    **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
-    **{"axes.grid": True, "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444"},
-    **{"grid.color": "#E4E4E4", "grid.linewidth": 0.7},
-    **{"legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8},
-    "legend.handlelength": 2.6,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 150,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """How a row is drawn."""
-
-    colour: tuple[float, float, float]
-    dash: Any
-    marker: str
-
-
-def looks(groups: Iterable[Group]) -> dict[str, Look]:
-    """A look for each label of a suite, the same in all its figures."""
-    members: dict[Family, set[str]] = {family: set() for family in ORDER}
-    for group in groups:
-        for row in group.rows:
-            members[row.family].add(row.label)
-    return {
-        label: _look(family, index) for family, labels in members.items() for index, label in enumerate(sorted(labels, key=natural))
-    }
-
-
-def _look(family: Family, index: int) -> Look:
-    red, green, blue = to_rgb(_HUES[family])
-    tint = _TINTS[index % len(_TINTS)]
-    towards = 1.0 if tint > 0 else 0.0
-    colour = tuple(part + (towards - part) * abs(tint) for part in (red, green, blue))
-    return Look(
-        colour=(colour[0], colour[1], colour[2]),
-        dash=_DASHES[index % len(_DASHES)],
-        marker=_MARKERS[family][(index + index // len(_TINTS)) % len(_MARKERS[family])],
-    )
 
 
 def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, bytes]]:
@@ -115,72 +47,6 @@ def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, by
             if figure is not None:
                 drawn[ending] = rendered(figure)
     return drawn
-
-
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """Both formats, each drawn once: savefig draws once more for the layout, which is solved here with the first."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, "Source": MARK})
-    figure.set_layout_engine("none")
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Creator": MARK, "Date": None})
-    return {"png": png.getvalue(), "svg": svg.getvalue()}
-
-
-def _figure(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(8.4 if panels < 3 else 10.2, height))
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    figure.suptitle(_text(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return figure, list(axes)
-
-
-def _legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
-    """Below the panels, where it covers nothing; a long one makes the figure higher."""
-    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    columns = columns or max(1, min(len(handles), int(figure.get_figwidth() * 13 // (longest + 7))))
-    lines = math.ceil(len(handles) / columns)
-    if lines > 1:
-        figure.set_figheight(figure.get_figheight() + 0.21 * (lines - 1))
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
-
-
-def _text(text: str) -> str:
-    return text.replace("$", r"\$")  # a dollar would start mathematics
-
-
-def _row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:
-    label = row.label + (f" ({len(row.ok)}/{len(row.finals)} ok)" if row.failed else "")
-    how: dict[str, Any] = {"linestyle": "none", "marker": look.marker} if marker else {"linestyle": look.dash}
-    return Line2D([], [], color=look.colour, label=_text(label), **how)
-
-
-def _axis_label(name: str, unit: str, better: str | None) -> str:
-    direction = {"lower": ", ↓ better", "higher": ", ↑ better"}.get(better or "", "")
-    return _text(f"{name.replace('_', ' ')}{f' [{unit}]' if unit and unit != '1' else ''}{direction}")
-
-
-def _log_axis(axes: Axes, which: str) -> None:
-    """A log axis whose ticks are numbers one can read: 0.5, 2, 30, and powers of ten beyond."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    decades = math.log10(high / low)
-    steps = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-    if decades > 0.25:
-        axis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    else:  # less than a factor of two: the log axis is as good as linear
-        axis.set_major_locator(MaxNLocator(4))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(_tick))
-
-
-def _tick(value: float, _: int | None = None) -> str:
-    if value <= 0:
-        return "0"
-    exponent = math.floor(math.log10(value) + 1e-9)
-    if -4 <= exponent < 5:
-        return f"{value:,.6g}"
-    mantissa, power = value / 10**exponent, rf"10^{{{exponent}}}"
-    return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}\times{power}$"
 
 
 _AGAINST = {
@@ -242,7 +108,7 @@ def _panel(axes: Axes, rows: dict[str, Series], look: dict[str, Look], log: bool
             axes.set_yscale("log")
         _reference_lines(axes, metric)
     if log:
-        _log_axis(axes, "y")
+        log_axis(axes, "y")
 
 
 def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
@@ -254,18 +120,18 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     train = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.train_loss))}
     if not valid and not train:
         return None
-    figure, (left, right) = _figure(2, f"{group.name}: learning curves")
+    figure, (left, right) = panels_of(2, f"{group.name}: learning curves")
     log = metric is None or metric_scale(headline, metric) == "log"
     _panel(left, valid, look, log, metric)
     unit, better = (metric.unit, metric.better) if metric else ("", None)
-    left.set(title="validation", ylabel=_axis_label(headline, unit, better))
+    left.set(title="validation", ylabel=axis_label(headline, unit, better))
     _panel(right, train, look, True)
-    right.set(title="training batches", ylabel=_axis_label("loss", "nats", "lower"))
+    right.set(title="training batches", ylabel=axis_label("loss", "nats", "lower"))
     for axes in (left, right):
         axes.set_xlabel(_AGAINST[against])
         axes.set_xlim(left=0)
     drawn = [row for row in group.rows if row.label in valid or row.label in train]
-    _legend(figure, [_row_handle(row, look[row.label]) for row in drawn])
+    legend(figure, [row_handle(row, look[row.label]) for row in drawn])
     return figure
 
 
@@ -281,19 +147,16 @@ def _solver(group: Group, look: dict[str, Look]) -> Figure | None:
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         return None
-    figure, axes = _figure(len(panels), f"{group.name}: what the solver does during training", 3.2)
+    figure, axes = panels_of(len(panels), f"{group.name}: what the solver does during training", 3.2)
     for one, (title, name, rows, log) in zip(axes, panels, strict=True):
         _panel(one, rows, look, log)
-        one.set(title=title, xlabel="training steps", ylabel=_axis_label(name, "", "lower"))
+        one.set(title=title, xlabel="training steps", ylabel=axis_label(name, "", "lower"))
         one.set_xlim(left=0)
         if not log:
             one.set_ylim(bottom=0)
     drawn = [row for row in group.rows if any(row.label in panel[2] for panel in panels)]
-    _legend(figure, [_row_handle(row, look[row.label]) for row in drawn])
+    legend(figure, [row_handle(row, look[row.label]) for row in drawn])
     return figure
-
-
-_METHOD_HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 
 def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
@@ -306,33 +169,33 @@ def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
     if not found:
         return None
     names = sorted({name for curves in found.values() for name in curves}, key=natural)
-    hues = {name: _METHOD_HUES[index % len(_METHOD_HUES)] for index, name in enumerate(names)}
+    hues = {name: METHOD_HUES[index % len(METHOD_HUES)] for index, name in enumerate(names)}
     columns = min(3, len(found))
     lines = math.ceil(len(found) / columns)
     figure = Figure(figsize=(8.4 if columns < 3 else 10.2, 0.9 + 2.5 * lines))
     grid = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
-    figure.suptitle(_text(f"{group.name}: residual against solver work"), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(plain_text(f"{group.name}: residual against solver work"), x=0.01, ha="left", fontsize=11, fontweight="bold")
     for axes, (label, curves) in zip(grid, found.items(), strict=False):
         for name, curve in curves.items():
             if curve:
                 x, p50, p95 = zip(*curve, strict=True)
                 axes.plot(x, p50, color=hues[name], linewidth=1.6)
                 axes.plot(x, p95, color=hues[name], linewidth=1.2, linestyle=(0, (1, 1.2)))
-        axes.set_title(_text(label))
+        axes.set_title(plain_text(label))
     for axes in grid[len(found) :]:
         axes.set_visible(False)
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    _log_axis(shown[0], "y")
+    log_axis(shown[0], "y")
     for index, axes in enumerate(shown):
         axes.set_xlim(left=0)
         if index + columns >= len(found):
             axes.set_xlabel("evaluations of f")
             axes.tick_params(labelbottom=True)
     figure.supylabel("relative residual, ↓ better", fontsize=9.5)
-    handles = [Line2D([], [], color=hues[name], label=_text(name)) for name in names]
+    handles = [Line2D([], [], color=hues[name], label=plain_text(name)) for name in names]
     handles += [Line2D([], [], color="#555555", label="median over samples")]
     handles += [Line2D([], [], color="#555555", linestyle=(0, (1, 1.2)), label="95th percentile")]
-    _legend(figure, handles)
+    legend(figure, handles)
     return figure
 
 
@@ -358,15 +221,15 @@ def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
             lines |= {f"{labels[0]}{more[curve]}: {method}": curve for curve, labels in sharing.items()}
     if not any(len(curve) > 1 for curve in lines.values()):
         return None
-    figure, (left, right) = _figure(2, f"{group.name}: memory of one training step against depth", 3.7)
+    figure, (left, right) = panels_of(2, f"{group.name}: memory of one training step against depth", 3.7)
     largest = max(peak for curve in lines.values() for _, saved, peak, _ in curve)
     factor, unit = (2.0**-20, "MiB") if largest >= 2**20 else (2.0**-10, "KiB")
     depths = sorted({point[0] for curve in lines.values() for point in curve})
     handles = []
     for axes, at in ((left, 1), (right, 2)):
         for index, (name, curve) in enumerate(lines.items()):
-            colour = _METHOD_HUES[index % len(_METHOD_HUES)]
-            marker = "osD^v"[index // len(_METHOD_HUES) % 5]
+            colour = METHOD_HUES[index % len(METHOD_HUES)]
+            marker = "osD^v"[index // len(METHOD_HUES) % 5]
             x = [point[0] for point in curve]
             y = tuple(point[at] * factor for point in curve)  # type: ignore[operator]
             under = sum(1 for later in list(lines.values())[index + 1 :] if [p[at] for p in later] == [p[at] for p in curve])
@@ -376,64 +239,80 @@ def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
             if at == 1 and stored:
                 axes.plot(*zip(*stored, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.3)
             if at == 1:
-                handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=_text(name)))
-        _log_axis(axes, "x")
-        _log_axis(axes, "y")
+                handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=plain_text(name)))
+        log_axis(axes, "x")
+        log_axis(axes, "y")
         if len(depths) <= 8:
             axes.set_xticks(depths, labels=[f"{depth:,}" for depth in depths])
         axes.set_xlabel("depth, or solver steps")
-    left.set(title="saved for backward", ylabel=_axis_label("bytes", unit, "lower"))
-    right.set(title="peak live", ylabel=_axis_label("bytes", unit, "lower"))
+    left.set(title="saved for backward", ylabel=axis_label("bytes", unit, "lower"))
+    right.set(title="peak live", ylabel=axis_label("bytes", unit, "lower"))
     if any(point[3] for curve in lines.values() for point in curve):
         handles.append(Line2D([], [], color="#555555", linestyle=(0, (4, 2)), linewidth=1.3, label="solver storage"))
-    _legend(figure, handles)
+    legend(figure, handles)
     return figure
 
 
 def _tradeoff(group: Group, look: dict[str, Look]) -> Figure | None:
-    """The headline score against what it costs: a point a row, with both intervals, cut at a factor of four from all."""
-    headline, _ = metrics(group.records)
-    score = next((column for column in metric_columns(group) if column.name == f"test_{headline}"), None)
-    if score is None:
+    """The headline score against each cost: a point a row, with both intervals, and a line along those that none beats."""
+    found = costs(group)
+    if found is None:
         return None
-    panels: list[tuple[str, float, str, list[tuple[Row, Cell, Cell]]]] = []
-    for name, head, factor, unit in (
-        ("saved_bytes", "saved for backward", 2.0**-20, "MiB"),
-        ("step_ms_median", "training step", 1.0, "ms"),
-    ):
-        pairs = [(row, cell(row, Column(name=name, head=head)), cell(row, score)) for row in group.rows]
-        pairs = [(row, x, y) for row, x, y in pairs if x.estimate is not None and y.estimate is not None and x.estimate.mean > 0]
-        if pairs:
-            panels.append((_axis_label(head, unit, "lower"), factor, unit, pairs))
-    if not panels:
-        return None
-    figure, axes = _figure(len(panels), f"{group.name}: score against cost")
-    for one, (label, factor, _, pairs) in zip(axes, panels, strict=True):
-        for row, x, y in pairs:
-            _draw_point(one, look[row.label], x, y, factor)
-        if score.scale == "log" and all(y.estimate is not None and y.estimate.scale == "log" for _, _, y in pairs):
-            one.set_yscale("log")
-            (bottom, top), means = one.get_ylim(), [y.estimate.mean for _, _, y in pairs if y.estimate is not None]
-            one.set_ylim(max(bottom, min(means) / 4), min(top, 4 * max(means)))
-            _log_axis(one, "y")
-        _log_axis(one, "x")
-        one.set_xlabel(label)
-    metric = metrics(group.records)[1][headline]
-    axes[0].set_ylabel(_axis_label(f"test {headline}", metric.unit, metric.better))
-    drawn = [row for row in group.rows if any(row is pair[0] for panel in panels for pair in panel[3])]
-    _legend(figure, [_row_handle(row, look[row.label], marker=True) for row in drawn])
+    score, panels = found
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(8.4 if columns < 3 else 10.2, 0.9 + 2.9 * lines))
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure.suptitle(
+        plain_text(f"{group.name}: score against cost{_sizes(group)}"), x=0.01, ha="left", fontsize=11, fontweight="bold"
+    )
+    metric = metrics(group.records)[1][metrics(group.records)[0]]
+    for index, (axes, cost) in enumerate(zip(grid, panels, strict=False)):
+        for point in cost.points:
+            _draw_point(axes, look[point.row.label], point)
+        scores = [point.score.mean for point in cost.points]
+        if all(point.score.scale == "log" for point in cost.points):
+            axes.set_yscale("log")
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(max(bottom, min(scores) / 4), min(top, 4 * max(scores)))  # an interval of three seeds can be endless
+            log_axis(axes, "y")
+        log_axis(axes, "x")
+        least = front(cost.points, score.better)
+        axes.step(
+            [*(p.cost.mean for p in least), axes.get_xlim()[1]],
+            [*(p.score.mean for p in least), least[-1].score.mean],
+            where="post",
+            color="#888888",
+            linewidth=1.2,
+            zorder=1,
+        )
+        axes.set_xlabel(axis_label(cost.head, cost.unit, "lower"), fontsize=9)
+        if index % columns == 0:
+            axes.set_ylabel(axis_label(f"test {score.head}", metric.unit, metric.better))
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    drawn = [row for row in group.rows if any(row is point.row for cost in panels for point in cost.points)]
+    handles = [row_handle(row, look[row.label], marker=True) for row in drawn]
+    legend(figure, [*handles, Line2D([], [], color="#888888", linewidth=1.2, label="best so far, by means")])
     return figure
 
 
-def _draw_point(axes: Axes, look: Look, x: Cell, y: Cell, factor: float) -> None:
-    assert x.estimate is not None
-    assert y.estimate is not None
-    at, score = x.estimate, y.estimate
+def _sizes(group: Group) -> str:
+    """How many parameters the rows have."""
+    found = parameters(group)
+    if found is None:
+        return ""
+    fewest, most = (f"{count:,.0f}" for count in found)
+    return f", {fewest} parameters" if fewest == most else f", {fewest} to {most} parameters"
+
+
+def _draw_point(axes: Axes, look: Look, point: Pareto) -> None:
+    at, score = point.cost, point.score
     if score.low is not None and score.high is not None:
-        axes.plot([at.mean * factor] * 2, [score.low, score.high], color=look.colour, linewidth=1.4, alpha=0.75)
+        axes.plot([at.mean] * 2, [score.low, score.high], color=look.colour, linewidth=1.4, alpha=0.75)
     if at.low is not None and at.high is not None:
-        axes.plot([at.low * factor, at.high * factor], [score.mean] * 2, color=look.colour, linewidth=1.4, alpha=0.75)
-    axes.plot([at.mean * factor], [score.mean], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white")
+        axes.plot([at.low, at.high], [score.mean] * 2, color=look.colour, linewidth=1.4, alpha=0.75)
+    axes.plot([at.mean], [score.mean], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white")
 
 
 def _quality(group: Group, look: dict[str, Look]) -> Figure | None:
@@ -441,10 +320,10 @@ def _quality(group: Group, look: dict[str, Look]) -> Figure | None:
     points, tied = drawn(group)
     if not points:
         return None
-    figure, (axes, *_) = _figure(1, f"{group.name}: time to equal quality")
+    figure, (axes, *_) = panels_of(1, f"{group.name}: time to equal quality")
     for one, residual, seconds in points:
         axes.plot([residual], [seconds], color=look[one.row.label].colour, marker=look[one.row.label].marker, markersize=8)
     reference(axes, max(tied, *(seconds for *_, seconds in points)), tied)
-    _log_axis(axes, "x")
-    _legend(figure, [_row_handle(one.row, look[one.row.label], marker=True) for one, *_ in points])
+    log_axis(axes, "x")
+    legend(figure, [row_handle(one.row, look[one.row.label], marker=True) for one, *_ in points])
     return figure

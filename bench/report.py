@@ -15,7 +15,8 @@ from tabulate import tabulate
 
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.errors import UserError, unknown
-from bench.plots import group_figures, looks
+from bench.look import looks
+from bench.plots import group_figures
 from bench.quality_table import quality_table
 from bench.record import Record, write_bytes, write_text
 from bench.statistics import GROWTH_RULE

@@ -14,7 +14,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.claims import counted, measured, probed, tables
+from bench.claims import copying, counted, measured, probed, tables
 from bench.claims.audit import audits
 from bench.claims.claim import Claim, Finding, Part, judged
 from bench.claims.evidence import Evidence
@@ -212,6 +212,25 @@ def test_runs_are_paired_by_seed_and_name_their_records(tmp_path: Path) -> None:
     assert measured.recurrent_at_chance(Evidence(tmp_path))[0].value == "1.00"
 
 
+def test_table_1_stands_beside_ours_and_judges_it_by_what_is_printed(tmp_path: Path) -> None:
+    losses = {
+        "DEQ-Transformer": (3e-6, 1e-6, 2e-6),  # all below 3.5e-6
+        "TCN": (1e-3, 2e-3, 3e-3),
+        "LSTM": (0.5, 0.51, 0.49),  # chance is 0.5
+        "GRU": (0.1, 0.1, 0.2),
+        "tied Transformer 4": (1e-9, None, 1e-7),
+    }
+    assert copying.table(Evidence(tmp_path)) is None
+    found = copying.table(evidence(tmp_path, [record(row, n, loss) for row, mine in losses.items() for n, loss in enumerate(mine)]))
+    assert found is not None
+    told = [[entry.text for entry in row] for row in found.rows]
+    assert [row[0] for row in told] == list(losses)
+    assert [row[4] for row in told] == ["3.5e-6", "2.7e-5", "0.0501", "0.0491", "—"]
+    assert [row[7] for row in told] == ["holds", "does not hold", "holds", "does not hold", "—"]
+    assert told[4][1] == "2/3"
+    assert told[2][5].startswith("0.500 [0.4")
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -280,6 +299,15 @@ def test_growth_of_steps_is_the_last_tenth_over_the_first_and_a_failed_row_is_le
 def test_a_backward_solve_is_held_against_the_forward_one_of_its_seed(tmp_path: Path, backward: float, verdict: str) -> None:
     values = [{"train_forward_nfe_mean": 10.0 + seed, "train_backward_nfe_mean": backward + seed} for seed in range(5)]
     assert verdicts("backward-shorter", experiments(tmp_path, training=rows(values, model="DEQ"))) == [verdict]
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.7, "holds"), (3.0, "does not hold"), (1.0, "does not hold")])
+def test_the_time_of_an_answer_is_held_against_the_tied_networks_of_its_seed(tmp_path: Path, factor: float, verdict: str) -> None:
+    values = [{"deq_ms": factor * (10 + seed), "tied_ms": 10.0 + seed + 0.01 * seed**2, "nfe": 8 + seed} for seed in range(5)]
+    found = experiments(tmp_path, inference=rows([*values, None]))
+    assert verdicts("inference-time", found) == [verdict]
+    (made,) = probed.slower_to_answer(1.6, 1.8)(found)
+    assert made.note == "t test, 5 seeds; 10 evaluations a solve"
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(0.001, "holds"), (0.5, "does not hold")])
@@ -352,7 +380,9 @@ def published() -> tuple[Finding, ...]:
 
 def test_the_published_page_is_that_of_the_published_records(published: tuple[Finding, ...]) -> None:
     text = (RESULTS / "CLAIMS.md").read_text(encoding="utf-8")
-    assert text.partition("\n")[2] == tables.page(published, list(audits(Evidence(RESULTS), SUITES)))
+    assert text.partition("\n")[2] == tables.page(
+        published, copying.table(Evidence(RESULTS)), list(audits(Evidence(RESULTS), SUITES))
+    )
     lines = list(csv.DictReader(io.StringIO((RESULTS / "claims" / "claims.csv").read_text(encoding="utf-8"))))
     assert [line["value"] for line in lines] == [one.value for found in published for one in found.parts]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.contention import Contention
 from bench.errors import UserError
-from bench.experiments import batches, fidelity, figures, hostile, record, residual
+from bench.experiments import batches, fidelity, figures, hostile, inference, record, residual
 from bench.experiments.exact import Exact, dense_jacobian, root
 from bench.experiments.experiment import Part
 from bench.experiments.models import Models, Untrained, number, solved
@@ -62,6 +64,20 @@ TOY = Scale(
     dependency_samples=8,
 )
 DEQ_SPEC = TOY.spec(CASE, "DEQ", 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steady() -> Iterator[None]:
+    """Timings that are the same in every record, on a machine that is never busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "clock", lambda model, inputs: 0.01)
+        patch.setattr(inference, "Contention", Quiet)
+        yield
+
+
+class Quiet(Contention):
+    def read(self, alone: bool = False) -> str | None:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -516,6 +532,59 @@ def test_two_processes_make_the_same_record(made: tuple[dict[str, Any], Path], t
     for name in ("training", "residual", "gradient"):
         rows = [row for row in made[0]["experiments"][name]["rows"] if row["seed"] == 0]
         assert found["experiments"][name]["rows"] == rows
+
+
+def test_inference_is_timed_beside_the_tied_network_in_turn(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is a script: three rounds of a DEQ that takes 30, 50 and 40 ms and a network that takes 10."""
+    script = iter([t for mine in (0.03, 0.05, 0.04) for t in (mine, 0.01)])
+    monkeypatch.setattr(inference, "clock", lambda model, inputs: next(script))
+    found = inference.follow(models, DEQ_SPEC, TOY.spec(CASE, TOY.tied_label, 0), 4, 3)
+    assert (found["deq_ms"], found["tied_ms"], found["ratio"]) == (40.0, 10.0, 4.0)
+    model, (inputs, _) = models.trained(DEQ_SPEC), models.sequences(CASE.task, "valid", 4)
+    with heard(model.core) as said, torch.no_grad():  # type: ignore[arg-type]
+        model(inputs)
+    assert found["nfe"] == said.solutions[0].nfe <= TOY.cap
+
+
+def test_a_contended_timing_is_no_value_and_is_made_again(
+    made: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = made[1].with_name("contended")
+    tries: list[int] = []
+
+    class Busy(Quiet):
+        def read(self, alone: bool = False) -> str | None:
+            tries.append(1)
+            return "others"
+
+    few = replace(TOY, seeds=(7,), hostile_seeds=(), dependencies=(), recompute_depths=())
+    monkeypatch.setattr(inference, "Contention", Busy)
+    row = record.make(out=out, scale=few)["experiments"]["inference"]["rows"][0]
+    assert row["values"] is None
+    assert "contended" in row["why"]
+    assert "others" in row["why"]
+    assert len(tries) == 4
+    monkeypatch.setattr(inference, "Contention", Quiet)
+    said: list[str] = []
+    row = record.make(out=out, scale=few, said=said.append)["experiments"]["inference"]["rows"][0]
+    assert row["values"]["ratio"] > 0
+    assert [text.partition(" ")[2].partition(":")[0] for text in said] == ["inference"]
+
+
+def test_what_is_timed_is_made_last_and_by_this_process(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def part(name: str, alone: bool) -> tuple[record.Key, Part]:
+        def follow(models: Models) -> dict[str, Any]:
+            order.append(name)
+            return {}
+
+        return ("e", name), Part(subject={"name": name, "seed": 0}, follow=follow, arguments=(), specs=(), alone=alone)
+
+    waiting = [part("timed", True), part("first", False), part("second", False)]
+    assert [key[1] for key, *_ in record._followed(waiting, models, 1)] == order == ["first", "second", "timed"]
+    order.clear()
+    assert [key[1] for key, *_ in record._followed(waiting[:1], models, 2)] == order == ["timed"]
 
 
 # Figures and readings

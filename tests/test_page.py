@@ -233,7 +233,7 @@ def test_the_policy_allows_the_page_s_own_code_and_nothing_else(published: str) 
 
 
 def test_every_figure_is_on_the_page_and_says_what_it_draws(published: str) -> None:
-    files = [*RESULTS.glob("figures/*/*.svg"), *RESULTS.glob("memory/*.svg")]
+    files = [svg for folder in ("figures/*", "memory", "claims") for svg in RESULTS.glob(f"{folder}/*.svg")]
     drawings = [one for one in Read(published).all("svg") if one.get("role") == "img"]
     labels = [one["aria-label"] or "" for one in drawings]
     assert len(drawings) == len(files) > 20

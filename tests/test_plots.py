@@ -11,6 +11,7 @@ from test_report import METRICS, MODELS, comparison, record
 
 from bench import plots
 from bench.columns import Group, groups
+from bench.look import STYLE, _look, looks
 from bench.metric import Metric
 from bench.record import Point, Record
 
@@ -21,8 +22,8 @@ def group() -> Group:
 
 
 def drawn(name: str, group: Group, *arguments: Any) -> Figure:
-    with matplotlib.style.context(["default", plots.STYLE]):
-        figure = getattr(plots, name)(group, plots.looks([group]), *arguments)
+    with matplotlib.style.context(["default", STYLE]):
+        figure = getattr(plots, name)(group, looks([group]), *arguments)
         assert isinstance(figure, Figure)
     return figure
 
@@ -34,13 +35,13 @@ def edited(records: list[Record], point: dict[str, object]) -> list[Record]:
 def test_a_label_looks_the_same_in_all_groups_and_no_two_look_alike() -> None:
     first = groups("quick", [record(label, 0, group="a") for label in MODELS])
     second = groups("quick", [record(label, 0, group="b") for label in ("GRU", "LSTM")])
-    looks = plots.looks([*first, *second])
-    assert looks == plots.looks([*second, *first])
-    assert set(looks) == set(MODELS)
-    assert len({(look.colour, str(look.dash), look.marker) for look in looks.values()}) == len(MODELS)
-    blue = looks["DEQ (Anderson)"].colour
+    found = looks([*first, *second])
+    assert found == looks([*second, *first])
+    assert set(found) == set(MODELS)
+    assert len({(look.colour, str(look.dash), look.marker) for look in found.values()}) == len(MODELS)
+    blue = found["DEQ (Anderson)"].colour
     assert blue == matplotlib.colors.to_rgb("#0072B2")
-    assert looks["tied 12"].colour[0] > looks["tied 12"].colour[2]  # another hue: more red than blue
+    assert found["tied 12"].colour[0] > found["tied 12"].colour[2]  # another hue: more red than blue
 
 
 def test_curves_show_mean_band_chance_and_direction(group: Group) -> None:
@@ -90,7 +91,7 @@ def test_solver_panels_are_those_with_data(group: Group) -> None:
     forward_only = groups("quick", edited([record("DEQ (Broyden)", 0)], {"backward_nfe": None, "residual": None}))[0]
     assert [axes.get_title(loc="left") for axes in drawn("_solver", forward_only).axes] == ["forward solve"]
     explicit = groups("quick", [record("LSTM", 0)])[0]
-    assert plots._solver(explicit, plots.looks([explicit])) is None
+    assert plots._solver(explicit, looks([explicit])) is None
 
 
 def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> None:
@@ -121,19 +122,25 @@ def test_zero_residuals_are_left_out_of_the_log_axis() -> None:
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [1, 1]
 
 
-def test_tradeoff_has_a_point_a_row_with_its_intervals(group: Group) -> None:
+def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group: Group) -> None:
     figure = drawn("_tradeoff", group)
-    memory, time = figure.axes
-    points = [line for line in memory.lines if len(line.get_xdata()) == 1]
-    assert len(points) == len([row for row in group.rows if row.ok])
-    assert memory.get_xlabel() == "saved for backward [MiB], ↓ better"
-    assert time.get_xlabel() == "training step [ms], ↓ better"
-    assert list(points[0].get_xdata()) == [196_608 / 2**20]
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in panels] == [
+        "steps x FLOPs of a full one [TFLOP], ↓ better",
+        "peak of a training step [MiB], ↓ better",
+        "training time [s], ↓ better",
+    ]
+    for axes in panels:
+        points = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        assert len(points) == len([row for row in group.rows if row.ok])
+    row = next(row for row in group.rows if row.ok)
+    point = next(line for line in panels[1].lines if len(line.get_xdata()) == 1)
+    assert list(point.get_xdata()) == [pytest.approx(row.ok[0].value("peak_live_bytes") / 2**20)]
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
     failed = groups("quick", [record("GRU", 0, status="oom", why="too big")])[0]
-    assert plots.group_figures(failed, plots.looks([failed])) == {}
+    assert plots.group_figures(failed, looks([failed])) == {}
 
 
 def test_text_of_records_is_never_mathematics() -> None:
@@ -175,5 +182,5 @@ def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
 
 
 def test_rows_of_one_family_differ_in_colour_or_marker() -> None:
-    found = {(look.colour, look.marker) for look in (plots._look("deq", index) for index in range(20))}
+    found = {(look.colour, look.marker) for look in (_look("deq", index) for index in range(20))}
     assert len(found) == 20

@@ -45,3 +45,11 @@ def test_every_table_in_the_readme_stands_in_results() -> None:
 def test_every_file_that_the_readme_links_to_is_there() -> None:
     for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+def test_every_table_ends_with_an_empty_line() -> None:
+    """Else the next line becomes one of its rows."""
+    lines = README.split("\n")
+    after = [lines[n + 1] for n, line in enumerate(lines) if line.startswith("|") and not lines[n + 1].startswith("|")]
+    assert len(after) > 5
+    assert set(after) == {""}

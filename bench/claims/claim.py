@@ -107,12 +107,13 @@ def judged(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]
     for claim in claims:
         parts = tuple(claim.judge(evidence))
         against = iter(holm([part.p_against for part in parts if part.p_against is not None]))
-        decided = tuple(part if part.p_against is None else _decided(part, next(against)) for part in parts)
-        findings.append(Finding(claim=claim, verdict=_verdict(decided), why=_why(claim, decided), parts=decided))
+        ruled = tuple(part if part.p_against is None else decided(part, next(against)) for part in parts)
+        findings.append(Finding(claim=claim, verdict=_verdict(ruled), why=_why(claim, ruled), parts=ruled))
     return tuple(findings)
 
 
-def _decided(part: Part, against: float) -> Part:
+def decided(part: Part, against: float) -> Part:
+    """The part with its verdict, by the p-value that it does not fail and the one, corrected, that it does."""
     assert part.p_for is not None
     if part.p_for < 1 - LEVEL:
         return replace(part, verdict="holds", adjusted=part.p_for)

@@ -27,7 +27,7 @@ def claims(
 
     A claim whose runs are missing says which. `--measure` looks at models that it trains for that: what tolerance, cap, solver,
     batch and adjoint do to them, and maps that have no fixed point. It goes on where it was interrupted."""
-    from bench.claims import tables
+    from bench.claims import copying, tables
     from bench.claims.audit import audits
     from bench.claims.claim import judged
     from bench.claims.evidence import Evidence
@@ -49,12 +49,15 @@ def claims(
     if only is not None:
         print(plain(tables.parts(found[0])))
         return
-    summary = tables.summary(found)
-    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, list(audits(evidence, SUITES)))}")
-    write_text(results / "claims" / "claims.md", markdown(summary))
-    write_text(results / "claims" / "claims.tex", latex(summary, "tab:claims"))
-    write_text(results / "claims" / "claims.csv", csv_text(summary))
-    print(plain(summary))
+    summary, copied = tables.summary(found), copying.table(evidence)
+    printed = [summary] if copied is None else [summary, copied]
+    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, list(audits(evidence, SUITES)))}")
+    for table in printed:
+        stem = results / "claims" / table.ending
+        write_text(stem.with_suffix(".md"), markdown(table))
+        write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
+        write_text(stem.with_suffix(".csv"), csv_text(table))
+        print(plain(table))
 
 
 def _measure(results: Path, data: list[str], jobs: int | None) -> None:

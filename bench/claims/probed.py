@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from bench.claims.claim import Part, counted
 from bench.claims.evidence import EXPERIMENTS_SOURCE, Evidence
-from bench.claims.measured import part
+from bench.claims.measured import between, part
 from bench.claims.paired import paired, tested
 from bench.statistics import significant
 
@@ -63,6 +64,22 @@ def backward_is_shorter(evidence: Evidence) -> list[Part]:
         found = paired(backward, forward, _FEWER, "log")
         parts.append(_of(part(f"{task}: backward over forward", found, _FEWER, "below", "", suite="")))
     return parts
+
+
+def slower_to_answer(low: float, high: float) -> Callable[[Evidence], list[Part]]:
+    """Milliseconds of a batch without gradients, of a trained DEQ over the trained weight-tied network, between two ratios."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        rows, parts = _rows(evidence, "inference"), []
+        for task, ours in _by_task(rows, lambda values: values["deq_ms"]):
+            theirs = dict(_by_task(rows, lambda values: values["tied_ms"]))[task]
+            evaluations = dict(_by_task(rows, lambda values: values["nfe"]))[task]
+            made = between(f"{task}: DEQ over tied", ours, theirs, low, high, suite="")
+            many = f"{fmean(evaluations.values()):.3g} evaluations a solve"
+            parts.append(_of(replace(made, note=f"{made.note}; {many}")))
+        return parts
+
+    return judge
 
 
 def flat_in(name: str, setting: str, loose: float, tight: float) -> Callable[[Evidence], list[Part]]:

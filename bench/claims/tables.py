@@ -76,9 +76,10 @@ def parts(finding: Finding) -> Table:
     )
 
 
-def page(findings: Sequence[Finding], audited: Sequence[Audit]) -> str:
-    """The ledger as one Markdown text."""
+def page(findings: Sequence[Finding], copied: Table | None, audited: Sequence[Audit]) -> str:
+    """The ledger as one Markdown text, with the paper's table 1 beside ours where that was run."""
     texts = [markdown(summary(findings))]
+    texts += [markdown(copied, level=2)] if copied is not None else []
     texts += [markdown(parts(finding), level=2) if finding.parts else _untested(finding) for finding in findings]
     texts.append(markdown(audit_table(audited), level=2))
     return "\n".join(texts)

@@ -20,12 +20,17 @@ _PACKAGE = __name__.rpartition(".")[0]
 _PLANS = (__name__, f"{_PACKAGE}.scale")  # what they say is in a part's arguments
 
 
+class Contended(Exception):
+    """Nothing was timed, since other work ran beside every try; the message says which."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One row of an experiment: whose it is (task, model, seed), and what follows it with which trainings.
 
     `follow(models, *arguments)` gives the row's values, as plain JSON; it is a function of a module of this package, whose code
     decides whether the row has to be made anew. `trains`: it wants the models of its specs, which else say what it depends on.
+    `alone`: it is timed, so that nothing else may run meanwhile; what was contended is made again in the next call.
     """
 
     subject: Mapping[str, str | int]
@@ -33,12 +38,13 @@ class Part:
     arguments: tuple[Any, ...]
     specs: tuple[Spec, ...]
     trains: bool = True
+    alone: bool = False
 
     def values(self, models: Models) -> tuple[dict[str, Any] | None, str | None]:
         """The row's values; or None and why there are none."""
         try:
             return self.follow(models, *self.arguments), None
-        except (Untrained, torch.linalg.LinAlgError) as error:
+        except (Contended, Untrained, torch.linalg.LinAlgError) as error:
             return None, one_line(str(error))
 
     def made_by(self, models: Models) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from bench.plots import STYLE, rendered
+from bench.look import STYLE, rendered
 
 Series = list[tuple[float, float]]
 _BLUE, _ORANGE, _GREEN, _RED, _PINK, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
@@ -117,7 +117,7 @@ def _few(axes: Axes) -> None:
     if high < 200 * low:
         found = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
         if high > 4 * low:
-            found = np.outer(10.0 ** np.arange(-9, 9), (1, 2, 5)).ravel()
+            found = np.outer(10.0 ** np.arange(-9, 9), (1, 2, 5)).ravel().tolist()
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_yticks([tick for tick in found if low <= tick <= high])
     _numbers(axes, "y")

@@ -12,11 +12,24 @@ import torch
 
 from bench.environment import environment
 from bench.errors import UserError
-from bench.experiments import batches, course, dependency, fidelity, figures, hostile, independence, quality, recompute, residual
+from bench.experiments import (
+    batches,
+    course,
+    dependency,
+    fidelity,
+    figures,
+    hostile,
+    independence,
+    inference,
+    quality,
+    recompute,
+    residual,
+)
 from bench.experiments.experiment import Experiment, Part
 from bench.experiments.models import Models
 from bench.experiments.scale import FULL, Scale
 from bench.record import write_bytes, write_text
+from bench.spec import Spec
 
 NAME = "experiments.json"
 SCHEMA = 1
@@ -38,6 +51,7 @@ def experiments(scale: Scale) -> tuple[Experiment, ...]:
         *hostile.experiments(scale),
         recompute.experiment(scale),
         dependency.experiment(scale),
+        inference.experiment(scale),
     )
 
 
@@ -51,7 +65,8 @@ def make(
     """Make what the record in `out` lacks or has from other code, settings or data, in so many processes; the whole record.
 
     It is written after each row, so that an interrupted call loses what it was at. A task whose corpus cannot be had has rows
-    without values, and that as the reason. `said` is told of each row. About twelve minutes on two cores; nothing is timed.
+    without values, and that as the reason. `said` is told of each row. About twelve minutes on two cores; what is timed comes last,
+    by itself.
     """
     models = Models(out / _WORK, dict(data or {}))
     planned = experiments(scale)
@@ -75,7 +90,7 @@ def _kept(planned: Iterable[Experiment], models: Models, out: Path) -> tuple[dic
             except UserError as error:
                 rows[key] = {**part.subject, "made_by": None, "values": None, "why": str(error)}
                 continue
-            if key in old and old[key]["made_by"] == made_by:
+            if key in old and old[key]["made_by"] == made_by and not (part.alone and old[key]["values"] is None):
                 rows[key] = old[key]
             else:
                 waiting.append((key, part))
@@ -117,16 +132,21 @@ Followed = tuple[Key, Part, dict[str, Any] | None, str | None]
 
 
 def _followed(waiting: Sequence[tuple[Key, Part]], models: Models, jobs: int) -> Iterator[Followed]:
-    """Every part with its values, as they come; all models are trained first, each once."""
-    if jobs == 1:
-        for key, part in waiting:
+    """Every part with its values, as they come, those that must be alone last; all models are trained first, each once."""
+    beside = [(key, part) for key, part in waiting if not part.alone] if jobs > 1 else []
+    trainings = {spec.key: spec for _, part in waiting if part.trains for spec in part.specs} if jobs > 1 else {}
+    if trainings or beside:
+        yield from _side_by_side(beside, list(trainings.values()), models, jobs)
+    for key, part in sorted(waiting, key=lambda one: one[1].alone):
+        if part.alone or jobs == 1:
             yield key, part, *part.values(models)
-        return
-    trainings = {spec.key: spec for _, part in waiting if part.trains for spec in part.specs}
+
+
+def _side_by_side(waiting: Sequence[tuple[Key, Part]], trainings: Sequence[Spec], models: Models, jobs: int) -> Iterator[Followed]:
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            for training in as_completed([pool.submit(models.record, spec) for spec in trainings.values()]):
+            for training in as_completed([pool.submit(models.record, spec) for spec in trainings]):
                 training.result()
             futures = {pool.submit(part.values, models): (key, part) for key, part in waiting}
             for future in as_completed(futures):

@@ -39,7 +39,7 @@ class Scale:
 
     `cap`: evaluations that a solve may take in training, far more than it needs, so that its growth is seen. `most`: how far a
     solve or an iteration is followed afterwards. `few`: sequences where a dense Jacobian is taken. `alone`: sequences that are
-    taken by themselves, and in `batches`.
+    taken by themselves, and in `batches`. `rounds`: how often inference is timed.
     """
 
     cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
@@ -65,6 +65,7 @@ class Scale:
     unroll_steps: tuple[int, ...] = (5, 12, 30, 100)
     alone: int = 16
     batches: tuple[int, ...] = (2, 8, 32, 64)
+    rounds: int = 21
     hostile_steps: int = 60
     hostile_seeds: tuple[int, ...] = (0, 1, 2)
     recompute_depths: tuple[int, ...] = (4, 12, 48)

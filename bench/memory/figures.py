@@ -7,10 +7,10 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.look import STYLE, rendered
 from bench.memory import laws
 from bench.memory.ledger import KINDS
 from bench.memory.paper import GB
-from bench.plots import STYLE, rendered
 
 _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75", "#A6761D")

@@ -28,8 +28,9 @@ class Picture:
 _GROUP = {
     "tradeoff": (
         "Score against cost",
-        "Two panels with a point for each model and its 95 % intervals: test {score} against the bytes that a training step saves "
-        "for backward, and against the time of a training step. {group}: {models}.",
+        "A panel for each cost that was measured, with a point for each model and its 95 % intervals: test {score} against FLOPs, "
+        "peak of live bytes, time and energy of the training; a grey line joins the models that none beats, by their means. "
+        "{group}: {models}.",
     ),
     "quality": (
         "Time to equal quality",
@@ -80,6 +81,44 @@ _MEMORY = {
         "scales, a line for each model.",
     ),
 }
+_PAPERS = "the paper's own points stand hollow in a panel beside them"
+_CLAIMS = {
+    "fig2-steps": (
+        "Evaluations that solves take as training goes on (the paper's figure 2, left)",
+        "A panel a task: evaluations of a forward and of a backward solve to one tolerance against training steps, a thin line "
+        "a seed and a thick one their mean; a dashed line marks the cap.",
+    ),
+    "fig2-residual": (
+        "Residual against evaluations (figure 2, right)",
+        "A panel for each task and for the map of an equilibrium model and of a weight-tied network: relative residual against "
+        f"evaluations by solver, dotted before training and solid after; {_PAPERS}.",
+    ),
+    "fig3-tolerance": (
+        "Quality against the tolerance of evaluation (figure 3, left)",
+        "A panel a task: validation loss above and evaluations a sample below against the relative tolerance of the solves, one "
+        f"trained model a seed; {_PAPERS}.",
+    ),
+    "fig3-cap": (
+        "Quality against the cap on evaluations (figure 3, right)",
+        "A panel a task: validation loss above and evaluations a sample below against the cap on evaluations, one trained model a "
+        "seed; points of a later paper by the same authors stand hollow in a panel beside them.",
+    ),
+    "fig4-layers": (
+        "A trained map iterated on (figure 4)",
+        "A panel for each task and model: relative change a layer against the layer, at the trained length, twice and four times "
+        "it; below, validation loss against the number of layers, with the trained depth as a dashed line.",
+    ),
+    "gradient-fidelity": (
+        "How far gradients are from the exact one",
+        "A panel a task: relative distance from a dense float64 gradient against the tolerance of backward and forward solve "
+        "above, and against the steps of phantom and unrolled gradients below, dotted before training and solid after.",
+    ),
+    "dependency-length": (
+        "Loss against the length of the dependence",
+        "Two panels against the tokens between opener and closer: loss at the closer, with chance and optimum as dashed lines, and "
+        "excess over the entropy rate, a line a model.",
+    ),
+}
 
 
 def group_pictures(results: Path, group: Group, shapes: Shapes) -> list[Picture]:
@@ -101,7 +140,16 @@ def group_pictures(results: Path, group: Group, shapes: Shapes) -> list[Picture]
 
 def memory_pictures(results: Path, shapes: Shapes) -> list[Picture]:
     """The figures of the memory record."""
-    found = [_picture(results / "memory" / ending, ending, name, says, shapes) for ending, (name, says) in _MEMORY.items()]
+    return _pictures(results / "memory", _MEMORY, shapes)
+
+
+def claims_pictures(results: Path, shapes: Shapes) -> list[Picture]:
+    """The figures of the experiments that claims rest on."""
+    return _pictures(results / "claims", _CLAIMS, shapes)
+
+
+def _pictures(folder: Path, named: dict[str, tuple[str, str]], shapes: Shapes) -> list[Picture]:
+    found = [_picture(folder / ending, ending, name, says, shapes) for ending, (name, says) in named.items()]
     return [picture for picture in found if picture is not None]
 
 

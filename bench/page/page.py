@@ -23,7 +23,7 @@ from bench.claims.ledger import CLAIMS
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.page.drawing import Shapes
 from bench.page.evidence import Origin, Sheet
-from bench.page.figures import Picture, group_pictures, memory_pictures, split
+from bench.page.figures import Picture, claims_pictures, group_pictures, memory_pictures, split
 from bench.page.peers import peers_sheets
 from bench.page.places import failures, places
 from bench.page.sheets import group_sheets, memory_sheets
@@ -114,7 +114,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     shown = {suite: [_comparison(results, group, shapes) for group in found] for suite, found in suites.items()}
     memory, peers = memory_sheets(results), peers_sheets(results)
     found = judged(CLAIMS if claims is None else claims, Evidence(results))
-    memory_drawn = memory_pictures(results, shapes)
+    memory_drawn, claims_drawn = memory_pictures(results, shapes), claims_pictures(results, shapes)
     style, head, script = _own("page.css") + shapes.sheet(), _own("theme.js"), _own("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"key": block.key, "evidence": block.script, "sorted_by": _sorted_by, "slug": slug}
@@ -131,6 +131,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         suites=shown,
         memory=memory,
         memory_pictures=memory_drawn,
+        claims_pictures=claims_drawn,
         peers=peers,
         places=places(records),
         failures=failures(records),

@@ -1,0 +1,112 @@
+"""The paper's table 1 beside ours: copy memory at T=400, what is printed, what was measured, and whether that agrees."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.claims.claim import decided
+from bench.claims.evidence import Evidence, by_seed
+from bench.claims.measured import between, part
+from bench.claims.paired import tested
+from bench.columns import PARAMETERS, Column, Row, cell, metric_columns
+from bench.statistics import significant, written
+from bench.tables import Entry, Table
+
+SUITE = "copy"
+NEAR = 1.1  # of chance, either way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """A row of the paper's table 1: what its label begins with here, thousands of parameters, loss, and what is asked of ours."""
+
+    label: str
+    size: int
+    loss: float
+    asked: Literal["at most the printed loss", "at chance, as printed"]
+
+
+TABLE_1 = (
+    Printed(label="DEQ-Transformer", size=14, loss=3.5e-6, asked="at most the printed loss"),
+    Printed(label="TCN", size=16, loss=2.7e-5, asked="at most the printed loss"),
+    Printed(label="LSTM", size=14, loss=0.0501, asked="at chance, as printed"),
+    Printed(label="GRU", size=14, loss=0.0491, asked="at chance, as printed"),
+)
+
+
+def table(evidence: Evidence) -> Table | None:
+    """A line for each row of the suite, the paper's first; None where it has not been run."""
+    found = evidence.groups(SUITE)
+    if not found:
+        return None
+    (group, *_) = found
+    score = next(column for column in metric_columns(group) if column.name == "test_loss")
+    rows = sorted(group.rows, key=lambda row: _place(row.label))
+    lines = [_line(row, score) for row in rows]
+    return Table(
+        ending="table-1",
+        title=f"Table 1 of the paper, and ours: {group.name}",
+        caption="Test loss in nats a position, geometric mean and 95 % t-interval over seeds. Chance, a predictor that knows the "
+        f"position alone, is {score.chance:.4f}. Verdicts: one-sided t tests on the log scale at 5 %; at chance means within a "
+        f"factor of {NEAR:g}.",
+        rule="",
+        heads=(
+            ("model", ""),
+            ("runs", ""),
+            ("parameters: paper", "k"),
+            ("ours", "k"),
+            ("loss: paper", "nats"),
+            ("measured", "nats"),
+            ("asked", ""),
+            ("verdict", ""),
+        ),
+        rows=tuple(tuple(Entry(text, bold=index == 7 and text != "—") for index, text in enumerate(line)) for line in lines),
+        data=tuple(_data(row, score) for row in rows),
+        words=(0, 6, 7),
+    )
+
+
+def _printed(label: str) -> Printed | None:
+    return next((one for one in TABLE_1 if label.startswith(one.label)), None)
+
+
+def _place(label: str) -> int:
+    return next((index for index, one in enumerate(TABLE_1) if label.startswith(one.label)), len(TABLE_1))
+
+
+def _line(row: Row, score: Column) -> tuple[str, ...]:
+    printed, size, loss = _printed(row.label), cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
+    return (
+        row.label,
+        f"{len(row.ok)}/{len(row.finals)}",
+        f"{printed.size}" if printed else "—",
+        "—" if size is None else f"{size.mean / 1e3:.1f}",
+        significant(printed.loss, 2 if printed.loss < 1e-3 else 3) if printed else "—",
+        "—" if loss is None else written(loss),
+        printed.asked if printed else "—",
+        _verdict(printed, row, score.chance) if printed else "—",
+    )
+
+
+def _verdict(printed: Printed, row: Row, chance: float | None) -> str:
+    values = by_seed(row, "test_loss")
+    if not values:
+        return "not tested"
+    if printed.asked == "at most the printed loss":
+        found = part(row.label, tested(list(values.values()), printed.loss, "log"), printed.loss, "below", "", row, suite=SUITE)
+    else:
+        guess = dict.fromkeys(values, chance or 0.0)
+        found = between(row.label, values, guess, 1 / NEAR, NEAR, row, suite=SUITE)
+    return str(found.verdict or decided(found, found.p_against or 0.0).verdict)
+
+
+def _data(row: Row, score: Column) -> dict[str, object]:
+    printed, values = _printed(row.label), by_seed(row, score.name)
+    return {
+        "suite": SUITE,
+        "group": "table 1",
+        "label": row.label,
+        "column": score.name,
+        "paper": printed.loss if printed else None,
+        "measured": " ".join(f"{value:.6g}" for value in values.values()),
+        "run_ids": " ".join(record.run_id for record in row.ok),
+    }
