@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-memory params page report test check format perf-check compare-peers bench doctor clean
+.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-copy reproduce-memory params report test check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,17 +35,19 @@ reproduce-small: $(READY)  ## train the whole family into results/reproduced/; D
 reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (two hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
+reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (about an hour on two cores)
+	$(PY) -m bench run copy --device cpu --results results/reproduced
+
 reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake tensors into results/reproduced/memory/; no GPU
 	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
 params: $(READY)  ## count the parameters of the paper's models beside what it prints
 	$(PY) -m bench params --suite paper
 
-page: $(READY)  ## write results/report.html: verdicts, tables, figures, every number with its evidence
-	$(PY) -m bench page
-
-report: $(READY)  ## write the published tables and figures anew from results/runs
+report: $(READY)  ## write all that is published from results/runs anew: tables, figures, verdicts, and results/report.html
 	$(PY) -m bench report
+	$(PY) -m bench claims
+	$(PY) -m bench page
 
 test: $(RAY)  ## run every test
 	$(PY) -m pytest

@@ -197,7 +197,7 @@ def _quality(rows: _Rows, experiment: str) -> Figure | None:
         return None
     key = {"tolerance": "rtol", "cap": "cap"}[experiment]
     against = {"tolerance": "relative tolerance", "cap": "cap on evaluations"}[experiment]
-    figure, grid = _grid(2, len(tasks) + 1, f"Quality and work against the {against} of evaluation, one model a seed", 5.4)
+    figure, grid = _grid(2, len(tasks) + 1, f"Quality and work of an evaluation against its {against}, one model a seed", 5.4)
     for column, task in enumerate(tasks):
         found = rows.of(experiment, task=task)
         upper, lower = grid[0][column], grid[1][column]
