@@ -91,6 +91,7 @@ def rendered(figure: Figure) -> dict[str, bytes]:
 
 
 def panels_of(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels side by side, and its title."""
     figure = Figure(figsize=(8.4 if panels < 3 else 10.2, height))
     axes = figure.subplots(1, panels, squeeze=False)[0]
     figure.suptitle(plain_text(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -108,16 +109,19 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -
 
 
 def plain_text(text: str) -> str:
-    return text.replace("$", r"\$")  # a dollar would start mathematics
+    """Text of which nothing is mathematics."""
+    return text.replace("$", r"\$")
 
 
 def row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:
+    """A row's entry in a legend, with how many of its runs ended ok where not all did."""
     label = row.label + (f" ({len(row.ok)}/{len(row.finals)} ok)" if row.failed else "")
     how: dict[str, Any] = {"linestyle": "none", "marker": look.marker} if marker else {"linestyle": look.dash}
     return Line2D([], [], color=look.colour, label=plain_text(label), **how)
 
 
 def axis_label(name: str, unit: str, better: str | None) -> str:
+    """What an axis shows, its unit and the better direction."""
     direction = {"lower": ", ↓ better", "higher": ", ↑ better"}.get(better or "", "")
     return plain_text(f"{name.replace('_', ' ')}{f' [{unit}]' if unit and unit != '1' else ''}{direction}")
 
