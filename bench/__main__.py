@@ -294,7 +294,7 @@ def _count(number: float | None) -> str:
 def list_(as_json: Json = False) -> None:
     """What can be run: suites, models, tasks, cells, solvers, adjoints, and the corpora that are fetched by name."""
     from bench.catalog import ADJOINTS, MODELS, TASKS
-    from bench.plan import SUITES
+    from bench.suites import SUITES
     from bench.tasks.published import CORPORA
     from deq import CELLS, SOLVERS
 

@@ -21,20 +21,11 @@ from bench.provenance import identify
 from bench.recipe import check_recipe
 from bench.record import Record
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
+from bench.suites import SUITES
 from bench.tasks.task import Task
 from bench.tuning import seeds_of
 
 Entry = Spec | Comparison
-SUITES = {
-    "tiny": "bench.suites.tiny",
-    "smoke": "bench.suites.smoke",
-    "small": "bench.suites.small",
-    "speed": "bench.suites.speed",
-    "text": "bench.suites.text",
-    "copy": "bench.suites.copying",
-    "paper": "bench.suites.paper",
-    "gate": "bench.suites.gate",
-}
 
 
 def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:

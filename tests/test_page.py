@@ -465,6 +465,22 @@ def test_the_command_of_a_row_runs_that_row_alone() -> None:
             assert words[-2:] == ["--results", "results/reproduced"]
 
 
+def test_table_1_opens_the_runs_that_stand_beside_what_is_printed(tmp_path: Path) -> None:
+    runs = [record(label, seed, suite="copy") for label in ("LSTM", "GRU") for seed in range(3)]
+    results = save(tmp_path / "results", runs)
+    write_report(results)
+    found = find(results, "copy/copy T30: table-1/LSTM/measured")
+    assert isinstance(found, Origin)
+    assert [(r.about, r.value, r.run) for r in found.readings] == [
+        (f"seed {one.spec.seed}", one.value("test_loss"), one.run_id) for one in runs if one.spec.label == "LSTM"
+    ]
+    assert found.command.startswith("python -m bench run copy --only")
+    printed = find(results, "copy/copy T30: table-1/GRU/paper: loss")
+    assert isinstance(printed, Origin)
+    assert (printed.shown, printed.statistic, printed.readings) == ("0.0491", "printed in the paper: not measured here", ())
+    assert "Table 1 of the paper, and ours" in "".join(Read(page(results)).words)
+
+
 def test_measures_that_no_table_shows_can_be_explained(written: Path) -> None:
     group = groups("quick", read_suites(written)["quick"])[0]
     also = {origin.also for origin in unshown(group)}

@@ -1,5 +1,6 @@
 """The paper's table 1 beside ours: copy memory at T=400, what is printed, what was measured, and whether that agrees."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ from bench.claims.claim import decided
 from bench.claims.evidence import Evidence, by_seed
 from bench.claims.measured import between, part
 from bench.claims.paired import tested
-from bench.columns import PARAMETERS, Column, Row, cell, metric_columns
+from bench.columns import PARAMETERS, Column, Group, Row, cell, metric_columns
 from bench.statistics import significant, written
 from bench.tables import Entry, Table
 
@@ -34,11 +35,13 @@ TABLE_1 = (
 
 
 def table(evidence: Evidence) -> Table | None:
-    """A line for each row of the suite, the paper's first; None where it has not been run."""
+    """The table of the suite's runs; None where it has not been run."""
     found = evidence.groups(SUITE)
-    if not found:
-        return None
-    (group, *_) = found
+    return table_of(found[0]) if found else None
+
+
+def table_of(group: Group) -> Table:
+    """A line for each row of the comparison, the paper's first."""
     score = next(column for column in metric_columns(group) if column.name == "test_loss")
     rows = sorted(group.rows, key=lambda row: _place(row.label))
     lines = [_line(row, score) for row in rows]
@@ -52,15 +55,15 @@ def table(evidence: Evidence) -> Table | None:
         heads=(
             ("model", ""),
             ("runs", ""),
-            ("parameters: paper", "k"),
+            ("paper: parameters", "k"),
             ("ours", "k"),
-            ("loss: paper", "nats"),
+            ("paper: loss", "nats"),
             ("measured", "nats"),
             ("asked", ""),
             ("verdict", ""),
         ),
         rows=tuple(tuple(Entry(text, bold=index == 7 and text != "—") for index, text in enumerate(line)) for line in lines),
-        data=tuple(_data(row, score) for row in rows),
+        data=tuple(line for row in rows for line in _data(row, score)),
         words=(0, 6, 7),
     )
 
@@ -99,14 +102,13 @@ def _verdict(printed: Printed, row: Row, chance: float | None) -> str:
     return str(found.verdict or decided(found, found.p_against or 0.0).verdict)
 
 
-def _data(row: Row, score: Column) -> dict[str, object]:
-    printed, values = _printed(row.label), by_seed(row, score.name)
-    return {
-        "suite": SUITE,
-        "group": "table 1",
-        "label": row.label,
-        "column": score.name,
-        "paper": printed.loss if printed else None,
-        "measured": " ".join(f"{value:.6g}" for value in values.values()),
-        "run_ids": " ".join(record.run_id for record in row.ok),
-    }
+def _data(row: Row, score: Column) -> Iterator[dict[str, object]]:
+    """A line a run and column."""
+    printed = _printed(row.label)
+    for record in row.finals:
+        for head, measure, unit in (("ours", PARAMETERS[1].name, "1"), ("measured", score.name, "nats")):
+            yield {
+                **{"suite": SUITE, "group": "table 1", "label": row.label, "column": head, "seed": record.spec.seed},
+                **{"value": record.value(measure), "unit": unit, "paper": printed.loss if printed else None},
+                **{"status": record.status, "why": record.why, "run_ids": record.run_id},
+            }

@@ -3,7 +3,6 @@
 The page's panels and `explain` both show an Origin, so that they cannot tell different things.
 """
 
-import importlib.resources
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from bench.columns import (
 from bench.record import Record
 from bench.spec import Spec
 from bench.statistics import Interval, significant, written
+from bench.suites import SUITES
 from bench.tables import Entry, Table
 
 REPRODUCED = "results/reproduced"  # where the commands put what they make: never over what is published
@@ -107,7 +107,7 @@ def as_data(origin: Origin) -> dict[str, Any]:
 def command(suite: str, records: Sequence[Record]) -> str:
     """The command that trains a row anew, below `results/reproduced`; a corpus that is not fetched by its name is a NAME=PATH."""
     spec = records[0].spec
-    name = suite if importlib.resources.files("bench.suites").joinpath(f"{suite}.py").is_file() else f"{suite}.py"
+    name = suite if suite in SUITES else f"{suite}.py"
     seeds = sorted({record.spec.seed for record in records if record.spec.role == "final"})
     words = ["python", "-m", "bench", "run", name, "--only", f"{_asked(spec)}/{spec.label}", "--device", spec.device]
     words += ["--seeds", ",".join(map(str, seeds))] if seeds else []

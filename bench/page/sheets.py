@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.claims import copying
 from bench.columns import MEMORY, Group
 from bench.errors import UserError
 from bench.page.evidence import MEASURED, Origin, Reading, Sheet, command, measured_sheet
@@ -26,7 +27,7 @@ _NAMES = {
     **{"FLOPs at the caps": "flops", "bytes at the caps": "bytes"},
     **{column.head: column.name for column in MEMORY},
 }
-_PRINTED = ("paper", "table 4", "the paper's tables")
+_PRINTED = ("paper", "table 4", "the paper's tables", "paper: parameters", "paper: loss")
 _OF = {"seed": "seed", "learning_rate": "rate", "depth": "depth", "beta": "beta"}
 _FIELDS = {"whole training": "trained_s", "final valid": "final"}  # of the quality table: what a column is read from
 _WHAT = {
@@ -170,6 +171,9 @@ def group_sheets(group: Group) -> list[Sheet]:
             statistic = _WHAT.get(table.ending, table.caption)
             facts = (("Rule", table.rule),) if table.rule else ()
             made.append(lines_sheet(table, group.suite, f"{group.name}: {table.ending}", statistic, how, facts))
+    if group.suite == copying.SUITE and group.rows:
+        table = copying.table_of(group)
+        made.append(lines_sheet(table, group.suite, f"{group.name}: {table.ending}", table.caption, how))
     return made
 
 

@@ -1,1 +1,12 @@
 """The package's suites: each module defines SPECS."""
+
+SUITES = {
+    "tiny": "bench.suites.tiny",
+    "smoke": "bench.suites.smoke",
+    "small": "bench.suites.small",
+    "speed": "bench.suites.speed",
+    "text": "bench.suites.text",
+    "copy": "bench.suites.copying",
+    "paper": "bench.suites.paper",
+    "gate": "bench.suites.gate",
+}
