@@ -64,7 +64,7 @@ format: $(READY)  ## format and mend what lint can mend
 perf-check: $(READY)  ## fail if this code counts or takes more than REF's (default: the commit before); GATE="…": more options
 	$(PY) -m bench gate --against $(REF) --only '$(ONLY)' $(GATE)
 
-compare-peers: $(READY)  ## our solvers beside TorchDEQ's in one run: time, steps, memory (about four minutes)
+compare-peers: $(READY)  ## our solvers beside TorchDEQ's in one run: time, steps, memory (about six minutes)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(PY) -m bench peers
 

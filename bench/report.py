@@ -225,7 +225,7 @@ def _is_ours(path: Path) -> bool:
     return start.startswith(b"suite,group,label,column,") if path.suffix == ".csv" else b"bench.report" in start
 
 
-_PLAIN = ("trials", "depth", "gradient", "quality")  # tables that are not set in LaTeX
+_PLAIN = ("trials", "depth", "gradient")  # tables that are not set in LaTeX
 
 _FIGURES = {
     "tradeoff": "Score against cost",
@@ -281,7 +281,9 @@ _READING = """\
   the column holds exact counts. No bold: the runs do not tell the rows apart.
 - *chance* is what a guess scores that knows nothing of the past, *optimum* what no model can beat, where the task knows them.
 - n/a has a footnote that says why. Bytes and FLOPs are counted, so they are the same on every machine; times are not.
-- Bands in figures span the seeds, from least to greatest."""
+- Bands in figures span the seeds, from least to greatest.
+- Score against cost: means and intervals of the runs that ended ok; an interval that leaves the panel is cut at its edge. FLOPs and
+  times of a full step are those after the training, at the model's own caps: a recipe that caps its solves lower spent less."""
 
 
 def _readme(suites: dict[str, list[Group]], sections: Sequence[str], records: Sequence[Record]) -> str:

@@ -22,6 +22,9 @@ from bench.check.models import MODEL
 from bench.check.solvers import SOLVER
 from bench.check.tasks import TASK, Served
 from bench.check.yardsticks import predictors, scored
+from bench.claims.claim import judged
+from bench.claims.evidence import Evidence
+from bench.claims.ledger import CLAIMS
 from bench.engines.inline import Inline
 from bench.errors import UserError
 from bench.plan import Plan, load_suite
@@ -431,3 +434,10 @@ def test_the_suite_of_the_examples_puts_them_into_every_table_and_figure(tmp_pat
     for figure, wanted in (("curves-steps", rows), ("tradeoff", rows), ("solver", {"DEQ", "DEQ, my cell and solver"})):
         drawn = (tmp_path / f"figures/{name}/my-own-{figure}.svg").read_text(encoding="utf-8")
         assert all(f"<!-- {row} -->" in drawn for row in wanted), figure
+    evidence = Evidence(tmp_path, own=(name,))
+    about = {one.claim.id: [part.about for part in one.parts] for one in judged(CLAIMS, evidence)}
+    mine = "my own: DEQ, my cell and solver"
+    for claim in ("converges", "perplexity", "training-time", "memory-saved"):
+        assert any(text.startswith(mine) for text in about[claim]), claim
+    assert f"{mine} over tied 6, my cell" in about["perplexity"]
+    assert not any(part for one in judged(CLAIMS, Evidence(tmp_path)) for part in one.parts)

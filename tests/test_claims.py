@@ -25,9 +25,10 @@ from bench.columns import groups
 from bench.errors import UserError
 from bench.identity import Identity
 from bench.metric import Metric
+from bench.plan import load_suite
 from bench.record import Record
 from bench.record import measured as measure
-from bench.spec import Named, Spec, Train
+from bench.spec import Comparison, Named, Spec, Train
 from bench.store import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -162,6 +163,10 @@ def test_a_part_against_a_claim_is_corrected_for_the_other_parts() -> None:
     assert among.parts[0].adjusted == pytest.approx(0.06)
 
 
+def test_what_was_not_tested_is_counted_where_the_rest_holds() -> None:
+    assert finding(part(verdict="holds"), part(verdict="not tested")).why == "1 of 2 hold, 1 of 2 not tested"
+
+
 def test_a_part_for_a_claim_needs_no_correction() -> None:
     assert finding(part(p_for=0.03, p_against=0.97), part(p_for=0.04, p_against=0.96)).verdict == "holds"
 
@@ -221,6 +226,7 @@ def test_table_1_stands_beside_ours_and_judges_it_by_what_is_printed(tmp_path: P
         "tied Transformer 4": (1e-9, None, 1e-7),
     }
     assert copying.table(Evidence(tmp_path)) is None
+    assert copying.table(evidence(tmp_path / "trials", [record("LSTM", 9, 0.5, role="trial")])) is None
     found = copying.table(evidence(tmp_path, [record(row, n, loss) for row, mine in losses.items() for n, loss in enumerate(mine)]))
     assert found is not None
     told = [[entry.text for entry in row] for row in found.rows]
@@ -229,6 +235,13 @@ def test_table_1_stands_beside_ours_and_judges_it_by_what_is_printed(tmp_path: P
     assert [row[7] for row in told] == ["holds", "does not hold", "holds", "does not hold", "—"]
     assert told[4][1] == "2/3"
     assert told[2][5].startswith("0.500 [0.4")
+
+
+def test_every_row_of_table_1_is_a_row_of_the_suite() -> None:
+    _, (entry,) = load_suite(copying.SUITE, {})
+    assert isinstance(entry, Comparison)
+    assert entry.task.settings["T"] == 400
+    assert {one.label for one in copying.TABLE_1} <= set(entry.rows)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +320,8 @@ def test_the_time_of_an_answer_is_held_against_the_tied_networks_of_its_seed(tmp
     found = experiments(tmp_path, inference=rows([*values, None]))
     assert verdicts("inference-time", found) == [verdict]
     (made,) = probed.slower_to_answer(1.6, 1.8)(found)
-    assert made.note == "t test, 5 seeds; 10 evaluations a solve"
+    assert made.note == "t test, 5 seeds; evaluations of the solves: 8, 9, 10, 11, 12"
+    assert made.samples == pytest.approx([one["deq_ms"] / one["tied_ms"] for one in values])
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(0.001, "holds"), (0.5, "does not hold")])
@@ -323,15 +337,33 @@ def test_a_loose_tolerance_is_held_against_the_tight_one_of_its_seed(tmp_path: P
     assert verdicts("tolerance", found) == verdicts("cap", found) == [verdict]
 
 
-def test_a_tied_network_is_judged_where_it_rests_least(tmp_path: Path) -> None:
-    def still(share: float) -> list[dict[str, Any] | None]:
-        return [{"lengths": {"T=20": {"still": share + seed / 1000}, "T=40": {"still": 0.0}}} for seed in range(3)]
+def still(share: float, spread: float = 1e-3) -> list[dict[str, Any] | None]:
+    return [{"lengths": {"T=20": {"still": share + spread * seed}, "T=40": {"still": 0.0}}} for seed in range(3)]
 
+
+def test_a_tied_network_is_judged_where_its_unrest_is_clearest(tmp_path: Path) -> None:
     layers = rows(still(0.99), model="tied 12") + rows(still(0.2), model="tied 12", task="u") + rows(still(0.0), model="DEQ")
     found = experiments(tmp_path, layers=layers)
     (made,) = probed.tied_need_not_converge(found)
-    assert made.about.startswith("u (the least of 2 tasks)")
+    assert made.about.startswith("u: ")
     assert verdicts("tied-rest", found) == ["holds"]
+
+
+def test_the_clearest_of_several_tasks_pays_for_the_choice(tmp_path: Path) -> None:
+    unclear = still(0.5, 0.17)  # alone these are below 0.99 at 4.1 %
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = experiments(tmp_path / "one", layers=rows(unclear, model="tied 12"))
+    among = experiments(tmp_path / "two", layers=rows(unclear, model="tied 12") + rows(still(0.995), model="tied 12", task="u"))
+    (one,), (two,) = probed.tied_need_not_converge(alone), probed.tied_need_not_converge(among)
+    assert one.p_for is not None
+    assert two.p_for == pytest.approx(2 * one.p_for)
+    assert (verdicts("tied-rest", alone), verdicts("tied-rest", among)) == (["holds"], ["inconclusive"])
+
+
+def test_a_network_at_rest_on_every_task_is_against_the_claim(tmp_path: Path) -> None:
+    layers = rows(still(0.995), model="tied 12") + rows(still(0.996), model="tied 12", task="u")
+    assert verdicts("tied-rest", experiments(tmp_path, layers=layers)) == ["does not hold"]
 
 
 @pytest.mark.parametrize(("same", "verdict"), [(1.0, "holds"), (0.5, "does not hold")])

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bench.experiments.models import Models, Untrained, number, solved
 from bench.experiments.quality import heard
 from bench.experiments.scale import AGREEMENT, FULL, TEXT, Case, Scale
 from bench.loop import evaluate
+from bench.machine import Machine
 from bench.model import LanguageModel
 from bench.spec import Named
 from deq import DEQ, Anderson, Cell, Implicit, Map, Picard, Status, Stop, Unroll, solve
@@ -490,6 +492,16 @@ def test_only_rows_of_other_settings_are_made_anew(
     assert found["experiments"]["cap"] == made[0]["experiments"]["cap"]
 
 
+def test_a_kept_row_keeps_the_revision_that_made_it(
+    made: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / record.NAME).write_text((made[1] / record.NAME).read_text())
+    monkeypatch.setattr(record, "_revision", lambda: "another")
+    found = record.make(out=tmp_path, scale=replace(TOY, caps=(2, 4)))["experiments"]
+    assert {row["revision"] for row in found["cap"]["rows"]} == {"another"}
+    assert {row["revision"] for row in found["tolerance"]["rows"]} == {made[0]["experiments"]["tolerance"]["rows"][0]["revision"]}
+
+
 def test_other_code_makes_another_row(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.experiments import experiment
 
@@ -537,9 +549,26 @@ def test_two_processes_make_the_same_record(made: tuple[dict[str, Any], Path], t
 def test_inference_is_timed_beside_the_tied_network_in_turn(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is a script: three rounds of a DEQ that takes 30, 50 and 40 ms and a network that takes 10."""
     script = iter([t for mine in (0.03, 0.05, 0.04) for t in (mine, 0.01)])
-    monkeypatch.setattr(inference, "clock", lambda model, inputs: next(script))
+    seen: list[tuple[int, bool]] = []
+
+    class Alone(Machine):
+        inside = False
+
+        @contextmanager
+        def exclusive(self) -> Iterator[None]:
+            Alone.inside = True
+            yield
+            Alone.inside = False
+
+    def clock(model: LanguageModel, inputs: Tensor) -> float:
+        seen.append((torch.get_num_threads(), Alone.inside))
+        return next(script)
+
+    monkeypatch.setattr(inference, "clock", clock)
+    monkeypatch.setattr(inference, "Machine", Alone)
     found = inference.follow(models, DEQ_SPEC, TOY.spec(CASE, TOY.tied_label, 0), 4, 3)
     assert (found["deq_ms"], found["tied_ms"], found["ratio"]) == (40.0, 10.0, 4.0)
+    assert seen == [(1, True)] * 6
     model, (inputs, _) = models.trained(DEQ_SPEC), models.sequences(CASE.task, "valid", 4)
     with heard(model.core) as said, torch.no_grad():  # type: ignore[arg-type]
         model(inputs)
@@ -592,7 +621,16 @@ def test_what_is_timed_is_made_last_and_by_this_process(models: Models, monkeypa
 
 def test_every_figure_is_drawn_in_both_formats_and_the_same_twice(made: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     record.write(made[0], tmp_path)
-    names = {"fig2-steps", "fig2-residual", "fig3-tolerance", "fig3-cap", "fig4-layers", "gradient-fidelity", "dependency-length"}
+    names = {
+        "fig2-steps",
+        "fig2-residual",
+        "fig3-tolerance",
+        "fig3-cap",
+        "work-precision",
+        "fig4-layers",
+        "gradient-fidelity",
+        "dependency-length",
+    }
     assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
     again = figures.drawn(record.read(tmp_path))
@@ -620,4 +658,6 @@ def test_the_published_record_is_whole_and_of_the_scale_it_claims() -> None:
         assert len(rows) == len(experiment.parts), experiment.name
         assert found[experiment.name]["settings"] == json.loads(json.dumps(dict(experiment.settings)))
         assert all(row["values"] is not None or row["why"] for row in rows)
+        assert sum(row["values"] is not None for row in rows) > 0.9 * len(rows), experiment.name
+        assert all(row["revision"] for row in rows)
     assert AGREEMENT.label in {row["task"] for row in found["training"]["rows"]}

@@ -60,6 +60,20 @@ def test_the_trainings_own_clock_is_taken_where_every_row_has_it() -> None:
     assert (seconds.head, seconds.points[0].cost.mean) == ("training time", 12.0)
 
 
+def test_one_row_without_its_clock_is_enough_for_the_steps_to_be_taken() -> None:
+    group = groups("quick", comparison())[0]
+    found = costs(group)
+    assert found is not None
+    assert "training time" in {cost.head for cost in found[1]}
+    one, *rest = (r for row in group.rows for r in row.finals)
+    blind = one.measures["train_s"].model_copy(update={"value": None, "why": "busy"})
+    found = costs(groups("quick", [one.model_copy(update={"measures": one.measures | {"train_s": blind}}), *rest])[0])
+    assert found is not None
+    heads = {cost.head for cost in found[1]}
+    assert "training time" not in heads
+    assert "steps x a full one, timed alone" in heads
+
+
 def test_a_row_without_a_cost_or_a_score_has_no_point() -> None:
     found = costs(quick(energy_J=None, train_step_flops=0.0))
     assert found is not None

@@ -14,6 +14,7 @@ from bench.columns import Group, groups
 from bench.look import STYLE, _look, looks
 from bench.metric import Metric
 from bench.record import Point, Record
+from bench.statistics import interval
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +135,18 @@ def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group:
         points = [line for line in axes.lines if len(line.get_xdata()) == 1]
         assert len(points) == len([row for row in group.rows if row.ok])
     row = next(row for row in group.rows if row.ok)
-    point = next(line for line in panels[1].lines if len(line.get_xdata()) == 1)
+    loss = interval([one.value("test_loss") for one in row.ok], "log")  # type: ignore[misc]
+    first = panels[1].lines.index(next(line for line in panels[1].lines if len(line.get_xdata()) == 1))
+    across, point = panels[1].lines[first - 1], panels[1].lines[first]
     assert list(point.get_xdata()) == [pytest.approx(row.ok[0].value("peak_live_bytes") / 2**20)]
+    assert list(point.get_ydata()) == [pytest.approx(loss.mean)]
+    assert list(panels[1].lines[0].get_ydata()) == pytest.approx([loss.low, loss.high])
+    assert len(set(across.get_xdata())) <= 2
+    least = [line for line in panels[1].lines if line.get_drawstyle() == "steps-post"]
+    assert len(least) == 1
+    heights = list(least[0].get_ydata())
+    assert heights == sorted(heights, reverse=True)
+    assert heights[-1] == min(float(line.get_ydata()[0]) for line in panels[1].lines if len(line.get_xdata()) == 1)
 
 
 def test_nothing_to_draw_draws_nothing() -> None:

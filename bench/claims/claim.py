@@ -32,7 +32,8 @@ class Part:
 
     A part that rests on chance has the p-values of both one-sided tests: `p_for` is small where the data say that it does not fail,
     `p_against` where they say that it does. Its `verdict` then is None until the parts of its claim have been corrected for each
-    other. A part that rests on counts has its verdict at once. `adjusted` is the p-value that decided.
+    other. A part that rests on counts has its verdict at once. `adjusted` is the p-value that decided. `samples` are the numbers,
+    one a seed, that the value is the mean of.
     """
 
     about: str
@@ -43,6 +44,7 @@ class Part:
     p_against: float | None = None
     adjusted: float | None = None
     note: str = ""
+    samples: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
 
 
@@ -135,8 +137,8 @@ def _why(claim: Claim, parts: tuple[Part, ...]) -> str:
     tested = [part for part in parts if part.verdict != "not tested"]
     if not tested:
         return next((part.note for part in parts if part.note), f"needs {claim.needs}")
-    counts = {verdict: sum(part.verdict == verdict for part in tested) for verdict in VERDICTS}
-    said = [f"{count} of {len(tested)} {_WORDS[verdict]}" for verdict, count in counts.items() if count]
+    counts = {verdict: sum(part.verdict == verdict for part in parts) for verdict in VERDICTS}
+    said = [f"{count} of {len(parts)} {_WORDS[verdict]}" for verdict, count in counts.items() if count]
     return ", ".join(said)
 
 

@@ -16,6 +16,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def claims(
     results: Annotated[Path, typer.Option("--results", help="folder of records, tables and figures")] = Path("results"),
     only: Annotated[str | None, typer.Option(metavar="CLAIM", help="one claim, by its id, with its parts")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="a suite of your own in the results folder, to be judged too; may be given again")
+    ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="first make the record of experiments (12 minutes)")] = False,
     data: Annotated[
         list[str] | None, typer.Option(help="with --measure, a corpus: NAME=PATH; tinyshakespeare is asked for")
@@ -34,6 +37,7 @@ def claims(
     from bench.claims.ledger import CLAIMS, SUITES
     from bench.record import write_text
     from bench.report import MARK, csv_text, latex, markdown, plain
+    from bench.store import Store
 
     if only is not None and only not in {claim.id for claim in CLAIMS}:
         raise unknown("claim", only, [claim.id for claim in CLAIMS])
@@ -41,7 +45,11 @@ def claims(
         _measure(results, data or [], jobs)
     elif data or jobs:
         raise UserError("claims: --data and --jobs are for --measure")
-    evidence = Evidence(results)
+    own = tuple(dict.fromkeys(suite or ()))
+    for name in own:
+        if name in SUITES or name not in Store(results).suites():
+            raise unknown("own suite", name, [other for other in Store(results).suites() if other not in SUITES])
+    evidence = Evidence(results, own)
     found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
     if as_json:
         print(json.dumps([one.as_data() for one in found], indent=1))
@@ -51,7 +59,7 @@ def claims(
         return
     summary, copied = tables.summary(found), copying.table(evidence)
     printed = [summary] if copied is None else [summary, copied]
-    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, list(audits(evidence, SUITES)))}")
+    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, list(audits(evidence, (*SUITES, *own))))}")
     for table in printed:
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))

@@ -23,9 +23,9 @@ def _laws(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
 
 
 def saved_is_constant(evidence: Evidence) -> list[Part]:
-    """What autograd saves, by depth or solver steps, as probed in the runs of suite smoke."""
+    """What autograd saves, by depth or solver steps, as probed in the runs of suite smoke and of the user's own."""
     parts = []
-    for group, row in evidence.rows("smoke", "DEQ"):
+    for suite, group, row in evidence.deqs("smoke"):
         for method, points in depth_probe(row)[0].items():
             known = [(point.depth, point.saved_bytes) for point in points if point.saved_bytes is not None]
             if len(known) < 3:
@@ -34,7 +34,7 @@ def saved_is_constant(evidence: Evidence) -> list[Part]:
             law = growth(depths, sizes)
             about = f"{group.name}: {row.label}, {method}, {depths[0]} to {depths[-1]} steps"
             value = f"{law.verdict}, {significant(law.slope, 3)} B a step"
-            parts.append(counted(about, value, "constant or bounded", law.verdict in _FLAT, runs("smoke", row)))
+            parts.append(counted(about, value, "constant or bounded", law.verdict in _FLAT, runs(suite, row)))
     return parts
 
 

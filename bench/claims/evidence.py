@@ -17,10 +17,13 @@ MEMORY = Path("memory") / "paper.json"
 
 
 class Evidence:
-    """What a results folder holds; each part is read when it is first asked for. What is not there is empty, or None."""
+    """What a results folder holds; each part is read when it is first asked for. What is not there is empty, or None.
 
-    def __init__(self, results: Path) -> None:
-        self.results = results
+    `own`: a user's suites, to be judged beside the package's wherever a claim is not about a model of the package alone.
+    """
+
+    def __init__(self, results: Path, own: tuple[str, ...] = ()) -> None:
+        self.results, self.own = results, own
         self._groups: dict[str, list[Group]] = {}
 
     def groups(self, suite: str) -> list[Group]:
@@ -36,6 +39,16 @@ class Evidence:
             for row in group.rows:
                 if not words or any(word in row.label for word in words):
                     yield group, row
+
+    def deqs(self, *suites: str) -> Iterator[tuple[str, Group, Row]]:
+        """The DEQs of the package's suites by their label, and those of the user's own suites, each with its suite and group."""
+        for suite in suites:
+            for group, row in self.rows(suite, "DEQ"):
+                yield suite, group, row
+        for suite in self.own:
+            for group, row in self.rows(suite):
+                if row.family == "deq":
+                    yield suite, group, row
 
     @cached_property
     def memory(self) -> dict[str, Any] | None:

@@ -22,10 +22,27 @@ def part(about: str, found: Tested | None, threshold: float, side: Side, unit: s
         return Part(about=about, value="—", asked=asked, verdict="not tested", note="no seeds in common", sources=sources)
     value = "—" if found.estimate is None else f"{written(found.estimate)}{unit}"
     if found.below is None or found.above is None or found.estimate is None:
-        return Part(about=about, value=value, asked=asked, verdict="inconclusive", note=found.method, sources=sources)
+        return Part(
+            about=about,
+            value=value,
+            asked=asked,
+            verdict="inconclusive",
+            note=found.method,
+            samples=found.samples,
+            sources=sources,
+        )
     p_for, p_against = (found.below, found.above) if side == "below" else (found.above, found.below)
     note = f"{found.method}, {found.estimate.n} seeds"
-    return Part(about=about, value=value, asked=asked, p_for=p_for, p_against=p_against, note=note, sources=sources)
+    return Part(
+        about=about,
+        value=value,
+        asked=asked,
+        p_for=p_for,
+        p_against=p_against,
+        note=note,
+        samples=found.samples,
+        sources=sources,
+    )
 
 
 def between(
@@ -74,14 +91,18 @@ def _kin(evidence: Evidence, suites: Sequence[str]) -> Iterator[tuple[str, Group
                 for other in explicit:
                     if deq in by_label and other in by_label:
                         yield suite, group, by_label[deq], by_label[other]
+    for suite in evidence.own:
+        for group in evidence.groups(suite):
+            families = {family: [row for row in group.rows if row.family == family] for family in ("deq", "tied")}
+            yield from ((suite, group, ours, theirs) for ours in families["deq"] for theirs in families["tied"])
 
 
 def perplexity_on_par(evidence: Evidence) -> list[Part]:
-    """Perplexity of a DEQ over that of the explicit networks of its kind, at equal parameters."""
+    """Perplexity of a DEQ over that of the explicit networks of its kind, at equal parameters; loss in a user's own suite."""
     return [
-        against(suite, group, ours, theirs, "test_perplexity", 1.05)
+        against(suite, group, ours, theirs, "test_perplexity" if by_seed(ours, "test_perplexity") else "test_loss", 1.05)
         for suite, group, ours, theirs in _kin(evidence, ("text", "small"))
-        if by_seed(ours, "test_perplexity")
+        if by_seed(ours, "test_perplexity") or suite in evidence.own
     ]
 
 
@@ -116,12 +137,11 @@ def recurrent_at_chance(evidence: Evidence) -> list[Part]:
 def converges(evidence: Evidence) -> list[Part]:
     """The share of a trained DEQ's test solves that meet their tolerance."""
     parts = []
-    for suite in ("smoke", "text", "small", "copy"):
-        for group, row in evidence.rows(suite, "DEQ"):
-            shares = by_seed(row, "eval_converged_fraction")
-            if shares and "phantom" not in row.label and "energy" not in row.label:
-                found = tested(list(shares.values()), 0.99, "linear")
-                parts.append(part(f"{group.name}: {row.label}", found, 0.99, "above", "", row, suite=suite))
+    for suite, group, row in evidence.deqs("smoke", "text", "small", "copy"):
+        shares = by_seed(row, "eval_converged_fraction")
+        if shares and "phantom" not in row.label and "energy" not in row.label:
+            found = tested(list(shares.values()), 0.99, "linear")
+            parts.append(part(f"{group.name}: {row.label}", found, 0.99, "above", "", row, suite=suite))
     return parts
 
 

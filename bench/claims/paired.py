@@ -21,12 +21,14 @@ class Tested:
 
     `below`: the probability of means so far below the threshold, or farther, were the truth at it; `above`: the same on the other
     side. None where the design cannot tell: fewer than three pairs, or a value that has no logarithm, and then no estimate either.
+    `samples` are what was averaged: a ratio, difference or value a seed.
     """
 
     estimate: Interval | None
     below: float | None
     above: float | None
     method: str
+    samples: tuple[float, ...]
 
 
 def paired(
@@ -47,17 +49,23 @@ def paired(
 def tested(values: Sequence[float], threshold: float, scale: Literal["log", "linear"]) -> Tested:
     """The same of values that are ratios or differences already, or of one model alone."""
     if scale == "log" and min(values) <= 0:
-        return Tested(estimate=None, below=None, above=None, method="no test: a value is not positive")
+        return Tested(estimate=None, below=None, above=None, method="no test: a value is not positive", samples=tuple(values))
     estimate = interval(values, scale)
     if len(values) < 3:
-        return Tested(estimate=estimate, below=None, above=None, method=f"no test: {len(values)} of 3 seeds")
+        return Tested(estimate=estimate, below=None, above=None, method=f"no test: {len(values)} of 3 seeds", samples=tuple(values))
     distances = np.asarray(values, dtype=np.float64) - threshold
     if scale == "log":
         distances = np.log(np.asarray(values, dtype=np.float64)) - math.log(threshold)
     if EXACT_FROM <= len(values) <= _MOST:
-        return Tested(estimate=estimate, below=_flips(distances), above=_flips(-distances), method="sign flips, exact")
+        return Tested(
+            estimate=estimate,
+            below=_flips(distances),
+            above=_flips(-distances),
+            method="sign flips, exact",
+            samples=tuple(values),
+        )
     below = _student(distances)
-    return Tested(estimate=estimate, below=below, above=1 - below, method="t test")
+    return Tested(estimate=estimate, below=below, above=1 - below, method="t test", samples=tuple(values))
 
 
 def _student(distances: np.ndarray) -> float:

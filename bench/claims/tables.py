@@ -49,6 +49,7 @@ def _line(finding: Finding, part: Part) -> dict[str, object]:
         "p_for": part.p_for,
         "p_against": part.p_against,
         "adjusted": part.adjusted,
+        "samples": " ".join(f"{sample:.7g}" for sample in part.samples),
         "claim_verdict": finding.verdict,
         "run_ids": " ".join(run for source in part.sources for run in source.runs),
         "paths": " ".join(source.path for source in part.sources),

@@ -35,6 +35,7 @@ def drawn(record: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
         "fig2-residual": _residual,
         "fig3-tolerance": lambda rows: _quality(rows, "tolerance"),
         "fig3-cap": lambda rows: _quality(rows, "cap"),
+        "work-precision": _work,
         "fig4-layers": _layers,
         "gradient-fidelity": _gradient,
         "dependency-length": _dependency,
@@ -235,6 +236,25 @@ def _quality(rows: _Rows, experiment: str) -> Figure | None:
     return figure
 
 
+def _work(rows: _Rows) -> Figure | None:
+    """Loss against the evaluations that it took, of one trained model a seed."""
+    tasks = rows.every("tolerance", "task")
+    if not tasks:
+        return None
+    figure, [panels] = _grid(1, len(tasks), "Work and precision: loss of a trained model against evaluations of its solves", 3.5)
+    for axes, task in zip(panels, tasks, strict=True):
+        for experiment, colour in (("tolerance", _BLUE), ("cap", _ORANGE)):
+            lines = [[(p["steps"], p["loss"]) for p in values["points"]] for values in rows.of(experiment, task=task)]
+            for line in lines:
+                axes.plot(*zip(*sorted(line), strict=True), color=colour, linewidth=0.8, marker="o", markersize=2.6, alpha=0.7)
+        axes.set(title=task, xlabel="evaluations a sample", xscale="log", yscale="log")
+        _numbers(axes, "x")
+        _few(axes)
+    panels[0].set_ylabel("validation loss [nats], ↓ better")
+    _key(figure, {"stopped by a tolerance": (_BLUE, "-"), "stopped by a cap": (_ORANGE, "-")})
+    return figure
+
+
 def _layers(rows: _Rows) -> Figure | None:
     """Figure 4, and what the loss does meanwhile."""
     tasks, models = rows.every("layers", "task"), rows.every("layers", "model")
@@ -275,7 +295,7 @@ def _gradient(rows: _Rows) -> Figure | None:
     tasks = rows.every("gradient", "task")
     if not tasks:
         return None
-    figure, grid = _grid(2, len(tasks), "Relative distance of a gradient from the exact one", 5.6, sharey=True)
+    figure, grid = _grid(3, len(tasks), "How far a gradient is from the exact one: distance, and angle", 8.2, sharey="row")
     kinds = (
         ("backward", "rtol", _BLUE, 0),
         ("forward", "rtol", _ORANGE, 0),
@@ -288,13 +308,19 @@ def _gradient(rows: _Rows) -> Figure | None:
             for at, dash in (("start", _DOTTED), ("end", "-")):
                 curves = [[(p[key], p["distance"]) for p in values[at].get(kind, ())] for values in found]
                 _draw(grid[line][column], curves, colour, dash, thin=at == "end", marker="o" if at == "end" else "")
+                if key == "rtol":
+                    angles = [[(p[key], p["one_less_cosine"]) for p in values[at].get(kind, ())] for values in found]
+                    _draw(grid[2][column], angles, colour, dash, thin=at == "end", marker="o" if at == "end" else "")
         grid[0][column].set(title=task, xlabel="relative tolerance of the solve", xscale="log", yscale="log")
         grid[1][column].set(xlabel="steps", xscale="log", yscale="log")
         grid[1][column].axhline(1, color=_GREY, linestyle=_DASHED, linewidth=1)
         _numbers(grid[1][column], "x")
-    for first, *_ in grid:
+        grid[2][column].set(xlabel="relative tolerance of the solve", xscale="log", yscale="log")
+    for first, *_ in grid[:2]:
         first.set_ylabel("||g - exact|| / ||exact||, ↓ better")
         first.set_ylim(1e-10, 1e3)
+    grid[2][0].set_ylabel("1 - cosine with the exact one, ↓ better")
+    grid[2][0].set_ylim(1e-17, 3)
     _key(
         figure,
         {

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.contention import CONTENDED
 from bench.environment import environment
 from bench.errors import UserError
 from bench.experiments import (
@@ -35,6 +36,7 @@ NAME = "experiments.json"
 SCHEMA = 1
 FOLDER = Path("results") / "claims"
 _WORK = ".cache"  # trained models, while there are rows to make
+_OWN = ("made_by", "revision", "values", "why")  # what a row has besides its subject
 Key = tuple[str, str]  # experiment, subject
 Row = dict[str, Any]
 
@@ -71,8 +73,9 @@ def make(
     models = Models(out / _WORK, dict(data or {}))
     planned = experiments(scale)
     rows, waiting = _kept(planned, models, out)
+    revision = _revision()
     for made, (key, part, values, why) in enumerate(_followed(waiting, models, jobs), start=1):
-        rows[key] = {**part.subject, "made_by": part.made_by(models), "values": values, "why": why}
+        rows[key] = {**part.subject, "made_by": part.made_by(models), "revision": revision, "values": values, "why": why}
         _write(_assembled(planned, rows), out)
         said(f"{made}/{len(waiting)} {key[0]}: {', '.join(str(value) for value in part.subject.values())}")
     shutil.rmtree(models.folder, ignore_errors=True)
@@ -88,13 +91,25 @@ def _kept(planned: Iterable[Experiment], models: Models, out: Path) -> tuple[dic
             try:
                 made_by = part.made_by(models)
             except UserError as error:
-                rows[key] = {**part.subject, "made_by": None, "values": None, "why": str(error)}
+                rows[key] = {**part.subject, "made_by": None, "revision": None, "values": None, "why": str(error)}
                 continue
-            if key in old and old[key]["made_by"] == made_by and not (part.alone and old[key]["values"] is None):
+            if key in old and old[key]["made_by"] == made_by and not _contended(old[key]):
                 rows[key] = old[key]
             else:
                 waiting.append((key, part))
     return rows, waiting
+
+
+def _contended(row: Row) -> bool:
+    return row["values"] is None and str(row["why"]).startswith(CONTENDED)
+
+
+def _revision() -> str | None:
+    """The code's revision, and whether it had changes; None outside a repository."""
+    git = environment("cpu", 1).get("git")
+    if not isinstance(git, dict) or not git.get("revision"):
+        return None
+    return f"{git['revision']}{' with changes' if git.get('dirty') else ''}"
 
 
 def _subject(subject: Mapping[str, Any]) -> str:
@@ -106,7 +121,7 @@ def _rows(out: Path) -> dict[Key, Row]:
     try:
         found = read(out)["experiments"]
         return {
-            (name, _subject({key: value for key, value in row.items() if key not in ("made_by", "values", "why")})): row
+            (name, _subject({key: value for key, value in row.items() if key not in _OWN})): row
             for name, experiment in found.items()
             for row in experiment["rows"]
         }
@@ -125,7 +140,8 @@ def _assembled(planned: Iterable[Experiment], rows: Mapping[Key, Row]) -> dict[s
             "seeds": sorted({part.subject["seed"] for part in experiment.parts}),
             "rows": mine,
         }
-    return {"schema": SCHEMA, "environment": environment("cpu", 1), "experiments": found}
+    here = {name: value for name, value in environment("cpu", 1).items() if name != "git"}  # rows may be of several revisions
+    return {"schema": SCHEMA, "environment": here, "experiments": found}
 
 
 Followed = tuple[Key, Part, dict[str, Any] | None, str | None]

@@ -29,8 +29,8 @@ _GROUP = {
     "tradeoff": (
         "Score against cost",
         "A panel for each cost that was measured, with a point for each model and its 95 % intervals: test {score} against FLOPs, "
-        "peak of live bytes, time and energy of the training; a grey line joins the models that none beats, by their means. "
-        "{group}: {models}.",
+        "peak of live bytes, time and, where there is a sensor, energy of the training; a grey line joins the models that none "
+        "beats, by their means. {group}: {models}.",
     ),
     "quality": (
         "Time to equal quality",
@@ -103,6 +103,11 @@ _CLAIMS = {
         "A panel a task: validation loss above and evaluations a sample below against the cap on evaluations, one trained model a "
         "seed; points of a later paper by the same authors stand hollow in a panel beside them.",
     ),
+    "work-precision": (
+        "Work and precision",
+        "A panel a task: validation loss of a trained model against the evaluations that its solves took, a line a seed, stopped "
+        "by a tolerance or by a cap.",
+    ),
     "fig4-layers": (
         "A trained map iterated on (figure 4)",
         "A panel for each task and model: relative change a layer against the layer, at the trained length, twice and four times "
@@ -110,8 +115,9 @@ _CLAIMS = {
     ),
     "gradient-fidelity": (
         "How far gradients are from the exact one",
-        "A panel a task: relative distance from a dense float64 gradient against the tolerance of backward and forward solve "
-        "above, and against the steps of phantom and unrolled gradients below, dotted before training and solid after.",
+        "A panel a task: relative distance from a dense float64 gradient against the tolerance of backward and forward solve, "
+        "against the steps of phantom and unrolled gradients, and 1 - cosine against the tolerance; dotted before training, solid "
+        "after.",
     ),
     "dependency-length": (
         "Loss against the length of the dependence",

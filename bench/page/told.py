@@ -83,6 +83,8 @@ def _finding(finding: Finding) -> str:
         rows.append((part.about, part.value, part.asked, str(part.verdict or "not tested"), *p, part.note))
     heads = ("about", "found", "asked", "verdict", "p for", "p against", "p corrected", "note")
     parts = _table("parts", heads, rows, (0, 1, 2, 3, 7))
+    samples = [(part.about, ", ".join(map(_number, part.samples))) for part in finding.parts if part.samples]
+    parts += f"\n{_table('a number a seed', ('about', 'samples'), samples)}" if samples else ""
     runs = [(source.path, run) for source in dict.fromkeys(sources) for run in source.runs]
     runs += [(source.path, "—") for source in dict.fromkeys(sources) if not source.runs]
     return "\n".join([text, parts, _table("from", ("record", "run"), list(dict.fromkeys(runs)))] if runs else [text, parts])
