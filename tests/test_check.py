@@ -420,7 +420,7 @@ def test_the_suite_of_the_examples_puts_them_into_every_table_and_figure(tmp_pat
     name, (entry,) = load_suite(str(EXAMPLES / "my_suite.py"), {})
     assert isinstance(entry, Comparison)
     train = entry.train.model_copy(update={"steps": 4, "evaluate_every": 2, "warmup": 0})
-    short = entry.model_copy(update={"train": train, "seeds": (0,), "depths": (2, 3)})
+    short = entry.model_copy(update={"train": train, "seeds": (0,), "depths": (2, 3, 4)})
     records = run_suite(Plan([short]), tmp_path, suite=name, engine=Inline())
     assert {record.spec.label: record.status for record in records} == dict.fromkeys(entry.rows, "ok")
     files = {file.relative_to(tmp_path).as_posix() for file in write_report(tmp_path)}

@@ -468,6 +468,27 @@ def test_one_claim_is_shown_with_its_parts() -> None:
     assert [one["verdict"] for one in data] == ["does not hold"]
 
 
+def test_an_own_suite_is_judged_where_it_is_asked_for(tmp_path: Path) -> None:
+    for one in [record("DEQ", seed, 0.1) for seed in range(3)]:
+        share = measure(1.0, "1", "m", "s")
+        Store(tmp_path).write(
+            one.model_copy(update={"suite": "mine", "measures": one.measures | {"eval_converged_fraction": share}})
+        )
+    asked = ["claims", "--results", str(tmp_path), "--only", "converges"]
+    assert "g: DEQ" not in CliRunner().invoke(app, asked).output
+    told = CliRunner().invoke(app, [*asked, "--suite", "mine"]).output
+    assert told.startswith("converges: holds")
+    assert "g: DEQ" in told
+
+
+@pytest.mark.parametrize("name", ["nine", "copy"])
+def test_an_own_suite_that_is_not_there_or_the_packages_is_one_line(name: str, tmp_path: Path) -> None:
+    Store(tmp_path).write(record("DEQ", 0, 0.1).model_copy(update={"suite": "mine"}))
+    result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path), "--suite", name])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(f"unknown own suite {name!r}")
+
+
 def test_an_unknown_claim_is_one_line() -> None:
     result = CliRunner().invoke(app, ["claims", "--only", "memory-99"])
     assert isinstance(result.exception, UserError)
