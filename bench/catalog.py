@@ -24,13 +24,14 @@ from bench.tasks.task import Task
 from bench.tasks.text import Text
 from deq import CELLS, DEQ, SOLVERS, Cell, Core, EquilibriumPropagation, Implicit, Phantom, Stack, Stop, TrellisCell, Unroll
 from deq.adjoint import Adjoint
+from deq.shine import Shine
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
 
 # Which adjoints solve something backward, and so take backward_solver, backward_rtol and backward_steps.
 SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll}
+ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll, "shine": Shine}
 
 
 def deq(
@@ -260,6 +261,12 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
         raise UserError(f"model {model.name!r} has no part for the setting {left[0]!r}")
     if not isinstance(core, Core):
         raise UserError(f"model {model.name!r} made a {type(core).__name__}; a model must be a deq.Core")
+    for layer in core.modules():
+        if isinstance(layer, DEQ) and isinstance(layer.adjoint, Shine):
+            try:
+                layer.adjoint.check(layer.solver, layer.stop)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"adjoint 'shine': {error}") from error
     return core
 
 

@@ -8,4 +8,5 @@ from bench.recipe import FAST
 from bench.spec import Recipe
 
 LEAN = Recipe(steps=4, backward_steps=3, hold=0.8)
-PRESETS = {"fast": FAST, "lean": LEAN}
+SHARED = Recipe(steps=4, hold=0.8)  # for the adjoint `shine`, by Broyden's method: nothing is solved backward
+PRESETS = {"fast": FAST, "lean": LEAN, "shared": SHARED}

@@ -39,7 +39,14 @@ def small(core: str, settings: Settings | None = None) -> Core:
 COMBINATIONS: list[tuple[str, Settings]] = [
     *(("deq", {"cell": cell, "solver": solver}) for cell in CELLS for solver in SOLVERS),
     *(
-        ("deq", {"cell": "energy" if adjoint == "propagation" else "mlp", "adjoint": adjoint, "solver": "picard"})
+        (
+            "deq",
+            {
+                "cell": "energy" if adjoint == "propagation" else "mlp",
+                "adjoint": adjoint,
+                "solver": "broyden" if adjoint == "shine" else "picard",
+            },
+        )
         for adjoint in ADJOINTS
     ),
     *(("tied", {"cell": cell, "checkpointing": how}) for cell in CELLS for how in ("none", "every", "sqrt")),
@@ -143,6 +150,8 @@ class TestWrong:
             ("deq", {"cell": "mlp", "adjoint": "unroll", "solver": "anderson"}, ["Unroll", "Picard"]),
             ("deq", {"cell": "mlp", "adjoint": "phantom", "adjoint.steps": 0}, ["steps", "0"]),
             ("deq", {"cell": "mlp", "adjoint": "phantom", "backward_steps": 4}, ["backward_steps"]),
+            ("deq", {"cell": "mlp", "adjoint": "shine"}, ["'shine'", "Broyden", "Anderson"]),
+            ("deq", {"cell": "mlp", "adjoint": "shine", "solver": "broyden", "steps": 40}, ["window", "39", "30"]),
             ("tied", {"checkpointing": "some"}, ["checkpointing", "'some'"]),
             ("tied", {"depth": 0}, ["depth", "0"]),
             ("lstm", {"depth": 2}, ["'depth'", "layers"]),

@@ -71,6 +71,7 @@ SMALL: dict[str, tuple[str, Settings, Recipe | None]] = {
     "deq-trellis-weight-norm": ("deq", {"cell": "trellis", "cell.weight_norm": True, "cell.hidden": 10}, None),
     "deq-propagation": ("deq", {"cell": "energy", "adjoint": "propagation"}, None),
     "deq-phantom": ("deq", {"adjoint": "phantom", "adjoint.steps": 2}, None),
+    "deq-shine": ("deq", {"adjoint": "shine", "solver": "broyden", "solver.window": 400}, None),
     "deq-unroll": ("deq", {"cell": "mlp", "adjoint": "unroll", "solver": "picard"}, None),
     "deq-recipe": ("deq", {"cell": "transformer-xl"}, Recipe(pretrain_steps=1, jacobian=1.0, rtol=1e-1, steps=3)),
     "deq-stack": ("deq", {"cell": "mlp", "layers": 2}, None),
@@ -161,8 +162,8 @@ def test_a_core_keeps_its_contract(model: Model) -> None:
     assert broken(model, MODEL) == []
 
 
-# A phantom gradient of two steps is no slope; test_adjoint has what it is.
-@pytest.mark.parametrize("model", sorted(CORES.keys() - {"catalog-deq-phantom"}), indirect=True)
+# Gradients that are inexact by design are no slopes; test_adjoint and test_shine have what they are.
+@pytest.mark.parametrize("model", sorted(CORES.keys() - {"catalog-deq-phantom", "catalog-deq-shine"}), indirect=True)
 def test_the_gradient_of_a_core_is_the_difference_quotient_at_the_first_point(model: Model) -> None:
     found = contract.slopes_of(model, model.made())
     assert found.right, found
@@ -341,5 +342,5 @@ def test_every_model_of_the_catalog_trains_a_few_steps_on_both_tasks(form: str, 
     same = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
     assert same == [], "parameters that training left as they were"
     counts = [value for key in ("train_forward_nfe_mean", "train_backward_nfe_mean") if (value := record.value(key)) is not None]
-    idle = settings.get("adjoint") in ("phantom", "unroll")  # nothing is solved backward
+    idle = settings.get("adjoint") in ("phantom", "shine", "unroll")  # nothing is solved backward
     assert len(counts) == {"deq": 2, "ode": 2}.get(name, 0) - idle

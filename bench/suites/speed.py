@@ -5,7 +5,7 @@ Rows that train for longer ask whether steps that are cheaper buy quality. Run i
 training's own clock.
 """
 
-from bench.presets import FAST, LEAN
+from bench.presets import FAST, LEAN, SHARED
 from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
 from bench.tuning import Tuned
 
@@ -45,8 +45,10 @@ def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> 
         "DEQ": _deq(memory),
         "DEQ, unrolled first": _deq(memory, Recipe(pretrain_steps=3 * steps // 5, pretrain_depth=4)),
         "DEQ, phantom": _deq(memory, steps=6, adjoint="phantom", adjoint__steps=2),
+        "DEQ, SHINE": _deq(memory, SHARED, solver="broyden", adjoint="shine"),
     }
     longer = {"tied 4, longer": _tied(memory, 4), "DEQ, lean, longer": _deq(memory, LEAN)}
+    longer["DEQ, SHINE, longer"] = _deq(memory, SHARED, solver="broyden", adjoint="shine")
     return [comparison(steps, "DEQ, lean", nominal), comparison(5 * steps // 4, "DEQ, lean, longer", longer)]
 
 
