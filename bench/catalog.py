@@ -22,7 +22,21 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import CELLS, DEQ, SOLVERS, Cell, Core, EquilibriumPropagation, Implicit, Phantom, Stack, Stop, TrellisCell, Unroll
+from deq import (
+    CELLS,
+    DEQ,
+    SOLVERS,
+    Broyden,
+    Cell,
+    Core,
+    EquilibriumPropagation,
+    Implicit,
+    Phantom,
+    Stack,
+    Stop,
+    TrellisCell,
+    Unroll,
+)
 from deq.adjoint import Adjoint
 from deq.shine import Shine
 
@@ -263,10 +277,10 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
         raise UserError(f"model {model.name!r} made a {type(core).__name__}; a model must be a deq.Core")
     for layer in core.modules():
         if isinstance(layer, DEQ) and isinstance(layer.adjoint, Shine):
-            try:
-                layer.adjoint.check(layer.solver, layer.stop)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"adjoint 'shine': {error}") from error
+            if not isinstance(layer.solver, Broyden):
+                raise UserError(f"adjoint 'shine' shares the estimate of solver 'broyden', got {type(layer.solver).__name__}")
+            if layer.stop.max_steps > layer.solver.window + 1:
+                raise UserError(f"adjoint 'shine' needs solver.window {layer.stop.max_steps - 1}, all steps of the solve")
     return core
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from deq.adjoint import Watch
 from deq.solve import Map, Solver, Stop, solve
-from deq.solvers import Broyden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +29,16 @@ class Shine:
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """f(z*) attached; without grad mode, f(z*) alone."""
-        if torch.is_grad_enabled():
-            self.check(solver, stop)
         kept = _Kept(solver)
         with torch.no_grad():
             solution = solve(f, z0.detach(), kept, stop)
         watch("forward", solution)
         fz = f(solution.z)
         if fz.requires_grad:
+            _check(kept.memory, solver, stop)
             steps, counts = kept.memory.steps[:, : kept.memory.stored], solution.steps - 1
             fz.register_hook(lambda v: self._shared(v, steps, counts))
         return fz
-
-    @staticmethod
-    def check(solver: Solver, stop: Stop) -> None:
-        """TypeError where the solver makes no estimate, ValueError where it forgets a part of it."""
-        if not isinstance(solver, Broyden):
-            raise TypeError(f"it shares the estimate of Broyden's method, which {type(solver).__name__} does not make")
-        if stop.max_steps > solver.window + 1:
-            raise ValueError(f"Broyden's window must hold all {stop.max_steps - 1} steps of the solve, got {solver.window}")
 
     def _shared(self, v: Tensor, steps: Tensor, counts: Tensor) -> Tensor:
         """u (B, ...) from v, by the transposed product of the solve's rank-one factors, the last first.
@@ -65,6 +55,14 @@ class Shine:
         longest = self.limit * torch.linalg.vector_norm(flat, dim=1)
         trusted = torch.linalg.vector_norm(u, dim=1) <= longest  # not so where it is NaN
         return torch.where(trusted.unsqueeze(1), u, flat).to(v.dtype).view_as(v)
+
+
+def _check(memory: Any, solver: Solver, stop: Stop) -> None:
+    """TypeError where a memory is no estimate, ValueError where a part of it was forgotten."""
+    if not hasattr(memory, "steps") or not hasattr(memory, "stored"):
+        raise TypeError(f"Shine shares the estimate of Broyden's method, which {type(solver).__name__} does not make")
+    if memory.steps.shape[1] < stop.max_steps - 1:
+        raise ValueError(f"Shine needs a window for all {stop.max_steps - 1} steps of the solve, got {memory.steps.shape[1]}")
 
 
 class _Kept:

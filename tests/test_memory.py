@@ -56,6 +56,7 @@ MODELS = {
     "deq, stack": named("deq", layers=2, **XL),
     "deq, mlp": named("deq", cell="mlp", steps=5),
     "deq, phantom": named("deq", cell="mlp", adjoint="phantom", steps=5),
+    "deq, shine": named("deq", cell="mlp", adjoint="shine", solver="broyden", steps=5),
     "deq, unroll": named("deq", cell="mlp", adjoint="unroll", solver="picard", steps=5),
     "deq, propagation": named("deq", cell="energy", adjoint="propagation", steps=5, backward_steps=4),
     "ode, adjoint": named("ode", method="euler", step_size=1.0, **HEADS),

@@ -128,7 +128,7 @@ def test_nothing_of_the_solve_is_saved_but_its_steps_and_no_backward_solve_is_to
 def test_another_solver_or_a_limit_below_one_is_refused() -> None:
     with pytest.raises(TypeError, match="shares the estimate of Broyden's method, which Anderson does not make"):
         gradients(Affine(), Shine(), solver=Anderson())
-    with pytest.raises(ValueError, match="window must hold all 59 steps of the solve, got 30"):
+    with pytest.raises(ValueError, match="a window for all 59 steps of the solve, got 30"):
         gradients(Affine(), Shine(), stop=Stop(max_steps=60))
     for limit in (0.5, float("nan")):
         with pytest.raises(ValueError, match="limit must be at least 1"):
