@@ -27,24 +27,21 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What a row is charged for: a measure, in which unit, and whether it is of one training step, to be taken times their number.
-
-    `unless`: a better measure of the same, which every row has.
-    """
+    """What a row is charged for: a measure, in which unit, and whether it is of one step, to be taken times their number."""
 
     name: str
     head: str
     unit: str
     factor: float
     each: bool = False
-    unless: str | None = None
 
 
+_CLOCK, _STEP = "train_s", "step_ms_median"
 _COSTS = (
     _Measured(name="train_step_flops", head="steps x FLOPs of a full one", unit="TFLOP", factor=1e-12, each=True),
     _Measured(name="peak_live_bytes", head="peak of a training step", unit="MiB", factor=2.0**-20),
-    _Measured(name="train_s", head="training time", unit="s", factor=1.0),
-    _Measured(name="step_ms_median", head="steps x a full one, timed alone", unit="s", factor=1e-3, each=True, unless="train_s"),
+    _Measured(name=_CLOCK, head="training time", unit="s", factor=1.0),
+    _Measured(name=_STEP, head="steps x a full one, timed alone", unit="s", factor=1e-3, each=True),
     _Measured(name="energy_J", head="energy of the run", unit="J", factor=1.0),
 )
 
@@ -56,11 +53,12 @@ def costs(group: Group) -> tuple[Column, list[Cost]] | None:
     if score is None:
         return None
     scored = [(row, estimate) for row in group.rows if (estimate := cell(row, score).estimate) is not None]
-    timed = all(record.value("train_s") is not None for row, _ in scored for record in row.ok)
+    # A clock that ran beside other runs is no timing: where one row's did, the step that was timed alone stands in for all.
+    timed = all(record.value(_CLOCK) is not None for row, _ in scored for record in row.ok)
     found = []
     for one in _COSTS:
-        if (one.name == "train_s") > timed or (one.unless == "train_s" and timed):
-            continue  # a clock that ran beside other runs is no timing
+        if one.name == (_STEP if timed else _CLOCK):
+            continue
         points = tuple(
             Point(row=row, cost=_scaled(x, one.factor * (row.ok[0].spec.train.steps if one.each else 1)), score=y)
             for row, y in scored

@@ -489,6 +489,12 @@ def test_an_own_suite_that_is_not_there_or_the_packages_is_one_line(name: str, t
     assert str(result.exception).startswith(f"unknown own suite {name!r}")
 
 
+def test_where_there_is_no_own_suite_it_says_what_to_do(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path), "--suite", "mine"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).endswith("only the package's: run mine first")
+
+
 def test_an_unknown_claim_is_one_line() -> None:
     result = CliRunner().invoke(app, ["claims", "--only", "memory-99"])
     assert isinstance(result.exception, UserError)

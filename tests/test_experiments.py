@@ -566,7 +566,15 @@ def test_inference_is_timed_beside_the_tied_network_in_turn(models: Models, monk
 
     monkeypatch.setattr(inference, "clock", clock)
     monkeypatch.setattr(inference, "Machine", Alone)
-    found = inference.follow(models, DEQ_SPEC, TOY.spec(CASE, TOY.tied_label, 0), 4, 3)
+    tied = TOY.spec(CASE, TOY.tied_label, 0)
+    models.trained(DEQ_SPEC), models.trained(tied)  # a training sets the threads itself
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = inference.follow(models, DEQ_SPEC, tied, 4, 3)
+        assert torch.get_num_threads() == 2  # as it was
+    finally:
+        torch.set_num_threads(before)
     assert (found["deq_ms"], found["tied_ms"], found["ratio"]) == (40.0, 10.0, 4.0)
     assert seen == [(1, True)] * 6
     model, (inputs, _) = models.trained(DEQ_SPEC), models.sequences(CASE.task, "valid", 4)

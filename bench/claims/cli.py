@@ -46,9 +46,12 @@ def claims(
     elif data or jobs:
         raise UserError("claims: --data and --jobs are for --measure")
     own = tuple(dict.fromkeys(suite or ()))
+    there = [name for name in Store(results).suites() if name not in SUITES]
     for name in own:
-        if name in SUITES or name not in Store(results).suites():
-            raise unknown("own suite", name, [other for other in Store(results).suites() if other not in SUITES])
+        if not there:
+            raise UserError(f"claims: no suite of your own in {results / 'runs'}, only the package's: run {name} first")
+        if name not in there:
+            raise unknown("own suite", name, there)
     evidence = Evidence(results, own)
     found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
     if as_json:
