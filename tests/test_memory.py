@@ -202,9 +202,9 @@ def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
 
 
 def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
-    family = next(one for one in laws.FAMILIES if one.label == "GRU")
+    family = next(one for one in laws.FAMILIES if one.label == "TCN")
     found = [laws.follow_axis(family, axis) for axis in ("depth", "length")]
-    values, amounts = laws.along(found, "GRU", "length")
+    values, amounts = laws.along(found, "TCN", "length")
     assert values == [64, 256, 512]
     least = predicted(family.at(4), Shape(batch=8, length=64, vocabulary=100, ends=False))
     assert amounts[0] == least.counted(dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0))
