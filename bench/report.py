@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,13 +319,21 @@ def _failures(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
+def revision_told(environment: Mapping[str, Any], digits: int | None = None) -> str | None:
+    """The code's revision in an environment, its first `digits` (None: all), and whether it had changes; None where unknown."""
+    git = environment.get("git")
+    if not isinstance(git, dict) or not git.get("revision"):
+        return None
+    return f"{str(git['revision'])[:digits]}{' with changes' if git.get('dirty') else ''}"
+
+
 def _environments(records: Sequence[Record]) -> list[str]:
     places: dict[str, list[Record]] = {}
     for record in records:
         places.setdefault(_place(record.environment), []).append(record)
     lines = ["## Environments", ""]
     for place, members in sorted(places.items()):
-        revisions = sorted({_revision(record.environment) for record in members})
+        revisions = sorted({revision_told(record.environment, 12) or "an unknown revision" for record in members})
         suites = sorted({record.suite for record in members})
         said = f"{len(members)} runs ({', '.join(suites)}): {place}; code at {', '.join(revisions)}"
         lines.append(f"- {markdown_escape(said)}.")

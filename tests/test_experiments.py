@@ -496,7 +496,7 @@ def test_a_kept_row_keeps_the_revision_that_made_it(
     made: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / record.NAME).write_text((made[1] / record.NAME).read_text())
-    monkeypatch.setattr(record, "_revision", lambda: "another")
+    monkeypatch.setattr(record, "revision_told", lambda environment: "another")
     found = record.make(out=tmp_path, scale=replace(TOY, caps=(2, 4)))["experiments"]
     assert {row["revision"] for row in found["cap"]["rows"]} == {"another"}
     assert {row["revision"] for row in found["tolerance"]["rows"]} == {made[0]["experiments"]["tolerance"]["rows"][0]["revision"]}

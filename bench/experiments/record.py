@@ -30,6 +30,7 @@ from bench.experiments.experiment import Experiment, Part
 from bench.experiments.models import Models
 from bench.experiments.scale import FULL, Scale
 from bench.record import write_bytes, write_text
+from bench.report import revision_told
 from bench.spec import Spec
 
 NAME = "experiments.json"
@@ -73,7 +74,7 @@ def make(
     models = Models(out / _WORK, dict(data or {}))
     planned = experiments(scale)
     rows, waiting = _kept(planned, models, out)
-    revision = _revision()
+    revision = revision_told(environment("cpu", 1))
     for made, (key, part, values, why) in enumerate(_followed(waiting, models, jobs), start=1):
         rows[key] = {**part.subject, "made_by": part.made_by(models), "revision": revision, "values": values, "why": why}
         _write(_assembled(planned, rows), out)
@@ -102,14 +103,6 @@ def _kept(planned: Iterable[Experiment], models: Models, out: Path) -> tuple[dic
 
 def _contended(row: Row) -> bool:
     return row["values"] is None and str(row["why"]).startswith(CONTENDED)
-
-
-def _revision() -> str | None:
-    """The code's revision, and whether it had changes; None outside a repository."""
-    git = environment("cpu", 1).get("git")
-    if not isinstance(git, dict) or not git.get("revision"):
-        return None
-    return f"{git['revision']}{' with changes' if git.get('dirty') else ''}"
 
 
 def _subject(subject: Mapping[str, Any]) -> str:

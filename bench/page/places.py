@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import Record
+from bench.report import revision_told
 
 Place = dict[str, str]
 
@@ -16,7 +17,7 @@ def places(records: Sequence[Record]) -> list[Place]:
     found = []
     for place, mine in sorted(members.items()):
         suites = {suite: sum(record.suite == suite for record in mine) for suite in sorted({record.suite for record in mine})}
-        revisions = sorted({_revision(record.environment) for record in mine})
+        revisions = sorted({revision_told(record.environment, 12) or "unknown" for record in mine})
         runs = ", ".join(f"{suite} {count}" for suite, count in suites.items())
         found.append({"runs": runs, **dict(place), "code at": ", ".join(revisions), "data": _data(mine)})
     return found
@@ -40,13 +41,6 @@ def _place(environment: dict[str, Any]) -> Place:
 
 def _said(value: object) -> str:
     return "unknown" if value in (None, "") else str(value)
-
-
-def _revision(environment: dict[str, Any]) -> str:
-    git = environment.get("git")
-    if not isinstance(git, dict) or not git.get("revision"):
-        return "unknown"
-    return f"{str(git['revision'])[:12]}{' with changes' if git.get('dirty') else ''}"
 
 
 def _data(records: Sequence[Record]) -> str:
