@@ -1,4 +1,4 @@
-"""Recipes with a name: how to train a DEQ in about the time of the explicit network.
+"""Recipes with a name: how to train a DEQ in about the time of the weight-tied network.
 
 A few solver steps are enough to find out where the equilibrium should go; the last fifth of the training, solved to the model's own
 caps, sees to it that it is one. The trade-off is drawn in the suite `speed`.

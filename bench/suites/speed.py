@@ -1,4 +1,4 @@
-"""A DEQ in the explicit network's time: seconds to the loss that the tied network ends with, on copying and two languages.
+"""A DEQ in the weight-tied network's time: seconds to the loss that the tied network ends with, on copying and two languages.
 
 Both sides are tuned alike: a sweep of rates a row, each at two seeds and at full length, and the tied network at several depths.
 Rows that train for longer ask whether steps that are cheaper buy quality. Run it with `--jobs 1`: what is compared is the
