@@ -49,8 +49,9 @@ report: $(READY)  ## write all that is published from results/runs anew: tables,
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run every test
-	$(PY) -m pytest
+test: $(RAY)  ## run every test: a file to a process, two at a time, then those that take times
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+	$(PY) -m pytest -m alone
 
 check: $(READY)  ## format, lint, types
 	$(VENV)/bin/ruff format --check .

@@ -23,7 +23,7 @@ from bench.gate.cli import counted
 from bench.gate.counts import Count, count
 from bench.gate.decide import LEAST, ROUNDS, Effect, decide, interval
 from bench.gate.expected import Difference, accept, differences, read_expected
-from bench.gate.timing import Comparison, compare
+from bench.gate.timing import Benchmarks, Comparison, compare
 from bench.model import LanguageModel
 from bench.plan import Plan, load_suite
 from bench.spec import Spec
@@ -355,7 +355,18 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    (folder := tmp_path / "times").mkdir()
+    (seconds,) = Benchmarks(project / "speed", folder).run(project).values()
+    assert seconds > 0
+
+
 @pytest.mark.slow
+@pytest.mark.alone
 class TestOwnProject:
     def test_code_that_got_slower_fails_and_every_form_says_so(self, project: Path) -> None:
         (project / "work.py").write_text("def work():\n    return sum(range(30_000))\n")

@@ -111,6 +111,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(monkeypatch)
 
 
+@pytest.mark.alone
 class TestMeasures:
     @pytest.mark.parametrize("name", MODELS)
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:

@@ -162,7 +162,9 @@ class Benchmarks:
         command += ["-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={file}", *_SHORT]
         command += ["-k", self._only] if self._only else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        environment = os.environ | threads | {"PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
+        # What a surrounding pytest was told is not for this one: as a worker of pytest-xdist it would time nothing.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = inherited | threads | {"PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
         try:
             said = subprocess.run(
                 command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=_PROCESS_S, check=False
