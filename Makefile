@@ -35,7 +35,7 @@ reproduce-small: $(READY)  ## train the whole family into results/reproduced/; D
 reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (two hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
-reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (about two hours on two cores)
+reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (about two hours and a half on two cores)
 	$(PY) -m bench run copy --device cpu --results results/reproduced
 
 reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake tensors into results/reproduced/memory/; no GPU

@@ -1,8 +1,8 @@
 """Copy memory at the size of the paper's table 1: T=400, 15 thousand parameters, 20,000 sequences, three seeds.
 
-The paper says neither how long nor how it trained. The budget here, equal for all rows, is what two CPU cores do in two hours:
-12,000 steps of two sequences, 1.2 times the training data, many small steps since it is their number that sharpens the attention.
-Each rate is tried at full length and at two seeds. It goes on where it was stopped.
+The paper says neither how long nor how it trained. The budget, equal for all rows, is what two CPU cores do in two and a
+half hours: 12,000 steps of two sequences, 1.2 times the training data, many small steps since it is their number that sharpens the
+attention. Each rate is tried at full length and at two seeds. It goes on where it was stopped.
 
 Its length, its rates and the DEQ's recipe were chosen by eye on validation losses of about twenty runs, most of them of the DEQ and
 with seeds that are used nowhere here. Two designs before this one, whose trials were of a quarter and of half the length and of one
