@@ -8,6 +8,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from bench.columns import Group, Row, depth_probe, metric_scale, metrics, natural, residual_probe
 from bench.look import (
@@ -152,6 +153,7 @@ def _solver(group: Group, look: dict[str, Look]) -> Figure | None:
         _panel(one, rows, look, log)
         one.set(title=title, xlabel="training steps", ylabel=axis_label(name, "", "lower"))
         one.set_xlim(left=0)
+        one.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))  # narrow panels: more would touch
         if not log:
             one.set_ylim(bottom=0)
     drawn = [row for row in group.rows if any(row.label in panel[2] for panel in panels)]
