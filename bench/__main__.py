@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -335,7 +336,10 @@ def show(
     runs = [(suite, name) for suite in store.suites() for name in store.ids(suite)]
     found = [run for run in runs if run[1] == run_id] or [run for run in runs if run[1].startswith(run_id)]
     if not found:
-        raise unknown("run", run_id, [name for _, name in runs]) if runs else UserError(f"no runs below {results}")
+        near = " or ".join(get_close_matches(run_id, [name for _, name in runs], n=3, cutoff=0.0))  # of a thousand, not all
+        raise UserError(
+            f"unknown run {run_id!r}; did you mean {near}, of {len(runs)} runs?" if runs else f"no runs below {results}"
+        )
     if len(found) > 1:
         raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
     record = store.read(*found[0])

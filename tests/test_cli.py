@@ -269,7 +269,8 @@ class TestRefused:
 
     def test_a_run_that_is_not_there(self, cli: Cli, copied: Path) -> None:
         stem = sorted((copied / "results" / "runs" / "mine").glob("*.json"))[0].stem
-        refused(cli, copied, ("show", stem + "x"), "did you mean", stem)
+        refused(cli, copied, ("show", stem + "x"), "did you mean", stem, " runs?")
+        assert cli("show", "x", "--results", copied / "results")[2].count(" or ") == 2
 
     def test_the_beginning_of_several_runs(self, cli: Cli, copied: Path) -> None:
         refused(cli, copied, ("show", "echo"), "'echo'", "6 runs")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,25 @@ def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_i
         assert found[name].why is not None
         assert "CPU" in found[name].why
     assert all((found[name].value or 0) > 0 for name in ("training_s", "inference_s"))
+
+
+def test_a_training_step_is_timed_as_training_and_none_as_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+    real = device.training_step
+
+    def counted(*given: Any) -> Any:
+        steps.append(1.0)
+        return real(*given)
+
+    def timed(work: Callable[[], None], _: str) -> float:
+        steps.clear()
+        work()
+        return sum(steps)
+
+    monkeypatch.setattr(device, "training_step", counted)
+    monkeypatch.setattr(device, "_seconds", timed)
+    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    assert (found["training_s"].value, found["inference_s"].value) == (1.0, 0.0)
 
 
 def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
