@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torchdiffeq import odeint, odeint_adjoint
 
 from deq import Cell, Core, Output
+from deq.adjoint import first_derivatives_only
+from deq.graph import leaves
+from deq.solve import single
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
@@ -30,7 +34,8 @@ class NeuralODE(Core):
     to the tolerance; fixed ones take `step_size`: Euler's with step 1 and time L is `Unrolled` of depth L. The adjoint's step size
     control leaves out the parameters' gradients (Kidger et al., ICML 2021, arXiv 2009.09457). It also follows z back from its end,
     and what contracts forward grows backward: training may end in an AssertionError of torchdiffeq there (values not finite, a step
-    of zero; Gholami, Keutzer, Biros, IJCAI 2019, arXiv 1902.10298). RuntimeError where a step size underflows in forward.
+    of zero; Gholami, Keutzer, Biros, IJCAI 2019, arXiv 1902.10298), and has
+    first derivatives only (RuntimeError under `create_graph`). RuntimeError where a step size underflows in forward.
     Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
     """
 
@@ -71,24 +76,29 @@ class NeuralODE(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to those of z(time), (B, T, width)."""
-        f, counted = self.cell.bind(x, memory), [0]
+        x = x.view_as(x)  # a node of its own, at which `leaves` can stop
+        f, z0 = single(self.cell.bind(x, memory), self.cell.start(x))
+        # What f depends on is read off its graph: a cell may have it from anywhere. The solver begins with this evaluation.
+        known = [f(z0)] if self.adjoint and torch.is_grad_enabled() else []
+        inputs = get_gradient_edge(x) if x.requires_grad else None
+        given = [leaf for fz in known for leaf in leaves(fz, inputs)] + ([x] if known and inputs is not None else [])
+        counted = [0]
 
         def flow(_: Tensor, z: Tensor) -> Tensor:
             counted[0] += 1
-            return f(z) - z
+            return (known.pop() if known else f(z)).to(z.dtype) - z
 
         def tell(phase: str) -> None:
             for watcher in tuple(self._watchers):
                 watcher(phase, Evaluations(counted[0]))
             counted[0] = 0
 
-        given = [tensor for tensor in (x, *self.cell.parameters()) if tensor.requires_grad]
-        z0, times = self.cell.start(x), torch.tensor([0.0, self.time], dtype=x.dtype, device=x.device)
+        times = torch.tensor([0.0, self.time], dtype=z0.dtype, device=x.device)
         how: dict[str, Any] = {"method": self.method, "rtol": self.rtol, "atol": self.atol}
         how["options"] = None if self.step_size is None else {"step_size": self.step_size}
         solve = odeint
-        if self.adjoint and given and torch.is_grad_enabled():
-            # The graph from x and the parameters to what `bind` made of them is walked anew at every evaluation backward.
+        if given:
+            # The graph from x and the leaves to what `bind` made of them is walked again at every evaluation backward.
             solve, how["adjoint_params"] = odeint_adjoint, tuple(given)
             how["adjoint_options"] = {"norm": "seminorm"} if self.method in ADAPTIVE else how["options"]
         try:
@@ -97,6 +107,7 @@ class NeuralODE(Core):
             raise RuntimeError(f"the ODE solver {self.method} gave up: {error}") from error
         tell("forward")
         if solve is odeint_adjoint:
+            path.grad_fn.register_prehook(lambda _: first_derivatives_only("NeuralODE with adjoint"))
             path.grad_fn.register_hook(lambda *_: tell("backward"))
-        z = path[-1]
+        z = path[-1].clone()  # the path is saved for backward, and an in-place operation on the output must not reach it
         return Output(self.cell.features(z), self.cell.remember(z, x, memory))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as normalised
 
 from deq import Core, Output
+from deq.checks import check_whole
 from deq.dropout import check_rates
 
 
@@ -48,9 +49,8 @@ class TCN(Core):
         self, *, inputs: int, width: int, levels: int = 4, kernel: int = 3, dropout: float = 0.0, weight_norm: bool = True
     ) -> None:
         super().__init__()
-        for name, value, least in (("inputs", inputs, 1), ("width", width, 1), ("levels", levels, 1), ("kernel", kernel, 2)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_whole(inputs=inputs, width=width, levels=levels)
+        check_whole(least=2, kernel=kernel)
         check_rates(dropout=dropout)
         self.width, self.kernel = width, kernel
         self.blocks = nn.ModuleList(

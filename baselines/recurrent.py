@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from deq import Core, Output
+from deq.checks import check_whole
 from deq.dropout import check_rates, dropped_weight, masked, variational_mask
 
 
@@ -35,10 +36,7 @@ class Recurrent(Core):
         super().__init__()
         if kind not in ("lstm", "gru"):
             raise ValueError(f"kind must be lstm or gru, got {kind!r}")
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
-        if outputs is not None and outputs < 1:
-            raise ValueError(f"outputs must be at least 1, got {outputs}")
+        check_whole(inputs=inputs, width=width, layers=layers, outputs=width if outputs is None else outputs)
         check_rates(hidden_dropout=hidden_dropout, weight_dropout=weight_dropout)
         self.width = width if outputs is None else outputs
         self.hidden_dropout, self.weight_dropout = hidden_dropout, weight_dropout

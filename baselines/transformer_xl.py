@@ -12,6 +12,7 @@ from baselines.unrolled import Checkpointing, segments
 from deq import Core, Output
 from deq.cells.attention import RelativeAttention
 from deq.cells.transformer_xl import Normalisation
+from deq.checks import check_whole
 from deq.dropout import check_rates, masked, variational_mask
 
 
@@ -75,9 +76,8 @@ class TransformerXL(Core):
     ) -> None:
         super().__init__()
         feedforward = 4 * width if feedforward is None else feedforward
-        for name, value, least in (("layers", layers, 1), ("feedforward", feedforward, 1), ("memory_length", memory_length, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_whole(layers=layers, feedforward=feedforward)
+        check_whole(least=0, memory_length=memory_length)
         if inputs != width:
             raise ValueError(f"the first layer adds to its input: inputs ({inputs}) must equal width ({width})")
         if normalisation not in ("post", "pre"):
@@ -114,7 +114,7 @@ class TransformerXL(Core):
             return None
         pairs = zip(inputs, memories, strict=True)
         whole = (x.detach() if old is None else torch.cat((old, x.detach()), dim=1) for x, old in pairs)
-        return tuple(x[:, -self.memory_length :] for x in whole)
+        return tuple(x[:, -self.memory_length :].clone() for x in whole)  # an in-place operation on x does not reach a copy
 
 
 def _apply(layers: Any, memories: Any, masks: Any, x: Tensor) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from deq import Cell, Core, Map, Output
+from deq.checks import check_whole
 
 Checkpointing = Literal["none", "every", "sqrt"]
 
@@ -44,11 +45,9 @@ class Unrolled(Core):
 
     def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none", auxiliary_every: int = 0) -> None:
         super().__init__()
-        if not isinstance(depth, int) or depth < 1:
-            raise ValueError(f"depth must be an integer of at least 1, got {depth}")
+        check_whole(depth=depth)
         segments(depth, checkpointing)
-        if not isinstance(auxiliary_every, int) or auxiliary_every < 0:
-            raise ValueError(f"auxiliary_every must be an integer of at least 0, got {auxiliary_every}")
+        check_whole(least=0, auxiliary_every=auxiliary_every)
         self.cell, self.width, self.depth, self.checkpointing = cell, cell.width, depth, checkpointing
         self.auxiliary_every = auxiliary_every
 

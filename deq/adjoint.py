@@ -1,7 +1,8 @@
 """How a solve is differentiated, as a value: Implicit, Phantom or Unroll.
 
-Each is called as `adjoint(f, z0, solver, stop, watch)` and returns the solution attached to the graph of f's parameters and inputs;
-`watch(phase, solution)` is told of every solve, "forward" now and "backward" when gradients flow.
+Each is called as `adjoint(f, z0, solver, stop, watch)` and returns f(z*), attached to the graph of all that f depends on; it is a
+tensor of its own, which may be written to in place. `watch(phase, solution)` is called after every solve, with "forward" now and
+with "backward" when gradients flow. Under autocast f alone runs in low precision: state, result and adjoint are float32.
 """
 
 from collections.abc import Callable
@@ -10,27 +11,80 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, lerp
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
-from deq.solve import Map, Solution, Solver, Stop, solve
+from deq.checks import check_whole
+from deq.graph import leaves
+from deq.solve import HALF, Map, Solution, Solver, Stop, solve
 from deq.solvers import Anderson
 
 Watch = Callable[[str, Solution], None]
 
 
 class Adjoint(Protocol):
-    """Runs a solve and attaches its result to the graph."""
+    """Runs a solve and attaches its result to the graph.
+
+    Where it has a method `check(solver, stop)`, a DEQ calls that when it is made: an adjoint that cannot work with them raises.
+    """
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """The attached solution f(z*) (B, ...)."""
 
 
-def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch, phase: str) -> Tensor:
-    """The solution, without a graph, after telling `watch` of it."""
+def initial(z0: Tensor) -> Tensor:
+    """z0, in float32 at least under autocast."""
+    return z0.float() if z0.dtype in HALF and torch.is_autocast_enabled(z0.device.type) else z0
+
+
+def forward_solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Solution:
+    """The solution without a graph; calls `watch`."""
     with torch.no_grad():
-        solution = solve(f, z0.detach(), solver, stop)
-    watch(phase, solution)
-    return solution.z
+        solution = solve(f, initial(z0.detach()), solver, stop)
+    watch("forward", solution)
+    return solution
+
+
+def attached(fz: Tensor, z: Tensor, gradient: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    """A copy of fz in the dtype of z whose backward passes `gradient(v)` (B, ...), in fz's dtype, on into the graph of fz.
+
+    A Function and not a hook on fz: an in-place operation on the result cannot drop it, it makes no reference cycle, so that a
+    forward without a backward frees its graph, and it may run twice. Under `create_graph` its backward raises RuntimeError, since
+    a second derivative would silently lack the part that comes through z*.
+    """
+    out: Tensor = _Attached.apply(fz, z.dtype, gradient, name)
+    return out
+
+
+class _Attached(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fz: Tensor, dtype: torch.dtype, gradient: Callable[[Tensor], Tensor], name: str) -> Tensor:
+        ctx.gradient, ctx.name = gradient, name
+        return fz.to(dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        first_derivatives_only(ctx.name)
+        return ctx.gradient(gradients[0]), None, None, None
+
+
+def first_derivatives_only(name: str) -> None:
+    """RuntimeError in a backward under `create_graph`."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{name} has first derivatives only; use Unroll for higher ones")
+
+
+def unit_scaled(v: Tensor) -> tuple[Tensor, Tensor]:
+    """v (B, ...) in float32 at least, over a power of two that brings each sample's largest component into [1, 2), and that power.
+
+    Norms and products of the result neither vanish nor overflow, whatever the scale of the loss, and no digit changes.
+    """
+    v = v if v.dtype == torch.float64 else v.float()
+    if v.numel() == 0:
+        return v, v.new_ones(())
+    peak = v.flatten(1).abs().amax(1)
+    power = torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent - 1)
+    power = torch.where((peak > 0) & peak.isfinite(), power, 1).view(-1, *[1] * (v.dim() - 1))
+    return v / power, power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +92,39 @@ class Implicit:
     """The exact gradient at the fixed point by the implicit function theorem: solve u = J^T u + v, with any solver, to `stop`.
 
     Memory is one evaluation of f, however many steps the solve took; time is one VJP of f for each backward evaluation. Its error
-    is the backward solve's residual plus the forward's. The tolerance is relative: scaling the loss changes nothing. First
-    derivatives only: under `create_graph` its backward raises RuntimeError, since a second derivative would silently lack the part
-    that comes through z*. Bai, Kolter, Koltun (NeurIPS 2019), theorem 1.
+    is the backward solve's residual plus the forward's. The tolerance is relative: scaling the loss by a power of two changes no
+    digit, at any scale that floats have. First derivatives only: under `create_graph` its backward raises RuntimeError.
+    Bai, Kolter, Koltun (NeurIPS 2019), theorem 1.
     """
 
     solver: Solver = field(default_factory=Anderson)
     stop: Stop = field(default_factory=Stop)
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
-        """f(z*) attached; without grad mode, f(z*) alone."""
-        z = _solve(f, z0, solver, stop, watch, "forward")
+        """f(z*) attached; f(z*) alone without grad mode, or where nothing that f depends on needs a gradient."""
+        z = forward_solve(f, z0, solver, stop, watch).z
         if not torch.is_grad_enabled():
-            return f(z)
+            return f(z).to(z.dtype, copy=True)
         z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
-        edge, fz = get_gradient_edge(z), f(z)
-        del z  # what f needs of it, its graph has saved
-        # fz is the Function's only tensor argument; what its backward needs besides travels outside the graph.
-        return _ImplicitGradient.apply(fz, _Linearisation(self, edge, fz, watch))
+        root, fz = get_gradient_edge(z), f(z)
+        if not any(True for _ in leaves(fz, root)):
+            return fz.detach().to(z.dtype, copy=True)
+        image, dtype = get_gradient_edge(fz), fz.dtype
+
+        def gradient(v: Tensor) -> Tensor:
+            right, power = unit_scaled(v)
+            if self.stop.atol > 0:  # which is in the units of v
+                right, power = right * power, torch.ones_like(power)
+
+            def transposed(u: Tensor) -> Tensor:
+                (jtu,) = torch.autograd.grad(image, root, u.to(dtype), retain_graph=True, allow_unused=True)
+                return right if jtu is None else jtu + right
+
+            solution = solve(transposed, right, self.solver, self.stop)
+            watch("backward", solution)
+            return (solution.z * power).to(dtype)
+
+        return attached(fz, z, gradient, "Implicit")
 
 
 class _Root(torch.autograd.Function):
@@ -70,39 +139,6 @@ class _Root(torch.autograd.Function):
         return None, None
 
 
-@dataclass(frozen=True)
-class _Linearisation:
-    adjoint: Implicit
-    edge: GradientEdge  # where f(z) takes z
-    fz: Tensor
-    watch: Watch
-
-
-class _ImplicitGradient(torch.autograd.Function):
-    """Identity forward; backward turns v into u = (I - J)^-T v before it goes on into the graph of f.
-
-    A Function and not a hook: it keeps no reference cycle (a forward without a backward frees its graph) and may run twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, fz: Tensor, linearisation: _Linearisation) -> Tensor:
-        ctx.linearisation = linearisation
-        return fz.view_as(fz)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (v,) = gradients
-        lin: _Linearisation = ctx.linearisation
-        if torch.is_grad_enabled():  # create_graph
-            raise RuntimeError("Implicit has first derivatives only; use Unroll for higher ones")
-
-        def transposed(u: Tensor) -> Tensor:
-            (jtu,) = torch.autograd.grad(lin.fz, lin.edge, u, retain_graph=True, allow_unused=True)
-            return v if jtu is None else jtu + v
-
-        return _solve(transposed, v, lin.adjoint.solver, lin.adjoint.stop, lin.watch, "backward"), None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
     """An inexact gradient from `steps` attached relaxed iterations at the solution; one full step is Jacobian-free backpropagation.
@@ -115,17 +151,17 @@ class Phantom:
     relaxation: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_whole(steps=self.steps)
         if not 0 < self.relaxation <= 1:
             raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """The solution after `steps` further attached iterations."""
-        z = _solve(f, z0, solver, stop, watch, "forward")
+        z = forward_solve(f, z0, solver, stop, watch).z
         for _ in range(self.steps):
-            z = f(z) if self.relaxation == 1 else lerp(z, f(z), self.relaxation)
-        return z
+            fz = f(z).to(z.dtype)
+            z = fz if self.relaxation == 1 else lerp(z, fz, self.relaxation)
+        return attached(z, z, lambda v: v, "Phantom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +171,14 @@ class Unroll:
     Needs a solver that can be differentiated through (Picard); others write their history in place.
     """
 
-    def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
-        """f(z) of the last solve's iterate, with the graph of all steps."""
+    def check(self, solver: Solver, stop: Stop) -> None:
+        """ValueError for a solver that cannot be differentiated through."""
         if not solver.differentiable:
             raise ValueError(f"Unroll cannot differentiate through {type(solver).__name__}; use Picard, or Implicit")
-        solution = solve(f, z0, solver, stop)
+
+    def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
+        """f(z) of the last solve's iterate, with the graph of all steps."""
+        self.check(solver, stop)
+        solution = solve(f, initial(z0), solver, stop)
         watch("forward", solution)
-        return f(solution.z)
+        return f(solution.z).to(solution.z.dtype, copy=True)

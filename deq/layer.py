@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from deq.adjoint import Adjoint, Implicit, Unroll, Watch
+from deq.adjoint import Adjoint, Implicit, Watch
 from deq.cells.cell import Cell
 from deq.core import Core, Output
 from deq.solve import Solution, Solver, Stop
@@ -16,9 +15,9 @@ from deq.stability import Jacobian
 class DEQ(Core):
     """The features of the fixed point z* = f(z*; x) of a cell; is a Core, like every explicit baseline.
 
-    `stop` holds in training mode, `evaluation_stop` (default: the same) in evaluation mode. A DEQ is causal to the solver's
-    tolerance only: a global solver mixes the positions of a sequence while it converges. With `jacobian`, its training outputs have
-    the penalty on the Jacobian at z*. `stop` and `jacobian` may be replaced between steps.
+    `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: `stop`, whatever it is then). A DEQ is causal to the
+    solver's tolerance only: a global solver mixes the positions of a sequence while it converges. With `jacobian`, its training
+    outputs have the penalty on the Jacobian at z*. `stop` and `jacobian` may be replaced between steps.
     """
 
     def __init__(
@@ -35,17 +34,26 @@ class DEQ(Core):
         adjoint = Implicit() if adjoint is None else adjoint
         if isinstance(solver, type) or not hasattr(solver, "step"):
             raise TypeError(f"solver must be a Solver such as Anderson(), got {solver!r}")
-        if isinstance(adjoint, Unroll) and not solver.differentiable:
-            raise ValueError(f"Unroll cannot differentiate through {type(solver).__name__}; use Picard, or Implicit")
+        if hasattr(adjoint, "check"):
+            adjoint.check(solver, stop)
         self.cell, self.width = cell, cell.width
         self.solver, self.stop, self.adjoint = solver, stop, adjoint
-        self.evaluation_stop = evaluation_stop or stop
+        self.evaluation_stop = evaluation_stop
         self.jacobian = jacobian
         self._watchers: list[Watch] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has no watchers: they belong to the original."""
         return {**self.__dict__, "_watchers": []}
+
+    @property
+    def evaluation_stop(self) -> Stop:
+        """The stop in evaluation mode."""
+        return self.stop if self._evaluation_stop is None else self._evaluation_stop
+
+    @evaluation_stop.setter
+    def evaluation_stop(self, stop: Stop | None) -> None:
+        self._evaluation_stop = stop
 
     def watch(self, watcher: Watch) -> Callable[[], None]:
         """Have `watcher(phase, solution)` told of every solve, phase "forward" or "backward"; returns a function that ends it."""
@@ -58,12 +66,10 @@ class DEQ(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the fixed point's features (B, T, width): the solve and one more evaluation, f(z*)."""
-        needed = x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        with torch.set_grad_enabled(needed and torch.is_grad_enabled()):
-            f = self.cell.bind(x, memory)
-            stop = self.stop if self.training else self.evaluation_stop
-            z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
-            penalty = None
-            if self.jacobian is not None and self.training and torch.is_grad_enabled():
-                penalty = self.jacobian.penalty(f, z)
-            return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty)
+        f = self.cell.bind(x, memory)
+        stop = self.stop if self.training else self.evaluation_stop
+        z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
+        penalty = None
+        if self.jacobian is not None and self.training and z.requires_grad:
+            penalty = self.jacobian.penalty(f, z)
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty)

@@ -7,8 +7,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from deq.adjoint import Watch
-from deq.solve import Map, Solver, Stop, solve
+from deq.adjoint import Watch, first_derivatives_only, forward_solve
+from deq.solve import HALF, Map, Solver, Stop, solve
 from deq.solvers import Anderson
 
 
@@ -46,7 +46,8 @@ class EquilibriumPropagation:
     `beta` has no unit: the largest component of a sample's nudge b v is `beta` times the root mean square of its z*. So neither the
     scale of the loss nor that of the states matters, and a sample with v = 0 gets no gradient. A larger beta is more biased, a
     smaller one loses digits to cancellation (about 1e-7 / beta in float32). `stop` is relative to the displacement: relative to z,
-    a tolerance of 1e-3 would be a good part of the nudge. First derivatives only: under `create_graph` its backward raises
+    a tolerance of 1e-3 would be a good part of the nudge. The nudged phases run in float32 at least, under autocast too: a nudge of
+    3 % of the state is a few units of bfloat16's last place. First derivatives only: under `create_graph` its backward raises
     RuntimeError. Scellier and Bengio (Frontiers 2017), arXiv 1602.05179; symmetric: Laborieux et al. (Frontiers 2021), arXiv
     2006.03824.
     """
@@ -64,16 +65,16 @@ class EquilibriumPropagation:
         """f(z*) attached to the tensors of f's potential; the same value as Implicit's. ValueError where f has no potential."""
         if not isinstance(f, Potential):
             raise ValueError(f"EquilibriumPropagation needs an energy-based cell such as EnergyCell; {_name(f)} has no potential")
-        with torch.no_grad():
-            solution = solve(f, z0.detach(), solver, stop)
-            watch("forward", solution)
-            z = f(solution.z)
-        out: Tensor = _Contrast.apply(z, self, f, watch, *f.tensors)
+        solution = forward_solve(f, z0, solver, stop, watch)
+        z = f.with_tensors(tuple(tensor.detach() for tensor in f.tensors))(solution.z)
+        if z.requires_grad:
+            raise ValueError(f"{_name(f)} depends on a tensor that needs a gradient and that its `tensors` leaves out")
+        out: Tensor = _Contrast.apply(z.to(solution.z.dtype, copy=True), self, f, watch, *f.tensors)
         return out
 
     def _nudged(self, f: Potential, z: Tensor, nudge: Tensor, watch: Watch) -> Tensor:
         """The rest state under a push by -nudge."""
-        fz = f(z)  # its difference from z tilts the energy a little, so that z itself is at rest without a nudge
+        fz = f(z).clone()  # its difference from z tilts the energy a little, so that z itself is at rest without a nudge
 
         def displaced(d: Tensor) -> Tensor:
             return f(z + d) - fz - nudge
@@ -105,20 +106,23 @@ class _Contrast(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, adjoint: EquilibriumPropagation, f: Potential, watch: Watch, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(z, *tensors)
         ctx.adjoint, ctx.f, ctx.watch = adjoint, f, watch
-        return z.view_as(z)
+        return z.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (v,) = gradients
-        if torch.is_grad_enabled():  # create_graph
-            raise RuntimeError("EquilibriumPropagation has first derivatives only; use Unroll for higher ones")
-        z, *saved = ctx.saved_tensors
+        first_derivatives_only("EquilibriumPropagation")
+        v, z, *saved = (_single(part) for part in (*gradients, *ctx.saved_tensors))
         needed = ctx.needs_input_grad[4:]
         tensors = tuple(p.detach().requires_grad_(need) for p, need in zip(saved, needed, strict=True))
         f: Potential = ctx.f.with_tensors(tensors)
-        pulled, pushed, weight = ctx.adjoint._contrast(f, z, v, ctx.watch)
-        with torch.enable_grad():
-            difference = f.potential(pulled) - f.potential(pushed)
-        wanted = [p for p in tensors if p.requires_grad]
-        found = iter(torch.autograd.grad(difference, wanted, weight, allow_unused=True))
+        with torch.autocast(z.device.type, enabled=False):
+            pulled, pushed, weight = ctx.adjoint._contrast(f, z, v, ctx.watch)
+            with torch.enable_grad():
+                difference = f.potential(pulled) - f.potential(pushed)
+            wanted = [p for p in tensors if p.requires_grad]
+            found = iter(torch.autograd.grad(difference, wanted, weight, allow_unused=True))
         return None, None, None, None, *(next(found) if need else None for need in needed)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor

@@ -6,17 +6,24 @@ keeps the best iterate and says how each sample ended. Numerics never raise and 
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
+
+from deq.checks import check_whole
 
 Map = Callable[[Tensor], Tensor]
 
+HALF = (torch.bfloat16, torch.float16)
+_IEEE = ("ieee", "none")  # names of float32 products in float32
+_BACKENDS: Any = torch.backends
+_UNBOUND = nullcontext()
 _LONG = 4096  # numbers in a row: so many are copied row by row in less time than a mask takes
 
 
@@ -34,10 +41,12 @@ class Stop:
     """When a sample is done: ||f(z) - z|| < atol + rtol ||f(z)||, or max_steps evaluations, or a gap grown by `growth`.
 
     `rtol=None` asks for exactly `max_steps` evaluations with no data-dependent stop (no host sync; traceable under
-    FakeTensorMode). `check_every` k looks every k evaluations whether all are done, which on a GPU is one host sync in k and may
-    cost k - 1 evaluations more; how each sample ended stays the same. `growth` compares a sample's gap with its first one, in
-    absolute terms: a relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3 for ever). In float32 an rtol below about
-    1e-6 is out of reach.
+    FakeTensorMode), and takes no `atol`; `rtol=0` stops by `atol` alone. `check_every` k looks every k evaluations whether all are
+    done, which on a GPU is one host sync in k and may cost k - 1 evaluations more; how each sample ended stays the same. A sample
+    has diverged when its gap exceeds `growth` times the larger of its first gap and one. That is an absolute bound, because a
+    relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3 for ever); and the one is there because a solve may start next
+    to an unstable fixed point, where the first gap says nothing of the scale. In float32 an rtol below about 1e-6 is out of reach,
+    and a gap below about 1e-19 counts as zero, since its square is.
     """
 
     rtol: float | None = 1e-3
@@ -47,22 +56,24 @@ class Stop:
     check_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.rtol is not None and not self.rtol > 0:
-            raise ValueError(f"rtol must be positive or None, got {self.rtol}")
-        if not self.atol >= 0:
-            raise ValueError(f"atol must not be negative, got {self.atol}")
-        if not isinstance(self.max_steps, int) or self.max_steps < 1:
-            raise ValueError(f"max_steps must be an integer of at least 1, got {self.max_steps}")
-        if not self.growth > 1:
+        if isinstance(self.rtol, bool) or not (self.rtol is None or 0 <= self.rtol < math.inf):
+            raise ValueError(f"rtol must be None or finite and not negative, got {self.rtol}")
+        if isinstance(self.atol, bool) or not 0 <= self.atol < math.inf:
+            raise ValueError(f"atol must be finite and not negative, got {self.atol}")
+        if self.rtol is None and self.atol > 0:
+            raise ValueError(f"rtol=None takes all max_steps evaluations, so atol must be 0, got {self.atol}; rtol=0 stops by atol")
+        if self.rtol == 0 and self.atol == 0:
+            raise ValueError("rtol and atol cannot both be 0: no solve would end; rtol=None takes exactly max_steps evaluations")
+        check_whole(max_steps=self.max_steps, check_every=self.check_every)
+        if isinstance(self.growth, bool) or not self.growth > 1:
             raise ValueError(f"growth must be above 1, got {self.growth}")
-        if not isinstance(self.check_every, int) or self.check_every < 1:
-            raise ValueError(f"check_every must be an integer of at least 1, got {self.check_every}")
 
 
 class Solver(Protocol):
     """Proposes iterates: never loops, never stops, never counts. Settings live in the solver, state in the Memory it returns.
 
-    Samples are independent: row b of a proposal depends on row b of the arguments alone.
+    Samples are independent: row b of a proposal depends on row b of the arguments alone. The states that it is given are float32 or
+    float64, and `step` runs without autocast and without TF32: half-precision products would keep a tight solve from converging.
     """
 
     @property
@@ -120,9 +131,7 @@ def looks_free(tensor: Tensor) -> bool:
 
 
 def _norms(z: Tensor) -> Tensor:
-    """(B,) Euclidean norms, accumulated in float32 at least."""
-    if z.dtype in (torch.bfloat16, torch.float16):
-        return torch.linalg.vector_norm(z.flatten(1), dim=1, dtype=torch.float32)
+    """(B,) Euclidean norms."""
     return torch.linalg.vector_norm(z.flatten(1), dim=1)
 
 
@@ -138,19 +147,36 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
 
     Costs `Solution.nfe` evaluations of f and, off the CPU, a host sync every `stop.check_every` (none with `rtol=None`). A sample
     that is done keeps its best iterate; f goes on being evaluated on the whole batch until the last one is done.
+
+    The state of the solve is float32 at least. From a z0 in half precision, f sees the state in z0's dtype (under autocast in
+    float32: autocast chooses f's precision), and the solution has z0's dtype. f may return a narrower float than it was given.
+    ValueError or TypeError where f returns another shape or dtype or writes to its argument; NotImplementedError under torch.func
+    transforms and forward-mode derivatives, which `solve` cannot follow.
     """
+    if not isinstance(z0, Tensor) or not z0.is_floating_point():
+        raise TypeError(f"z0 must be a floating-point tensor, got {z0.dtype if isinstance(z0, Tensor) else type(z0).__name__}")
     if z0.dim() < 2:
         raise ValueError(f"z0 must be (B, ...) with at least two dimensions, got {tuple(z0.shape)}")
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError("solve cannot run inside torch.func transforms (vmap, grad, jvp, ...): stops depend on values")
     with torch.set_grad_enabled(torch.is_grad_enabled() and solver.differentiable):
         return _solve(f, z0, solver, stop)
 
 
 def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
-    device, autocast = z0.device.type, torch.is_autocast_enabled(z0.device.type)
-    z, memory, samples = z0, solver.init(z0, stop.max_steps), None
+    given, z = single(f, z0)
+    if z is z0:
+        z = z0.clone()  # the caller's tensor stays the caller's
+    bounds = _full_precision(z.device.type)
+    memory, samples = solver.init(z, stop.max_steps), None
+    # Whether f writes every result to the same memory, as a CUDA graph does. A result that is iterated on tells with the next one.
+    static: bool | None = None
+    held: Tensor | None = None
     gaps: list[Tensor] = []
     for step in range(1, stop.max_steps + 1):
-        fz = f(z)
+        fz = _evaluate(given, z)
+        if held is not None:
+            static, held = _aliased(fz, held), None
         if torch.is_grad_enabled():
             gap, size = _norms(fz.detach() - z.detach()), _norms(fz.detach())
         else:
@@ -162,17 +188,15 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
         if stop.rtol is not None and step % stop.check_every == 0 and samples.over:
             break
         if step < stop.max_steps:
-            if autocast:  # for f alone: the solver's own products in half precision would not let it converge
-                with torch.autocast(device, enabled=False):
-                    z, memory = solver.step(f, z, fz, memory)
-                z = z.to(z0.dtype)  # f's own dtype is another
-            else:
-                z, memory = solver.step(f, z, fz, memory)
+            with bounds() if bounds is not None else _UNBOUND:
+                z, memory = solver.step(given, z, fz, memory)
+            if static is not False and _aliased(z, fz):
+                held, z = (fz if static is None else None), z.clone()
         del fz  # not while f is evaluated next
     assert samples is not None
     tiny = torch.finfo(samples.best_size.dtype).tiny
     return Solution(
-        z=z0.clone() if samples.best is z0 else samples.best,  # the caller's tensor stays the caller's
+        z=samples.best.to(z0.dtype),
         status=samples.status,
         gap=samples.best_gap,
         residual=samples.best_gap / samples.best_size.clamp(min=tiny),
@@ -181,6 +205,66 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
         gaps=torch.stack(gaps),
         solver_bytes=_storage_bytes(memory),
     )
+
+
+def single(f: Map, z0: Tensor) -> tuple[Map, Tensor]:
+    """f and z0 with the state in float32 at least: f still sees a half-precision state in z0's dtype, under autocast in float32."""
+    if z0.dtype not in HALF:
+        return f, z0
+    if torch.is_autocast_enabled(z0.device.type):
+        return f, z0.float()
+    return lambda z: f(z.to(z0.dtype)), z0.float()
+
+
+def _evaluate(f: Map, z: Tensor) -> Tensor:
+    """f(z) in z's dtype, after a check of what f did: its shape and dtype, and that it left z as it was."""
+    inference = z.is_inference()  # such a tensor has no version to count its writes by
+    before: Any = z.clone() if inference else z._version
+    fz = f(z)
+    if not isinstance(fz, Tensor):
+        raise TypeError(f"f must return a tensor, got {type(fz).__name__}")
+    if fz.shape != z.shape:
+        raise ValueError(f"f must return the shape of its argument, {tuple(z.shape)}, got {tuple(fz.shape)}")
+    if not (torch.allclose(before, z, rtol=0, atol=0, equal_nan=True) if inference else before == z._version):
+        raise ValueError("f wrote to its argument z; it must return a new tensor and leave z as it is")
+    if fz.device != z.device:
+        raise ValueError(f"f must return a tensor on {z.device}, where its argument is, got {fz.device}")
+    if fz.dtype != z.dtype:
+        if not fz.is_floating_point() or torch.promote_types(fz.dtype, z.dtype) != z.dtype:
+            raise TypeError(f"f must return its argument's dtype, {z.dtype}, or a narrower float, got {fz.dtype}")
+        fz = fz.to(z.dtype)
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(fz).tangent is not None:
+        raise NotImplementedError("solve has no forward-mode derivative; use an adjoint and reverse mode")
+    return fz
+
+
+def _aliased(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def _full_precision(device: str) -> Callable[[], AbstractContextManager[object]] | None:
+    """What a solver's own products run in where autocast or TF32 is on; None where neither is. f keeps them."""
+    autocast = torch.is_autocast_enabled(device)
+    products = {"cuda": _BACKENDS.cuda.matmul, "cpu": _BACKENDS.mkldnn.matmul}.get(device)
+    chosen = _IEEE[0] if products is None else products.fp32_precision
+    if chosen == "none":  # left to what holds for all backends
+        chosen = _BACKENDS.fp32_precision
+    if not autocast and chosen in _IEEE:
+        return None
+
+    @contextmanager
+    def bounds() -> Iterator[None]:
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            if products is None or chosen in _IEEE:
+                yield
+                return
+            own, products.fp32_precision = products.fp32_precision, "ieee"
+            try:
+                yield
+            finally:
+                products.fp32_precision = own
+
+    return bounds
 
 
 class _Samples:
@@ -201,7 +285,7 @@ class _Samples:
         self._least = torch.full_like(gap, -limits.max if stop.rtol is None else max(stop.atol, limits.tiny))
         self._bar = gap
         growth = min(stop.growth, limits.max)
-        self._most = torch.clamp(growth * gap, limits.tiny, limits.max)  # infinity is above it, and zero below
+        self._most = torch.clamp(growth * gap.clamp(min=1), max=limits.max)  # infinity is above it
         self._asks = looks_free(z)
         self._left = len(gap) > 0
         self._owned = False  # whether best is this object's to write to

@@ -1,12 +1,14 @@
 """How a map behaves around its fixed point: the size of its Jacobian, as a penalty to train against and as a number to look at."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deq.solve import Map
+from deq.checks import check_whole
+from deq.solve import Map, single
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +23,11 @@ class Jacobian:
     probes: int = 1
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ValueError(f"weight must not be negative, got {self.weight}")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be finite and not negative, got {self.weight}")
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must be in (0, 1], got {self.probability}")
-        if not isinstance(self.probes, int) or self.probes < 1:
-            raise ValueError(f"probes must be an integer of at least 1, got {self.probes}")
+        check_whole(probes=self.probes)
 
     def penalty(self, f: Map, z: Tensor) -> Tensor | None:
         """The weighted penalty, or None in a step that is left out; draws random numbers for what it needs alone."""
@@ -38,17 +39,21 @@ class Jacobian:
 def jacobian_penalty(f: Map, z: Tensor, probes: int = 1) -> Tensor:
     """Hutchinson's estimate of ||J||_F^2 / N, J = df/dz at z (B, ...), N the numbers of a sample: a scalar, the mean over samples.
 
-    Differentiable in what f depends on, not in z, which is detached. Each probe e ~ N(0, 1) costs a vector-Jacobian product
-    with a graph: E ||e^T J||^2 = ||J||_F^2.
+    Differentiable in what f depends on, not in z, which is detached; float32 at least. Zero where f ignores z. Each probe
+    e ~ N(0, 1) costs a vector-Jacobian product with a graph: E ||e^T J||^2 = ||J||_F^2.
     """
-    z = z.detach().requires_grad_()
+    f, z = single(f, z.detach())
+    z.requires_grad_()
+    total = z.new_zeros(())
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
         fz = f(z)
-        total = torch.zeros((), dtype=z.dtype, device=z.device)
+        if not fz.requires_grad:
+            return total
         for _ in range(probes):
-            (product,) = torch.autograd.grad(fz, z, torch.randn_like(fz), create_graph=True)
+            e = torch.randn_like(fz)
+            (product,) = torch.autograd.grad(fz, z, e, create_graph=True, allow_unused=True, materialize_grads=True)
             total = total + product.square().sum()
-    return total / (probes * z.numel())
+    return total / (probes * max(1, z.numel()))
 
 
 def spectral_radius(f: Map, z: Tensor, steps: int = 50) -> Tensor:
@@ -57,16 +62,18 @@ def spectral_radius(f: Map, z: Tensor, steps: int = 50) -> Tensor:
     Below one, plain iteration converges near z. Growth is averaged over the second half of the steps, so that a complex pair, whose
     single steps go up and down, is met too; samples must not depend on each other. No gradient.
     """
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
-    z = z.detach().requires_grad_()
+    check_whole(least=2, steps=steps)
+    f, z = single(f, z.detach())
+    z.requires_grad_()
     with torch.enable_grad():
         fz = f(z)
     v = torch.randn_like(z)
+    if not fz.requires_grad:
+        return v.new_zeros(len(v))
     growth = []
     for _ in range(steps):
         v = v / _norm(v).clamp(min=torch.finfo(v.dtype).tiny)
-        (v,) = torch.autograd.grad(fz, z, v, retain_graph=True, allow_unused=True, materialize_grads=True)
+        (v,) = torch.autograd.grad(fz, z, v.to(fz.dtype), retain_graph=True, allow_unused=True, materialize_grads=True)
         growth.append(_norm(v).flatten())
     late = torch.stack(growth[steps // 2 :])
     return late.clamp(min=torch.finfo(v.dtype).tiny).log().mean(0).exp()

@@ -180,7 +180,7 @@ def test_an_unrolled_transformer_carries_its_memory() -> None:
         (lambda: Unrolled(MLPCell(width=2), depth=2.5), "depth .* got 2.5"),  # type: ignore[arg-type]
         (lambda: Unrolled(MLPCell(width=2), depth=2, checkpointing="all"), "none, every or sqrt, got 'all'"),  # type: ignore[arg-type]
         (lambda: Recurrent(kind="rnn", inputs=2, width=2), "lstm or gru, got 'rnn'"),  # type: ignore[arg-type]
-        (lambda: Recurrent(kind="gru", inputs=2, width=2, layers=0), "layers must be at least 1, got 0"),
+        (lambda: Recurrent(kind="gru", inputs=2, width=2, layers=0), "layers must be an integer of at least 1, got 0"),
     ],
 )
 def test_a_wrong_baseline_is_refused(make: Callable[[], object], message: str) -> None:

@@ -257,8 +257,8 @@ def test_the_initial_std_is_that_of_every_weight(std: float) -> None:
     [
         ({"width": 9, "heads": 3}, "even head width, got width 9, heads 3"),
         ({"width": 8, "heads": 3}, "got width 8, heads 3"),
-        ({"width": 8, "heads": 0}, "got width 8, heads 0"),
-        ({"width": 8, "memory_length": -1}, "memory_length must not be negative, got -1"),
+        ({"width": 8, "heads": 0}, "heads must be an integer of at least 1, got 0"),
+        ({"width": 8, "memory_length": -1}, "memory_length must be an integer of at least 0, got -1"),
         ({"width": 8, "rotary_base": 1.0}, "rotary_base must be above 1, got 1.0"),
         ({"width": 8, "rotary_base": math.nan}, "rotary_base .* got nan"),
         ({"width": 0}, "width .* got .*0"),

@@ -292,8 +292,6 @@ def test_what_changed_in_place_before_backward_is_noticed() -> None:
         layer.cell.V.mul_(2)  # type: ignore[operator, union-attr]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward(v)
-    with pytest.raises(RuntimeError, match=r"in-?place"):
-        layer(x).y.mul_(2).backward(v)
 
 
 @pytest.mark.parametrize("backward", [False, True])

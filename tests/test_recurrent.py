@@ -116,8 +116,8 @@ def test_all_forget_gates_start_open() -> None:
     ("settings", "said"),
     [
         ({"kind": "rnn"}, "kind must be lstm or gru, got 'rnn'"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"outputs": 0}, "outputs must be at least 1, got 0"),
+        ({"layers": 0}, "layers must be an integer of at least 1, got 0"),
+        ({"outputs": 0}, "outputs must be an integer of at least 1, got 0"),
         ({"hidden_dropout": 1.0}, "hidden_dropout must be"),
         ({"weight_dropout": -1.0}, "weight_dropout must be"),
     ],

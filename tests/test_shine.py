@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deq import DEQ, Anderson, Broyden, Cell, Implicit, Map, MLPCell, Phantom, Stop, solve
-from deq.shine import Shine, _Kept
+from deq.shine import Shine, _Estimate, _Kept
 
 B, N = 3, 5
 TIGHT = Stop(rtol=1e-12, max_steps=31)
@@ -54,7 +54,7 @@ def test_the_gradient_at_the_solution_is_v_by_the_transposed_dense_estimate(step
     found = kept.memory.steps[:, : kept.memory.stored]
     assert found.shape[1] == steps
     v = torch.randn(B, N)
-    u = Shine(limit=1e9)._shared(v, found, torch.full((B,), steps))
+    u = _Estimate.of(kept.memory, torch.full((B,), steps)).shared(v, 1e9)
     for b in range(B):
         dense = -torch.eye(N)  # of g(z) = f(z) - z
         for s in found[b, :-1]:
@@ -77,12 +77,16 @@ def test_a_sample_whose_estimate_is_wild_takes_v_itself() -> None:
     steps[:, 0, 0], steps[0, 1, 0], steps[1, 1, 0] = 1.0, 50.0, 0.5
     v = torch.ones(2, N)
     both = torch.tensor([2, 2])
-    u = Shine()._shared(v, steps, both)
+
+    def shared(counts: Tensor) -> Tensor:
+        return _Estimate(steps=steps, divisors=steps.square().sum(2), counts=counts).shared(v, Shine().limit)
+
+    u = shared(both)
     assert torch.equal(u[0], v[0])
     torch.testing.assert_close(u[1], torch.tensor([1.5, 1.0, 1.0, 1.0, 1.0]))
     steps[0, 1, 0] = torch.nan
-    assert torch.equal(Shine()._shared(v, steps, both)[0], v[0])
-    assert torch.equal(Shine()._shared(v, steps, torch.tensor([1, 1])), v)  # one step is no estimate
+    assert torch.equal(shared(both)[0], v[0])
+    assert torch.equal(shared(torch.tensor([1, 1])), v)  # one step is no estimate
 
 
 def test_a_solve_of_one_step_is_jacobian_free() -> None:

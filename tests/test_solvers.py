@@ -9,7 +9,6 @@ from problems import Problem
 from torch import Tensor
 
 from deq import SOLVERS, Anderson, Broyden, Map, Picard, Solver, Status, Stop, solve
-from deq.solvers.history import inner
 
 NAMES = sorted(SOLVERS)
 FAST = [Anderson, Broyden]
@@ -265,11 +264,11 @@ def test_solver_bytes_are_the_closed_form(size: int, batch: int, window: int, do
     assert solve(torch.cos, z0, Broyden(window=window), stop).solver_bytes == history + item * batch * (2 * room**2 + 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("make", FAST)
-def test_half_precision_keeps_its_history_in_half_precision(make: type[Anderson] | type[Broyden]) -> None:
-    half = solve(torch.cos, torch.zeros(2, 500, dtype=torch.bfloat16), make(window=5), Stop(rtol=None, max_steps=3)).solver_bytes
-    single = solve(torch.cos, torch.zeros(2, 500), make(window=5), Stop(rtol=None, max_steps=3)).solver_bytes
-    assert half == pytest.approx(single / 2, rel=0.05)
+def test_the_history_of_a_half_precision_solve_is_float32(make: type[Anderson] | type[Broyden], dtype: torch.dtype) -> None:
+    half = solve(torch.cos, torch.zeros(2, 500, dtype=dtype), make(window=5), Stop(rtol=None, max_steps=3)).solver_bytes
+    assert half == solve(torch.cos, torch.zeros(2, 500), make(window=5), Stop(rtol=None, max_steps=3)).solver_bytes
 
 
 def test_broyden_stores_half_of_what_anderson_does_a_window() -> None:
@@ -309,13 +308,13 @@ def test_two_solves_at_once_share_nothing(make: type[Solver]) -> None:
         (Picard, {"relaxation": 0.0}, r"relaxation must be in \(0, 1\], got 0.0"),
         (Picard, {"relaxation": 1.5}, "relaxation .* got 1.5"),
         (Picard, {"relaxation": float("nan")}, "relaxation .* got nan"),
-        (Anderson, {"window": 0}, "window must be at least 1, got 0"),
+        (Anderson, {"window": 0}, "window must be an integer of at least 1, got 0"),
         (Anderson, {"window": 2.5}, "window .* got 2.5"),
         (Anderson, {"mixing": 0.0}, r"mixing must be in \(0, 1\], got 0.0"),
         (Anderson, {"mixing": 2.0}, "mixing .* got 2.0"),
         (Anderson, {"ridge": -1e-9}, "ridge must not be negative, got -1e-09"),
         (Anderson, {"ridge": float("nan")}, "ridge .* got nan"),
-        (Broyden, {"window": 1}, "window must be at least 2, got 1"),
+        (Broyden, {"window": 1}, "window must be an integer of at least 2, got 1"),
         (Broyden, {"window": 2.5}, "window .* got 2.5"),
     ],
     ids=str,
@@ -336,8 +335,3 @@ def test_settings_are_frozen_keywords_and_misspellings_are_errors(name: str) -> 
         make().window = 3  # type: ignore[misc, union-attr]
     assert make() == make()
     assert hash(make()) == hash(make())
-
-
-def test_small_products_of_half_precision_are_not_lost() -> None:
-    history = torch.full((1, 3, 10), 1e-4, dtype=torch.float16)
-    assert inner(history, history[:, 0]).double().sub(1e-7).abs().max() < 1e-9

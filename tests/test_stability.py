@@ -114,8 +114,8 @@ def test_the_radius_of_a_constant_map_is_zero() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"weight": -1.0}, "weight must not be negative, got -1.0"),
-        ({"weight": math.nan}, "weight must not be negative, got nan"),
+        ({"weight": -1.0}, "weight must be finite and not negative, got -1.0"),
+        ({"weight": math.nan}, "weight must be finite and not negative, got nan"),
         ({"weight": 1.0, "probability": 0.0}, r"probability must be in \(0, 1\], got 0.0"),
         ({"weight": 1.0, "probability": 1.5}, r"probability must be in \(0, 1\], got 1.5"),
         ({"weight": 1.0, "probes": 0}, "probes must be an integer of at least 1, got 0"),
@@ -127,5 +127,5 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None
 
 
 def test_a_radius_of_too_few_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="steps must be an integer of at least 2, got 1"):
         spectral_radius(torch.cos, torch.zeros(1, 2), steps=1)

@@ -400,9 +400,9 @@ def test_a_net_of_another_depth_shares_the_cell() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrellisCell(width=0), "width must be at least 1, got 0"),
-        (lambda: TrellisCell(width=4, inputs=0), "inputs must be at least 1, got 0"),
-        (lambda: TrellisCell(width=4, hidden=3), "hidden must be at least 4, got 3"),
+        (lambda: TrellisCell(width=0), "width must be an integer of at least 1, got 0"),
+        (lambda: TrellisCell(width=4, inputs=0), "inputs must be an integer of at least 1, got 0"),
+        (lambda: TrellisCell(width=4, hidden=3), "hidden must be an integer of at least 4, got 3"),
         (lambda: TrellisCell(width=4, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (lambda: TrellisCell(width=4, weight_dropout=-0.1), r"weight_dropout must be in \[0, 1\), got -0.1"),
         (lambda: TrellisCell(width=4, dropout=math.nan), "dropout .* got nan"),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deq.checks import check_whole
 from deq.dropout import check_rates
 from deq.solve import Map
 
@@ -49,10 +50,9 @@ class RelativeAttention(nn.Module):
         output_bias: bool = False,
     ) -> None:
         super().__init__()
-        if heads < 1 or width < 1 or width % heads:
+        check_whole(width=width, heads=heads, local=1 if local is None else local)
+        if width % heads:
             raise ValueError(f"width must be a multiple of heads, got width {width}, heads {heads}")
-        if local is not None and local < 1:
-            raise ValueError(f"local must be at least 1, got {local}")
         if not position_base > 1:
             raise ValueError(f"position_base must be above 1, got {position_base}")
         check_rates(attention_dropout=dropout)

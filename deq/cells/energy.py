@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deq.cells.cell import Cell
+from deq.checks import check_whole
 
 
 def log_cosh(h: Tensor) -> Tensor:
@@ -58,9 +59,7 @@ class EnergyCell(Cell):
     def __init__(self, *, width: int, hidden: int | None = None, gain: float = 0.5) -> None:
         super().__init__()
         hidden = 2 * width if hidden is None else hidden
-        for name, value in (("width", width), ("hidden", hidden)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_whole(width=width, hidden=hidden)
         if not gain > 0:
             raise ValueError(f"gain must be positive, got {gain}")
         self.width = width

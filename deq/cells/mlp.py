@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from deq.cells.cell import Cell
+from deq.checks import check_whole
 from deq.solve import Map
 
 
@@ -13,9 +14,7 @@ class MLPCell(Cell):
     def __init__(self, *, width: int, hidden: int | None = None, gain: float = 0.5) -> None:
         super().__init__()
         hidden = 2 * width if hidden is None else hidden
-        for name, value in (("width", width), ("hidden", hidden)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_whole(width=width, hidden=hidden)
         self.width = width
         self.inject = nn.Linear(width, hidden)
         self.inner = nn.Linear(width, hidden, bias=False)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deq.cells.cell import Cell
+from deq.checks import check_whole
 from deq.solve import Map
 
 
@@ -57,15 +58,13 @@ class TransformerCell(Cell):
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or width < 1 or width % heads or (width // heads) % 2:
+        feedforward = 4 * width if feedforward is None else feedforward
+        check_whole(width=width, heads=heads, feedforward=feedforward)
+        check_whole(least=0, memory_length=memory_length)
+        if width % heads or (width // heads) % 2:
             raise ValueError(f"width must be heads times an even head width, got width {width}, heads {heads}")
-        if memory_length < 0:
-            raise ValueError(f"memory_length must not be negative, got {memory_length}")
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
-        feedforward = 4 * width if feedforward is None else feedforward
-        if feedforward < 1:
-            raise ValueError(f"feedforward must be at least 1, got {feedforward}")
         self.width, self.heads, self.memory_length, self.rotary_base = width, heads, memory_length, rotary_base
         self.inject = nn.Linear(width, 3 * width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -115,9 +114,9 @@ class TransformerCell(Cell):
         return f
 
     def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
-        """The last `memory_length` positions' solution and input, detached."""
+        """The last `memory_length` positions' solution and input, detached; copies, out of reach of in-place operations."""
         if self.memory_length == 0:
             return None
         if memory is not None:
             z, x = torch.cat((memory.z, z), dim=1), torch.cat((memory.x, x), dim=1)
-        return _Segment(z[:, -self.memory_length :].detach(), x[:, -self.memory_length :].detach())
+        return _Segment(z[:, -self.memory_length :].detach().clone(), x[:, -self.memory_length :].detach().clone())

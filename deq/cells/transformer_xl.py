@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm as normalised
 
 from deq.cells.attention import RelativeAttention
 from deq.cells.cell import Cell
+from deq.checks import check_whole
 from deq.dropout import check_rates, masked, variational_mask
 from deq.solve import Map
 
@@ -53,10 +54,8 @@ class TransformerXLCell(Cell):
     ) -> None:
         super().__init__()
         feedforward = 4 * width if feedforward is None else feedforward
-        if feedforward < 1:
-            raise ValueError(f"feedforward must be at least 1, got {feedforward}")
-        if memory_length < 0:
-            raise ValueError(f"memory_length must not be negative, got {memory_length}")
+        check_whole(feedforward=feedforward)
+        check_whole(least=0, memory_length=memory_length)
         if normalisation not in ("post", "pre"):
             raise ValueError(f"normalisation must be post or pre, got {normalisation!r}")
         check_rates(dropout=dropout)
@@ -111,10 +110,10 @@ class TransformerXLCell(Cell):
 
     @torch.no_grad()
     def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
-        """The last `memory_length` positions' solution and injection, detached."""
+        """The last `memory_length` positions' solution and injection, detached; copies, out of reach of in-place operations."""
         if self.memory_length == 0:
             return None
         injection = self.inject(x[:, -self.memory_length :])
         if memory is not None:
             z, injection = torch.cat((memory.z, z), dim=1), torch.cat((memory.injection, injection), dim=1)
-        return _Segment(z[:, -self.memory_length :].detach(), injection[:, -self.memory_length :])
+        return _Segment(z[:, -self.memory_length :].detach().clone(), injection[:, -self.memory_length :].clone())

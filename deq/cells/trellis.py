@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as normalised
 
 from deq.cells.cell import Cell
+from deq.checks import check_whole
 from deq.dropout import check_rates, masked, variational_mask
 from deq.pack import pack, unpack
 from deq.solve import Map
@@ -52,9 +53,8 @@ class TrellisCell(Cell):
     ) -> None:
         super().__init__()
         inputs, hidden = width if inputs is None else inputs, width if hidden is None else hidden
-        for name, value, least in (("width", width, 1), ("inputs", inputs, 1), ("hidden", hidden, width)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_whole(width=width, inputs=inputs)
+        check_whole(least=width, hidden=hidden)
         check_rates(dropout=dropout, weight_dropout=weight_dropout)
         if initial_std is not None and not initial_std >= 0:
             raise ValueError(f"initial_std must not be negative, got {initial_std}")

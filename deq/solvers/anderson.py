@@ -11,10 +11,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from deq.checks import check_whole
 from deq.solve import Map, looks_free
 from deq.solvers.history import combined, inner
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class _Memory(NamedTuple):
@@ -42,8 +41,7 @@ class Anderson:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+        check_whole(window=self.window)
         if not 0 < self.mixing <= 1:
             raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
         if self.ridge is not None and not self.ridge >= 0:
@@ -53,14 +51,13 @@ class Anderson:
         """Room for the window, or for all the steps where they are fewer, allocated once."""
         window = min(self.window, steps)
         batch, size = z.shape[0], math.prod(z.shape[1:])
-        gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
-        ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(gram_dtype).eps
-        gram = z.new_zeros(batch, window, window, dtype=gram_dtype)
+        ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(z.dtype).eps
+        gram = z.new_zeros(batch, window, window)
         return _Memory(
             z.new_empty(batch, window, size),
             z.new_empty(batch, window, size),
             gram,
-            torch.eye(window, dtype=gram_dtype, device=z.device).mul_(ridge).add_(1).unbind(),
+            torch.eye(window, dtype=z.dtype, device=z.device).mul_(ridge).add_(1).unbind(),
             gram.new_ones(batch, window, 1),
             gram.new_zeros(batch, dtype=torch.int32),
             0,
@@ -77,10 +74,10 @@ class Anderson:
         if used < window:
             residuals, images, gram, row = residuals[:, :used], images[:, :used], gram[:, :used, :used], row[:used]
             ones = ones[:, :used]
-        row = inner(residuals, newer).to(gram.dtype) * row
+        row = inner(residuals, newer) * row
         gram.select(1, newest).copy_(row)
         gram.select(2, newest).copy_(row)
-        weights = self._weights(gram, ones, newest, memory.sound).to(images.dtype)
+        weights = self._weights(gram, ones, newest, memory.sound)
         proposal = combined(weights, images)
         if self.mixing != 1:
             proposal = proposal + (self.mixing - 1) * combined(weights, residuals)

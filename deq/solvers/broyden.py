@@ -12,10 +12,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from deq.checks import check_whole
 from deq.solve import Map, looks_free
 from deq.solvers.history import inner
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class _Memory(NamedTuple):
@@ -26,6 +25,11 @@ class _Memory(NamedTuple):
     one: Tensor  # (B,)
     stored: int  # steps in it
 
+    @property
+    def divisors(self) -> Tensor:
+        """(B, window) <s, s> of the stored steps, infinite where the update that divides by it was skipped as singular."""
+        return self.system.diagonal(dim1=1, dim2=2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden:
@@ -35,15 +39,13 @@ class Broyden:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
+        check_whole(least=2, window=self.window)
 
     def init(self, z: Tensor, steps: int) -> _Memory:
         """Room for the window, or for all the steps where they are fewer, allocated once."""
         window = min(self.window, steps)
         batch, size = z.shape[0], math.prod(z.shape[1:])
-        gram_dtype = torch.float32 if z.dtype in _HALF else z.dtype
-        gram = z.new_zeros(batch, window, window, dtype=gram_dtype)
+        gram = z.new_zeros(batch, window, window)
         return _Memory(
             z.new_empty(batch, window, size), gram, torch.zeros_like(gram), gram.new_ones(batch), gram.new_ones(batch), 0
         )
@@ -62,7 +64,7 @@ class Broyden:
             row = self._quasi_newton(residual, newer, memory)
             gram[:, count, :count] = row
             gram[:, :count, count] = row
-        square = _square(newer, gram.dtype)
+        square = torch.linalg.vecdot(newer, newer).clamp_min_(torch.finfo(newer.dtype).tiny)
         gram[:, count, count] = square
         system[:, count, count] = square
         if count > 0:
@@ -78,13 +80,13 @@ class Broyden:
         """
         count, gram = memory.stored, memory.gram
         steps = memory.steps[:, :count]
-        against = inner(steps, residual).to(gram.dtype)  # <s_j, g>
+        against = inner(steps, residual)  # <s_j, g>
         opposite, along = residual, against  # -w and <s_j, -w>
         if count > 1:
             last = count - 1
             left, right = memory.system[:, :last, :last], against[:, :last].unsqueeze(2)
             c = torch.linalg.solve_triangular(left, right, upper=False)  # with its sign turned too
-            opposite = torch.baddbmm(residual.unsqueeze(1), c.mT.to(steps.dtype), steps[:, 1:]).squeeze(1)
+            opposite = torch.baddbmm(residual.unsqueeze(1), c.mT, steps[:, 1:]).squeeze(1)
             along = torch.baddbmm(against.unsqueeze(2), gram[:, :count, 1:count], c).squeeze(2)  # without another pass
         denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
         limit = torch.finfo(gram.dtype).eps ** 0.5
@@ -97,11 +99,5 @@ class Broyden:
             divisor = memory.system[:, count - 1, count - 1]
             divisor.copy_(torch.where(singular, torch.inf, divisor))
         denominator = denominator.unsqueeze(1)
-        torch.div(opposite, denominator.to(opposite.dtype), out=newer)
+        torch.div(opposite, denominator, out=newer)
         return along / denominator
-
-
-def _square(step: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B,) <s, s> in the given dtype, never zero."""
-    square = torch.linalg.vecdot(step, step) if step.dtype == dtype else torch.linalg.vector_norm(step, dim=1, dtype=dtype).square()
-    return square.clamp_min_(torch.finfo(dtype).tiny)

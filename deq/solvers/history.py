@@ -7,10 +7,8 @@ _SMALL = 400  # multiply-adds a sample; below, torch's bmm leaves the BLAS for p
 
 
 def inner(history: Tensor, state: Tensor) -> Tensor:
-    """(B, L) inner products of the state (B, N) with every row of the history (B, L, N); of float16 they may be float32."""
+    """(B, L) inner products of the state (B, N) with every row of the history (B, L, N)."""
     if history.shape[1] * history.shape[2] < _SMALL:
-        if history.dtype == torch.float16:  # residuals of 1e-4 have products that it does not hold
-            history, state = history.float(), state.float()
         return torch.linalg.vecdot(history, state.unsqueeze(1))
     return torch.bmm(state.unsqueeze(1), history.mT).squeeze(1)
 
