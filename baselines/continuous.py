@@ -11,6 +11,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from deq import Cell, Core, Output
 from deq.adjoint import first_derivatives_only
+from deq.checks import check_features
 from deq.graph import leaves
 from deq.solve import single
 
@@ -76,6 +77,7 @@ class NeuralODE(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to those of z(time), (B, T, width)."""
+        check_features(x)
         x = x.view_as(x)  # a node of its own, at which `leaves` can stop
         f, z0 = single(self.cell.bind(x, memory), self.cell.start(x))
         # What f depends on is read off its graph: a cell may have it from anywhere. The solver begins with this evaluation.

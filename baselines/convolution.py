@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as normalised
 
 from deq import Core, Output
-from deq.checks import check_whole
+from deq.checks import check_features, check_whole
 from deq.dropout import check_rates
 
 
@@ -64,6 +64,7 @@ class TCN(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, inputs) to (B, T, width)."""
+        check_features(x)
         y, kept = x.transpose(1, 2), []
         for level, block in enumerate(self.blocks):
             past = memory[level] if memory is not None else block.nothing(y)  # type: ignore[operator]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from deq import Core, Output
-from deq.checks import check_whole
+from deq.checks import check_features, check_whole
 from deq.dropout import check_rates, dropped_weight, masked, variational_mask
 
 
@@ -50,6 +50,7 @@ class Recurrent(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """The hidden state at every position."""
+        check_features(x)
         if not isinstance(self.network, nn.ModuleList):
             y, state = self.network(x, memory)
             return Output(y, _detached(state))

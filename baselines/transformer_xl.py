@@ -12,7 +12,7 @@ from baselines.unrolled import Checkpointing, segments
 from deq import Core, Output
 from deq.cells.attention import RelativeAttention
 from deq.cells.transformer_xl import Normalisation
-from deq.checks import check_whole
+from deq.checks import check_features, check_whole
 from deq.dropout import check_rates, masked, variational_mask
 
 
@@ -96,6 +96,7 @@ class TransformerXL(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the last layer's (B, T, D)."""
+        check_features(x)
         layers = [self.layers[0]] * self.levels if self.tied else list(self.layers)
         memories = [None] * self.levels if memory is None else list(memory)
         masks = [layer.masks(x) for layer in layers]  # type: ignore[operator]

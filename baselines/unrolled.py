@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from deq import Cell, Core, Map, Output
-from deq.checks import check_whole
+from deq.checks import check_features, check_whole
 
 Checkpointing = Literal["none", "every", "sqrt"]
 
@@ -57,6 +57,7 @@ class Unrolled(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the last iterate's features (B, T, width)."""
+        check_features(x)
         maps, every = self.levels(x, memory), self.auxiliary_every if self.training else 0
         seen = [every > 0 and level % every == 0 and level < self.depth for level in range(1, self.depth + 1)]
         recompute = self.checkpointing != "none" and torch.is_grad_enabled()

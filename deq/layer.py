@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deq.adjoint import Adjoint, Implicit, Watch
 from deq.cells.cell import Cell
+from deq.checks import check_features
 from deq.core import Core, Output
 from deq.solve import Solution, Solver, Stop
 from deq.stability import Jacobian
@@ -66,6 +67,7 @@ class DEQ(Core):
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Features x (B, T, D) to the fixed point's features (B, T, width): the solve and one more evaluation, f(z*)."""
+        check_features(x)
         f = self.cell.bind(x, memory)
         stop = self.stop if self.training else self.evaluation_stop
         z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)

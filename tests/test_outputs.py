@@ -166,7 +166,7 @@ def test_equilibrium_propagation_refuses_a_second_derivative() -> None:
 
 
 class Steered(Cell):
-    """tanh(W z + x + e) with W frozen, and e a tensor that the cell has from outside: a prompt, an adapter, a hypernetwork's output."""
+    """tanh(W z + x + e) with W frozen, and e from outside the cell: a prompt, an adapter, a hypernetwork's output."""
 
     width = WIDTH
 
