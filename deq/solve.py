@@ -176,6 +176,8 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
     gaps: list[Tensor] = []
     for step in range(1, stop.max_steps + 1):
         fz = _evaluate(given, z)
+        if step == 1 and looks_free(z) and not torch.equal(z, z0) and not torch.allclose(z, z0.to(z.dtype), 0, 0, equal_nan=True):
+            raise _wrote()  # through z.data or NumPy, which no version counts
         if held is not None:
             static, held = _aliased(fz, held), None
         if torch.is_grad_enabled():
@@ -219,15 +221,15 @@ def single(f: Map, z0: Tensor) -> tuple[Map, Tensor]:
 
 def _evaluate(f: Map, z: Tensor) -> Tensor:
     """f(z) in z's dtype, after a check of what f did: its shape and dtype, and that it left z as it was."""
-    inference = z.is_inference()  # such a tensor has no version to count its writes by
-    before: Any = z.clone() if inference else z._version
+    counted = not z.is_inference()  # an inference tensor has no version to count its writes by
+    version = z._version if counted else 0
     fz = f(z)
     if not isinstance(fz, Tensor):
         raise TypeError(f"f must return a tensor, got {type(fz).__name__}")
     if fz.shape != z.shape:
         raise ValueError(f"f must return the shape of its argument, {tuple(z.shape)}, got {tuple(fz.shape)}")
-    if not (torch.allclose(before, z, rtol=0, atol=0, equal_nan=True) if inference else before == z._version):
-        raise ValueError("f wrote to its argument z; it must return a new tensor and leave z as it is")
+    if counted and z._version != version:
+        raise _wrote()
     if fz.device != z.device:
         raise ValueError(f"f must return a tensor on {z.device}, where its argument is, got {fz.device}")
     if fz.dtype != z.dtype:
@@ -237,6 +239,10 @@ def _evaluate(f: Map, z: Tensor) -> Tensor:
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(fz).tangent is not None:
         raise NotImplementedError("solve has no forward-mode derivative; use an adjoint and reverse mode")
     return fz
+
+
+def _wrote() -> ValueError:
+    return ValueError("f wrote to its argument z; it must return a new tensor and leave z as it is")
 
 
 def _aliased(a: Tensor, b: Tensor) -> bool:

@@ -45,6 +45,7 @@ FAILS = {
     "broken_cells:Single": "shapes",
     "broken_cells:Roots": "finite",
     "broken_cells:Dropping": "one map",
+    "broken_cells:Static": "one map",
     "broken_cells:Writing": "one map",
     "broken_cells:Noisy": "evaluation",
     "broken_cells:Unseeded": "same seed",

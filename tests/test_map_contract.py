@@ -59,8 +59,17 @@ def writes_and_returns_another(f: Callable[[Tensor], Tensor]) -> Callable[[Tenso
     return g
 
 
+def writes_past_the_version(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def g(z: Tensor) -> Tensor:
+        fz = f(z)
+        z.data.mul_(0.5)
+        return fz
+
+    return g
+
+
 @pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize("wrong", [in_place, writes_and_returns_another])
+@pytest.mark.parametrize("wrong", [in_place, writes_and_returns_another, writes_past_the_version])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_map_that_writes_to_its_argument_is_refused_and_the_start_is_untouched(name: str, wrong: Any, inference: bool) -> None:
     """It used to be called converged after one step, at a true residual of 0.29."""
