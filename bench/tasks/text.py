@@ -27,11 +27,12 @@ _CHUNK = 1 << 22
 class Text(Task):
     """Any UTF-8 text as a stream of characters or words, its vocabulary taken from the training split alone.
 
-    `data` names a corpus and `paths` says where each name's file or folder lies. A folder with a file that has "train"
-    among the parts of its name (train.txt, wiki.train.tokens, ptb-train.txt) is read by split, likewise "valid",
-    "validation" or "dev", and "test"; a split without a file is cut from the end of train, 5 % of the tokens each. Any
-    other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
-    into 90 % train, 5 % valid, 5 % test.
+    `data` names a corpus and `paths` says where each name's file or folder lies. A folder with files that have the name of
+    a split among the words of theirs (train.txt, wiki.valid.tokens, ptb-test.txt; SPLIT_WORDS has all names) is read by
+    split. A split without a file is cut from the end of train, 5 % of the tokens each, if no file is left that could be it.
+    Any other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
+    into 90 % train, 5 % valid, 5 % test. Names that leave the split of a file open are an error. A byte-order mark is no
+    text, and CR LF is one newline; another encoding, or a NUL byte, is an error.
 
     The names of CORPORA (ptb, wikitext-2, wikitext-103, tinyshakespeare) need no path: they are fetched. By word, such a
     corpus must have the published counts, wherever it lies; by character nothing is checked but what was fetched.
