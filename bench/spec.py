@@ -50,7 +50,9 @@ class Train(_Frozen):
     clip: float | None = Field(default=0.25, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
-    evaluation_batch: int = Field(default=128, gt=0, description="sequences a batch in validation and test")
+    evaluation_batch: int = Field(
+        default=128, gt=0, description="sequences at a time in validation and test; no score depends on it"
+    )
     carry: bool = Field(default=False, description="hand each batch's memory to the next; for tasks whose batches continue")
 
 

@@ -22,6 +22,7 @@ from bench.tasks.tokens import Ids, Unit, tokenise
 UNKNOWN = "<unk>"
 _DEFAULT_VOCABULARY = 10_000
 _CHUNK = 1 << 22
+_LANES, _LANE_WINDOWS = 10, 64
 
 
 class Text(Task):
@@ -46,7 +47,8 @@ class Text(Task):
     epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
     the seed and the epoch, so only there does a batch not continue the last, and a carried memory begin anew. Evaluation
     cuts a split into windows of `length` and scores each token once; what is left at the end of the split, shorter than a
-    window, is not scored, whatever the batch size. `windows` scores the first so many alone, for runs that validate often.
+    window, is not scored, whatever the batch size; a memory is carried along the same `lanes` at any. `windows` scores the
+    first so many alone, for runs that validate often.
 
     Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
     """
@@ -114,6 +116,10 @@ class Text(Task):
     def _windows(self, split: Split) -> int:
         windows = (len(self.tokens[split]) - 1) // self.length
         return windows if self._most is None else min(windows, self._most)
+
+    def lanes(self, split: Split) -> int:
+        """Ten, as the authors' code evaluates (AWD-LSTM, TrellisNet, DEQ), but one for each 64 windows at most."""
+        return min(_LANES, max(1, self._windows(split) // _LANE_WINDOWS))
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Training lanes without end, or every window of a held-out split once.
