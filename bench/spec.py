@@ -63,7 +63,8 @@ class Recipe(_Frozen):
     the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start, `backward_steps` the backward
     solve's cap: they go to the model's own by the end, the first geometrically, the caps linearly; with `hold` they hold over that
     share of the training, and the model's own after it. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
-    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision.
+    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision, of a TrellisNet
+    (or a user's own Core) with auxiliary features. A part that a model has no use for is an error.
     """
 
     pretrain_steps: int = Field(default=0, ge=0)
