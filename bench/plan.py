@@ -156,8 +156,8 @@ class Plan:
         for spec in self.specs():
             headline = self.task(spec.task).headline
             if first.setdefault(spec.group, headline) != headline:
-                said = f"group {spec.group!r} has two headline metrics, {first[spec.group]!r} and {headline!r}"
-                raise UserError(f"{said} (of {spec.label!r}): give each a group of its own")
+                message = f"group {spec.group!r} has two headline metrics, {first[spec.group]!r} and {headline!r}"
+                raise UserError(f"{message} (of {spec.label!r}): give each a group of its own")
 
     def check_metrics(self) -> None:
         """UserError where the tasks of one group mean different things by one metric: its runs could not be reported."""
@@ -165,8 +165,8 @@ class Plan:
         for spec in self.specs():
             for name, metric in self.task(spec.task).metrics.items():
                 if (known := metrics.setdefault((spec.group, name), metric)) != metric:
-                    said = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
-                    raise UserError(f"{said} (of {spec.label!r}): give each task a group of its own")
+                    message = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
+                    raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
 
     def _wanted(self, group: str, label: str) -> bool:
         only = self._only

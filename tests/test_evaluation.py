@@ -30,7 +30,7 @@ MODELS: dict[str, tuple[str, Settings]] = {
 
 
 class Sums(Core):
-    """A user's model, whose memory has the batch in its last dimension, and beside it what has no batch at all."""
+    """A user's model, whose memory has the batch in its last dimension, and next to it what has no batch at all."""
 
     width = 4
     scale: ClassVar[float] = 0.1
