@@ -18,7 +18,7 @@ functions of records.
     coordinator.py  runs what has no record, writes each record as it comes
     engines/        where runs execute: local (a process each), inline, ray (many machines); spread.py: a run of several processes
     run.py loop.py  one run: build, train, evaluate, probe
-    tasks/          copy memory, languages of known entropy, any text; published.py fetches corpora, tokens.py tokenises
+    tasks/          copy memory, languages of known entropy, any text: published.py fetches, splits.py, tokens.py read it
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
     machine.py      timings have the machine to themselves

@@ -124,7 +124,7 @@ def run(
                 "why": record.why,
                 "record": str(store.path(short, record.run_id)),
                 "headline": record.headline,
-                "test": record.value(f"test_{record.headline}"),
+                "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
             }
             for record in records
         ]
@@ -143,6 +143,7 @@ def _planned(
     chosen = parse_seeds(seeds) if seeds is not None else None
     short, entries = load_suite(suite, corpora)
     plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=choose_device(device), processes=processes)
+    plan.check_metrics()
     return short, plan, corpora
 
 
@@ -225,7 +226,7 @@ def status(
         if as_json:
             print(json.dumps(rows, indent=1))
             return
-        table = Table("suite", "recorded", "ok", "failed", "running", "state saved", box=None, pad_edge=False)
+        table = _table("suite", "recorded", "ok", "failed", "running", "state saved")
         for row in rows:
             table.add_row(*(_counted(value) for value in row.values()))
         _output().print(table)
@@ -268,7 +269,7 @@ def params(
     heads = ["group", "model"] + (
         ["paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"] if printed else ["total", "non-emb."]
     )
-    table = Table(*heads, box=None, pad_edge=False)
+    table = _table(*heads)
     for row in rows:
         built = [_count(row.total), _count(row.nonembedding)]
         if printed:
@@ -306,7 +307,7 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(known, indent=1))
         return
-    table = Table("kind", "name", "what it is", box=None, pad_edge=False)
+    table = _table("kind", "name", "what it is")
     for kind, entries in known.items():
         for name, claim in entries.items():
             table.add_row(kind, name, claim)
@@ -317,6 +318,14 @@ def list_(as_json: Json = False) -> None:
 def _output() -> Console:
     """Standard output: as wide as the terminal, or wide enough for a line a row where it is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def _table(*heads: str) -> Table:
+    """A table whose cells are folded, never cut, the first column last of all: two names must not become the same text."""
+    table = Table(box=None, pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=number == 0)
+    return table
 
 
 def _claim(thing: Any) -> str:
@@ -352,7 +361,7 @@ def show(
     console.print(f"model {spec.model.name} {json.dumps(spec.model.settings)}", markup=False)
     console.print(f"task {spec.task.name} {json.dumps(spec.task.settings)}", markup=False)
     console.print(f"train {spec.train.model_dump_json()} seed {spec.seed}", markup=False)
-    table = Table("measure", "value", "unit", "how, or why not", "over", box=None, pad_edge=False)
+    table = _table("measure", "value", "unit", "how, or why not", "over")
     for name, measure in sorted(record.measures.items()):
         value = (
             "n/a" if measure.value is None else f"{measure.value:,}" if isinstance(measure.value, int) else f"{measure.value:.6g}"
@@ -361,7 +370,7 @@ def show(
     console.print(table)
     if "ranks" in record.probes:
         ranks = record.probes["ranks"]
-        table = Table("of each process", *(str(number) for number in range(len(ranks))), box=None, pad_edge=False)
+        table = _table("of each process", *(str(number) for number in range(len(ranks))))
         for name in ranks[0]:
             table.add_row(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks))
         console.print(table)
@@ -378,7 +387,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([dataclasses.asdict(instrument) for instrument in instruments], indent=1))
         return
-    table = Table("instrument", "works", "detail", "feeds", box=None, pad_edge=False)
+    table = _table("instrument", "works", "detail", "feeds")
     for instrument in instruments:
         table.add_row(instrument.name, "yes" if instrument.works else "no", instrument.detail, ", ".join(instrument.measures))
     _output().print(table)

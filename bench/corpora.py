@@ -21,7 +21,16 @@ def parse_data(pairs: list[str]) -> dict[str, Path]:
             raise UserError(f"--data {pair!r}: give NAME=PATH, the name of letters, digits, _, + and -")
         if name in data:
             raise UserError(f"--data: {name!r} is named twice")
-        if not Path(path).exists():
-            raise UserError(f"--data {name}: {path} does not exist")
-        data[name] = Path(path)
+        data[name] = _checked(name, Path(path))
     return data
+
+
+def _checked(name: str, path: Path) -> Path:
+    """The path, where a file or a folder is; not a named pipe or a device, which might never end."""
+    try:
+        if path.is_file() or path.is_dir():
+            return path
+        why = "is neither a regular file nor a folder: save its text to a file first" if path.exists() else "does not exist"
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}"
+    raise UserError(f"--data {name}: {path} {why}")

@@ -93,7 +93,9 @@ class Display:
         which = f"rate {spec.train.learning_rate:g}" if spec.role == "trial" else f"seed {spec.seed}"
         split = "valid" if spec.role == "trial" else "test"
         value = record.value(f"{split}_{record.headline}")
-        outcome = f"{split} {record.headline} {value:.4g}" if value is not None else f"{record.status}: {record.why}"
+        outcome = "no score" if value is None else f"{split} {record.headline} {value:.4g}"
+        if record.status != "ok":  # it may have a score all the same: a run that is stopped in its last probes
+            outcome = f"{record.status}: {record.why}"
         place = f"[{number:{len(str(missing))}}/{missing}]"
         self.say(f"{place} {spec.group} · {spec.label} · {which}: {outcome} ({record.elapsed_s:.1f} s)")
 

@@ -1,7 +1,7 @@
 """The training loop and the evaluation, the same for every model, and how a training goes on where it was."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -92,31 +92,47 @@ def training_step(
 
 @torch.no_grad()
 def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec, ranks: Ranks | None = None) -> dict[str, float]:
-    """The task's metrics over a whole split, in evaluation mode; ranks take the batches in turn, but for a carried memory."""
-    shared = ranks is not None and ranks.size > 1 and not spec.train.carry
+    """The task's metrics over a whole split, in evaluation mode, the same whatever `evaluation_batch`.
+
+    A memory is carried along the task's own lanes, `evaluation_batch` of them at a time: were there as many lanes as the batch is
+    large, the score would depend on it, by how many memories begin with nothing. Ranks take the batches in turn, but for a carried
+    memory.
+    """
+    carry, most = spec.train.carry, spec.train.evaluation_batch
+    shared = ranks is not None and ranks.size > 1 and not carry
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     training = model.training
     model.eval()
-    memory, size = None, 0
-    for number, (inputs, targets) in enumerate(task.batches(split, spec.train.evaluation_batch, seed=0)):
+    memories: dict[int, tuple[Any, int]] = {}  # of each part of the lanes, and its number of lanes
+    for number, (inputs, targets) in enumerate(task.batches(split, task.lanes(split) if carry else most, seed=0)):
         if shared and ranks is not None and not ranks.mine(number):
             continue
-        inputs, targets = inputs.to(spec.device), targets.to(spec.device)
-        if memory is not None and len(inputs) != size:
-            memory = None  # the split's last, smaller batch
-        size = len(inputs)
-        output, (y, *_) = model.run(inputs, memory)
-        memory = output.memory if spec.train.carry else None
-        samples = max(1, _LOGITS // (inputs.shape[1] * task.vocabulary))
-        for some, wanted in zip(y.split(samples), targets.split(samples), strict=True):
-            for name, (total, count) in task.score(model.logits(some), wanted).items():
+        for part, (some, wanted) in enumerate(zip(inputs.split(most), targets.split(most), strict=True)):
+            memory, lanes = memories.get(part, (None, len(some)))
+            output, (y, *_) = model.run(_filled(some, lanes).to(spec.device), memory)
+            if carry:
+                memories[part] = output.memory, lanes
+            for name, total, count in _scores(model, task, y[: len(some)], wanted.to(spec.device)):
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=total.device)) + total
                 counts[name] = counts.get(name, 0) + count
     model.train(training)
     if shared and ranks is not None:
         sums, counts = _over_ranks(ranks, sums, counts)
     return task.summarise({name: sums[name].item() / counts[name] for name in sums})
+
+
+def _filled(inputs: Tensor, lanes: int) -> Tensor:
+    """A smaller batch with as many lanes as its memory has, whose layout only the model knows; what is added is not scored."""
+    return torch.cat((inputs, inputs[-1:].expand(lanes - len(inputs), -1)))
+
+
+def _scores(model: LanguageModel, task: Task, y: Tensor, targets: Tensor) -> Iterator[tuple[str, Tensor, int]]:
+    """The task's scores of the features, some sequences at a time."""
+    samples = max(1, _LOGITS // (targets.shape[1] * task.vocabulary))
+    for some, wanted in zip(y.split(samples), targets.split(samples), strict=True):
+        for name, (total, count) in task.score(model.logits(some), wanted).items():
+            yield name, total, count
 
 
 def _over_ranks(ranks: Ranks, sums: dict[str, Tensor], counts: dict[str, int]) -> tuple[dict[str, Tensor], dict[str, int]]:

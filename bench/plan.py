@@ -5,6 +5,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from bench.budget import match
 from bench.catalog import build_task
 from bench.errors import UserError, unknown
 from bench.identity import Identity
+from bench.metric import Metric
 from bench.model import count_parameters
 from bench.provenance import identify
 from bench.recipe import check_recipe
@@ -132,6 +134,7 @@ class Plan:
                 | {f"{s.group}/{s.label}" for s in everything if isinstance(s, Spec)}
             )
             raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
+        self._headlines()
 
     def task(self, named: Named) -> Task:
         """The task, built once."""
@@ -146,6 +149,24 @@ class Plan:
         if train.carry and not task.streams:
             raise UserError(f"carry: the batches of task {named.name!r} do not continue one another")
         task.batches("train", train.batch, seed=0)
+
+    def _headlines(self) -> None:
+        """UserError where the tasks of one group rank their models by different metrics: no table could."""
+        first: dict[str, str] = {}
+        for spec in self.specs():
+            headline = self.task(spec.task).headline
+            if first.setdefault(spec.group, headline) != headline:
+                message = f"group {spec.group!r} has two headline metrics, {first[spec.group]!r} and {headline!r}"
+                raise UserError(f"{message} (of {spec.label!r}): give each a group of its own")
+
+    def check_metrics(self) -> None:
+        """UserError where the tasks of one group mean different things by one metric: its runs could not be reported."""
+        metrics: dict[tuple[str, str], Metric] = {}
+        for spec in self.specs():
+            for name, metric in self.task(spec.task).metrics.items():
+                if (known := metrics.setdefault((spec.group, name), metric)) != metric:
+                    message = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
+                    raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
 
     def _wanted(self, group: str, label: str) -> bool:
         only = self._only
@@ -277,6 +298,11 @@ class Plan:
     def identity(self, spec: Spec, environment: Mapping[str, Any]) -> Identity:
         """What the spec's numbers would come from, in that environment."""
         return identify(spec, self.task(spec.task), environment)
+
+
+def _difference(one: Metric, other: Metric) -> str:
+    a, b = asdict(one), asdict(other)
+    return ", ".join(f"{name} {a[name]} and {b[name]}" for name in a if a[name] != b[name])
 
 
 def choose(trials: Sequence[Record]) -> float:

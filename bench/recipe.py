@@ -1,15 +1,19 @@
 """A Recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight, as training goes on."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from baselines import Unrolled
+import torch
+
+from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.spec import Named, Recipe
 from deq import DEQ, Core, EquilibriumPropagation, Implicit, Jacobian, Stack, Stop
 
 _SOLVING = (Implicit, EquilibriumPropagation)
+_UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # no auxiliary features, whatever their settings
 
 
 # A DEQ in about the time of the explicit network: a few steps a solve are enough to find out where the equilibrium should go, and
@@ -34,6 +38,10 @@ class Course:
             raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
         if self._recipe.hold is not None and not self._stops:
             raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
+        if {"jacobian_final", "jacobian_probability"} & set(given) and not (self._recipe.jacobian or self._recipe.jacobian_final):
+            raise UserError("recipe: jacobian_final and jacobian_probability are for a jacobian, which is 0")
+        if self._recipe.auxiliary and _supervised(model.core) is False:
+            raise _unsupervised(model.core)
         self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
 
     @property
@@ -74,8 +82,30 @@ class Course:
 
 def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
     """UserError where a recipe asks for what the model has not."""
-    if recipe is not None:
-        Course(build_model(model, vocabulary), recipe, 1)
+    if recipe is None:
+        return
+    built = build_model(model, vocabulary)
+    Course(built, recipe, 1)
+    if recipe.auxiliary and _supervised(built.core) is None:
+        found = True
+        with suppress(Exception), torch.no_grad():  # a core that fails on two tokens says so when it is run
+            found = bool(built.train().run(torch.zeros(1, 2, dtype=torch.int64))[0].auxiliary)
+        if not found:
+            raise _unsupervised(built.core)
+
+
+def _supervised(core: Core) -> bool | None:
+    """Whether the core has auxiliary features in training; None for a user's own, which only its Output tells."""
+    if type(core) is Stack:
+        return _supervised(core.cores[-1])  # type: ignore[arg-type]
+    if isinstance(core, Unrolled) and type(core) in (Unrolled, TrellisNet):
+        return 0 < core.auxiliary_every < core.depth
+    return False if type(core) in _UNSUPERVISED else None
+
+
+def _unsupervised(core: Core) -> UserError:
+    models = "trellisnet with auxiliary_every from 1 to depth - 1, or a Core of your own whose Output has auxiliary features"
+    return UserError(f"recipe: auxiliary has no effect on this {type(core).__name__}; it is for {models}")
 
 
 def _between(own: Stop, rtol: float | None, steps: int | None, hold: float | None, done: float) -> Stop:

@@ -50,7 +50,9 @@ class Train(_Frozen):
     clip: float | None = Field(default=0.25, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
-    evaluation_batch: int = Field(default=128, gt=0, description="sequences a batch in validation and test")
+    evaluation_batch: int = Field(
+        default=128, gt=0, description="sequences at a time in validation and test; no score depends on it"
+    )
     carry: bool = Field(default=False, description="hand each batch's memory to the next; for tasks whose batches continue")
 
 
@@ -61,7 +63,8 @@ class Recipe(_Frozen):
     the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start, `backward_steps` the backward
     solve's cap: they go to the model's own by the end, the first geometrically, the caps linearly; with `hold` they hold over that
     share of the training, and the model's own after it. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
-    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision.
+    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision, of a TrellisNet
+    (or a user's own Core) with auxiliary features. A part that a model has no use for is an error.
     """
 
     pretrain_steps: int = Field(default=0, ge=0)

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from bench.__main__ import main, parse_seeds
 from bench.engines.local import Local
@@ -47,6 +48,9 @@ SPECS = [
          task=ECHO, train=TRAIN, seed=0),
 ]
 """
+ANOTHER_HEADLINE = """Spec(group="echo", label="l", model=Named(name="gru", settings={"width": 4}), train=TRAIN, seed=0,
+         task=Named(name="user_models:Echo", settings={"headline": "loss"}))"""
+ANOTHER_CHANCE = ANOTHER_HEADLINE.replace('"headline": "loss"', '"symbols": 7')
 SLEEPER = """
 from bench.spec import Named, Spec, Train
 
@@ -213,6 +217,8 @@ class TestRefused:
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),
             ("trial_steps=2", "trial_steps=0", ["trial_steps"]),
             ('"how": "nan"', '"how": "build"', ["cannot be"]),
+            ("SPECS = [", f"SPECS = [\n    {ANOTHER_HEADLINE},", ["two headline metrics", "'hits'", "'loss'"]),
+            ("SPECS = [", f"SPECS = [\n    {ANOTHER_CHANCE},", ["two metrics 'hits', chance"]),
             ("SPECS = [", "raise ValueError('a\\nb')\nSPECS = [", ["mine.py"]),
         ],
     )
@@ -382,6 +388,17 @@ class TestOthers:
         status, out, _ = cli("show", "failing")
         assert status == 0
         assert "training loss nan at step 2 of 4" in out
+
+    @pytest.mark.parametrize("width", [40, 80])
+    def test_show_cuts_no_name_however_narrow_the_terminal(
+        self, width: int, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bench.__main__._output", lambda: Console(width=width, highlight=False))
+        _, out, _ = cli("show", "echo-deq-s0")
+        names = read_record(next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))).measures
+        folded = "".join(line[:width].split("  ")[0].strip() for line in out.splitlines())
+        assert [name for name in names if name not in folded] == []
+        assert "…" not in out
 
     def test_doctor(self, cli: Cli) -> None:
         status, out, err = cli("doctor", "--json")

@@ -341,6 +341,34 @@ class TestRefusedBeforeARun:
             Plan([comparison(task=text, train=train, rows=ONE_ROW)], data={"a": tmp_path / "a.txt"})
 
 
+class TestGroups:
+    def test_two_headline_metrics_in_one_group_are_refused(self) -> None:
+        other = Named(name="user_models:Echo", settings={"headline": "loss"})
+        with pytest.raises(UserError, match=r"group 'g' has two headline metrics, 'hits' and 'loss' \(of 'reference'\)"):
+            Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other)])
+        assert Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other, group="h")]).trials()
+
+    def test_two_meanings_of_a_metric_in_one_group_are_refused_before_a_run(self) -> None:
+        other = Named(name="user_models:Echo", settings={"symbols": 7})
+        plan = Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other)])
+        with pytest.raises(UserError, match=r"group 'g' has two metrics 'hits', chance 0.2 and 0.14\d+ \(of 'reference'\)"):
+            plan.check_metrics()
+        Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other, group="h")]).check_metrics()
+
+    def test_only_rows_that_run_have_to_agree(self) -> None:
+        other = Spec(
+            group="g",
+            label="other",
+            model=Named(name="gru", settings={"width": 16}),
+            task=Named(name="user_models:Echo", settings={"headline": "loss"}),
+            train=Train(steps=1, batch=4, learning_rate=0.5),
+            seed=0,
+        )
+        assert Plan([comparison(rows=ONE_ROW), other], only="other").finals({})
+        with pytest.raises(UserError, match="two headline metrics"):
+            Plan([comparison(rows=ONE_ROW), other])
+
+
 class TestSuites:
     def test_the_packages_suites_can_be_planned(self) -> None:
         short, entries = load_suite("smoke", {})

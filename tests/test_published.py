@@ -1,5 +1,6 @@
 """Published corpora: fetched from a server on loopback, broken off, tampered with, hostile; and tokenised in little memory."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -14,10 +15,12 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +55,7 @@ class Site:
     break_after: int | None = None  # bytes of the next answer's body, then the connection is closed
     stalls: bool = False  # it breaks off by sending no more, and leaves the connection open
     ranges: bool = True
+    drips: tuple[str, ...] = ()  # of these paths, a byte at a time without end
     compresses: bool = False  # where the client lets it; a range is then one of the compressed bytes
     address: str = ""
 
@@ -62,7 +66,7 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    served = Site()
+    served, over = Site(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -71,6 +75,14 @@ def site() -> Iterator[Site]:
             served.agents.append(self.headers.get("User-Agent") or "")
             if served.refuses in served.agents[-1].lower():
                 self.send_error(403)
+                return
+            if self.path in served.drips:
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):  # until the client leaves
+                    while not over.wait(0.02):
+                        self.wfile.write(b"a")
+                        self.wfile.flush()
                 return
             content = served.files.get(self.path)
             if content is None:
@@ -100,6 +112,7 @@ def site() -> Iterator[Site]:
     served.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield served
+    over.set()
     server.shutdown()
 
 
@@ -284,7 +297,7 @@ def test_a_download_that_was_killed_goes_on(site: Site, home: Path) -> None:
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
-    assert [name for name in left(home) if name.startswith("mini/tmp")]  # pooch's
+    assert left(home) == ["mini/mini.zip.part"]
     assert (fetch(corpus) / "train.tokens").read_text() == WORDS["train"]
     assert site.seen[1][1] is not None
     assert left(home) == [f"mini/text/{split}.tokens" for split in ("test", "train", "valid")]
@@ -296,6 +309,48 @@ def test_what_another_download_left_behind_does_no_harm(site: Site, home: Path, 
     (home / "mini").mkdir(parents=True)
     (home / "mini" / "mini.zip.part").write_bytes(part)
     assert (fetch(corpus) / "test.tokens").read_text() == WORDS["test"]
+
+
+def test_what_the_user_keeps_in_the_folder_of_a_corpus_stays(site: Site, home: Path) -> None:
+    (home / "mini" / ".text-mine.tmp").mkdir(parents=True)
+    (home / "mini" / "tmp").mkdir()
+    mine = ["mini/.text-abcdefgh.tmp", "mini/.text-mine.tmp/a", "mini/tmp/a", "mini/tmp1234_abc", "mini/tmpnotes.txt"]
+    for name in mine:
+        (home / name).write_text("mine")
+    fetch(packed(site))
+    assert {*left(home)} >= {*mine}
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "second name", "pipe"])
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_part_that_leads_elsewhere_is_not_written_to(kind: str, resumes: bool, site: Site, home: Path, tmp_path: Path) -> None:
+    corpus, site.ranges = packed(site), resumes
+    mine, part = tmp_path / "mine.txt", home / "mini" / "mini.zip.part"
+    mine.write_text("mine")
+    part.parent.mkdir(parents=True)
+    if kind == "second name":
+        part.hardlink_to(mine)
+    elif kind == "pipe":
+        os.mkfifo(part)
+    else:
+        part.symlink_to(mine if kind == "link" else tmp_path / "absent")
+    assert (fetch(corpus) / "train.tokens").read_text() == WORDS["train"]
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_mirror_that_drips_is_left_for_the_next_and_frees_the_folder(
+    site: Site, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.tasks.published._GRACE", 0.3)
+    site.drips = ("/slow/a", "/slow/b")
+    corpus = plain(site)
+    good = corpus.downloads["mini.train.txt"]
+    slow = tuple(f"{site.address}{path}" for path in site.drips)
+    with pytest.raises(UserError, match=r"/slow/a: too slow: \d+ bytes in .*/slow/b: too slow"):
+        fetch(replace(corpus, downloads={**corpus.downloads, "mini.train.txt": replace(good, urls=slow)}))
+    corpus = replace(corpus, downloads={**corpus.downloads, "mini.train.txt": replace(good, urls=(*slow, *good.urls))})
+    assert (fetch(corpus) / "mini.train.txt").read_text() == WORDS["train"]
 
 
 def test_a_body_without_end_is_cut_off(site: Site, home: Path) -> None:
@@ -539,7 +594,8 @@ def test_blocks_and_the_cache_change_no_id(unit: str, tmp_path: Path, home: Path
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64])
 def test_words_are_those_of_each_line_wherever_blocks_end(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against str.split line by line, with every white space that Python knows, and characters of one to four bytes."""
+    """Against str.split line by line, with every white space that Python knows, and characters of one to four bytes; by character,
+    CR LF is one newline."""
     monkeypatch.setattr("bench.tasks.tokens._BLOCK", block)
     letters = np.random.default_rng(0).choice(list("aé€😀 \n\t\r\x0b\x0c\x1c\x85\xa0\u2003\u2028\u3000"), 600)
     for end in ("", "x", "\n", "é"):
@@ -550,7 +606,8 @@ def test_words_are_those_of_each_line_wherever_blocks_end(block: int, tmp_path: 
         tokens = tokenise(tmp_path / "a.txt", "word")
         assert [tokens.names[token] for token in tokens.streams["train"]] == words
         tokens = tokenise(tmp_path / "a.txt", "char")
-        assert "".join(tokens.names[token] for token in tokens.streams["train"]) == text
+        assert "\r\n" in text
+        assert "".join(tokens.names[token] for token in tokens.streams["train"]) == text.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("block", [1, 4, 100])
@@ -559,6 +616,24 @@ def test_bytes_that_are_not_utf8_are_found_where_they_are(block: int, tmp_path: 
     for content, said in ((b"a\xc3\xa9 b\xff c", "byte 0xff at offset 5"), (b"abc\xe2\x82", "byte 0xe2 at offset 3")):
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(UserError, match=said):
+            tokenise(tmp_path / "a.txt", "word")
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 24])
+def test_a_full_temporary_folder_keeps_no_text_from_being_read(
+    cached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bench.tasks.tokens._CACHED", cached)
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr(tempfile, "gettempdir", full)
+    (tmp_path / "a.txt").write_text("one two")
+    if cached:
+        assert list(tokenise(tmp_path / "a.txt", "word").names) == ["one", "two"]
+    else:  # a large text is kept in the folder for data, which is then what is full
+        with pytest.raises(UserError, match=r"cannot write to .*No space left.*; DEQ_BENCH_DATA names another folder"):
             tokenise(tmp_path / "a.txt", "word")
 
 

@@ -111,6 +111,43 @@ def test_what_has_no_effect_is_refused(recipe: Recipe, said: str) -> None:
         Course(build_model(named, 10), recipe, 10)
 
 
+@pytest.mark.parametrize(
+    ("named", "recipe", "message"),
+    [
+        (DEQ_MODEL, Recipe(auxiliary=0.1), "no effect on this DEQ; it is for trellisnet with auxiliary_every from 1 to depth - 1"),
+        (Named(name="lstm", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Recurrent"),
+        (Named(name="trellisnet", settings={"width": 8, "depth": 4}), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
+        (
+            Named(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 4}),
+            Recipe(auxiliary=0.1),
+            "no effect on this TrellisNet",
+        ),
+        (Named(name="user_models:Averages", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Averages"),
+        (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
+    ],
+)
+def test_a_part_of_a_recipe_that_does_nothing_is_refused_before_a_run(named: Named, recipe: Recipe, message: str) -> None:
+    spec = Spec(group="g", label="l", model=named, task=TASK, train=train(), recipe=recipe, seed=0)
+    with pytest.raises(UserError, match=message):
+        Plan([spec])
+    if not named.name.startswith("user_models"):
+        with pytest.raises(UserError, match=message):
+            run(spec, suite="test")
+
+
+def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
+    spec = Spec(
+        group="g",
+        label="l",
+        model=Named(name="user_models:Supervised", settings={"width": 8}),
+        task=TASK,
+        train=train(),
+        recipe=Recipe(auxiliary=0.1),
+        seed=0,
+    )
+    assert Plan([spec]).wanted() == 1
+
+
 def test_the_cap_of_a_schedule_is_seen_in_the_solves() -> None:
     record = go(Recipe(steps=2), Named(name="deq", settings={**DEQ_MODEL.settings, "rtol": 1e-9}))
     counts = [point.forward_nfe for point in record.curve]

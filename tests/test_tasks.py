@@ -464,9 +464,12 @@ def test_a_folder_without_named_splits_is_joined_in_name_order(tmp_path: Path) -
         (("train.txt", "valid.txt", "test.txt"), (200, 30, 30)),
         (("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"), (200, 30, 30)),
         (("ptb.train.txt", "ptb-validation.txt", "Ptb_Test.txt"), (200, 30, 30)),
-        (("corpus_train", "corpus_dev", "training-notes.txt"), (190, 30, 10)),
-        (("train.txt", "devices.txt", "test.txt"), (190, 10, 30)),
-        (("train.txt", "contest.txt", "latest.txt"), (180, 10, 10)),
+        (("corpus_train", "corpus_dev", "README.md"), (190, 30, 10)),
+        (("train.txt", "devices.md", "test.txt"), (190, 10, 30)),
+        (("train.txt", "contest.md", "latest.md"), (180, 10, 10)),
+        (("training.txt", "val.txt", "tst.txt"), (200, 30, 30)),
+        (("train (1).txt", "eval.txt", "TestSet.txt"), (200, 30, 30)),
+        (("trn.txt", "dev2.txt", "testdata.txt"), (200, 30, 30)),
     ],
 )
 def test_named_splits_are_found_and_missing_ones_are_cut_from_train(

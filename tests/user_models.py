@@ -33,6 +33,15 @@ class Averages(Core):
         return Output(torch.tanh(self.layer(torch.cat((x, self.scale * x.cumsum(dim=1) / count), dim=-1))))
 
 
+class Supervised(Averages):
+    """Averages whose output stands for its auxiliary features too, in training."""
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """The same, twice."""
+        y = super().forward(x, memory).y
+        return Output(y, auxiliary=(y,) if self.training else ())
+
+
 class Leaky(Core):
     """An equilibrium that forgets to let go: every step's activation stays with the result."""
 

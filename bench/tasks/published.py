@@ -3,16 +3,19 @@
 import importlib.metadata
 import os
 import shutil
+import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pooch
 import requests
+import urllib3
 from filelock import FileLock
 
 from bench.errors import UserError
@@ -21,6 +24,8 @@ from bench.tasks.unzip import extract
 
 _CONNECT, _HEAD, _SILENCE = 3.0, 6.0, 30.0  # seconds
 _TRIES = 5  # of one mirror that breaks off, as long as each brings more
+_GRACE, _SLOWEST = 15.0, 20_000  # a mirror has so many seconds, and one for each so many bytes that it has brought: then the next
+_UNFINISHED = f".text-{'?' * 8}.tmp"  # extract's folder
 _BLOCK = 1 << 14  # of which the last is lost when a connection breaks
 
 
@@ -125,12 +130,14 @@ def data_folder() -> Path:
 
 @contextmanager
 def alone_in(folder: Path, lock: str, *leftovers: str) -> Iterator[None]:
-    """Have a folder of `data_folder()` made, to oneself, and rid of what killed processes left; UserError where it cannot be."""
+    """Have a folder of `data_folder()` made, to oneself, and rid of the folders that killed processes left; UserError where it
+    cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / lock):
             for left in [found for pattern in leftovers for found in folder.glob(pattern)]:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
             yield
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; DEQ_BENCH_DATA names another folder for data") from error
@@ -139,13 +146,13 @@ def alone_in(folder: Path, lock: str, *leftovers: str) -> Iterator[None]:
 def fetch(corpus: Corpus) -> Path:
     """The folder with the corpus's files, fetched where they are not there yet; UserError where no mirror serves them whole.
 
-    A download goes on where it broke off. A file whose checksum is another is deleted, and so is an archive, once it has been
-    unpacked or refused. Processes wait for each other.
+    A download goes on where it broke off. A file whose checksum is another is replaced; an archive is deleted, once it has been
+    unpacked or refused. Processes wait for each other, and no longer than `_GRACE` and `_SLOWEST` let a mirror take.
     """
     home = data_folder() / corpus.name
     text = home / "text" if corpus.members else home
     archives = [home / name for name in corpus.downloads] if corpus.members else []
-    with alone_in(home, ".lock", "tmp*", ".text-*.tmp"):  # pooch's, and extract's
+    with alone_in(home, ".lock", _UNFINISHED):
         try:
             if not (archives and text.is_dir()):
                 for name, download in corpus.downloads.items():
@@ -165,7 +172,7 @@ def located(corpus: Corpus, path: Path) -> Path:
         if not _whole(path, download.checksum):
             raise UserError(f"{path} is not the published archive of {corpus.name}: its checksum is not {download.checksum}")
         text = data_folder() / corpus.name / "text"
-        with alone_in(text.parent, ".lock", ".text-*.tmp"):
+        with alone_in(text.parent, ".lock", _UNFINISHED):
             if not text.is_dir():
                 extract(path, corpus.members, text, corpus.largest)
         return text
@@ -186,26 +193,33 @@ def check(corpus: Corpus, path: Path, tokens: Mapping[Split, int], vocabulary: i
 
 def _whole(file: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
-    return bool(pooch.file_hash(str(file), alg=algorithm) == expected)
+    return file.is_file() and bool(pooch.file_hash(str(file), alg=algorithm) == expected)
 
 
 def _retrieve(corpus: Corpus, name: str, download: Download, home: Path) -> None:
     """The file, from the first mirror that serves it whole."""
-    part = home / f"{name}.part"
+    if _whole(home / name, download.checksum):
+        return
+    part = _Part(home / f"{name}.part")
     failures, silent = [], set[str]()
     for url in download.urls:
         host = urlsplit(url).netloc
-        for _ in range(2 if part.exists() else 1):  # once more, from the start: what another mirror left must not cost this one
+        for _ in range(2 if part.size() else 1):  # once more, from the start: what another mirror left must not cost this one
             try:
                 if host in silent:
                     raise _NoAnswerError("the same host")
-                pooch.retrieve(url, known_hash=download.checksum, fname=name, path=home, downloader=_Resuming(part, download.most))
-                return
+                pooch.get_logger().info("Downloading %s", url)
+                _download(url, part, download.most)
+                if _whole(part.path, download.checksum):
+                    part.path.replace(home / name)
+                    return
+                part.path.unlink()
+                why = "the checksum of what it serves is another"
             except (requests.RequestException, ValueError) as error:
                 why = _said(error)
                 if isinstance(error, _NoAnswerError):
                     silent.add(host)
-            if part.exists():
+            if part.size():
                 break
         failures.append(f"{url}: {why}")
     what = f"a folder with {', '.join(corpus.files.values())}" if corpus.files else f"your {name}"
@@ -218,8 +232,6 @@ class _NoAnswerError(requests.ConnectionError):
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return "the checksum of what it serves is another"
     if isinstance(error, requests.ConnectionError) and error.args:
         reason = str(getattr(error.args[0], "reason", error.args[0])).rpartition(": ")[2]
         return f"no connection ({reason})" if isinstance(error, _NoAnswerError) else f"broke off ({reason})"
@@ -256,42 +268,76 @@ def _agent() -> str:
         return "deq-bench"
 
 
-class _Resuming:
-    """A downloader for pooch that goes on where an earlier one broke off, where the server lets it."""
+class _Part:
+    """The file that a download is written to, and goes on from: never a link or another file of the user's by that name."""
 
-    def __init__(self, part: Path, most: int) -> None:
-        self.part, self.most = part, most
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def __call__(self, url: str, output_file: str, _: Any) -> None:
-        for left in reversed(range(_TRIES)):
-            have = self._have()
-            try:
-                self._stream(url, have)
-                break
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-                if not left or self._have() <= have:
-                    raise
-        os.replace(self.part, output_file)
+    def size(self) -> int:
+        """How much of it there is. What is no regular file of its own, with no second name, is taken out of the way."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return 0
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            return found.st_size
+        self.path.unlink()
+        return 0
 
-    def _have(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+    def open(self, mode: str) -> BinaryIO:
+        """The file, open to be written; never one that a link leads to."""
+        self.size()
+        return open(self.path, mode, opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666))  # type: ignore[return-value]
 
-    def _stream(self, url: str, have: int) -> None:
-        # identity: the range of a compressed answer would be one of its compressed bytes, and what it brings no gzip
-        wanted = {"Accept-Encoding": "identity", "User-Agent": _agent()} | ({"Range": f"bytes={have}-"} if have else {})
-        with _ask(url, wanted) as answer:
-            if have and answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
-                return
-            answer.raise_for_status()
-            resumed = answer.status_code == 206
-            if resumed and not answer.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
-                raise requests.RequestException(f"asked for the bytes from {have}, got {answer.headers['Content-Range']}")
-            size = have if resumed else 0
-            with self.part.open("ab" if resumed else "wb") as file:
-                for block in answer.iter_content(_BLOCK):
-                    size += len(block)
-                    if size > self.most:
-                        file.close()
-                        self.part.unlink()
-                        raise ValueError(f"more than the {self.most:,} bytes it may have")
-                    file.write(block)
+
+def _download(url: str, part: _Part, most: int) -> None:
+    """All of the file into its part, going on where that ends, where the server lets it."""
+    for left in reversed(range(_TRIES)):
+        have = part.size()
+        try:
+            _stream(url, part, have, most)
+            return
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+            if not left or part.size() <= have:
+                raise
+
+
+def _stream(url: str, part: _Part, have: int, most: int) -> None:
+    # identity: the range of a compressed answer would be one of its compressed bytes, and what it brings no gzip
+    wanted = {"Accept-Encoding": "identity", "User-Agent": _agent()} | ({"Range": f"bytes={have}-"} if have else {})
+    with _ask(url, wanted) as answer:
+        if have and answer.status_code == 416:  # there is no more: the part is whole, or not a part of this
+            return
+        answer.raise_for_status()
+        resumed = answer.status_code == 206
+        if resumed and not answer.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
+            raise requests.RequestException(f"asked for the bytes from {have}, got {answer.headers['Content-Range']}")
+        size = have if resumed else 0
+        with part.open("ab" if resumed else "wb") as file:
+            for block in _body(answer):
+                size += len(block)
+                if size > most:
+                    file.close()
+                    part.path.unlink()
+                    raise ValueError(f"more than the {most:,} bytes it may have")
+                file.write(block)
+
+
+def _body(answer: requests.Response) -> Iterator[bytes]:
+    """The answer's body as it comes; requests.RequestException where it comes too slowly, whether or not it breaks off."""
+    start, size = time.monotonic(), 0
+    while True:
+        try:
+            block = answer.raw.read1(
+                _BLOCK, decode_content=True
+            )  # what is there: a whole block at a byte a second would take hours
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from error
+        if not block:
+            return
+        yield block
+        size += len(block)
+        seconds = time.monotonic() - start
+        if seconds > _GRACE + size / _SLOWEST:
+            raise requests.RequestException(f"too slow: {size:,} bytes in {seconds:.0f} s")

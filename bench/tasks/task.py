@@ -40,6 +40,10 @@ class Task(ABC):
         """Whether the training batch of that number goes on from none, so that a memory is not carried into it."""
         return not self.streams
 
+    def lanes(self, split: Split) -> int:
+        """How many sequences an evaluation that carries a memory reads side by side, whatever its batch: each begins with none."""
+        return 1
+
     @abstractmethod
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """For logits (B, T, V) and targets (B, T): each score's sum (a float64 scalar) and count; losses in nats."""

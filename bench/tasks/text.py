@@ -22,16 +22,18 @@ from bench.tasks.tokens import Ids, Unit, tokenise
 UNKNOWN = "<unk>"
 _DEFAULT_VOCABULARY = 10_000
 _CHUNK = 1 << 22
+_LANES, _LANE_WINDOWS = 10, 64
 
 
 class Text(Task):
     """Any UTF-8 text as a stream of characters or words, its vocabulary taken from the training split alone.
 
-    `data` names a corpus and `paths` says where each name's file or folder lies. A folder with a file that has "train"
-    among the parts of its name (train.txt, wiki.train.tokens, ptb-train.txt) is read by split, likewise "valid",
-    "validation" or "dev", and "test"; a split without a file is cut from the end of train, 5 % of the tokens each. Any
-    other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
-    into 90 % train, 5 % valid, 5 % test.
+    `data` names a corpus and `paths` says where each name's file or folder lies. A folder with files that have the name of
+    a split among the words of theirs (train.txt, wiki.valid.tokens, ptb-test.txt; SPLIT_WORDS has all names) is read by
+    split. A split without a file is cut from the end of train, 5 % of the tokens each, if no file is left that could be it.
+    Any other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
+    into 90 % train, 5 % valid, 5 % test. Names that leave the split of a file open are an error. A byte-order mark is no
+    text, and CR LF is one newline; another encoding, or a NUL byte, is an error.
 
     The names of CORPORA (ptb, wikitext-2, wikitext-103, tinyshakespeare) need no path: they are fetched. By word, such a
     corpus must have the published counts, wherever it lies; by character nothing is checked but what was fetched.
@@ -45,7 +47,8 @@ class Text(Task):
     epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
     the seed and the epoch, so only there does a batch not continue the last, and a carried memory begin anew. Evaluation
     cuts a split into windows of `length` and scores each token once; what is left at the end of the split, shorter than a
-    window, is not scored, whatever the batch size. `windows` scores the first so many alone, for runs that validate often.
+    window, is not scored, whatever the batch size; a memory is carried along the same `lanes` at any. `windows` scores the
+    first so many alone, for runs that validate often.
 
     Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
     """
@@ -113,6 +116,10 @@ class Text(Task):
     def _windows(self, split: Split) -> int:
         windows = (len(self.tokens[split]) - 1) // self.length
         return windows if self._most is None else min(windows, self._most)
+
+    def lanes(self, split: Split) -> int:
+        """Ten, as the authors' code evaluates (AWD-LSTM, TrellisNet, DEQ), but one for each 64 windows at most."""
+        return min(_LANES, max(1, self._windows(split) // _LANE_WINDOWS))
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Training lanes without end, or every window of a held-out split once.
