@@ -109,11 +109,13 @@ def run(
     with Display(quiet=as_json) as display:
         where = make_engine(engine, plan, jobs, address)
         coordinator = Coordinator(plan, suite=short, store=store, engine=where, data=corpora, orders=orders, watch=display.watch)
-        with _stopping(coordinator, display):
+        with _stopping(coordinator):
             try:
                 records = coordinator.run()
-            except Halted:
-                display.say("stopped; finished runs are recorded, the others' state is saved: the same command goes on from there")
+            except Halted as halted:
+                saved = f", the state of {halted.saved} is saved" if halted.saved else ""
+                lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
+                display.say(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results)
     if as_json:
@@ -184,16 +186,19 @@ def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
 
 
 @contextmanager
-def _stopping(coordinator: Any, display: Any) -> Iterator[None]:
-    """Inside, Ctrl-C (and a polite kill) lets the runs save their state; a second one ends them at once."""
+def _stopping(coordinator: Any) -> Iterator[None]:
+    """Inside, Ctrl-C (and a polite kill) lets the runs save their state; a second one ends them at once.
+
+    The handler prints nothing: whoever read that may be gone, which must not keep the state from being saved.
+    """
 
     def stop(number: int, frame: object) -> None:
         if coordinator.halted:
             raise KeyboardInterrupt
-        display.say(f"{signal.Signals(number).name}: the runs under way save their state (again: they end at once)")
         coordinator.halt(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # but for what was to be ignored: nohup
+    before = {number: signal.signal(number, stop) for number in heard if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
