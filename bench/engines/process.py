@@ -244,11 +244,11 @@ def _size(file: Path) -> int:
 
 
 def _last_words(log: Path, start: int) -> str:
-    """The last line of what the run printed, from a byte of its log on, that says what failed."""
+    """The line of what the run printed, from a byte of its log on, that says what failed: the last but for one of memory."""
     signs = ("Fatal Python error", "terminate called", "RuntimeError", "MemoryError")
     with suppress(OSError):
         lines = [line.strip() for line in log.read_bytes()[start:].decode(errors="replace").splitlines()]
         said = [line for line in lines if line.startswith(signs)]
         if said:
-            return f" ({said[-1][:200]})"
+            return f" ({next((line for line in said if says_out_of_memory(line)), said[-1])[:200]})"
     return ""
