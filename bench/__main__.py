@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -41,6 +42,7 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side (defaul
 Processes = Annotated[int, typer.Option(min=1, help="processes that share each batch of a run (torchrun)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
+_LOOK_S = 0.2
 _WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
 
 
@@ -104,7 +106,8 @@ def run(
         retry=parse_retry(retry),
         keep_stale=keep_stale,
     )
-    short, plan, corpora = _planned(suite, only, seeds, device, data, processes)
+    with _importing_within(limit):
+        short, plan, corpora = _planned(suite, only, seeds, device, data, processes)
     store = Store(results)
     with Display(quiet=as_json) as display:
         where = make_engine(engine, plan, jobs, address)
@@ -183,6 +186,28 @@ def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
         gpus = max(spec.processes if spec.device == "cuda" else 0 for spec in specs)
         return Ray(address, cores=max(spec.threads * spec.processes for spec in specs), gpus=gpus, slots=jobs)
     raise unknown("engine", name, ("local", "inline", "ray"))
+
+
+@contextmanager
+def _importing_within(seconds: float | None) -> Iterator[None]:
+    """Inside, an import of the user's code that takes longer than a run may is an error: nothing else would end it."""
+    from bench.sources import importing
+
+    def look(number: int, frame: object) -> None:
+        found = importing()
+        if found is not None and time.monotonic() - found[1] > (seconds or 0.0):
+            raise UserError(f"module {found[0]} takes longer to import than --limit {seconds:g} s")
+
+    if seconds is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

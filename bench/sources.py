@@ -7,6 +7,7 @@ which imports those, not what the files hold by then. Cached bytecode is not use
 
 import importlib.util
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -27,12 +28,18 @@ class Source(NamedTuple):
 
 _imported: dict[str, Source] = {}  # what was compiled
 _fixed: dict[str, Source] = {}  # what the module's first import is to compile
+_importing: list[tuple[str, float]] = []  # of the user's, and since when
 _loads = 0
 
 
 def loads() -> int:
     """How many imports of such modules there have been: what was found out about them holds until the next."""
     return _loads
+
+
+def importing() -> tuple[str, float] | None:
+    """The user's module whose code runs now because it is imported, and since when (monotonic); None where none is."""
+    return _importing[0] if _importing else None
 
 
 def is_ours(module: str) -> bool:
@@ -75,6 +82,16 @@ class _Loader(SourceFileLoader):
         _imported[fullname] = found
         _loads += 1
         return self.source_to_code(found.content, self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if is_ours(module.__name__):
+            super().exec_module(module)
+            return
+        _importing.append((module.__name__, time.monotonic()))
+        try:
+            super().exec_module(module)
+        finally:
+            _importing.pop()
 
 
 class _Finder:

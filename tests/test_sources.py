@@ -15,6 +15,7 @@ import pytest
 from running import run_suite
 from test_engine import Make, finish, job, local, spec
 
+from bench.__main__ import _importing_within
 from bench.catalog import build_task
 from bench.coordinator import Watch
 from bench.engines.engine import Ended
@@ -27,7 +28,7 @@ from bench.plan import Plan
 from bench.provenance import identify
 from bench.record import Record
 from bench.run import run
-from bench.sources import source_of
+from bench.sources import importing, source_of
 from bench.spec import Limits, Named, Spec
 
 __all__ = ["job", "local"]  # fixtures
@@ -237,6 +238,13 @@ def test_a_task_that_fails_where_a_run_builds_it_is_a_row(tmp_path: Path, mine: 
 def test_code_that_fails_before_the_runs_is_the_users_error(mine: Callable[[str], Path], line: str) -> None:
     with pytest.raises(UserError, match="fails on import"):
         Plan([of(mine(f"{line}\n{MODEL}"))])
+
+
+def test_code_that_hangs_before_the_runs_is_ended_by_the_limit(mine: Callable[[str], Path]) -> None:
+    path = mine(f"import time; time.sleep(600)\n{MODEL}")
+    with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), _importing_within(0.3):
+        Plan([of(path)])
+    assert importing() is None
 
 
 def test_the_engine_in_this_process_goes_on_after_a_run_that_exits(tmp_path: Path) -> None:
