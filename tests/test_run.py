@@ -516,10 +516,12 @@ class TestOutOfMemory:
         kept = Checkpoint(tmp_path / "kept", every_s=0.0)
         run(spec(role="trial"), suite="test", checkpoint=kept)
 
-        def exhausted(*_: Any) -> None:
+        def exhausted(*_: Any, **__: Any) -> None:
             raise MemoryError
 
-        monkeypatch.setattr("bench.loop.Training.restore", exhausted)
-        record = run(spec(role="trial"), suite="test", checkpoint=Checkpoint(tmp_path / "kept"))
-        assert record.status == "oom"
-        assert (tmp_path / "kept").is_file()
+        for where in ("bench.loop.Training.restore", "bench.checkpoint.torch.load"):
+            with monkeypatch.context() as patch:
+                patch.setattr(where, exhausted)
+                record = run(spec(role="trial"), suite="test", checkpoint=Checkpoint(tmp_path / "kept"))
+            assert record.status == "oom"
+            assert (tmp_path / "kept").is_file()
