@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -428,6 +428,8 @@ def main() -> None:
         print(f"error: {one_line(error.format_message())} (see --help)", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
+        with suppress(OSError):
+            print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(status if isinstance(status, int) else 0)
 
