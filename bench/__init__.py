@@ -17,6 +17,7 @@ functions of records.
     plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
     coordinator.py  runs what has no record, writes each record as it comes
     engines/        where runs execute: local (a process each), inline, ray (many machines); spread.py: a run of several processes
+    sources.py identity.py  the code as imported, and its digest in a run's id: an edit during a matrix makes no id false
     run.py loop.py  one run: build, train, evaluate, probe
     tasks/          copy memory, languages of known entropy, any text: published.py fetches, splits.py, tokens.py read it
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
@@ -34,3 +35,7 @@ functions of records.
     corpora.py      NAME=PATH of the command line
     doctor.py       which instruments work here
 """
+
+from bench.sources import install
+
+install()

@@ -4,8 +4,9 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -41,6 +42,7 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side (defaul
 Processes = Annotated[int, typer.Option(min=1, help="processes that share each batch of a run (torchrun)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RESULTS = Path("results")
+_LOOK_S = 0.2
 _WrongCall: Any = typer.BadParameter.__base__  # click's UsageError, wherever typer keeps it
 
 
@@ -104,16 +106,19 @@ def run(
         retry=parse_retry(retry),
         keep_stale=keep_stale,
     )
-    short, plan, corpora = _planned(suite, only, seeds, device, data, processes)
+    with _importing_within(limit):
+        short, plan, corpora = _planned(suite, only, seeds, device, data, processes)
     store = Store(results)
     with Display(quiet=as_json) as display:
         where = make_engine(engine, plan, jobs, address)
         coordinator = Coordinator(plan, suite=short, store=store, engine=where, data=corpora, orders=orders, watch=display.watch)
-        with _stopping(coordinator, display):
+        with _stopping(coordinator):
             try:
                 records = coordinator.run()
-            except Halted:
-                display.say("stopped; finished runs are recorded, the others' state is saved: the same command goes on from there")
+            except Halted as halted:
+                saved = f", the state of {halted.saved} is saved" if halted.saved else ""
+                lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
+                display.say(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results)
     if as_json:
@@ -185,16 +190,41 @@ def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
 
 
 @contextmanager
-def _stopping(coordinator: Any, display: Any) -> Iterator[None]:
-    """Inside, Ctrl-C (and a polite kill) lets the runs save their state; a second one ends them at once."""
+def _importing_within(seconds: float | None) -> Iterator[None]:
+    """Inside, an import of the user's code that takes longer than a run may is an error: nothing else would end it."""
+    from bench.sources import importing
+
+    def look(number: int, frame: object) -> None:
+        found = importing()
+        if found is not None and time.monotonic() - found[1] > (seconds or 0.0):
+            raise UserError(f"module {found[0]} takes longer to import than --limit {seconds:g} s")
+
+    if seconds is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _stopping(coordinator: Any) -> Iterator[None]:
+    """Inside, Ctrl-C (and a polite kill) lets the runs save their state; a second one ends them at once.
+
+    The handler prints nothing: whoever read that may be gone, which must not keep the state from being saved.
+    """
 
     def stop(number: int, frame: object) -> None:
         if coordinator.halted:
             raise KeyboardInterrupt
-        display.say(f"{signal.Signals(number).name}: the runs under way save their state (again: they end at once)")
         coordinator.halt(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # but for what was to be ignored: nohup
+    before = {number: signal.signal(number, stop) for number in heard if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
@@ -407,6 +437,8 @@ def main() -> None:
         print(f"error: {one_line(error.format_message())} (see --help)", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
+        with suppress(OSError):
+            print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(status if isinstance(status, int) else 0)
 

@@ -47,12 +47,19 @@ def progress_of(job: Job) -> dict[str, Any]:
     return {}
 
 
-def note_progress(job: Job, step: int, steps: int, loss: float | None) -> None:
-    """Note how far the run is."""
+def note_progress(job: Job, step: int, steps: int, loss: float | None, waiting: bool = False) -> None:
+    """Note how far the run is, and whether it waits for the machine."""
     with suppress(OSError):
         handle = os.open(job.progress, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
         with os.fdopen(handle, "w") as file:
-            file.write(json.dumps({"step": step, "steps": steps, "loss": loss}))
+            file.write(json.dumps({"step": step, "steps": steps, "loss": loss, "waiting": waiting}))
+
+
+def note_waiting(job: Job, waiting: bool) -> None:
+    """Note that the run waits for the machine, or goes on; how far it is stays as noted."""
+    found = progress_of(job)
+    if bool(found.get("waiting")) != waiting:
+        note_progress(job, found.get("step", 0), found.get("steps", job.spec.train.steps), found.get("loss"), waiting)
 
 
 def _append(job: Job, line: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
-from bench.errors import UserError, unknown
+from bench.errors import CodeError, UserError, unknown
 from bench.spec import Named, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
@@ -208,9 +208,9 @@ def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
-    except Exception as error:  # the user's module ran and failed
-        raise UserError(f"{kind} {name!r} fails on import: {type(error).__name__}: {error}") from error
+        raise CodeError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's module ran and failed
+        raise CodeError(f"{kind} {name!r} fails on import: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise UserError(f"{kind} {name!r} is not a class or a function")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import UserError
+from bench.errors import UserError, out_of_memory
 from bench.record import write_bytes
 
 FORMAT = 1
@@ -107,6 +107,8 @@ class Checkpoint:
             self._loaded = dict(found["state"])
             return self._loaded
         except Exception as error:  # a hostile file fails in any way it likes: the run starts over
+            if out_of_memory(error) is not None:  # the machine is at fault, not the file
+                raise
             self.discard(f"unreadable ({type(error).__name__})")
             return None
 

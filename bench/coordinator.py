@@ -20,6 +20,7 @@ from bench.job import Job
 from bench.plan import Plan
 from bench.record import Record, RunStatus
 from bench.remains import reached, record_of
+from bench.sources import users
 from bench.spec import Limits, Spec
 from bench.store import Lease, Store
 
@@ -28,7 +29,12 @@ _OTHERS_S = 1.0  # between looks at what other coordinators do
 
 
 class Halted(Exception):
-    """The suite was stopped on request; what ran has saved its state."""
+    """The suite was stopped on request. `saved` runs under way have saved their state; `lost`: those that could not, and how far
+    back the same command takes each up, in words."""
+
+    def __init__(self, why: str, saved: int, lost: Sequence[str]) -> None:
+        super().__init__(why)
+        self.saved, self.lost = saved, tuple(lost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +50,15 @@ class Orders:
 
 @dataclass
 class Watch:
-    """Who is told what happens: a stage opens (its records by kind), a run begins, goes on, is taken up again, is recorded."""
+    """Who is told what happens: a stage opens (its records by kind), a run begins, goes on, is taken up again, is recorded, all
+    are asked to stop."""
 
     stage: Callable[[str, "Stage"], None] = lambda *_: None
     begun: Callable[[Job], None] = lambda *_: None
     stepped: Callable[[Stepped], None] = lambda *_: None
     again: Callable[[Job, str], None] = lambda *_: None
     recorded: Callable[[Record, int, int], None] = lambda *_: None
+    halting: Callable[[str], None] = lambda *_: None
     elsewhere: Callable[[int], None] = lambda *_: None
 
 
@@ -163,6 +171,7 @@ class Coordinator:
             suite=self.suite,
             spec=spec,
             identity=identity,
+            code=users(identity.code),
             folder=self.store.work(self.suite, run_id).resolve(),
             data=self._data,
             beside=beside,
@@ -188,6 +197,7 @@ class _Stage:
         self._looked = 0.0
         self._done = 0
         self._left = False  # a run was stopped on the way
+        self._saved, self._lost = 0, list[str]()  # what became of the state of such runs
 
     def run(self) -> None:
         engine, halted = self._all.engine, False
@@ -195,11 +205,12 @@ class _Stage:
             while self._waiting or self._leases or self._elsewhere or self._left:
                 if self._all.halted is not None and not halted:
                     halted = True
-                    engine.stop(self._all.halted)
+                    engine.stop(self._all.halted)  # first: nobody may be left to read what is printed
+                    self._all._watch.halting(self._all.halted)
                 while not halted and self._waiting and len(self._leases) < engine.slots:
                     self._begin(*self._waiting.popleft())
                 if halted and not self._leases:
-                    raise Halted(self._all.halted)
+                    raise Halted(str(self._all.halted), self._saved, self._lost)
                 for event in engine.wait(_WAIT_S):
                     self._handle(event, halted)
                 if not halted:
@@ -235,7 +246,7 @@ class _Stage:
         elif isinstance(event, Refused):
             raise UserError(event.why)
         elif halted:
-            self._release(event.job)
+            self._release(event.job, saved=False)
         elif isinstance(event, Died) and (event.fault is not None or not self._again(event)):
             self._record(self._all.remains(event, event.fault or "crashed"))
         elif isinstance(event, Stopped):
@@ -244,7 +255,7 @@ class _Stage:
     def _ended(self, event: Ended, halted: bool) -> None:
         """Record it; but a run that was interrupted because all is being stopped is not over, its state waits for the next time."""
         if event.record.status == "interrupted" and (halted or self._halting()):
-            self._release(event.job)
+            self._release(event.job, saved="not written" not in str(event.record.provenance.get("checkpoint")))
         else:
             self._record(event.record)
 
@@ -278,8 +289,14 @@ class _Stage:
         self._done += 1
         self._all._watch.recorded(record, self._done, self._missing)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: Job, saved: bool) -> None:
+        """Leave a run that was stopped to the next time."""
         self._left = True
+        if saved:
+            self._saved += 1
+        elif job.progress.is_file():  # else it had not begun
+            step = reached(job)
+            self._lost.append(f"{job.spec.group} · {job.spec.label}: " + (f"from step {step}" if step else "from the start"))
         self._leases.pop(job.run_id).close()
 
     def _look_elsewhere(self) -> None:

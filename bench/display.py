@@ -1,6 +1,9 @@
 """What a person sees while a suite runs: bars on a terminal, a line a run elsewhere."""
 
+import sys
 import time
+from contextlib import suppress
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -12,16 +15,34 @@ from bench.record import Record
 from bench.status import duration
 
 
+class _Stderr:
+    """Standard error whose reader may go: a terminal that is closed, a `tee` that Ctrl-C ended too. What is shown is then lost, and
+    the runs go on."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 class Display:
     """Progress of a suite; nothing with `quiet`. One bar is the matrix, with an estimate of what is left; each other a run."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(file=cast("IO[str]", _Stderr()), highlight=False)
         self.quiet = quiet
         self._bars: Progress | None = None
         self._rows: dict[str, TaskID] = {}
         self._matrix: TaskID | None = None
         self._since = time.monotonic()
+        self._waited: set[str] = set()
         if not quiet and self.console.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
             self._bars = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
@@ -44,6 +65,7 @@ class Display:
             stepped=self._stepped,
             again=self._again,
             recorded=self._recorded,
+            halting=self._halting,
             elsewhere=self._elsewhere,
         )
 
@@ -71,12 +93,18 @@ class Display:
             self._rows[job.run_id] = self._bars.add_task(_name(job), total=job.spec.train.steps)
 
     def _stepped(self, event: Stepped) -> None:
+        if event.waiting and event.job.run_id not in self._waited:
+            self._waited.add(event.job.run_id)
+            self.say(f"{_name(event.job)}: waiting for the machine, which another timing has (--limit does not count this)")
         if self._bars is not None and event.job.run_id in self._rows:
             loss = f" · loss {event.loss:.4g}" if event.loss is not None else ""
             self._bars.update(self._rows[event.job.run_id], completed=event.done, description=_name(event.job) + loss)
 
     def _again(self, job: Job, why: str) -> None:
         self.say(f"{_name(job)}: {why}; taken up again")
+
+    def _halting(self, why: str) -> None:
+        self.say(f"{why}: the runs under way save their state (again: they end at once)")
 
     def _elsewhere(self, number: int) -> None:
         if number == 1:

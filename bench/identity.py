@@ -7,17 +7,20 @@ a change to a solver gives the DEQs new ones and leaves the LSTM's. Needs no tor
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from bench.errors import UserError
+from bench.sources import Source, is_ours, source_of
 
 HARNESS = "bench.run"  # a run is what this module does, with all that it imports
 # Of the catalog a run depends on what it names; the others describe a run and decide none of its numbers.
@@ -74,12 +77,13 @@ def decisive(environment: Mapping[str, Any]) -> dict[str, str | None]:
 def code_of(named: Iterable[Callable[..., Any]], things: Iterable[object]) -> dict[str, str]:
     """Digests of the code that a run depends on: the harness, the makers it names, and all that the things made are made of."""
     makers = list(named)
-    modules = _closure(
-        _modules_of(things) | {m.__module__ for m in makers}, lambda name: not name.startswith("bench.") or _task(name)
-    )
+    defining = _modules_of(things) | {m.__module__ for m in makers}
+    if "__main__" in defining:  # another process cannot import it, and an edited cell of a notebook leaves no trace
+        raise UserError("a model or task is defined in the program itself (__main__): put it in a module of its own, and import it")
+    modules = _closure(defining, lambda name: not name.startswith("bench.") or _task(name))
     if any(name.startswith("deq.") and name not in _CONTRACTS for name in modules):
         modules |= _harness_solving()
-    digests = {name: _digest_of_module(name) for name in modules | _harness()}
+    digests = {name: digest_of(name) for name in modules | _harness()}
     return digests | {f"{m.__module__}:{m.__qualname__}": _digest_of_function(m) for m in makers if _of_catalog(m)}
 
 
@@ -101,30 +105,24 @@ def _modules_of(things: Iterable[object]) -> set[str]:
             waiting += thing.values()
         elif isinstance(thing, (list, tuple, set, frozenset)):
             waiting += thing
-        kinds = [kind.__module__ for kind in type(thing).__mro__ if source_of(kind.__module__)]
+        names = [kind.__module__ for kind in type(thing).__mro__]
+        kinds = [name for name in names if name == "__main__" or source_of(name)]
         found.update(kinds)
         if kinds or type(thing).__module__.startswith("torch.nn."):  # containers hold ours
             waiting += getattr(thing, "__dict__", {}).values()
     return found
 
 
-@cache
-def source_of(module: str) -> Path | None:
-    """The file of a module that is the project's or the user's; None for the standard library, installed packages, built-ins."""
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if file is None:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError, AttributeError):
-            return None
-        file = spec.origin if spec is not None else None
-    if file is None or not file.endswith(".py"):
-        return None
-    path = Path(file)
-    foreign = module.split(".")[0] in sys.stdlib_module_names or {"site-packages", "dist-packages"} & set(path.parts)
-    ours = module.split(".")[0] in ("deq", "baselines", "bench")  # wherever they are installed
-    return path if ours or not foreign else None
+def code_here(names: Iterable[str]) -> dict[str, str]:
+    """The digests, in this process, of the modules and functions that an Identity names; imports none of the user's."""
+    found = {}
+    for name in names:
+        module, _, function = name.partition(":")
+        if not function:
+            found[name] = digest_of(module)
+        elif "." not in function:  # not one that another function makes
+            found[name] = _digest_of_function(getattr(importlib.import_module(module), function))
+    return found
 
 
 def _task(module: str) -> bool:
@@ -140,28 +138,28 @@ def _closure(modules: Iterable[str], within: Callable[[str], bool]) -> set[str]:
         if name in found or not within(name) or source_of(name) is None:
             continue
         found.add(name)
-        waiting += _imports(name)
+        waiting += _imports(name, source_of(name))
+        if not is_ours(name) and "." in name:  # its package's own code runs before it
+            waiting.append(name.rpartition(".")[0])
     return found
 
 
-@cache
 def _harness() -> frozenset[str]:
     """The modules of bench that every run goes through."""
     return frozenset(_closure([HARNESS], lambda name: name.startswith("bench.") and not _task(name) and name not in _APART))
 
 
-@cache
 def _harness_solving() -> frozenset[str]:
     """The modules of deq that the harness probes a model with that solves or iterates: every solver among them."""
-    named = {found for module in _harness() for found in _imports(module) if found.startswith("deq.")}
+    named = {found for module in _harness() for found in _imports(module, source_of(module)) if found.startswith("deq.")}
     return frozenset(_closure(named, lambda name: name.startswith("deq.") and not name.startswith("deq.cells")))
 
 
 @cache
-def _imports(module: str) -> frozenset[str]:
+def _imports(module: str, source: Source | None) -> frozenset[str]:
     """The modules that a module imports; what a package passes on counts as that of the submodule it comes from."""
     found: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -175,19 +173,22 @@ def _origin(node: ast.ImportFrom, package: str) -> str:
     return importlib.util.resolve_name("." * node.level + name, package) if node.level else name
 
 
+def _is_package(source: Source | None) -> bool:
+    return source is not None and PurePath(source.path).name == "__init__.py"
+
+
 def _package(module: str) -> str:
-    path = source_of(module)
-    return module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
+    return module if _is_package(source_of(module)) else module.rpartition(".")[0]
 
 
 def _provider(module: str, name: str) -> str:
     """Where `from module import name` finds it: a submodule, or the one that the package's own `from` line names, or the module."""
-    path = source_of(module)
-    if path is None or path.name != "__init__.py":
+    source = source_of(module)
+    if not _is_package(source):
         return module
-    if (path.parent / f"{name}.py").is_file() or (path.parent / name / "__init__.py").is_file():
+    if source_of(f"{module}.{name}") is not None:
         return f"{module}.{name}"
-    for node in _tree(module).body:
+    for node in _tree(source).body:
         if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
             origin = _origin(node, module)
             return module if origin == module else _provider(origin, name)
@@ -195,23 +196,37 @@ def _provider(module: str, name: str) -> str:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
-    path = source_of(module)
-    assert path is not None
+def _tree(source: Source | None) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # it was imported all the same; what cannot be read counts as empty
+        return ast.parse(source.content if source is not None else b"")
+    except (SyntaxError, ValueError):  # compiled code
         return ast.Module(body=[], type_ignores=[])
 
 
+def digest_of(module: str) -> str:
+    """The digest of a module's code by its meaning, or, where it is compiled code, of its bytes."""
+    return _digest_of_source(source_of(module))
+
+
 @cache
-def _digest_of_module(module: str) -> str:
-    return _digest(_tree(module))
+def _digest_of_source(source: Source | None) -> str:
+    if source is None or source.path.endswith(".py"):
+        return _digest(_tree(source))
+    return hashlib.sha256(source.content).hexdigest()[:12]
 
 
 def _digest_of_function(function: Callable[..., Any]) -> str:
     closed = inspect.getclosurevars(function).nonlocals
-    return _digest(ast.parse(textwrap.dedent(inspect.getsource(function))), repr(sorted(closed.items())))
+    return _digest(ast.Module(body=[_node_of(function)], type_ignores=[]), repr(sorted(closed.items())))
+
+
+def _node_of(function: Callable[..., Any]) -> ast.stmt:
+    """The function in the source that was imported: the file may have been edited since."""
+    line = function.__code__.co_firstlineno
+    for node in ast.walk(_tree(source_of(function.__module__))):
+        if isinstance(node, ast.FunctionDef) and line == min([node.lineno, *(one.lineno for one in node.decorator_list)]):
+            return node
+    return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
 
 
 def _digest(tree: ast.AST, *more: str) -> str:

@@ -5,19 +5,21 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.identity import Identity
+from bench.sources import Source
 from bench.spec import Limits, Spec
 
 
 class Job(BaseModel):
     """One run to do: what, from what, with which corpora, within which limits; `folder` is where it may keep its state."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     run_id: str
     suite: str
     spec: Spec
     identity: Identity
     folder: Path
+    code: dict[str, Source] = Field(default_factory=dict, description="the user's modules, as the coordinator has imported them")
     data: dict[str, Path] = Field(default_factory=dict)
     beside: int = Field(default=1, gt=0, description="runs that share the machine")
     limits: Limits = Field(default_factory=Limits)

@@ -10,6 +10,7 @@ from baselines import Unrolled
 from bench.catalog import MODELS, TASKS, resolve
 from bench.identity import Identity, code_of, decisive
 from bench.model import build_model
+from bench.sources import loads
 from bench.spec import Named, Spec
 from bench.tasks.task import Task
 
@@ -18,7 +19,7 @@ def identify(spec: Spec, task: Task, environment: Mapping[str, Any]) -> Identity
     """What the run's numbers would come from; builds the model without storage to see what it is made of."""
     named = (spec.model.model_dump_json(), spec.task.model_dump_json())
     shallow = spec.recipe is not None and spec.recipe.pretrain_steps > 0
-    return Identity(data=task.fingerprint(), code=_code(*named, shallow, _Held(task)), environment=decisive(environment))
+    return Identity(data=task.fingerprint(), code=_code(*named, shallow, _Held(task), loads()), environment=decisive(environment))
 
 
 class _Held:
@@ -35,7 +36,7 @@ class _Held:
 
 
 @cache
-def _code(model_json: str, task_json: str, shallow: bool, held: _Held) -> dict[str, str]:
+def _code(model_json: str, task_json: str, shallow: bool, held: _Held, _loads: int) -> dict[str, str]:
     model, task = Named.model_validate_json(model_json), Named.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
     if shallow:

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from bench.catalog import build_task
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.contention import CONTENDED, Contention
 from bench.environment import environment
-from bench.errors import UserError, one_line
-from bench.identity import Identity
+from bench.errors import CodeError, UserError, failure, one_line, out_of_memory
+from bench.identity import Identity, code_here
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
 from bench.measuring import as_trained, future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
@@ -26,7 +26,6 @@ from bench.spec import Spec
 from bench.tasks.task import Task, derive_seed
 from bench.telemetry import Telemetry
 
-_HOST_EXHAUSTED = ("DefaultCPUAllocator", "bad_alloc")  # torch raises a bare RuntimeError then
 _ODE_GAVE_UP = ("non-finite values in state", "underflow in dt")  # torchdiffeq's assertions
 _PROBES = {"residual_by_nfe": residual_by_nfe, "gradient_by_beta": gradient_by_beta, "depth": memory_by_depth}
 _BY_RANK = (
@@ -50,18 +49,23 @@ def run(
     checkpoint: Checkpoint | None = None,
     interrupt: Interrupt | None = None,
     ranks: Ranks | None = None,
+    verify: bool = False,
+    blocked: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Record:
     """Do what the spec says and return its Record; never raises for what the run did, only UserError for a spec that cannot be.
 
     `beside` is how many runs share the machine: wall clocks are then contended, and null. `identity` is found where it is not
-    given. With a `checkpoint` that holds the state of this very run, the run goes on from there; a request through `interrupt`
-    ends it with its state saved.
+    given; where another process has found it, `verify` has this one look whether its own data and code are those, and refuse to
+    train where they are not. `blocked` is entered while another benchmark has the machine. With a `checkpoint` that holds the
+    state of this very run, the run goes on from there; a request through `interrupt` ends it with its state saved.
     """
-    attempt = _Attempt(spec, data or {}, progress, checkpoint or Checkpoint(), interrupt or Interrupt(), ranks or Ranks())
-    status, why = attempt.go()
+    attempt = _Attempt(spec, data or {}, progress, checkpoint or Checkpoint(), interrupt or Interrupt(), ranks or Ranks(), blocked)
+    identity = identity or identify(spec, attempt.task, environment(spec.device, spec.threads))
+    status, why = attempt.go(identity if verify else None)
+    if status == "oom":
+        _allow_more()
     attempt.measures |= attempt.read_meters(beside)
     here = environment(spec.device, spec.threads)
-    identity = identity or identify(spec, attempt.task, here)
     return Record(
         run_id=identity.run_id(spec.key),
         suite=suite,
@@ -85,6 +89,19 @@ def run(
     )
 
 
+class _Changed(UserError):
+    """The run's id says that its numbers come from other data or code than those that are here."""
+
+
+def _allow_more() -> None:
+    """Lift the bound on this process's memory: it has ended the run, and what is left to do is to write the record."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
 class _Attempt:
     """What a run has reached so far, so that a failure keeps it."""
 
@@ -96,6 +113,7 @@ class _Attempt:
         checkpoint: Checkpoint,
         interrupt: Interrupt,
         ranks: Ranks,
+        blocked: Callable[[], AbstractContextManager[object]] | None,
     ) -> None:
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device cuda: torch sees no CUDA device here")
@@ -107,7 +125,7 @@ class _Attempt:
         synchronise = torch.cuda.synchronize if spec.device == "cuda" else None
         self.clocks = Clocks(synchronise)
         self.host, self.cuda, self.nvml = HostMemory(), CudaMemory(spec.device), Nvml(spec.device)
-        self.machine = Machine(alone=not ranks.first, waiting=lambda: self.clocks.phase("waiting"))
+        self.machine = Machine(alone=not ranks.first, waiting=lambda: self.clocks.phase("waiting"), blocked=blocked)
         self.contention = Contention(spec.threads * ranks.size, together=ranks.total)
         self.contended: str | None = None
         self.telemetry: Telemetry | None = None
@@ -115,11 +133,13 @@ class _Attempt:
         self.measures: dict[str, Measure] = {}
         self.probes: dict[str, Any] = {}
 
-    def go(self) -> tuple[RunStatus, str | None]:
-        """Everything, in order; the status and, for a failure, why."""
+    def go(self, wanted: Identity | None) -> tuple[RunStatus, str | None]:
+        """Everything, in order; the status and, for a failure, why. `wanted`: what the data and code must be."""
         several = self.ranks.size > 1
         try:
             with self.interrupt.deferred(raising=False) if several else nullcontext():
+                if wanted is not None:
+                    self._verify(wanted)
                 self._train()
                 self.ranks.stop(self.interrupt)
                 self._test()
@@ -131,17 +151,20 @@ class _Attempt:
             return request.status, str(request)  # type: ignore[return-value]
         except Diverged as error:
             return "diverged", str(error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return "oom", f"out of memory: {str(error).splitlines()[0] if str(error) else 'no detail'}"
-        except UserError:
-            raise
         except Exception as error:
-            if any(said in str(error) for said in _HOST_EXHAUSTED):
-                return "oom", f"out of memory: {str(error).splitlines()[0]}"
+            if isinstance(error, UserError) and not isinstance(error, (CodeError, _Changed)) and out_of_memory(error) is None:
+                raise
             if any(said in str(error) for said in _ODE_GAVE_UP):
                 return "diverged", one_line(f"the ODE solver gave up: {error}")
-            return "crashed", one_line(f"{type(error).__name__}: {error}")
+            return failure(error)
         return "ok", None
+
+    def _verify(self, wanted: Identity) -> None:
+        code = wanted.code | code_here(wanted.code)
+        here = wanted.model_copy(update={"data": self.task.fingerprint(), "code": code})
+        if self.ranks.any(here != wanted):
+            changed = "; ".join(wanted.differs(here)) or "what another process of this run has imported"
+            raise _Changed(f"refused: {changed} changed after the run's id was made from it; run the suite again")
 
     def _train(self) -> None:
         self.host.start()
@@ -167,8 +190,11 @@ class _Attempt:
         """The training where its checkpoint was; None where there is none, or where it does not fit every rank."""
         state, training = self.checkpoint.load(), None
         if not self.ranks.any(state is None):
-            with suppress(Exception):  # a file that holds another model fails in any way it likes
+            try:
                 training = self._prepared(state)
+            except Exception as error:  # a file that holds another model fails in any way it likes
+                if out_of_memory(error) is not None:
+                    raise
         if self.ranks.any(training is None):
             if state is not None:
                 self.checkpoint.discard("does not fit this run")

@@ -1,11 +1,13 @@
 """The engines keep one contract: runs execute apart, nothing that one does harms another, and each ends in exactly one event."""
 
+import multiprocessing.forkserver
 import multiprocessing.util
 import os
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 from running import cluster
 
+from bench.attempts import progress_of
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint
 from bench.engines.engine import Died, Ended, Engine, Event, Refused, Stepped, Stopped
@@ -22,6 +25,7 @@ from bench.engines.local import Local
 from bench.engines.ray import Ray
 from bench.environment import environment
 from bench.job import Job
+from bench.machine import Machine
 from bench.provenance import identify
 from bench.record import Record
 from bench.run import run
@@ -150,6 +154,13 @@ def numbers(record: Record) -> Any:
     return {name: data[name] for name in ("run_id", "suite", "spec", "identity", "status", "why", "curve", "measures", "probes")}
 
 
+def end_children(folder: Path) -> None:
+    """End what a run's model forked: each is there in the folder by its number."""
+    for mark in folder.glob("*.child"):
+        with suppress(ProcessLookupError):
+            os.kill(int(mark.stem), signal.SIGKILL)
+
+
 def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: Make) -> None:
     one = spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, role="final")
     end = finish(engine, [job(one)])["l"]
@@ -271,6 +282,86 @@ class TestLocal:
         assert isinstance(end, Ended)
         assert end.record.status == "oom"
         assert 200 * 2**20 < (end.record.value("host_peak_bytes") or 0) < 500 * 2**20
+
+    @pytest.mark.parametrize("how", ["thread", "finaliser", "fork"])
+    def test_a_record_that_has_arrived_counts_whatever_keeps_its_process(
+        self, local: Local, job: Make, tmp_path: Path, how: str
+    ) -> None:
+        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
+        end_children(tmp_path)
+        assert isinstance(end, Ended)
+        assert end.record.status == "ok"
+
+    @pytest.mark.parametrize(
+        ("how", "why", "fault"),
+        [
+            ("fork_kill", "killed by SIGKILL", None),
+            ("c_fork_kill", "killed by SIGKILL", None),
+            ("thread_exit", "status 3", "crashed"),
+            ("keyboard", "KeyboardInterrupt", "crashed"),
+            ("uncaught", "out of memory: killed by SIGABRT (terminate called after", "oom"),
+        ],
+    )
+    def test_a_dead_run_is_an_event_whatever_it_left(
+        self, local: Local, job: Make, tmp_path: Path, how: str, why: str, fault: str | None
+    ) -> None:
+        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
+        end_children(tmp_path)
+        assert isinstance(end, Died)
+        assert why in end.why
+        assert end.fault == fault
+
+    def test_a_run_that_closes_its_connection_is_ended(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bench.engines.process.GRACE_S", 0.5)
+        end = finish(local, [job(misfit("l", "close", wait_s=120.0))])["l"]
+        assert isinstance(end, Died)
+        assert (end.fault, end.why) == ("crashed", "closed its connection to the coordinator and did not end")
+
+    def test_a_fork_server_that_dies_costs_no_run(self, local: Local, job: Make, tmp_path: Path) -> None:
+        """Those under way go on and are recorded; the next gets a new server."""
+        local.submit(job(misfit("sleeper", "sleep", tmp_path, wait_s=60.0)))
+        wait_for(tmp_path, "*.asleep", local)
+        os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        local.submit(job(spec("next")))
+        ends: dict[str, Event] = {}
+        (tmp_path / "go").touch()
+        limit = time.monotonic() + 60
+        while len(ends) < 2:
+            assert time.monotonic() < limit
+            ends |= {event.job.spec.label: event for event in local.wait(0.5) if not isinstance(event, Stepped)}
+        sleeper, following = ends["sleeper"], ends["next"]
+        assert isinstance(sleeper, Ended)
+        assert sleeper.record.status == "ok"
+        assert isinstance(following, Ended)
+
+    @pytest.mark.parametrize("how", ["hoard", "chained"])
+    def test_python_out_of_memory_is_out_of_memory(self, local: Local, job: Make, how: str) -> None:
+        end = finish(local, [job(misfit("greedy", how), limits=Limits(memory_bytes=400 * 2**20))])["greedy"]
+        assert isinstance(end, Ended)
+        assert end.record.status == "oom"
+        assert end.record.identity.code
+
+    def test_waiting_for_the_machine_is_no_time_of_the_run(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bench.engines.process._PATIENCE_S", 0.0)
+        monkeypatch.setattr("bench.engines.process.GRACE_S", 0.0)
+        limit = 4.0
+        one = job(spec("l"), limits=Limits(seconds=limit))
+        events: list[Event] = []
+        with Machine().exclusive():
+            local.submit(one)
+            while not any(isinstance(event, Stepped) and event.waiting for event in events):
+                events += local.wait(0.5)
+            until = time.monotonic() + limit
+            while time.monotonic() < until:
+                events += local.wait(0.5)
+            assert progress_of(one)["waiting"]
+            assert all(isinstance(event, Stepped) for event in events), events
+        end = finish_one(local)
+        assert isinstance(end, Ended)
+        assert (end.record.status, end.record.why) == ("ok", None)
+        assert sum(isinstance(event, Stepped) and event.waiting for event in events) == 1
+        assert "another benchmark has the machine" in one.log.read_text()
+        assert not progress_of(one)["waiting"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
     def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Make, number: signal.Signals) -> None:

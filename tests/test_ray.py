@@ -77,6 +77,25 @@ def test_a_machine_that_would_make_another_run_refuses_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from user_models import Averages\n\nclass Mine(Averages):\n    def forward(self, x, memory=None):\n"
+    source += "        return super().forward(FACTOR * x, memory)\n\nFACTOR = 1\n"
+    path = tmp_path / "frozen_on_ray.py"
+    path.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def edit(*_: object) -> None:
+        path.write_text(source.replace("FACTOR = 1", "FACTOR = 9"))
+
+    with cluster(machines=1) as machines:
+        plan = Plan([spec(label, "frozen_on_ray:Mine", {"width": 4}) for label in "ab"])
+        engine, watch = Ray(machines.address, cores=1), Watch(recorded=edit)
+        first, second = Coordinator(plan, suite="s", store=Store(tmp_path / "r"), engine=engine, watch=watch).run()
+    assert (first.status, second.status) == ("ok", "ok")
+    assert [point.train_loss for point in first.curve] == [point.train_loss for point in second.curve]
+
+
+@pytest.mark.slow
 def test_stopping_saves_what_runs_and_never_begins_what_waits(tmp_path: Path) -> None:
     """One machine, two jobs: the second has no room."""
     with cluster(machines=1) as machines:

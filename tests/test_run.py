@@ -1,5 +1,6 @@
 """One run does what its spec says, measures without touching, and survives whatever a model does."""
 
+import errno
 import gc
 import json
 import math
@@ -17,7 +18,7 @@ import bench.run
 from bench import columns
 from bench.checkpoint import Checkpoint, Interrupt
 from bench.doctor import examine
-from bench.errors import UserError
+from bench.errors import UserError, failure
 from bench.loop import evaluate, make_optimiser, training_step
 from bench.model import LanguageModel, build_model
 from bench.ranks import Ranks
@@ -343,6 +344,7 @@ class TestFailures:
             ("build", "crashed", "cannot be"),
             ("allocate", "oom", "out of memory"),
             ("memory", "oom", "out of memory"),
+            ("chained", "oom", "out of memory"),
             ("ode", "diverged", "the ODE solver gave up: non-finite values"),
             ("strange", "crashed", "a byte that is no character"),
         ],
@@ -448,3 +450,78 @@ def test_all_processes_start_over_where_the_checkpoint_fits_one_and_not_another(
     record = run(spec(role="trial"), suite="test", checkpoint=again, ranks=Unlike())
     assert record.provenance["checkpoint"] == "does not fit this run: the run started over"
     assert [point.step for point in record.curve] == [1, 2, 3, 4]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's own, wherever it is defined."""
+
+
+def during(error: BaseException) -> BaseException:
+    """Another exception, raised while that one was handled."""
+    try:
+        try:
+            raise error
+        finally:
+            int("x")
+    except ValueError as other:
+        return other
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+            OutOfMemoryError("no room"),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+            RuntimeError("std::bad_alloc"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("unable to mmap 1024 bytes from file </dev/shm/x>: Cannot allocate memory (12)"),
+            RuntimeError("HIP out of memory. Tried to allocate"),
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"),
+            ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+            ExceptionGroup("both", [ValueError("x"), MemoryError()]),
+            during(MemoryError()),
+            during(during(RuntimeError("std::bad_alloc"))),
+        ],
+        ids=lambda error: f"{type(error).__name__} {str(error)[:40]}",
+    )
+    def test_however_it_shows_itself(self, error: BaseException) -> None:
+        status, why = failure(error)
+        assert status == "oom"
+        assert why.startswith("out of memory: ")
+        assert "\n" not in why
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("out of memory"),
+            RuntimeError("a user's mistake"),
+            ImportError("libx.so: cannot allocate memory in static TLS block"),
+            OSError(errno.ENOSPC, "No space left on device"),
+            RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"),
+        ],
+        ids=str,
+    )
+    def test_and_what_only_looks_like_it(self, error: BaseException) -> None:
+        assert failure(error)[0] == "crashed"
+
+    def test_a_checkpoint_that_does_not_fit_in_memory_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is the machine that is wrong, not the file."""
+        kept = Checkpoint(tmp_path / "kept", every_s=0.0)
+        run(spec(role="trial"), suite="test", checkpoint=kept)
+
+        def exhausted(*_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        for where in ("bench.loop.Training.restore", "bench.checkpoint.torch.load"):
+            with monkeypatch.context() as patch:
+                patch.setattr(where, exhausted)
+                record = run(spec(role="trial"), suite="test", checkpoint=Checkpoint(tmp_path / "kept"))
+            assert record.status == "oom"
+            assert (tmp_path / "kept").is_file()

@@ -5,15 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from test_engine import Make, alone, finish, finish_one, job, local, misfit, numbers, spec, wait_for
 
+from bench.attempts import note_waiting
+from bench.checkpoint import Interrupt
 from bench.engines.engine import Died, Ended, Refused, Stepped, Stopped
 from bench.engines.inline import Inline
 from bench.engines.local import Local
+from bench.engines.spread import _wait
 from bench.lock import acquire
 from bench.record import Record
 from bench.run import run
@@ -116,6 +121,33 @@ def test_one_process_out_of_memory_is_the_run_out_of_memory(local: Local, job: M
     end = record(finish(local, [job(misfit("l", "second", processes=2))])["l"])
     assert end.status == "oom"
     assert "can't allocate" in str(end.why)
+
+
+def test_a_thread_that_one_process_leaves_alive_keeps_nobody(local: Local, job: Make) -> None:
+    end = record(finish(local, [job(misfit("l", "thread", processes=2, wait_s=600.0))])["l"])
+    assert end.status == "ok"
+
+
+def test_the_clock_stands_still_while_the_first_process_waits_for_the_machine(job: Make) -> None:
+    one, entered = job(spec("l", processes=2)), []
+    one.folder.mkdir(parents=True)
+    script = iter([True, True, False, True])
+
+    class Ranks:
+        def poll(self) -> int | None:
+            waiting = next(script, None)
+            if waiting is not None:
+                note_waiting(one, waiting)
+            return 0 if waiting is None else None
+
+    @contextmanager
+    def standing() -> Iterator[None]:
+        entered.append(True)
+        yield
+        entered.append(False)
+
+    assert _wait(Ranks(), one, Interrupt(), None, standing) is None  # type: ignore[arg-type]
+    assert entered == [True, False] * 2
 
 
 def test_nobody_is_left_when_the_watching_process_is_killed(local: Local, job: Make) -> None:

@@ -3,10 +3,14 @@
 The second half holds models that fail, each in its own way, for the tests of what a run survives.
 """
 
+import multiprocessing.util
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -188,6 +192,67 @@ class Misfit(Averages):
 
     def _memory(self) -> None:
         raise MemoryError
+
+    def _hoard(self) -> None:
+        """Python's own memory, which it keeps hold of."""
+        self.kept = []
+        while True:
+            self.kept.append(bytearray(2**20))
+
+    def _chained(self) -> None:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise RuntimeError("the buffer could not grow") from error
+
+    def _uncaught(self) -> None:
+        """As the C++ runtime ends a process whose exception nobody caught."""
+        os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+        os.abort()
+
+    def _keyboard(self) -> None:
+        raise KeyboardInterrupt
+
+    def _thread(self) -> None:
+        """Leaves a thread alive."""
+        threading.Thread(target=time.sleep, args=(self.wait_s,)).start()
+
+    def _thread_exit(self) -> None:
+        self._thread()
+        raise SystemExit(3)
+
+    def _finaliser(self) -> None:
+        multiprocessing.util.Finalize(None, time.sleep, (self.wait_s,), exitpriority=1)
+
+    def _fork(self) -> None:
+        """Leaves a child that shares every open file."""
+        child = os.fork()
+        if child == 0:
+            time.sleep(self.wait_s)
+            os._exit(0)
+        Path(self.folder, f"{child}.child").touch()
+
+    def _fork_kill(self) -> None:
+        self._fork()
+        self._kill()
+
+    def _c_fork_kill(self) -> None:
+        """As compiled code forks: Python does not know."""
+        import ctypes
+
+        child = ctypes.CDLL(None).fork()
+        if child == 0:
+            time.sleep(self.wait_s)
+            os._exit(0)
+        Path(self.folder, f"{child}.child").touch()
+        self._kill()
+
+    def _close(self) -> None:
+        """Shuts every connection of its process."""
+        for handle in range(3, 256):
+            with suppress(OSError), socket.socket(fileno=os.dup(handle)) as end:
+                end.shutdown(socket.SHUT_RDWR)
+        time.sleep(self.wait_s)
 
     def _kill(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -12,12 +12,13 @@ __all__ = ["Died", "Ended", "Engine", "Event", "Refused", "Stepped", "Stopped"]
 
 @dataclass(frozen=True)
 class Stepped:
-    """A run goes on: `done` of `total` steps."""
+    """A run goes on: `done` of `total` steps; or it waits, for the machine that another benchmark holds."""
 
     job: Job
     done: int
     total: int
     loss: float | None
+    waiting: bool = False
 
 
 @dataclass(frozen=True)

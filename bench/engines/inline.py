@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.checkpoint import Interrupt
-from bench.engines.engine import Ended, Event, Refused, Stopped
+from bench.engines.engine import Died, Ended, Event, Refused, Stopped
 from bench.engines.worker import do
 from bench.environment import environment
-from bench.errors import UserError
+from bench.errors import CodeError, UserError, failure
 from bench.job import Job
 
 
@@ -43,8 +43,11 @@ class Inline:
         begun = time.perf_counter()
         try:
             return [Ended(job, do(job, Interrupt()))]
-        except UserError as error:
-            return [Refused(job, str(error))]
+        except (Exception, SystemExit) as error:
+            if isinstance(error, UserError) and not isinstance(error, CodeError):
+                return [Refused(job, str(error))]
+            status, why = failure(error)
+            return [Died(job, why, status)]
         finally:
             self.busy_s += time.perf_counter() - begun
 

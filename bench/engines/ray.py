@@ -2,7 +2,8 @@
 
 Ray places a run by the cores or GPUs that it asks for, and does nothing else for it: its own retries are off, so that a run out of
 memory stays a result; a run whose machine is lost is taken up again by the coordinator. Every machine must see the same code, data
-and results folder under the same paths (a shared file system), and is asked before each run whether it does.
+and results folder under the same paths (a shared file system), and is asked before each run whether it does; the user's modules
+travel with the job.
 """
 
 import logging
@@ -20,9 +21,9 @@ from bench.engines.engine import Died, Event, Refused, Stepped, Stopped
 from bench.engines.local import Local
 from bench.environment import environment
 from bench.errors import UserError
-from bench.identity import decisive
+from bench.identity import Identity, code_here, decisive
 from bench.job import Job
-from bench.provenance import identify
+from bench.sources import is_ours
 
 _LOOK_S = 0.5
 _CLOSE_S = 10.0
@@ -60,13 +61,19 @@ class Supervisor:
 
 
 def _unfit(job: Job) -> str | None:
-    """Why this machine would make another run of the job; None where it would not."""
+    """Why this machine would make another run of the job; None where it would not.
+
+    Looks at nothing that needs the user's code imported, which may hang: the run's own process compares that.
+    """
+    wanted, task = job.identity, job.spec.task
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        here = identify(job.spec, build_task(job.spec.task, job.data), environment(job.spec.device, job.spec.threads))
+        code = code_here([name for name in wanted.code if is_ours(name)])
+        data = wanted.data if ":" in task.name else build_task(task, job.data).fingerprint()
+        here = decisive(environment(job.spec.device, job.spec.threads))
     except (UserError, OSError) as error:
         return f"machine {os.uname().nodename} of the cluster: {error}"
-    other = job.identity.differs(here)
+    other = wanted.differs(Identity(data=data, code=wanted.code | code, environment=here))
     return f"machine {os.uname().nodename} of the cluster differs: {'; '.join(other)}" if other else None
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-from bench.attempts import progress_of
+from bench.attempts import note_waiting, progress_of
 from bench.checkpoint import Interrupt, Interrupted
 from bench.job import Job
 from bench.loop import Progress
@@ -26,9 +27,15 @@ _GRACE_S = 8  # to save the state in, once asked to stop or left alone
 _EXIT = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.S)
 
 
-def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
+def spread(
+    job: Job,
+    interrupt: Interrupt,
+    progress: Progress | None,
+    standing: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Record:
     """Do the job with as many processes as its Spec says, on this machine; the Record that the first of them wrote.
 
+    `standing` is entered while the first of them waits for the machine.
     Where one dies and takes the run with it, this process ends in the same way: by the same signal, or with the same status.
     """
     processes = job.spec.processes
@@ -53,7 +60,8 @@ def spread(job: Job, interrupt: Interrupt, progress: Progress | None) -> Record:
     said.unlink(missing_ok=True)  # a link that somebody put there is not followed
     with said.open("xb") as log:
         ranks = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path})
-    request = _wait(ranks, job, interrupt, progress)
+    note_waiting(job, False)  # what an attempt noted that died is not of this one
+    request = _wait(ranks, job, interrupt, progress, standing)
     output = said.read_text(errors="replace")
     print(output, end="", file=sys.stderr)
     if record.is_file() and (ranks.returncode == 0 or request is not None):  # else one of them died: the others' word is no result
@@ -87,17 +95,27 @@ def _of_another(job: Job, found: Record) -> Record:
     return found
 
 
-def _wait(ranks: "subprocess.Popen[bytes]", job: Job, interrupt: Interrupt, progress: Progress | None) -> Interrupted | None:
+def _wait(
+    ranks: "subprocess.Popen[bytes]",
+    job: Job,
+    interrupt: Interrupt,
+    progress: Progress | None,
+    standing: Callable[[], AbstractContextManager[object]],
+) -> Interrupted | None:
     """Until the ranks have ended; the request that ended them, if any did."""
     request: Interrupted | None = None
+    waiting = False
     try:
-        with interrupt.deferred():
+        with interrupt.deferred(), ExitStack() as waits:
             while ranks.poll() is None:
                 if request is None and interrupt.asked is not None:
                     request = interrupt.asked
                     ranks.send_signal(signal.SIGTERM)  # torchrun passes it on, and waits for them
                 time.sleep(_LOOK_S)
                 reached = progress_of(job)
+                if waiting != bool(reached.get("waiting", waiting)):
+                    waiting = not waiting
+                    waits.enter_context(standing()) if waiting else waits.close()
                 if progress is not None and "step" in reached:
                     progress(reached["step"], reached["steps"], reached["loss"])
     except Interrupted as asked:  # heard when they had ended, or already known

@@ -7,43 +7,55 @@ import argparse
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
-from contextlib import nullcontext, suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 import torch._dynamo  # the optimiser imports it lazily, two seconds a process; the fork server holds it for all
 
-from bench.attempts import note_begin, note_progress
+from bench.attempts import note_begin, note_progress, note_waiting
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.engines.spread import end_with, spread
 from bench.environment import cpu_name
-from bench.errors import UserError
+from bench.errors import CodeError, UserError, failure
 from bench.job import Job
 from bench.lock import CAN_LOCK, held
 from bench.loop import Progress
 from bench.ranks import Ranks
 from bench.record import Record, record_text, write_text
 from bench.run import run
+from bench.sources import fix
 
 __all__ = ["do", "work"]
 _TOLD_S = 0.2
 _NOTED_S = 2.0
+Standing = Callable[[], AbstractContextManager[object]]
 _PATIENCE = timedelta(days=1)  # of a rank for the others; one that is lost ends all of them by itself
 
 
 def work(pipe: Connection, job_json: str) -> None:
-    """Do the job; send ("step", done, total, loss) now and then, last ("record", json), ("error", message) or
-    ("stopped", why, status).
+    """Do the job and end the process; send ("step", done, total, loss) and ("waiting", bool) now and then, last ("record", json),
+    ("error", message), ("failed", why, status) or ("stopped", why, status).
 
     ("stop", why) down the pipe ends the run with its state saved, and so does the pipe's end: nobody is there to want the result.
     """
+    _end_after(lambda: _work(pipe, job_json))
+
+
+def _work(pipe: Connection, job_json: str) -> None:
     job = Job.model_validate_json(job_json)
     os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to pass on
+    os.register_at_fork(after_in_child=pipe.close)  # else the run's own children would keep it open
     interrupt = Interrupt()
     last = 0.0
 
@@ -57,13 +69,65 @@ def work(pipe: Connection, job_json: str) -> None:
         _listen_for_signals(interrupt, pipe)
         _limit(job, interrupt)
         _print_to(job.log)
-        record = do(job, interrupt, progress)
-        with interrupt.deferred():
+        fix(job.code)
+        record = do(job, interrupt, progress, standing=lambda: _standing(pipe), verify=True)
+        with interrupt.deferred(raising=False):
             _send(pipe, ("record", record.model_dump_json()))
-    except UserError as error:
-        _send(pipe, ("error", str(error)))
     except Interrupted as request:  # before the run could begin, or when it had ended
         _send(pipe, ("stopped", str(request), request.status))
+    except (Exception, KeyboardInterrupt) as error:
+        with interrupt.deferred(raising=False):
+            if isinstance(error, UserError) and not isinstance(error, CodeError):
+                _send(pipe, ("error", str(error)))
+            else:
+                traceback.print_exc()
+                status, why = failure(error)
+                _send(pipe, ("failed", why, status))
+
+
+def _end_after(work: Callable[[], None]) -> NoReturn:
+    """Work, then end the process: what it has sent is all that counts, not a thread that lives on or a slow finaliser."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+@contextmanager
+def _standing(pipe: Connection | None = None) -> Iterator[None]:
+    """Inside, the run waits for others, and its clock stands still: here and at the coordinator's."""
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0.0)
+    if pipe is not None:
+        _send(pipe, ("waiting", True))
+    try:
+        yield
+    finally:
+        if pipe is not None:
+            _send(pipe, ("waiting", False))
+        signal.setitimer(signal.ITIMER_REAL, left)
+
+
+@contextmanager
+def _blocked(job: Job, standing: Standing) -> Iterator[None]:
+    """Inside, the run waits for the machine, or for another process of its own that has not ended, and says so."""
+    print("waiting: another benchmark has the machine, or an earlier attempt of this run still ends", file=sys.stderr, flush=True)
+    note_waiting(job, True)
+    try:
+        with standing():
+            yield
+    finally:
+        note_waiting(job, False)
 
 
 def _print_to(log: Path) -> None:
@@ -75,25 +139,37 @@ def _print_to(log: Path) -> None:
     faulthandler.enable(2)
 
 
-def do(job: Job, interrupt: Interrupt, progress: Progress | None = None) -> Record:
-    """Do the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts."""
+def do(
+    job: Job,
+    interrupt: Interrupt,
+    progress: Progress | None = None,
+    standing: Standing = nullcontext,
+    verify: bool = False,
+) -> Record:
+    """Do the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts.
+
+    `standing` is entered while it waits for other processes; `verify`: another process has found the job's identity.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with held(job.active) if CAN_LOCK else nullcontext():  # an orphan of a coordinator that died may still be saving its state
+    blocked = partial(_blocked, job, standing)
+    with (
+        held(job.active, blocked=blocked) if CAN_LOCK else nullcontext()
+    ):  # an orphan of a dead coordinator may still save its state
         if job.spec.processes > 1 and CAN_LOCK:
-            with held(job.ranks):  # so may orphans of a process that watched them
+            with held(job.ranks, blocked=blocked):  # so may orphans of a process that watched them
                 pass
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
         attempts = note_begin(job, checkpoint.step, cpu_name())
         if job.spec.processes > 1:
             del checkpoint  # with what it has loaded: the ranks load their own
-            record = spread(job, interrupt, progress)
+            record = spread(job, interrupt, progress, standing)
         else:
-            record = _run(job, checkpoint, interrupt, _Telling(job, progress))
+            record = _run(job, checkpoint, interrupt, _Telling(job, progress), blocked=blocked, verify=verify)
         return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
 
 
-def _run(job: Job, checkpoint: Checkpoint, interrupt: Interrupt, progress: Progress, ranks: Ranks | None = None) -> Record:
+def _run(job: Job, checkpoint: Checkpoint, interrupt: Interrupt, progress: Progress, **more: Any) -> Record:
     return run(
         job.spec,
         suite=job.suite,
@@ -103,7 +179,7 @@ def _run(job: Job, checkpoint: Checkpoint, interrupt: Interrupt, progress: Progr
         identity=job.identity,
         checkpoint=checkpoint,
         interrupt=interrupt,
-        ranks=ranks,
+        **more,
     )
 
 
@@ -187,8 +263,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: interrupt.ask(f"stopped by {signal.Signals(number).name}"))
     _limit(job, interrupt)
+    fix(job.code)
     if job.spec.processes == 1:
-        record = do(job, interrupt)
+        record = do(job, interrupt, standing=_standing, verify=True)
     else:
         end_with(arguments.watch)
         job.folder.mkdir(parents=True, exist_ok=True)  # by hand, nobody has made it
@@ -219,10 +296,12 @@ def _part(job: Job, interrupt: Interrupt) -> Record:
     try:
         ranks = Ranks(job.spec.processes)
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
-        return _run(job, checkpoint, interrupt, _Telling(job if ranks.first else None, None), ranks)
+        blocked = partial(_blocked, job, nullcontext)  # the process that watches the ranks keeps the clock
+        told = _Telling(job if ranks.first else None, None)
+        return _run(job, checkpoint, interrupt, told, ranks=ranks, blocked=blocked, verify=True)
     finally:
         torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    _end_after(main)

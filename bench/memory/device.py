@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.errors import failure
 from bench.loop import loss_of, make_optimiser, training_step
 from bench.memory import cost
 from bench.memory.paper import GB
@@ -57,8 +58,10 @@ def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
         found = {name: measure for name, measure in {**cuda.read(), **nvml.read()}.items() if name in _READ}
         why = None
         times: dict[str, float | None] = {mode: _seconds(work, device) for mode, work in zip(_MODES, (step, forward), strict=True)}
-    except torch.OutOfMemoryError as error:
-        why = f"out of memory: {str(error).splitlines()[0]}"
+    except Exception as error:
+        status, why = failure(error)
+        if status != "oom":
+            raise
         found = {name: measured(None, "B", "none", "one training step", why) for name in _READ}
         times = dict.fromkeys(_MODES)
     for mode, seconds in times.items():
