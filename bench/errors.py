@@ -3,17 +3,14 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from bench.escape import one_line as one_line
+
 
 class UserError(Exception):
     """A wrong call, file or option; its message, one line, names the value and what is allowed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
-
-
-def one_line(text: str) -> str:
-    """The text as one line that any encoding can hold: a user's exception may have several, and bytes that are no characters."""
-    return " ".join(" ".join(text.splitlines()).encode("utf-8", "backslashreplace").decode("utf-8").split(" "))
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

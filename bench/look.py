@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.columns import ORDER, Family, Group, Row, natural
+from bench.escape import one_line
 
 MARK = "bench.report"
 _HUES: dict[Family, str] = {
@@ -109,8 +110,8 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -
 
 
 def plain_text(text: str) -> str:
-    """Text of which nothing is mathematics."""
-    return text.replace("$", r"\$")
+    """Text of which nothing is mathematics, and all can be seen."""
+    return one_line(text).replace("$", r"\$")
 
 
 def row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:
