@@ -28,6 +28,7 @@ from bench.metric import Metric
 from bench.plan import load_suite
 from bench.record import Record
 from bench.record import measured as measure
+from bench.side_file import EXPERIMENTS, MEMORY
 from bench.spec import Comparison, Named, Spec, Train
 from bench.store import Store
 
@@ -274,10 +275,10 @@ def test_an_audit_counts_trials_and_rates_at_an_end(tmp_path: Path) -> None:
 def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "paper.json").write_text("{")
-    with pytest.raises(UserError, match=r"paper\.json cannot be read"):
+    with pytest.raises(UserError, match=r"paper\.json is damaged"):
         counted.peak_is_constant(Evidence(tmp_path))
-    (tmp_path / "memory" / "paper.json").write_text('{"rows": []}')
-    with pytest.raises(UserError, match=r"paper\.json is no such record: it needs rows, cost, laws"):
+    (tmp_path / "memory" / "paper.json").write_text(json.dumps(MEMORY.sealed({"rows": []})))
+    with pytest.raises(UserError, match=r"paper\.json is damaged \(it lacks cost, laws, device\)"):
         counted.peak_is_constant(Evidence(tmp_path))
 
 
@@ -287,7 +288,7 @@ def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
 def experiments(folder: Path, **rows: list[dict[str, Any]]) -> Evidence:
     (folder / "claims").mkdir()
     found = {"experiments": {name.replace("_", " "): {"rows": mine} for name, mine in rows.items()}}
-    (folder / "claims" / "experiments.json").write_text(json.dumps(found))
+    (folder / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed(found)))
     return Evidence(folder)
 
 
