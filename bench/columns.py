@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.metric import Metric
 from bench.record import Measure, Record
 from bench.spec import Spec
-from bench.statistics import Interval, Scale, interval
+from bench.statistics import Interval, Scale, over_seeds
 
 Better = Literal["lower", "higher"]
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
@@ -278,13 +278,7 @@ def cell(row: Row, column: Column) -> Cell:
     present = [(record.run_id, record.measures.get(column.name)) for record in row.ok]
     reasons = {(m.why or "null") if m else "not recorded" for _, m in present if m is None or m.value is None}
     have = [(run, m, m.value) for run, m in present if m is not None and m.value is not None]
-    values = [value for _, _, value in have]
-    estimate = None
-    if values:
-        off = (column.scale == "log" and min(values) <= 0) or (
-            column.scale == "fraction" and not 0 <= min(values) <= max(values) <= 1
-        )
-        estimate = interval(values, "linear" if off else column.scale)
+    estimate = over_seeds([value for _, _, value in have], column.scale) if have else None
     measures = tuple(m for _, m, _ in have)
     return Cell(estimate=estimate, reasons=tuple(sorted(reasons)), measures=measures, runs=tuple(run for run, _, _ in have))
 

@@ -242,7 +242,7 @@ _READING = """\
   the column holds exact counts. No bold: the runs do not tell the rows apart.
 - *chance* is what a guess scores that knows nothing of the past, *optimum* what no model can beat, where the task knows them.
 - n/a has a footnote that says why. Bytes and FLOPs are counted, so they are the same on every machine; times are not.
-- Bands in figures span the seeds, from least to greatest.
+- A thick line in a figure is the mean over seeds as in the tables (geometric for positive ratios), a thin one a seed.
 - Score against cost: means and intervals of the runs that ended ok; an interval that leaves the panel is cut at its edge. FLOPs and
   times of a full step are those after the training, at the model's own caps: a recipe that caps its solves lower spent less."""
 

@@ -68,6 +68,12 @@ def interval(values: Sequence[float], scale: Scale) -> Interval:
     return Interval(mean=centre, low=low, high=high, n=n, scale=scale)
 
 
+def over_seeds(values: Sequence[float], scale: Scale) -> Interval:
+    """The mean of a measure over seeds, for tables and figures alike; linear where a value is off the measure's own scale."""
+    off = (scale == "log" and min(values) <= 0) or (scale == "fraction" and not 0 <= min(values) <= max(values) <= 1)
+    return interval(values, "linear" if off else scale)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Growth:
     """How an amount grows with depth: the least-squares slope a step, and a word for the law."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -654,8 +655,18 @@ def test_a_record_without_values_draws_nothing(made: tuple[dict[str, Any], Path]
     assert figures.drawn(bare) == {}
 
 
-def test_a_mean_over_seeds_is_geometric_and_leaves_out_what_one_lacks() -> None:
-    assert figures._geometric([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
+def test_a_mean_over_seeds_is_that_of_the_tables_and_leaves_out_what_one_lacks() -> None:
+    assert figures._mean([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
+    assert figures._mean([[(1, -1.0)], [(1, 5.0)]], "linear") == [(1, 2.0)]
+
+
+def test_a_seed_that_is_not_positive_is_not_left_out_of_a_mean() -> None:
+    axes = Figure().subplots()
+    figures._draw(axes, [[(1, -1.0), (2, 1.0)], [(1, 5.0), (2, 100.0)]], "red", scale="linear")
+    assert list(axes.lines[-1].get_ydata()) == [2.0, 50.5]
+    axes = Figure().subplots()
+    figures._draw(axes, [[(1, 0.0), (2, 0.0)], [(1, 5.0), (2, 100.0)]], "red")
+    assert len(axes.lines) == 1  # the other seed's own line: no geometric mean of both
 
 
 def test_the_published_record_is_whole_and_of_the_scale_it_claims() -> None:

@@ -39,12 +39,12 @@ _GROUP = {
     ),
     "curves-steps": (
         "Learning curves by step",
-        "Two panels with a line for each model and a band from the least to the greatest seed: validation {score} and training "
+        "Two panels with a thick line for each model, its mean over seeds, and a thin one a seed: validation {score} and training "
         "loss against training steps. {group}: {models}.",
     ),
     "curves-seconds": (
         "Learning curves by time",
-        "Two panels with a line for each model and a band from the least to the greatest seed: validation {score} and training "
+        "Two panels with a thick line for each model, its mean over seeds, and a thin one a seed: validation {score} and training "
         "loss against seconds of training. {group}: {models}.",
     ),
     "solver": (
@@ -86,7 +86,7 @@ _CLAIMS = {
     "fig2-steps": (
         "Evaluations that solves take as training goes on (the paper's figure 2, left)",
         "A panel a task: evaluations of a forward and of a backward solve to one tolerance against training steps, a thin line "
-        "a seed and a thick one their mean; a dashed line marks the cap.",
+        "a seed and a thick one their geometric mean; a dashed line marks the cap.",
     ),
     "fig2-residual": (
         "Residual against evaluations (figure 2, right)",
