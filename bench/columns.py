@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.metric import Metric
 from bench.record import Measure, Record
 from bench.spec import Spec
-from bench.statistics import Interval, Scale, over_seeds
+from bench.statistics import DECIDES, Interval, Scale, over_seeds
 
 Better = Literal["lower", "higher"]
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
@@ -310,7 +310,8 @@ def shown_unit(column: Column, written: str, cells: Sequence[Cell]) -> tuple[flo
 def best(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[int]:
     """Which cells are bold: the best, if its interval overlaps no other's (two runs or more each, none of its own failed).
 
-    Counts without spread need no interval: the best is bold, equal ones together, unless all are equal.
+    Counts without spread need no interval: the best is bold, equal ones together, unless all are equal. What is sampled and equal
+    has an interval of unknown width, so that it is told apart with five runs or more.
     """
     have = [(index, one.estimate) for index, one in enumerate(cells) if one.estimate is not None]
     if column.better is None or len(have) < 2:
@@ -321,7 +322,8 @@ def best(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[int]
         winners = {index for index, estimate in have if estimate.mean == top}
         return winners if len(winners) < len(have) else set()
     index, winner = next((index, estimate) for index, estimate in have if estimate.mean == top)
-    alone = all(winner.apart(estimate) for other, estimate in have if other != index)
+    few = not column.counted and any(estimate.exact and estimate.n < DECIDES for _, estimate in have)
+    alone = not few and all(winner.apart(estimate) for other, estimate in have if other != index)
     return {index} if alone and not rows[index].failed else set()
 
 

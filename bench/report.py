@@ -238,8 +238,8 @@ _READING = """\
 - ↓ lower is better, ↑ higher is better; a column without an arrow is no score. Units are under or behind the names.
 - `mean [low, high]`: the two-sided 95 % t-interval of the mean over seeds. For positive ratios (losses, perplexities, times) it
   is computed on the log scale and the mean is geometric. No brackets: one run, or equal values.
-- **Bold**: the best of its column, if its interval overlaps no other row's (two runs or more each, none of its own failed), or if
-  the column holds exact counts. No bold: the runs do not tell the rows apart.
+- **Bold**: the best of its column, if its interval overlaps no other row's (two runs or more each, five or more where all are
+  equal, none of its own failed), or if the column holds exact counts. No bold: the runs do not tell the rows apart.
 - *chance* is what a guess scores that knows nothing of the past, *optimum* what no model can beat, where the task knows them.
 - n/a has a footnote that says why. Bytes and FLOPs are counted, so they are the same on every machine; times are not.
 - A thick line in a figure is the mean over seeds as in the tables (geometric for positive ratios), a thin one a seed.

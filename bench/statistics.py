@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 Scale = Literal["linear", "log", "fraction"]
 Verdict = Literal["constant", "bounded", "sublinear", "linear", "superlinear", "unclear"]
 LEVEL = 0.95
+DECIDES = 5  # equal values: with fewer the exact sign test has p = 1/2^n above 5 %
 
 
 @dataclass(frozen=True, kw_only=True)
