@@ -47,15 +47,19 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.splitlines())).replace("\t", " ")
 
 
+def _spaced_once(text: str) -> str:
+    return " ".join(one_line(text).split())
+
+
 def markdown_escape(text: str) -> str:
     """Any text as one line that Markdown, its tables, HTML and GitHub's mathematics leave alone."""
-    line = " ".join(one_line(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _spaced_once(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]{}|$~#])", r"\\\1", line)
 
 
 def latex_escape(text: str) -> str:
     """Any text as LaTeX text; what pdfLaTeX has no character for becomes its code point, U+4E2D."""
-    return "".join(_LATEX.get(c, c if c.isascii() else rf"\texttt{{U+{ord(c):04X}}}") for c in one_line(text))
+    return "".join(_LATEX.get(c, c if c.isascii() else rf"\texttt{{U+{ord(c):04X}}}") for c in _spaced_once(text))
 
 
 def csv_cell(value: Any) -> Any:

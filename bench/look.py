@@ -35,6 +35,7 @@ _MARKERS: dict[Family, str] = {
 STYLE: dict[str, Any] = {
     "svg.hashsalt": MARK,  # or element ids are random
     "svg.fonttype": "path",
+    "path.simplify_threshold": 1.0,  # pixels, of long lines: a line a seed would make the page too large
     **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
     **{"axes.titlesize": 10.5, "axes.titlelocation": "left"},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
