@@ -33,8 +33,9 @@ _LATEX = {
     },
 }
 _FORMULA = ("=", "+", "-", "@", "\t")  # what a spreadsheet computes
-# A number, its interval in brackets and its unit: what tables write, and nothing that can be computed.
-_AMOUNT = re.compile(r"[+-]?[\d.,]+(?:e[+-]?\d+)?(?: \[[\d.,e+ -]+\])?(?: [A-Za-z%]+)?")
+# Numbers, their intervals in brackets and words: what tables write, and nothing that can be computed.
+_NUMBER = r"[+-]?[\d.,]+(?:e[+-]?\d+)?"
+_AMOUNT = re.compile(rf"{_NUMBER}(?: (?:{_NUMBER}|\[{_NUMBER}, {_NUMBER}\]|[A-Za-z%]+))*")
 
 
 def visible(text: str) -> str:

@@ -67,7 +67,8 @@ def test_a_cell_of_a_csv_file_is_no_formula(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [-1, -1.5, None, "-1.5", "+3", "-1.5e-7", "-0.012 [-0.020, -0.004] nats", "-53 %", "a=b", "1-2", ""]
+    "value",
+    [-1, -1.5, None, "-1.5", "+3", "-1.5e-7", "-0.012 [-0.020, -0.004] nats", "-53 %", "-41 to 84 % less", "a=b", "1-2", ""],
 )
 def test_numbers_of_a_csv_file_stay_as_they_are(value: Any) -> None:
     assert csv_cell(value) == value
