@@ -25,6 +25,8 @@ functions of records.
     machine.py      timings have the machine to themselves
     record.py       the record and its file
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
+    escape.py console.py    text of records and users made safe to show, in every format and on the terminal
+    side_file.py    records next to the runs: read and written with a digest
     quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure
     peers/          solvers beside other implementations', baselines and harness beside plain torch
     memory/         a training step's bytes on fake tensors: the paper's memory column, laws, cost; on a GPU for real

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from bench.check.cli import app as check
 from bench.claims.cli import app as claims
+from bench.console import PlainConsole
 from bench.corpora import parse_data
 from bench.errors import UserError, one_line, unknown
 from bench.gate.cli import app as gate
@@ -345,9 +345,9 @@ def list_(as_json: Json = False) -> None:
     print("A model, task, cell or solver of your own is named by dotted path: package.module:Name")
 
 
-def _output() -> Console:
+def _output() -> PlainConsole:
     """Standard output: as wide as the terminal, or wide enough for a line a row where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    return PlainConsole(width=None if sys.stdout.isatty() else 240)
 
 
 def _table(*heads: str) -> Table:
@@ -383,7 +383,7 @@ def show(
         raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
     record = store.read(*found[0])
     if as_json:
-        print(record.model_dump_json(indent=1))
+        print(json.dumps(record.model_dump(mode="json"), indent=1))
         return
     console = _output()
     spec = record.spec

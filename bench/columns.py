@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.metric import Metric
 from bench.record import Measure, Record
 from bench.spec import Spec
-from bench.statistics import Interval, Scale, interval
+from bench.statistics import DECIDES, Interval, Scale, over_seeds
 
 Better = Literal["lower", "higher"]
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
@@ -278,13 +278,7 @@ def cell(row: Row, column: Column) -> Cell:
     present = [(record.run_id, record.measures.get(column.name)) for record in row.ok]
     reasons = {(m.why or "null") if m else "not recorded" for _, m in present if m is None or m.value is None}
     have = [(run, m, m.value) for run, m in present if m is not None and m.value is not None]
-    values = [value for _, _, value in have]
-    estimate = None
-    if values:
-        off = (column.scale == "log" and min(values) <= 0) or (
-            column.scale == "fraction" and not 0 <= min(values) <= max(values) <= 1
-        )
-        estimate = interval(values, "linear" if off else column.scale)
+    estimate = over_seeds([value for _, _, value in have], column.scale) if have else None
     measures = tuple(m for _, m, _ in have)
     return Cell(estimate=estimate, reasons=tuple(sorted(reasons)), measures=measures, runs=tuple(run for run, _, _ in have))
 
@@ -316,7 +310,8 @@ def shown_unit(column: Column, written: str, cells: Sequence[Cell]) -> tuple[flo
 def best(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[int]:
     """Which cells are bold: the best, if its interval overlaps no other's (two runs or more each, none of its own failed).
 
-    Counts without spread need no interval: the best is bold, equal ones together, unless all are equal.
+    Counts without spread need no interval: the best is bold, equal ones together, unless all are equal. What is sampled and equal
+    has an interval of unknown width, so that it is told apart with five runs or more.
     """
     have = [(index, one.estimate) for index, one in enumerate(cells) if one.estimate is not None]
     if column.better is None or len(have) < 2:
@@ -327,7 +322,8 @@ def best(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[int]
         winners = {index for index, estimate in have if estimate.mean == top}
         return winners if len(winners) < len(have) else set()
     index, winner = next((index, estimate) for index, estimate in have if estimate.mean == top)
-    alone = all(winner.apart(estimate) for other, estimate in have if other != index)
+    few = not column.counted and any(estimate.exact and estimate.n < DECIDES for _, estimate in have)
+    alone = not few and all(winner.apart(estimate) for other, estimate in have if other != index)
     return {index} if alone and not rows[index].failed else set()
 
 

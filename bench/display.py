@@ -5,11 +5,12 @@ import time
 from contextlib import suppress
 from typing import IO, Any, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from bench.console import PlainConsole
 from bench.coordinator import Stage, Watch
 from bench.engines.engine import Stepped
+from bench.escape import visible
 from bench.job import Job
 from bench.record import Record
 from bench.status import duration
@@ -36,7 +37,7 @@ class Display:
     """Progress of a suite; nothing with `quiet`. One bar is the matrix, with an estimate of what is left; each other a run."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(file=cast("IO[str]", _Stderr()), highlight=False)
+        self.console = PlainConsole(file=cast("IO[str]", _Stderr()))
         self.quiet = quiet
         self._bars: Progress | None = None
         self._rows: dict[str, TaskID] = {}
@@ -44,7 +45,7 @@ class Display:
         self._since = time.monotonic()
         self._waited: set[str] = set()
         if not quiet and self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
             self._bars = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
@@ -130,4 +131,4 @@ class Display:
 
 def _name(job: Job) -> str:
     spec = job.spec
-    return f"{spec.group} · {spec.label} · {'trial' if spec.role == 'trial' else f'seed {spec.seed}'}"
+    return visible(f"{spec.group} · {spec.label} · {'trial' if spec.role == 'trial' else f'seed {spec.seed}'}")

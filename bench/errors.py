@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Literal
 
+from bench.escape import one_line as one_line
+
 
 class UserError(Exception):
     """A wrong call, file or option; its message, one line, names the value and what is allowed."""
@@ -60,11 +62,6 @@ def failure(error: BaseException) -> tuple[Literal["oom", "crashed"], str]:
     if found is not None:
         return "oom", f"out of memory: {found}"
     return "crashed", one_line(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-
-
-def one_line(text: str) -> str:
-    """The text as one line that any encoding can hold: a user's exception may have several, and bytes that are no characters."""
-    return " ".join(" ".join(text.splitlines()).encode("utf-8", "backslashreplace").decode("utf-8").split(" "))
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.columns import ORDER, Family, Group, Row, natural
+from bench.escape import one_line
 
 MARK = "bench.report"
 _HUES: dict[Family, str] = {
@@ -34,6 +35,7 @@ _MARKERS: dict[Family, str] = {
 STYLE: dict[str, Any] = {
     "svg.hashsalt": MARK,  # or element ids are random
     "svg.fonttype": "path",
+    "path.simplify_threshold": 1.0,  # pixels, of long lines: a line a seed would make the page too large
     **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
     **{"axes.titlesize": 10.5, "axes.titlelocation": "left"},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
@@ -109,8 +111,8 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -
 
 
 def plain_text(text: str) -> str:
-    """Text of which nothing is mathematics."""
-    return text.replace("$", r"\$")
+    """Text of which nothing is mathematics, and all can be seen."""
+    return one_line(text).replace("$", r"\$")
 
 
 def row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:

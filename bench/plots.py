@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from statistics import fmean
+from dataclasses import dataclass
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ from bench.pareto import Point as Pareto
 from bench.pareto import costs, front, parameters
 from bench.quality_table import drawn, reference
 from bench.record import Point
+from bench.statistics import Scale, over_seeds
 
 
 def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, bytes]]:
@@ -55,39 +56,56 @@ _AGAINST = {
     "seconds": "training time [s], evaluation excluded",
     "timed": "training steps x the step timed alone [s]",
 }
-Series = list[tuple[float, float, float, float]]  # x, mean, least, greatest over seeds
 
 
-def _series(row: Row, against: str, read: Callable[[Point], float | None]) -> Series:
-    """The mean over seeds at each step that all ok runs have, with their extremes; seconds are averaged, too.
+@dataclass(frozen=True, kw_only=True)
+class _Series:
+    """A row's curve: its mean over seeds at the steps that all ok runs have, and every seed's own; pairs of x and value."""
+
+    mean: tuple[tuple[float, float], ...]
+    seeds: tuple[tuple[tuple[float, float], ...], ...]
+
+    def least(self) -> float:
+        """The least value of all."""
+        return min(value for curve in (self.mean, *self.seeds) for _, value in curve)
+
+
+def _series(row: Row, against: str, read: Callable[[Point], float | None], scale: Scale) -> _Series | None:
+    """The curve of a measure, its means those of the tables: on the measure's `scale`, and times geometric; None without points.
 
     `against`: "steps", "seconds" (as clocked), or "timed" (steps times the step's time with the machine to itself).
     """
-    timed = [value for record in row.ok if (value := record.value("step_ms_median")) is not None]
-    if against == "timed" and not timed:
-        return []
-    alone = fmean(timed) / 1e3 if timed else 0.0
-    runs = [{point.step: (point, value) for point in record.curve if (value := read(point)) is not None} for record in row.ok]
+    timed = [record.value("step_ms_median") for record in row.ok]
+    known = [value for value in timed if value is not None]
+    if against == "timed" and not known:
+        return None
+    alone = over_seeds(known, "log").mean if known else 0.0
+
+    def place(point: Point, step_ms: float | None) -> float:
+        clocked = {"steps": float(point.step), "seconds": point.seconds}
+        return clocked[against] if against in clocked else point.step * (alone if step_ms is None else step_ms) / 1e3
+
+    runs = [
+        {point.step: (place(point, step_ms), value) for point in record.curve if (value := read(point)) is not None}
+        for record, step_ms in zip(row.ok, timed, strict=True)
+    ]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
-    series: Series = []
-    for step in steps:
-        points = [run[step] for run in runs]
-        if against == "steps":
-            x = float(step)
-        elif against == "seconds":
-            x = fmean(point.seconds for point, _ in points)
-        else:
-            x = step * alone
-        values = [value for _, value in points]
-        series.append((x, fmean(values), min(values), max(values)))
-    return series
+    if not steps:
+        return None
+    mean = tuple(
+        (over_seeds([run[step][0] for run in runs], "log").mean, over_seeds([run[step][1] for run in runs], scale).mean)
+        for step in steps
+    )
+    return _Series(mean=mean, seeds=tuple(tuple(run.values()) for run in runs) if len(runs) > 1 else ())
 
 
-def _draw_series(axes: Axes, series: Series, look: Look) -> None:
-    x, mean, low, high = zip(*series, strict=True)
+def _draw_series(axes: Axes, series: _Series, look: Look) -> None:
+    """The mean, and every seed thinly: one line with gaps."""
+    x, mean = zip(*series.mean, strict=True)
     axes.plot(x, mean, color=look.colour, linestyle=look.dash, marker=look.marker if len(x) == 1 else None)
-    if any(a != b for a, b in zip(low, high, strict=True)):
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
+    if series.seeds:
+        pairs = [pair for curve in series.seeds for pair in (*curve, (math.nan, math.nan))]
+        axes.plot(*zip(*pairs, strict=True), color=look.colour, linewidth=0.6, alpha=0.5, zorder=1.9)
 
 
 def _reference_lines(axes: Axes, metric: Metric) -> None:
@@ -100,10 +118,10 @@ def _reference_lines(axes: Axes, metric: Metric) -> None:
         axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
 
 
-def _panel(axes: Axes, rows: dict[str, Series], look: dict[str, Look], log: bool, metric: Metric | None = None) -> None:
+def _panel(axes: Axes, rows: dict[str, _Series], look: dict[str, Look], log: bool, metric: Metric | None = None) -> None:
     for label, series in rows.items():
         _draw_series(axes, series, look[label])
-    log = log and all(low > 0 for series in rows.values() for _, _, low, _ in series)
+    log = log and all(series.least() > 0 for series in rows.values())
     if metric is not None:
         if log:
             axes.set_yscale("log")
@@ -117,13 +135,13 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     metric = known.get(headline)
     if against == "seconds" and any(record.value("train_s") is None for row in group.rows for record in row.ok):
         against = "timed"  # a clock that ran beside other runs is no timing
-    valid = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.valid.get(headline)))}
-    train = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.train_loss))}
+    scale: Scale = "log" if metric is None else metric_scale(headline, metric)
+    valid = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.valid.get(headline), scale))}
+    train = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.train_loss, "log"))}
     if not valid and not train:
         return None
     figure, (left, right) = panels_of(2, f"{group.name}: learning curves")
-    log = metric is None or metric_scale(headline, metric) == "log"
-    _panel(left, valid, look, log, metric)
+    _panel(left, valid, look, scale == "log", metric)
     unit, better = (metric.unit, metric.better) if metric else ("", None)
     left.set(title="validation", ylabel=axis_label(headline, unit, better))
     _panel(right, train, look, True)
@@ -143,7 +161,8 @@ def _solver(group: Group, look: dict[str, Look]) -> Figure | None:
         ("residual left", "||f(z) - z|| / ||f(z)||, p50", lambda point: point.residual, True),
     ]
     panels = [
-        (title, name, {r.label: s for r in group.rows if (s := _series(r, "steps", read))}, log) for title, name, read, log in parts
+        (title, name, {r.label: s for r in group.rows if (s := _series(r, "steps", read, "log"))}, log)
+        for title, name, read, log in parts
     ]
     panels = [panel for panel in panels if panel[2]]
     if not panels:

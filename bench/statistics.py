@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 Scale = Literal["linear", "log", "fraction"]
 Verdict = Literal["constant", "bounded", "sublinear", "linear", "superlinear", "unclear"]
 LEVEL = 0.95
+DECIDES = 5  # equal values: with fewer the exact sign test has p = 1/2^n above 5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,12 @@ def interval(values: Sequence[float], scale: Scale) -> Interval:
     elif scale == "fraction":
         low, high = max(low, 0.0), min(high, 1.0)
     return Interval(mean=centre, low=low, high=high, n=n, scale=scale)
+
+
+def over_seeds(values: Sequence[float], scale: Scale) -> Interval:
+    """The mean of a measure over seeds, for tables and figures alike; linear where a value is off the measure's own scale."""
+    off = (scale == "log" and min(values) <= 0) or (scale == "fraction" and not 0 <= min(values) <= max(values) <= 1)
+    return interval(values, "linear" if off else scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from bench.statistics import GROWTH_RULE, growth, interval, significant, written
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 _BOLD = (
     "No brackets: one run, or equal values. Bold: the best of its column, if its interval overlaps no other row's "
-    "(two runs or more each, none of its own failed), or if all are exact counts."
+    "(two runs or more each, five or more where all are equal, none of its own failed), or if all are exact counts."
 )
 _LONGEST = 300  # characters of a reason: a traceback's last line can be a page
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -19,15 +21,17 @@ from bench.claims.audit import audits
 from bench.claims.claim import Claim, Finding, Part, judged
 from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS, SUITES
-from bench.claims.paired import holm, paired
+from bench.claims.paired import bound, holm, paired
 from bench.claims.paired import tested as judge
 from bench.columns import groups
 from bench.errors import UserError
 from bench.identity import Identity
 from bench.metric import Metric
+from bench.page.told import told
 from bench.plan import load_suite
 from bench.record import Record
 from bench.record import measured as measure
+from bench.side_file import EXPERIMENTS, MEMORY
 from bench.spec import Comparison, Named, Spec, Train
 from bench.store import Store
 
@@ -97,9 +101,57 @@ def test_without_common_seeds_nothing_is_tested() -> None:
     assert measured.part("a", None, 1.0, "below", "", suite="s").verdict == "not tested"
 
 
-def test_equal_values_decide_without_a_spread() -> None:
-    assert (judge([1.0, 1.0, 1.0], 0.99, "linear").above, judge([0.5] * 3, 0.99, "linear").below) == (0.0, 0.0)
-    assert judge([0.99] * 3, 0.99, "linear").below == 0.5
+@pytest.mark.parametrize(("n", "verdict"), [(3, "inconclusive"), (4, "inconclusive"), (5, "holds"), (8, "holds"), (20, "holds")])
+@pytest.mark.parametrize("spread", [0.0, 1e-16])
+def test_equal_values_have_an_exact_sign_test_and_a_bound(n: int, verdict: str, spread: float) -> None:
+    values = [1.0 - spread * (seed % 2) for seed in range(n)]  # 1 - 1e-16 is rounding
+    found = judge(values, 0.99, "fraction")
+    assert (found.above, found.below) == (pytest.approx(0.5**n), 1.0)
+    made = measured.part("a", found, 0.99, "above", "", suite="s")
+    assert finding(made).verdict == verdict
+    most = 100 * (1 - 0.05 ** (1 / n))  # 0 of n fail
+    assert made.note == f"sign test of equal values, {n} seeds; 0 of {n} seeds fail: at most {most:.0f} % do, at 95 %"
+    failing = measured.part("a", judge([0.5] * n, 0.99, "fraction"), 0.99, "above", "", suite="s")
+    assert finding(failing).verdict == ("does not hold" if verdict == "holds" else verdict)
+    assert failing.note.endswith(f"{n} of {n} seeds fail: at least {100 - most:.0f} % do, at 95 %")
+
+
+def test_equal_values_at_the_threshold_are_on_no_side() -> None:
+    found = judge([0.99] * 5, 0.99, "linear")
+    assert (found.below, found.above) == (1.0, 1.0)
+
+
+def test_equal_ratios_between_two_bounds_have_a_bound_of_their_own() -> None:
+    made = measured.between("a", dict.fromkeys(range(5), 1.0), dict.fromkeys(range(5), 1.0), 1 / 1.2, 1.2, suite="s")
+    assert made.note == "sign test of equal values, 5 seeds; 0 of 5 seeds fail: at most 45 % do, at 95 %"
+    assert finding(made).verdict == "holds"
+
+
+@given(
+    st.lists(st.floats(0.01, 1.0), min_size=1, max_size=3),
+    st.integers(3, 12),
+    st.floats(0.02, 0.98),
+    st.sampled_from(["log", "fraction"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_few_values_give_a_p_of_0(values: list[float], n: int, threshold: float, scale: Any) -> None:
+    found = judge([values[seed % len(values)] for seed in range(n)], threshold, scale)
+    assert found.below is not None
+    assert found.above is not None
+    if len({*values}) == 1:
+        assert min(found.below, found.above) >= 0.5**n
+        assert max(found.below, found.above) == 1.0
+    assert 0 < found.below + found.above <= 2
+
+
+def test_a_bound_is_that_of_clopper_and_pearson() -> None:
+    assert bound(0, 3) == "0 of 3 seeds fail: at most 63 % do, at 95 %"
+    low, high = stats.beta.ppf(0.025, 2, 4), stats.beta.ppf(0.975, 3, 3)
+    assert bound(2, 5) == f"2 of 5 seeds fail: {100 * low:.0f} to {100 * high:.0f} % do, at 95 %"
+
+
+def test_a_share_has_the_interval_of_the_tables_which_ends_at_1() -> None:
+    assert judge([1.0, 0.9, 1.0], 0.99, "fraction").estimate.high == 1.0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("n", [3, 5, 6, 8])
@@ -274,10 +326,10 @@ def test_an_audit_counts_trials_and_rates_at_an_end(tmp_path: Path) -> None:
 def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "paper.json").write_text("{")
-    with pytest.raises(UserError, match=r"paper\.json cannot be read"):
+    with pytest.raises(UserError, match=r"paper\.json is damaged"):
         counted.peak_is_constant(Evidence(tmp_path))
-    (tmp_path / "memory" / "paper.json").write_text('{"rows": []}')
-    with pytest.raises(UserError, match=r"paper\.json is no such record: it needs rows, cost, laws"):
+    (tmp_path / "memory" / "paper.json").write_text(json.dumps(MEMORY.sealed({"rows": []})))
+    with pytest.raises(UserError, match=r"paper\.json is damaged \(it lacks cost, laws, device\)"):
         counted.peak_is_constant(Evidence(tmp_path))
 
 
@@ -287,7 +339,7 @@ def test_a_broken_record_is_an_error_and_no_verdict(tmp_path: Path) -> None:
 def experiments(folder: Path, **rows: list[dict[str, Any]]) -> Evidence:
     (folder / "claims").mkdir()
     found = {"experiments": {name.replace("_", " "): {"rows": mine} for name, mine in rows.items()}}
-    (folder / "claims" / "experiments.json").write_text(json.dumps(found))
+    (folder / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed(found)))
     return Evidence(folder)
 
 
@@ -368,7 +420,7 @@ def test_a_network_at_rest_on_every_task_is_against_the_claim(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("same", "verdict"), [(1.0, "holds"), (0.5, "does not hold")])
 def test_roots_are_judged_by_the_pair_least_alike(tmp_path: Path, same: float, verdict: str) -> None:
-    values = [{"pairs": {"a, b": {"same": 1.0}, "a, c": {"same": same}, "b, c": {"same": None}}}] * 3
+    values = [{"pairs": {"a, b": {"same": 1.0}, "a, c": {"same": same}, "b, c": {"same": None}}}] * 5
     assert verdicts("root", experiments(tmp_path, independence=rows(values))) == [verdict]
 
 
@@ -388,6 +440,20 @@ def test_gradients_batches_and_recomputation_are_judged_by_their_worst(tmp_path:
     assert verdicts("gradient", found) == ["holds", "does not hold"]
     assert verdicts("batch", found) == ["does not hold", "holds"]
     assert verdicts("checkpointing-cost", found) == ["holds", "does not hold"]
+    gradient_parts = probed.gradient_is_exact(found)
+    assert gradient_parts[0].note == "0 of 2 seeds fail: at most 78 % do, at 95 %"
+    assert gradient_parts[1].note == "1 of 2 seeds fail: 1 to 99 % do, at 95 %"
+
+
+def test_a_count_is_called_a_fact_and_has_no_p(tmp_path: Path) -> None:
+    core = {"sqrt": {"ratio": 1.33}, "every": {"ratio": 1.33}}
+    found = finding(*probed.one_more_forward(experiments(tmp_path, recompute=rows([{"core": core}], depth=12))))
+    assert {(one.fact, one.adjusted, one.decided_by) for one in found.parts} == {(True, None, "fact")}
+    assert {row[4].text for row in tables.parts(found).rows} == {"fact"}
+    assert {line["fact"] for line in tables.summary([found]).data} == {"yes"}
+    assert "fact" in told(found)
+    tried = finding(part(p_for=1e-9, p_against=1.0))
+    assert (tried.parts[0].fact, tried.parts[0].decided_by) == (False, "< 1e-4")
 
 
 def test_a_wrong_convergence_or_an_unflagged_training_is_found(tmp_path: Path) -> None:
@@ -469,7 +535,7 @@ def test_one_claim_is_shown_with_its_parts() -> None:
 
 
 def test_an_own_suite_is_judged_where_it_is_asked_for(tmp_path: Path) -> None:
-    for one in [record("DEQ", seed, 0.1) for seed in range(3)]:
+    for one in [record("DEQ", seed, 0.1) for seed in range(5)]:
         share = measure(1.0, "1", "m", "s")
         Store(tmp_path).write(
             one.model_copy(update={"suite": "mine", "measures": one.measures | {"eval_converged_fraction": share}})

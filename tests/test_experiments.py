@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,6 +26,7 @@ from bench.experiments.scale import AGREEMENT, FULL, TEXT, Case, Scale
 from bench.loop import evaluate
 from bench.machine import Machine
 from bench.model import LanguageModel
+from bench.side_file import EXPERIMENTS
 from bench.spec import Named
 from deq import DEQ, Anderson, Cell, Implicit, Map, Picard, Status, Stop, Unroll, solve
 
@@ -427,8 +429,7 @@ def test_listening_ends() -> None:
 
 def test_the_record_has_every_row_its_seeds_settings_and_units(made: tuple[dict[str, Any], Path]) -> None:
     found = made[0]
-    assert found["schema"] == record.SCHEMA
-    assert found == json.loads((made[1] / record.NAME).read_text()) == record.read(made[1])
+    assert found == record.read(made[1])
     for experiment in record.experiments(TOY):
         one = found["experiments"][experiment.name]
         assert [{key: row[key] for key in part.subject} for row, part in zip(one["rows"], experiment.parts, strict=True)] == [
@@ -523,8 +524,9 @@ def test_a_damaged_record_counts_as_none(damage: str, tmp_path: Path) -> None:
 def test_reading_what_is_not_there_or_of_another_schema_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no record of experiments"):
         record.read(tmp_path)
-    (tmp_path / record.NAME).write_text('{"schema": 0}')
-    with pytest.raises(UserError, match="schema 0"):
+    other = replace(EXPERIMENTS, schema=0).sealed({"experiments": {}})
+    (tmp_path / record.NAME).write_text(json.dumps(other))
+    with pytest.raises(UserError, match="schema 0, this version reads 1"):
         record.read(tmp_path)
 
 
@@ -653,8 +655,18 @@ def test_a_record_without_values_draws_nothing(made: tuple[dict[str, Any], Path]
     assert figures.drawn(bare) == {}
 
 
-def test_a_mean_over_seeds_is_geometric_and_leaves_out_what_one_lacks() -> None:
-    assert figures._geometric([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
+def test_a_mean_over_seeds_is_that_of_the_tables_and_leaves_out_what_one_lacks() -> None:
+    assert figures._mean([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
+    assert figures._mean([[(1, -1.0)], [(1, 5.0)]], "linear") == [(1, 2.0)]
+
+
+def test_a_seed_that_is_not_positive_is_not_left_out_of_a_mean() -> None:
+    axes = Figure().subplots()
+    figures._draw(axes, [[(1, -1.0), (2, 1.0)], [(1, 5.0), (2, 100.0)]], "red", scale="linear")
+    assert list(axes.lines[-1].get_ydata()) == [2.0, 50.5]
+    axes = Figure().subplots()
+    figures._draw(axes, [[(1, 0.0), (2, 0.0)], [(1, 5.0), (2, 100.0)]], "red")
+    assert len(axes.lines) == 1  # the other seed's own line: no geometric mean of both
 
 
 def test_the_published_record_is_whole_and_of_the_scale_it_claims() -> None:

@@ -176,7 +176,7 @@ class TestAccept:
     @pytest.mark.parametrize("content", ["", "[]", '{"2": {"a": 1}}', '{"2": {"a": {"value": 1, "unit": "B", "more": 1}}}'])
     def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "e.json").write_text(content)
-        with pytest.raises(UserError, match=r"e\.json: not the gate's file"):
+        with pytest.raises(UserError, match=r"e\.json is damaged"):
             read_expected(tmp_path / "e.json")
 
 

@@ -13,6 +13,7 @@ from bench.peers import explicit, measure, show
 from bench.peers.cli import write
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
 from bench.peers.problems import PROBLEMS
+from bench.side_file import PEERS
 from deq import Map
 
 CHEAP = ("tiny", "oscillating")
@@ -136,7 +137,7 @@ def record() -> dict[str, Any]:
 
 def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     write(record(), tmp_path)
-    assert json.loads((tmp_path / "peers.json").read_text()) == record()
+    assert PEERS.read(tmp_path / "peers.json") == record()
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
     assert {*texts} == {"overhead", "steps", "memory", "baselines", "harness"}
     assert "1.50 [1.50, 1.50]" in texts["overhead"]

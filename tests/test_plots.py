@@ -1,6 +1,8 @@
 """Figures: one look a label in a suite, nothing covered, nothing drawn that is not there."""
 
+import csv
 import dataclasses
+import io
 from typing import Any
 
 import matplotlib.style
@@ -13,8 +15,10 @@ from bench import plots
 from bench.columns import Group, groups
 from bench.look import STYLE, _look, looks
 from bench.metric import Metric
-from bench.record import Point, Record
+from bench.record import Point, Record, measured
+from bench.report import csv_text
 from bench.statistics import interval
+from bench.tables import group_tables
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +49,65 @@ def test_a_label_looks_the_same_in_all_groups_and_no_two_look_alike() -> None:
     assert found["tied 12"].colour[0] > found["tied 12"].colour[2]  # another hue: more red than blue
 
 
-def test_curves_show_mean_band_chance_and_direction(group: Group) -> None:
+def test_curves_show_mean_seeds_chance_and_direction(group: Group) -> None:
     left, right = drawn("_curves", group, "steps").axes
     assert left.get_yscale() == right.get_yscale() == "log"
     assert left.get_ylabel() == "loss [nats], ↓ better"
     assert [text.get_text() for text in left.texts] == ["chance"]  # an optimum of 0 has no place on a log axis
     row = next(row for row in group.rows if row.label == "DEQ (Anderson)")
-    last = [one.curve[-1].valid["loss"] for one in row.ok]
-    line = next(line for line in left.lines if list(line.get_xdata())[-1] == 400)
-    assert list(line.get_ydata())[-1] == pytest.approx(sum(last) / 3)
-    band = left.collections[0].get_paths()[0].vertices
-    assert {min(last), max(last)} <= {y for x, y in band.tolist() if x == 400}
+    mean, seeds = left.lines[0], left.lines[1]
+    assert list(mean.get_xdata())[-1] == 400
+    assert seeds.get_linewidth() < mean.get_linewidth()
+    assert seeds.get_color() == mean.get_color()
+    shown = {y for x, y in zip(seeds.get_xdata(), seeds.get_ydata(), strict=True) if x == 400}
+    assert shown == {one.curve[-1].valid["loss"] for one in row.ok}
 
 
-def test_seconds_are_averaged_over_seeds(group: Group) -> None:
-    left, _ = drawn("_curves", group, "seconds").axes
-    row = group.rows[0]
-    assert list(left.lines[0].get_xdata())[-1] == pytest.approx(sum(one.curve[-1].seconds for one in row.ok) / 3)
+# Seeds far apart: their geometric mean is not their arithmetic one.
+ENDS = {
+    "loss": (1e-4, 2e-2, 1e-3),
+    "perplexity": (2.0, 900.0, 30.0),
+    "accuracy_last10": (1.0, 0.1, 0.7),
+    "excess_nats": (-0.1, 2.0, 0.3),
+}
+
+
+@pytest.mark.parametrize("headline", ENDS)
+@pytest.mark.parametrize("against", ["steps", "seconds", "timed"])
+def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> None:
+    metric = {
+        "loss": Metric(unit="nats", better="lower"),
+        "perplexity": Metric(unit="1", better="lower"),
+        "accuracy_last10": Metric(unit="fraction", better="higher"),
+        "excess_nats": Metric(unit="nats", better="lower"),
+    }[headline]
+    records = []
+    for seed, end in enumerate(ENDS[headline]):
+        one = record("LSTM", seed)
+        curve = [Point(step=step, seconds=step * 2.0**seed, train_loss=1.0, valid={headline: end}) for step in (100, 200)]
+        measures = one.measures | {
+            f"valid_{headline}": measured(end, metric.unit, "m", "s"),
+            "train_s": measured(200 * 2.0**seed, "s", "m", "s"),
+            "step_ms_median": measured(10.0**seed, "ms", "m", "s"),
+        }
+        records.append(
+            one.model_copy(update={"headline": headline, "metrics": {headline: metric}, "curve": curve, "measures": measures})
+        )
+    (group,) = groups("quick", records)
+    left, _ = drawn("_curves", group, against).axes
+    lines = list(csv.DictReader(io.StringIO(csv_text(group_tables(group)[0]))))
+    (table,) = [float(line["mean"]) for line in lines if line["column"] == f"valid_{headline}"]
+    assert list(left.lines[0].get_ydata())[-1] == pytest.approx(table, rel=1e-12)
+    cost = next(one for one in group_tables(group) if one.ending == "cost")
+    means = {line["column"]: line["mean"] for line in cost.data}
+    ends = {"steps": 200.0, "seconds": means["train_s"], "timed": 200 * means["step_ms_median"] / 1e3}
+    assert list(left.lines[0].get_xdata())[-1] == pytest.approx(ends[against], rel=1e-12)
+
+
+def test_a_panel_of_the_solver_ends_at_the_geometric_mean() -> None:
+    records = [edited([record("DEQ (Anderson)", seed)], {"forward_nfe": 4.0**seed})[0] for seed in range(3)]
+    axes = drawn("_solver", groups("quick", records)[0]).axes[0]
+    assert list(axes.lines[0].get_ydata())[-1] == pytest.approx(4.0)
 
 
 def test_an_accuracy_headline_is_linear_with_both_references() -> None:

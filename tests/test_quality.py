@@ -97,6 +97,17 @@ def test_the_table_says_the_same() -> None:
     assert seconds == 12.0
 
 
+def test_of_an_even_number_of_seeds_the_table_has_the_median_too() -> None:
+    ends = (1.0, 1.2)
+    rows = [
+        record(label, seed, [3.0, 2.0, end], 1.0 + seed) for label in ("tied 2", "tied 8", "fast") for seed, end in enumerate(ends)
+    ]
+    made = quality_table(group(rows))
+    assert made is not None
+    assert "Target: 1.100 nats" in made.caption
+    assert {(row[5].text, row[6].text) for row in made.rows} == {("4.50", "1.100")}
+
+
 @pytest.mark.parametrize("left", ["one depth", "no DEQ", "contended"])
 def test_where_there_is_nothing_to_compare_there_is_no_table(left: str) -> None:
     records = family(timed=left != "contended")

@@ -301,6 +301,13 @@ def test_the_higher_accuracy_is_the_better_one() -> None:
     assert bold_rows(with_losses(scores, "test_accuracy_last10", "fraction"), "", "accuracy") == {"LSTM"}
 
 
+@pytest.mark.parametrize(("n", "bold"), [(2, set()), (4, set()), (5, {"LSTM"})])
+def test_a_few_equal_scores_are_not_told_apart_but_equal_counts_are(n: int, bold: set[str]) -> None:
+    losses = {"LSTM": [0.1] * n, "GRU": [0.5 + seed / 100 for seed in range(n)]}
+    assert bold_rows(with_losses(losses), "", "loss") == bold
+    assert bold_rows(with_losses(losses, "peak_live_bytes", "B"), "memory", "peak live") == {"LSTM"}
+
+
 def test_exact_counts_are_bold_without_intervals_and_share_it() -> None:
     counts = {"LSTM": [4096.0], "GRU": [1024.0], "tied 12": [1024.0]}
     assert bold_rows(with_losses(counts, "saved_bytes", "B"), "memory", "saved") == {"GRU", "tied 12"}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.claims.paired import holm
-from bench.statistics import LEVEL
+from bench.statistics import LEVEL, significant
 
 if TYPE_CHECKING:
     from bench.claims.evidence import Evidence
@@ -32,8 +32,8 @@ class Part:
 
     A part that rests on chance has the p-values of both one-sided tests: `p_for` is small where the data say that it does not fail,
     `p_against` where they say that it does. Its `verdict` then is None until the parts of its claim have been corrected for each
-    other. A part that rests on counts has its verdict at once. `adjusted` is the p-value that decided. `samples` are the numbers,
-    one a seed, that the value is the mean of.
+    other. A `fact` is a count of what was measured: it has its verdict at once, and no p-value. `adjusted` is the
+    p-value that decided. `samples` are the numbers, one a seed, that the value is the mean of.
     """
 
     about: str
@@ -43,15 +43,23 @@ class Part:
     p_for: float | None = None
     p_against: float | None = None
     adjusted: float | None = None
+    fact: bool = False
     note: str = ""
     samples: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
 
+    @property
+    def decided_by(self) -> str:
+        """`fact`, or the p-value that decided, or a dash."""
+        if self.adjusted is None:
+            return "fact" if self.fact else "—"
+        return significant(self.adjusted, 2) if self.adjusted >= 1e-4 else "< 1e-4"
+
 
 def counted(about: str, value: str, asked: str, met: bool, source: Source, note: str = "") -> Part:
-    """A part that rests on counts."""
+    """A part that is a fact, not a test."""
     verdict: Verdict = "holds" if met else "does not hold"
-    return Part(about=about, value=value, asked=asked, verdict=verdict, note=note, sources=(source,))
+    return Part(about=about, value=value, asked=asked, verdict=verdict, fact=True, note=note, sources=(source,))
 
 
 @dataclass(frozen=True, kw_only=True)

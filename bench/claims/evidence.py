@@ -1,14 +1,13 @@
 """All that has been measured, as the claims look at it: suites by name, and the records of memory and experiments."""
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench import side_file
 from bench.claims.claim import Source
 from bench.columns import Group, Row, groups
-from bench.errors import UserError
 from bench.record import Record
 from bench.store import Store
 
@@ -53,23 +52,12 @@ class Evidence:
     @cached_property
     def memory(self) -> dict[str, Any] | None:
         """The memory record, or None."""
-        return self._read(MEMORY, "rows", "cost", "laws")
+        return side_file.MEMORY.read(self.results / MEMORY)
 
     @cached_property
     def experiments(self) -> dict[str, Any] | None:
         """The record of what is measured for the claims alone, or None."""
-        return self._read(EXPERIMENTS, "experiments")
-
-    def _read(self, path: Path, *parts: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads((self.results / path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"claims: {self.results / path} cannot be read: {error}") from error
-        if not isinstance(found, dict) or not found.keys() >= set(parts):
-            raise UserError(f"claims: {self.results / path} is no such record: it needs {', '.join(parts)}")
-        return found
+        return side_file.EXPERIMENTS.read(self.results / EXPERIMENTS)
 
 
 def by_seed(row: Row, measure: str) -> dict[int, float]:

@@ -7,12 +7,18 @@ memory record were written down when these were there already and had been read;
 from bench.claims import counted, measured, probed
 from bench.claims.claim import Claim
 
-_SEEDS = "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips); Holm over a claim's parts against it"
-_COUNTED = "counted, no chance in it"
+_SEEDS = (
+    "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips, of equal values the exact sign test); "
+    "Holm over a claim's parts against it"
+)
+_COUNTED = "a fact: counted, no chance in it"
 _MEMORY = "`python -m bench memory`"
 _MEASURE = "`python -m bench claims --measure`"
 _COPY = "suite copy"
-_SEED = "one-sided t tests over seeds (from six on sign flips); Holm over a claim's parts against it"
+_SEED = (
+    "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
+    "Holm over a claim's parts against it"
+)
 
 SUITES = ("smoke", "text", "small", "copy", "speed")  # whose comparisons are audited
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.claims.claim import Part
 from bench.claims.evidence import Evidence, by_seed, runs
-from bench.claims.paired import Tested, paired, tested
+from bench.claims.paired import EQUAL, Tested, bound, paired, tested
 from bench.columns import Group, Row
 from bench.statistics import written
 
@@ -33,6 +33,9 @@ def part(about: str, found: Tested | None, threshold: float, side: Side, unit: s
         )
     p_for, p_against = (found.below, found.above) if side == "below" else (found.above, found.below)
     note = f"{found.method}, {found.estimate.n} seeds"
+    if found.method == EQUAL:
+        failures = sum(value >= threshold if side == "below" else value <= threshold for value in found.samples)
+        note += f"; {bound(failures, found.estimate.n)}"
     return Part(
         about=about,
         value=value,
@@ -54,6 +57,9 @@ def between(
     if under is None or over is None or made.p_for is None:
         return made
     ends = [p or 0.0 for p in (under.above, over.below, under.below, over.above)]  # none is None where p_for is none
+    if over.method == EQUAL:
+        failures = sum(not low < value < high for value in over.samples)
+        made = replace(made, note=f"{EQUAL}, {len(over.samples)} seeds; {bound(failures, len(over.samples))}")
     return replace(made, p_for=max(ends[:2]), p_against=min(1.0, 2 * min(ends[2:])))
 
 
@@ -140,7 +146,7 @@ def converges(evidence: Evidence) -> list[Part]:
     for suite, group, row in evidence.deqs("smoke", "text", "small", "copy"):
         shares = by_seed(row, "eval_converged_fraction")
         if shares and "phantom" not in row.label and "energy" not in row.label:
-            found = tested(list(shares.values()), 0.99, "linear")
+            found = tested(list(shares.values()), 0.99, "fraction")
             parts.append(part(f"{group.name}: {row.label}", found, 0.99, "above", "", row, suite=suite))
     return parts
 

@@ -8,11 +8,14 @@ from typing import Literal
 
 import numpy as np
 from scipy.special import stdtr
+from scipy.stats import binomtest
 
-from bench.statistics import Interval, interval
+from bench.statistics import LEVEL, Interval, Scale, over_seeds
 
 EXACT_FROM = 6  # pairs: with five the smallest p-value of a sign-flip test is 1/32 on one side, and nothing survives a correction
 _MOST = 16  # pairs whose sign flips are all tried
+_ROUNDING = 1e-12  # of the largest value: what differs by less is equal
+EQUAL = "sign test of equal values"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +49,23 @@ def paired(
     return tested([a / b if b > 0 else 0.0 for a, b in pairs], threshold, "log")
 
 
-def tested(values: Sequence[float], threshold: float, scale: Literal["log", "linear"]) -> Tested:
-    """The same of values that are ratios or differences already, or of one model alone."""
+def tested(values: Sequence[float], threshold: float, scale: Scale) -> Tested:
+    """The same of values that are ratios or differences already, or of one model alone.
+
+    Equal values have no spread, so that a t test has nothing to judge by (its p would be 0). They have the exact sign test, which
+    asks on which side of the threshold more than half of all seeds lie: with fewer than five it decides nothing.
+    """
     if scale == "log" and min(values) <= 0:
         return Tested(estimate=None, below=None, above=None, method="no test: a value is not positive", samples=tuple(values))
-    estimate = interval(values, scale)
+    estimate = over_seeds(values, scale)
     if len(values) < 3:
         return Tested(estimate=estimate, below=None, above=None, method=f"no test: {len(values)} of 3 seeds", samples=tuple(values))
     distances = np.asarray(values, dtype=np.float64) - threshold
     if scale == "log":
         distances = np.log(np.asarray(values, dtype=np.float64)) - math.log(threshold)
+    if np.ptp(distances) <= _ROUNDING * max(1.0, *np.abs(values)):
+        below, above = (_sign(side) for side in (distances, -distances))
+        return Tested(estimate=estimate, below=below, above=above, method=EQUAL, samples=tuple(values))
     if EXACT_FROM <= len(values) <= _MOST:
         return Tested(
             estimate=estimate,
@@ -70,10 +80,24 @@ def tested(values: Sequence[float], threshold: float, scale: Literal["log", "lin
 
 def _student(distances: np.ndarray) -> float:
     spread = float(distances.std(ddof=1)) / math.sqrt(len(distances))
-    mean = float(distances.mean())
-    if spread == 0:
-        return 0.0 if mean < 0 else 1.0 if mean > 0 else 0.5
-    return float(stdtr(len(distances) - 1, mean / spread))
+    return float(stdtr(len(distances) - 1, float(distances.mean()) / spread))
+
+
+def _sign(distances: np.ndarray) -> float:
+    """The probability of as many values below, or more, were half of all below; what is at the threshold counts on no side."""
+    apart = distances[np.abs(distances) > _ROUNDING]
+    return float(binomtest(int((apart < 0).sum()), len(apart), 0.5, alternative="greater").pvalue) if len(apart) else 1.0
+
+
+def bound(failures: int, n: int) -> str:
+    """What so many failures of n seeds say of the share that fails, at 95 % (Clopper and Pearson 1934)."""
+    said = f"{failures} of {n} seeds fail: "
+    if failures == 0:
+        return said + f"at most {100 * binomtest(0, n, alternative='less').proportion_ci(LEVEL).high:.0f} % do, at 95 %"
+    if failures == n:
+        return said + f"at least {100 * binomtest(n, n, alternative='greater').proportion_ci(LEVEL).low:.0f} % do, at 95 %"
+    both = binomtest(failures, n).proportion_ci(LEVEL)
+    return said + f"{100 * both.low:.0f} to {100 * both.high:.0f} % do, at 95 %"
 
 
 def _flips(distances: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from bench.claims.claim import Part, counted
 from bench.claims.evidence import EXPERIMENTS_SOURCE, Evidence
 from bench.claims.measured import between, part
-from bench.claims.paired import paired, tested
+from bench.claims.paired import bound, paired, tested
 from bench.statistics import significant
 
 Values = Mapping[str, Any]
@@ -108,7 +108,7 @@ def tied_need_not_converge(evidence: Evidence) -> list[Part]:
     shares = dict(_by_task(rows, lambda values: next(iter(values["lengths"].values()))["still"]))
     if not shares:
         return []
-    found = {task: tested(list(mine.values()), 0.99, "linear") for task, mine in shares.items()}
+    found = {task: tested(list(mine.values()), 0.99, "fraction") for task, mine in shares.items()}
     made = {task: part(f"{task}: share at rest after 200 layers", one, 0.99, "below", "", suite="") for task, one in found.items()}
     known = [one for one in made.values() if one.p_for is not None and one.p_against is not None]
     if not known:
@@ -130,7 +130,7 @@ def one_root(evidence: Evidence) -> list[Part]:
 
     parts = []
     for task, shares in _by_task(_rows(evidence, "independence"), read):
-        found = tested(list(shares.values()), 0.99, "linear")
+        found = tested(list(shares.values()), 0.99, "fraction")
         parts.append(
             _of(part(f"{task}: share with the same logits to 1e-3, of the pair least alike", found, 0.99, "above", "", suite=""))
         )
@@ -142,14 +142,18 @@ def gradient_is_exact(evidence: Evidence) -> list[Part]:
     rows, parts = _rows(evidence, "gradient"), []
     for moment in ("start", "end"):
         for task, distances in _by_task(rows, lambda values, moment=moment: _tightest(values[moment])):  # type: ignore[misc]
-            worst = max(distances.values())
             about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
-            parts.append(_counted(about, f"{significant(worst, 2)} at most", "below 1e-6", worst < 1e-6, f"{len(distances)} seeds"))
+            parts.append(_worst(about, distances, 1e-6, ""))
     for task, cosines in _by_task(rows, lambda values: values["end"].get("as trained", {}).get("one_less_cosine")):
-        worst = max(cosines.values())
-        about = f"{task}, end of training: 1 - cosine, as trained (1e-3, float32)"
-        parts.append(_counted(about, f"{significant(worst, 2)} at most", "below 0.01", worst < 0.01, f"{len(cosines)} seeds"))
+        parts.append(_worst(f"{task}, end of training: 1 - cosine, as trained (1e-3, float32)", cosines, 0.01, ""))
     return parts
+
+
+def _worst(about: str, found: Mapping[int, float], most: float, unit: str) -> Part:
+    """Whether every seed is below a limit: a count of these seeds, with what it says of others."""
+    fail = sum(value >= most for value in found.values())
+    value = f"{significant(max(found.values()), 2)}{unit} at most"
+    return _counted(about, value, f"below {most:g}", fail == 0, bound(fail, len(found)))
 
 
 def _tightest(gradients: Values) -> float | None:
@@ -163,8 +167,7 @@ def batch_does_not_matter(evidence: Evidence) -> list[Part]:
     rows, parts = _rows(evidence, "batch"), []
     for dtype, most in (("float64", 1e-6), ("float32", 1e-2)):
         for task, found in _by_task(rows, lambda values, dtype=dtype: max(one["logits"] for one in values[dtype])):  # type: ignore[misc]
-            worst = max(found.values())
-            parts.append(_counted(f"{task}, {dtype}", f"{significant(worst, 2)} nats at most", f"below {most:g}", worst < most))
+            parts.append(_worst(f"{task}, {dtype}", found, most, " nats"))
     return parts
 
 
@@ -194,5 +197,13 @@ def nothing_passes_silently(evidence: Evidence) -> list[Part]:
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row["values"] for row in rows if row["model"] == model]
         flagged = sum(one["status"] != "ok" or (one["train_converged_fraction"] or 0.0) < 0.99 for one in mine)
-        parts.append(_counted(f"training: {model}", f"{flagged} of {len(mine)} records flagged", "all", flagged == len(mine)))
+        parts.append(
+            _counted(
+                f"training: {model}",
+                f"{flagged} of {len(mine)} records flagged",
+                "all",
+                flagged == len(mine),
+                bound(len(mine) - flagged, len(mine)),
+            )
+        )
     return parts

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from bench.claims.audit import Audit, audit_table
 from bench.claims.claim import Finding, Part, tally
 from bench.report import markdown
-from bench.statistics import significant
 from bench.tables import Entry, Table
 
 _ENTRY_RULE = (
     "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
-    "correction over its parts), is inconclusive where the seeds do not decide, and is not tested where nothing has been run."
+    "correction over its parts), is inconclusive where the seeds do not decide, and is not tested where nothing has been run. "
+    "A fact is a count of what was measured (bytes, FLOPs, seeds): it is no test and has no p. Equal values in all seeds "
+    "have an exact sign test and a bound on the share of seeds that fail; with fewer than five seeds they decide nothing."
 )
 _COUNTED = {"holds": "hold", "does not hold": "do not hold", "inconclusive": "are inconclusive", "not tested": "are not tested"}
 
@@ -49,6 +50,7 @@ def _line(finding: Finding, part: Part) -> dict[str, object]:
         "p_for": part.p_for,
         "p_against": part.p_against,
         "adjusted": part.adjusted,
+        "fact": "yes" if part.fact else "no",
         "samples": " ".join(f"{sample:.7g}" for sample in part.samples),
         "claim_verdict": finding.verdict,
         "run_ids": " ".join(run for source in part.sources for run in source.runs),
@@ -59,10 +61,7 @@ def _line(finding: Finding, part: Part) -> dict[str, object]:
 def parts(finding: Finding) -> Table:
     """The parts of one claim."""
     claim = finding.claim
-    lines = []
-    for part in finding.parts:
-        p = "—" if part.adjusted is None else significant(part.adjusted, 2) if part.adjusted >= 1e-4 else "< 1e-4"
-        lines.append((part.about, part.value, part.asked, part.verdict or "—", p, part.note))
+    lines = [(part.about, part.value, part.asked, part.verdict or "—", part.decided_by, part.note) for part in finding.parts]
     commands = dict.fromkeys(source.command for part in finding.parts for source in part.sources)
     return Table(
         ending=claim.id,

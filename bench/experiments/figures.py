@@ -1,6 +1,8 @@
-"""The record of the experiments as pictures: a thin line a seed, a thick one their geometric mean; the paper's points hollow."""
+"""The record of the experiments as pictures: a thin line a seed, a thick one their mean; the paper's points hollow.
 
-import math
+The mean is that of the tables: geometric, but arithmetic for an excess, which can be negative.
+"""
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bench.look import STYLE, rendered
+from bench.statistics import Scale, interval
 
 Series = list[tuple[float, float]]
 _BLUE, _ORANGE, _GREEN, _RED, _PINK, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
@@ -71,22 +74,31 @@ class _Rows:
         return self._experiments[experiment]["settings"][name]
 
 
-def _geometric(lines: Sequence[Series]) -> Series:
-    """The geometric mean over seeds at each x that all of them have."""
+def _mean(lines: Sequence[Series], scale: Scale = "log") -> Series:
+    """The mean over seeds at each x that all of them have; on the log scale, where all are positive."""
     by_x: dict[float, list[float]] = {}
     for line in lines:
         for x, y in line:
             by_x.setdefault(x, []).append(y)
-    return [(x, math.exp(sum(map(math.log, ys)) / len(ys))) for x, ys in sorted(by_x.items()) if len(ys) == len(lines)]
+    whole = {x: ys for x, ys in sorted(by_x.items()) if len(ys) == len(lines)}
+    return [(x, interval(ys, scale).mean) for x, ys in whole.items() if scale != "log" or min(ys) > 0]
 
 
-def _draw(axes: Axes, lines: Sequence[Series], colour: str, dash: Any = "-", thin: bool = True, marker: str = "") -> None:
-    """Each seed thin, their mean thick; what is not positive has no place on a log axis and is left out."""
-    lines = [[(x, y) for x, y in line if y is not None and y > 0] for line in lines]
-    lines = [line for line in lines if line]
-    for line in lines if thin and len(lines) > 1 else ():
+def _draw(
+    axes: Axes,
+    lines: Sequence[Series],
+    colour: str,
+    dash: Any = "-",
+    thin: bool = True,
+    marker: str = "",
+    scale: Scale = "log",
+) -> None:
+    """Each seed thin, their mean thick; what is not positive has no place on a log axis and is not drawn, but counts in a mean."""
+    lines = [known for line in lines if (known := [(x, y) for x, y in line if y is not None])]
+    drawn = [positive for line in lines if (positive := [(x, y) for x, y in line if y > 0])]
+    for line in drawn if thin and len(lines) > 1 else ():
         axes.plot(*zip(*line, strict=True), color=colour, linestyle=dash, linewidth=0.7, alpha=0.45)
-    mean = _geometric(lines)
+    mean = [(x, y) for x, y in _mean(lines, scale) if y > 0]
     if mean:
         axes.plot(*zip(*mean, strict=True), color=colour, linestyle=dash, marker=marker, markersize=3.5)
 
@@ -343,12 +355,13 @@ def _dependency(rows: _Rows) -> Figure | None:
     figure, [panels] = _grid(1, 2, "Agreement over a growing distance", 3.7)
     hues = dict(zip(models, (_BLUE, _RED, _GREEN, _PINK), strict=False))
     lengths = rows.every("dependency", "dependency")
-    for axes, score, label in (
-        (panels[0], "loss_agreement", "loss at the closer [nats], ↓ better"),
-        (panels[1], "excess_nats", "excess over the entropy rate\n[nats a token], ↓ better"),
-    ):
+    scores: tuple[tuple[Axes, str, Scale, str], ...] = (
+        (panels[0], "loss_agreement", "log", "loss at the closer [nats], ↓ better"),
+        (panels[1], "excess_nats", "linear", "excess over the entropy rate\n[nats a token], ↓ better"),
+    )
+    for axes, score, scale, label in scores:
         for model, hue in hues.items():
-            _draw(axes, list(_over(rows, model, lengths, score)), hue, marker="o")
+            _draw(axes, list(_over(rows, model, lengths, score)), hue, marker="o", scale=scale)
         axes.set(xlabel="tokens between opener and closer", ylabel=label, xscale="log", yscale="log")
         axes.set_xticks(lengths)
         _numbers(axes, "x")

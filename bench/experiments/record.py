@@ -31,10 +31,10 @@ from bench.experiments.models import Models
 from bench.experiments.scale import FULL, Scale
 from bench.record import write_bytes, write_text
 from bench.report import revision_told
+from bench.side_file import EXPERIMENTS
 from bench.spec import Spec
 
 NAME = "experiments.json"
-SCHEMA = 1
 FOLDER = Path("results") / "claims"
 _WORK = ".cache"  # trained models, while there are rows to make
 _OWN = ("made_by", "revision", "values", "why")  # what a row has besides its subject
@@ -118,7 +118,7 @@ def _rows(out: Path) -> dict[Key, Row]:
             for name, experiment in found.items()
             for row in experiment["rows"]
         }
-    except (UserError, KeyError, TypeError, AttributeError):
+    except UserError:
         return {}
 
 
@@ -134,7 +134,7 @@ def _assembled(planned: Iterable[Experiment], rows: Mapping[Key, Row]) -> dict[s
             "rows": mine,
         }
     here = {name: value for name, value in environment("cpu", 1).items() if name != "git"}  # rows may be of several revisions
-    return {"schema": SCHEMA, "environment": here, "experiments": found}
+    return {"environment": here, "experiments": found}
 
 
 Followed = tuple[Key, Part, dict[str, Any] | None, str | None]
@@ -166,14 +166,10 @@ def _side_by_side(waiting: Sequence[tuple[Key, Part]], trainings: Sequence[Spec]
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A record that was written; UserError where there is none, or one of another schema."""
-    try:
-        found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        schema = found.get("schema")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"claims: no record of experiments in {folder}: {error}") from error
-    if schema != SCHEMA:
-        raise UserError(f"claims: {folder / NAME} has schema {schema!r}, this version reads {SCHEMA}; make it anew")
+    """A record that was written; UserError where there is none, or a damaged one."""
+    found = EXPERIMENTS.read(folder / NAME)
+    if found is None:
+        raise UserError(f"claims: no record of experiments in {folder}: `python -m bench claims --measure` makes it")
     return found
 
 
@@ -183,6 +179,7 @@ def _write(record: Mapping[str, Any], out: Path) -> None:
 
 def _text(record: Mapping[str, Any]) -> str:
     """JSON, a line a row: what changed is seen in a difference."""
+    record = EXPERIMENTS.sealed(record)
     head = {key: value for key, value in record.items() if key != "experiments"}
     lines = [
         "{",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.gate.counts import Count
 from bench.record import write_text
+from bench.side_file import COUNTS
 
 _COUNTS = TypeAdapter(dict[str, dict[str, Count]])
 _NAMED = 5  # differences in a line of the change log
@@ -39,12 +40,10 @@ class Difference:
 
 def read_expected(path: Path) -> dict[str, dict[str, Count]]:
     """The accepted counts by version of torch; empty where there is no such file, UserError where it is damaged."""
-    if not path.is_file():
-        return {}
     try:
-        return _COUNTS.validate_json(path.read_bytes())
+        return _COUNTS.validate_python(COUNTS.read(path) or {})
     except ValidationError as error:
-        raise UserError(f"{path}: not the gate's file ({error.errors()[0]['msg']})") from error
+        raise UserError(f"{path} is damaged ({error.errors()[0]['msg']}); {COUNTS.again}") from error
 
 
 def differences(expected: Mapping[str, Count], found: Mapping[str, Count]) -> list[Difference]:
@@ -78,8 +77,8 @@ def accept(path: Path, torch: str, found: Mapping[str, Count], why: str, changes
         return []
     known[torch] = dict(found)
     plain = {version: {name: one.model_dump() for name, one in sorted(counts.items())} for version, counts in sorted(known.items())}
-    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
-    _note(changes, f"- Gate, torch {torch}: {why} ({_named(apart)}).")
+    _note(changes, f"- Gate, torch {torch}: {why} ({_named(apart)}).")  # first: no count is accepted without its reason
+    write_text(path, json.dumps(COUNTS.sealed(plain), indent=1, ensure_ascii=False) + "\n")
     return apart
 
 
@@ -87,7 +86,7 @@ def reason(why: str) -> str:
     """The words as one line; UserError where there are none."""
     if not why.strip():
         raise UserError("--why: say what changed the counts; it goes into the change log")
-    return " ".join(why.split())
+    return one_line(" ".join(why.split()))
 
 
 def _named(apart: list[Difference]) -> str:
@@ -99,7 +98,10 @@ def _named(apart: list[Difference]) -> str:
 
 def _note(changes: Path, line: str) -> None:
     """Add a line to the newest section of the change log; begins one where there is none."""
-    text = changes.read_text(encoding="utf-8") if changes.is_file() else "# Changes\n"
+    try:
+        text = changes.read_text(encoding="utf-8") if changes.is_file() else "# Changes\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"gate: {changes} cannot be read ({error}): the change log is UTF-8 text") from error
     lines = text.splitlines()
     heads = [number for number, one in enumerate(lines) if one.startswith("## ")]
     if not heads:

@@ -6,9 +6,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.escape import markdown_escape, visible
 from bench.gate.expected import Difference
 from bench.gate.timing import Comparison
-from bench.report import markdown_escape
 
 _WORDS = {"pass": "pass", "regression": "REGRESSION", "faster": "faster", "inconclusive": "inconclusive"}
 
@@ -78,7 +78,7 @@ def text(apart: Sequence[Difference] | None, counts: int, found: Comparison | No
     if found is not None:
         align = ("left", *["right"] * 6, "left")
         parts.append(tabulate(timed_rows(found), headers=TIMED, tablefmt="simple", disable_numparse=True, colalign=align))
-    return "\n\n".join([*parts, "\n".join(summary(apart, counts, found))])
+    return visible("\n\n".join([*parts, "\n".join(summary(apart, counts, found))]))
 
 
 def markdown(apart: Sequence[Difference] | None, counts: int, found: Comparison | None) -> str:

@@ -169,8 +169,12 @@ class Benchmarks:
             said = subprocess.run(
                 command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=_PROCESS_S, check=False
             )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = error if isinstance(error, OSError) else "timed out"
+            raise UserError(f"gate: no benchmark ran with the code in {code.name}: {why}") from error
+        try:
             found = json.loads(file.read_text())["benchmarks"]
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            last = said.stdout.strip().splitlines()[-1:] if not isinstance(error, subprocess.TimeoutExpired) else ["timed out"]
+            return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            last = said.stdout.strip().splitlines()[-1:]
             raise UserError(f"gate: no benchmark ran with the code in {code.name}: {' '.join(last) or error}") from error
-        return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}

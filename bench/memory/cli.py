@@ -66,7 +66,7 @@ def memory(
         row["label"] for row in found["laws"] if row["axis"] == "depth" and laws.judged(row) == "FAIL" and row["label"] in own
     ]
     for label in failed:
-        print(f"{label}: memory is not constant in {constant_in}", file=sys.stderr)
+        print(f"{one_line(label)}: memory is not constant in {constant_in}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)
 

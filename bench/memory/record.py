@@ -11,6 +11,7 @@ from bench.memory import cost, device, figures, laws, paper, tables
 from bench.memory.step import together
 from bench.record import write_bytes, write_text
 from bench.report import csv_text, latex, markdown
+from bench.side_file import MEMORY
 from bench.spec import Named
 
 NAME = "paper.json"
@@ -36,11 +37,10 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A record that was written; UserError where there is none."""
-    try:
-        found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"memory: no record in {folder}: {error}") from error
+    """A record that was written; UserError where there is none, or a damaged one."""
+    found = MEMORY.read(folder / NAME)
+    if found is None:
+        raise UserError(f"memory: no record in {folder}: `python -m bench memory` makes it")
     return found
 
 
@@ -50,7 +50,7 @@ def write(record: dict[str, Any], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"memory: cannot write {out}: {error.strerror}") from error
-    write_text(out / NAME, json.dumps(record, indent=1) + "\n")
+    write_text(out / NAME, json.dumps(MEMORY.sealed(record), indent=1) + "\n")
     for table in tables.paper_tables(record):
         write_text(out / f"{table.ending}.md", markdown(table))
         write_text(out / f"{table.ending}.tex", latex(table, f"tab:memory-{table.ending}"))

@@ -3,6 +3,7 @@
 An SVG is read as data and written anew from the elements and attributes that are known here; whatever else it holds is left out.
 """
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ _PROPERTIES = {
 _WORD = re.compile(r"(?:none|butt|round|square|miter|bevel|nonzero|evenodd|[\d.\s,eE+-]+)")
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _MOST = 8 << 20  # bytes of a file
+_DEEP = 64  # elements in one another; matplotlib's figures have six
 _LONG = 60  # letters and numbers of a path that is data, not a mark
 
 
@@ -36,17 +38,17 @@ class Shapes:
         self.classes: dict[str, str] = {}
         self.colours: set[str] = {"#ffffff", "#000000"}
 
-    def drawn(self, path: Path, label: str) -> str:
-        """The figure in the file as an element with its text alternative; UserError where the file holds none."""
+    def drawn(self, path: Path, label: str, made_by: str = "python -m bench report") -> str:
+        """The figure in a file, `made_by` a command, as an element with its text alternative; UserError where it holds none."""
         try:
             if path.stat().st_size > _MOST:
                 raise ValueError(f"larger than {_MOST >> 20} MiB")
-            root = ElementTree.fromstring(path.read_bytes())
+            root = _parsed(path.read_bytes())
             box = [float(part) for part in root.get("viewBox", "").split()]
             if _name(root) != "svg" or len(box) != 4:
                 raise ValueError("no drawing with a view box")
-        except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
-            raise UserError(f"{path}: damaged figure ({error}); `python -m bench report` draws it anew") from error
+        except (OSError, ValueError, ElementTree.ParseError) as error:
+            raise UserError(f"{path}: damaged figure ({error}); `{made_by}` makes it again") from error
         body = "".join(_Figure(self, root).children(root))
         view = " ".join(_short(part, 1) for part in box)
         return f'<svg role="img" aria-label="{escape(label)}" viewBox="{view}" class="drawing">{body}</svg>'
@@ -141,6 +143,19 @@ class _Figure:
         if moved := _moved(element.get("transform", "")):
             found.append(moved)
         return "".join(f" {one}" for one in found)
+
+
+def _parsed(content: bytes) -> Element:
+    """The root of an XML text; ValueError as soon as elements lie deeper than any figure's."""
+    root, depth = None, 0
+    for event, element in ElementTree.iterparse(io.BytesIO(content), ("start", "end")):
+        root = element if root is None else root
+        depth += 1 if event == "start" else -1
+        if depth > _DEEP:
+            raise ValueError(f"more than {_DEEP} elements in one another")
+    if root is None:
+        raise ValueError("no element")
+    return root
 
 
 def _name(element: Element) -> str:

@@ -39,12 +39,12 @@ _GROUP = {
     ),
     "curves-steps": (
         "Learning curves by step",
-        "Two panels with a line for each model and a band from the least to the greatest seed: validation {score} and training "
+        "Two panels with a thick line for each model, its mean over seeds, and a thin one a seed: validation {score} and training "
         "loss against training steps. {group}: {models}.",
     ),
     "curves-seconds": (
         "Learning curves by time",
-        "Two panels with a line for each model and a band from the least to the greatest seed: validation {score} and training "
+        "Two panels with a thick line for each model, its mean over seeds, and a thin one a seed: validation {score} and training "
         "loss against seconds of training. {group}: {models}.",
     ),
     "solver": (
@@ -86,7 +86,7 @@ _CLAIMS = {
     "fig2-steps": (
         "Evaluations that solves take as training goes on (the paper's figure 2, left)",
         "A panel a task: evaluations of a forward and of a backward solve to one tolerance against training steps, a thin line "
-        "a seed and a thick one their mean; a dashed line marks the cap.",
+        "a seed and a thick one their geometric mean; a dashed line marks the cap.",
     ),
     "fig2-residual": (
         "Residual against evaluations (figure 2, right)",
@@ -138,7 +138,7 @@ def group_pictures(results: Path, group: Group, shapes: Shapes) -> list[Picture]
     }
     folder = results / "figures" / group.suite
     found = [
-        _picture(folder / f"{group.slug}-{ending}", ending, name, _filled(says, said), shapes)
+        _picture(folder / f"{group.slug}-{ending}", ending, name, _filled(says, said), shapes, "python -m bench report")
         for ending, (name, says) in _GROUP.items()
     ]
     return [picture for picture in found if picture is not None]
@@ -146,16 +146,16 @@ def group_pictures(results: Path, group: Group, shapes: Shapes) -> list[Picture]
 
 def memory_pictures(results: Path, shapes: Shapes) -> list[Picture]:
     """The figures of the memory record."""
-    return _pictures(results / "memory", _MEMORY, shapes)
+    return _pictures(results / "memory", _MEMORY, shapes, "python -m bench memory")
 
 
 def claims_pictures(results: Path, shapes: Shapes) -> list[Picture]:
     """The figures of the experiments that claims rest on."""
-    return _pictures(results / "claims", _CLAIMS, shapes)
+    return _pictures(results / "claims", _CLAIMS, shapes, "python -m bench claims --measure")
 
 
-def _pictures(folder: Path, named: dict[str, tuple[str, str]], shapes: Shapes) -> list[Picture]:
-    found = [_picture(folder / ending, ending, name, says, shapes) for ending, (name, says) in named.items()]
+def _pictures(folder: Path, named: dict[str, tuple[str, str]], shapes: Shapes, made_by: str) -> list[Picture]:
+    found = [_picture(folder / ending, ending, name, says, shapes, made_by) for ending, (name, says) in named.items()]
     return [picture for picture in found if picture is not None]
 
 
@@ -165,12 +165,12 @@ def _filled(text: str, words: dict[str, str]) -> str:
     return text
 
 
-def _picture(stem: Path, ending: str, name: str, says: str, shapes: Shapes) -> Picture | None:
+def _picture(stem: Path, ending: str, name: str, says: str, shapes: Shapes, made_by: str) -> Picture | None:
     svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     if _own(svg):
-        return Picture(ending=ending, name=name, says=says, html=Markup(shapes.drawn(svg, says)))
+        return Picture(ending=ending, name=name, says=says, html=Markup(shapes.drawn(svg, says, made_by)))
     if _own(png):
-        return Picture(ending=ending, name=name, says=says, html=_embedded(png, says))
+        return Picture(ending=ending, name=name, says=says, html=_embedded(png, says, made_by))
     return None
 
 
@@ -178,10 +178,13 @@ def _own(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _embedded(path: Path, says: str) -> Markup:
-    content = path.read_bytes()
+def _embedded(path: Path, says: str, made_by: str) -> Markup:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: damaged figure ({error.strerror}); `{made_by}` makes it again") from error
     if len(content) > _MOST or not content.startswith(b"\x89PNG\r\n"):
-        raise UserError(f"{path}: no PNG of at most {_MOST >> 20} MiB; `python -m bench report` draws it anew")
+        raise UserError(f"{path}: damaged figure (no PNG of at most {_MOST >> 20} MiB); `{made_by}` makes it again")
     return Markup('<img class="drawing" alt="{}" src="data:image/png;base64,{}">').format(
         escape(says), base64.b64encode(content).decode()
     )

@@ -21,6 +21,7 @@ from bench.claims.claim import Claim, Finding, judged, tally
 from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS
 from bench.columns import Group, groups, slug, unequal_terms
+from bench.escape import visible
 from bench.page.drawing import Shapes
 from bench.page.evidence import Origin, Sheet
 from bench.page.figures import Picture, claims_pictures, group_pictures, memory_pictures, split
@@ -49,7 +50,7 @@ class Block:
         return self._known[origin.address]
 
     def _word(self, text: str) -> int:
-        return self.words.setdefault(text, len(self.words))
+        return self.words.setdefault(visible(text), len(self.words))
 
     def _packed(self, origin: Origin) -> list[Any]:
         """The fields in the order in which page.js reads them."""
@@ -120,7 +121,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     environment.globals |= {"key": block.key, "evidence": block.script, "sorted_by": _sorted_by, "slug": slug}
     environment.globals |= {"rows_of": _rows_of, "methods_of": _methods_of}
     environment.filters["coded"] = _coded
-    return environment.from_string(_own("page.html")).render(
+    written = environment.from_string(_own("page.html")).render(
         policy=_policy(style, head, script),
         style=Markup(style),
         head=Markup(head),
@@ -137,6 +138,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         failures=failures(records),
         shared=Markup(shapes.shared()),
     )
+    return visible(written)
 
 
 def _own(name: str) -> str:

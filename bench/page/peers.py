@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench import side_file
 from bench.page.evidence import Origin, Reading, Sheet
-from bench.page.sheets import leading, number, read_json, row_name
+from bench.page.sheets import leading, number, row_name
 from bench.tables import Entry, Table
 
 _TITLES = {
@@ -40,17 +40,12 @@ _FIELDS = {
 
 def peers_sheets(results: Path) -> list[Sheet]:
     """The tables of the peers' record; none without one."""
-    path = results / "peers" / "peers.json"
-    record = read_json(path)
+    record = side_file.PEERS.read(results / "peers" / "peers.json")
     if record is None:
         return []
     from bench.peers.show import tables
 
-    try:
-        texts = tables(record)
-        return [_sheet(name, text, record) for name, text in texts.items()]
-    except (KeyError, TypeError, ValueError, StopIteration, ZeroDivisionError) as error:
-        raise UserError(f"{path}: damaged record ({type(error).__name__}: {error}); `{_COMMAND}` makes it anew") from error
+    return [_sheet(name, text, record) for name, text in tables(record).items()]
 
 
 def _sheet(name: str, text: str, record: dict[str, Any]) -> Sheet:

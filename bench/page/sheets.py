@@ -1,6 +1,5 @@
 """The tables that are not means over seeds: each cell with the lines of data that it is made of."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench import side_file
 from bench.claims import copying
 from bench.columns import MEMORY, Group
-from bench.errors import UserError
 from bench.page.evidence import MEASURED, Origin, Reading, Sheet, command, measured_sheet
 from bench.quality_table import quality_table
 from bench.statistics import significant
@@ -179,16 +178,12 @@ def group_sheets(group: Group) -> list[Sheet]:
 
 def memory_sheets(results: Path) -> list[Sheet]:
     """The tables of the memory record; none without one."""
-    path = results / "memory" / "paper.json"
-    record = read_json(path)
+    record = side_file.MEMORY.read(results / "memory" / "paper.json")
     if record is None:
         return []
     from bench.memory.tables import paper_tables
 
-    try:
-        return [_memory_sheet(table, record) for table in paper_tables(record)]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path}: damaged or older record ({type(error).__name__}: {error}); `{_MEMORY}` makes it anew") from error
+    return [_memory_sheet(table, record) for table in paper_tables(record)]
 
 
 def _memory_sheet(table: Table, record: Line) -> Sheet:
@@ -206,16 +201,3 @@ def _phases(rows: Sequence[Line]) -> Iterator[dict[str, Any]]:
         for phase, kinds in (step["phases"] if step is not None else {}).items():
             for kind, size in kinds.items():
                 yield {"label": f"{row['label']} / {phase}", "column": kind, "value": size, "unit": "B"}
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A record that is one JSON object, or None where there is no file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read: not a record")
-    return found

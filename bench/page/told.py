@@ -79,9 +79,9 @@ def _finding(finding: Finding) -> str:
         return text
     rows = []
     for part in finding.parts:
-        p = ["—" if value is None else significant(value, 2) for value in (part.p_for, part.p_against, part.adjusted)]
-        rows.append((part.about, part.value, part.asked, str(part.verdict or "not tested"), *p, part.note))
-    heads = ("about", "found", "asked", "verdict", "p for", "p against", "p corrected", "note")
+        p = ["—" if value is None else significant(value, 2) for value in (part.p_for, part.p_against)]
+        rows.append((part.about, part.value, part.asked, str(part.verdict or "not tested"), *p, part.decided_by, part.note))
+    heads = ("about", "found", "asked", "verdict", "p for", "p against", "p corrected, or fact", "note")
     parts = _table("parts", heads, rows, (0, 1, 2, 3, 7))
     samples = [(part.about, ", ".join(map(_number, part.samples))) for part in finding.parts if part.samples]
     parts += f"\n{_table('a number a seed', ('about', 'samples'), samples)}" if samples else ""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -52,13 +52,15 @@ def peers(
     for name, text in show.tables(record).items():
         print(f"{name}\n\n{text}")
     if record["contended"]:
-        print(f"the times are not to be trusted: {record['contended']}")
+        print(f"the times are not to be trusted: {one_line(record['contended'])}")
 
 
 def write(record: dict[str, Any], out: Path) -> None:
     """The record, and a table a file."""
     from bench.peers import show
+    from bench.record import write_text
+    from bench.side_file import PEERS
 
-    (out / "peers.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "peers.json", json.dumps(PEERS.sealed(record), indent=1) + "\n")
     for name, text in show.tables(record).items():
-        (out / f"{name}.md").write_text(text, encoding="utf-8")
+        write_text(out / f"{name}.md", text)
