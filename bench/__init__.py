@@ -22,7 +22,8 @@ functions of records.
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
     machine.py      timings have the machine to themselves
-    record.py       the record and its file
+    record.py       the record and its file; compact.py: many of them in little memory
+    startup.py      the command line's streams and exits
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
     quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure
     peers/          solvers beside other implementations', baselines and harness beside plain torch
