@@ -22,6 +22,7 @@ from bench.gate.cli import app as gate
 from bench.memory.cli import app as memory
 from bench.page.cli import app as pages
 from bench.peers.cli import app as peers
+from bench.startup import begin, complain, end, fail
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -344,7 +345,7 @@ def show(
         raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
     record = store.read(*found[0])
     if as_json:
-        print(record.model_dump_json(indent=1))
+        print(json.dumps(record.model_dump(mode="json"), indent=1))  # ASCII: JSON in any encoding
         return
     console = _output()
     spec = record.spec
@@ -385,21 +386,24 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError, or a wrong option, is one line and exit status 2."""
+    """Run the command line; a UserError, a wrong option, or what the system refuses, is one line and exit status 2."""
+    begin()
     try:
         status = app(prog_name="python -m bench", standalone_mode=False)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        complain(f"error: {error}")
+        end(2)
     except _WrongCall as error:
         if len(sys.argv) == 1:  # no arguments: help, as asked for
             error.show()
-            raise SystemExit(2) from None
-        print(f"error: {one_line(error.format_message())} (see --help)", file=sys.stderr)
-        raise SystemExit(2) from None
+            end(2)
+        complain(f"error: {one_line(error.format_message())} (see --help)")
+        end(2)
     except (KeyboardInterrupt, typer.Abort):
         raise SystemExit(130) from None
-    raise SystemExit(status if isinstance(status, int) else 0)
+    except OSError as error:
+        fail(error)
+    end(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,6 @@ def explain(
     found = find(results, cell)
     if as_json:
         data = found.as_data() if isinstance(found, Finding) else evidence.as_data(found)
-        print(json.dumps(data, indent=1, ensure_ascii=False))
+        print(json.dumps(data, indent=1))  # ASCII: JSON in any encoding
     else:
         print(told(found), end="")
