@@ -5,17 +5,23 @@ import json
 import shutil
 import time
 import tracemalloc
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from running import IDENTITY
 
-from bench.columns import newest
+from bench.columns import groups, newest
 from bench.errors import LeftOut, UserError
 from bench.record import Point, Record, measured, order, read_head, record_text, write_record
 from bench.spec import Named, Spec, Train
 from bench.store import Store
+from bench.tables import group_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -244,6 +250,35 @@ class TestMemory:
         one = record(curve=[Point(step=10**400 + 1, seconds=0.0)])
         store.write(one)
         assert store.read_all("s")[0].curve == one.curve
+
+
+def places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container of a JSON text's content, with each of its names or numbers."""
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield content, name
+        if isinstance(value, dict | list):
+            yield from places(value)
+
+
+@settings(max_examples=60)
+@given(data=st.data(), value=st.sampled_from([None, 0, -1, 1e308, True, "", "\ud800", [], {}, [1], {"a": 1}, 10**400]))
+def test_an_old_record_with_any_value_in_the_place_of_another_is_shown_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, value: Any
+) -> None:
+    """Without a digest, so that only what the content says can be judged."""
+    store = Store(tmp_path_factory.getbasetemp() / "swapped")
+    (run_id,) = write_many(store, 1)
+    content = json.loads(store.path("s", run_id).read_text())
+    content["curve"], content["probes"] = content["curve"][:3], {"depth": [], "residual_by_nfe": {"anderson": [[1, 0.5, 0.6]]}}
+    content = {name: part for name, part in content.items() if "digest" not in name}
+    holder, name = data.draw(st.sampled_from(list(places(content))))
+    holder[name] = value
+    store.path("s", run_id).write_text(json.dumps(content))
+    with warnings.catch_warnings(), suppress(UserError):
+        warnings.simplefilter("ignore", LeftOut)
+        list(store.heads("s"))
+        for group in groups("s", store.read_all("s")):
+            group_tables(group)
 
 
 def write_many(store: Store, number: int) -> list[str]:
