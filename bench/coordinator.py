@@ -268,6 +268,7 @@ class _Stage:
     def _record(self, record: Record) -> None:
         store = self._all.store
         store.write(record)
+        record = store.read(record.suite, record.run_id)  # with its place in the order
         self._all._known[record.spec.key] = record
         if record.status == "ok":
             store.forget(record.suite, record.run_id)
