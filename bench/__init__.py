@@ -23,7 +23,8 @@ functions of records.
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times
     machine.py      timings have the machine to themselves
-    record.py       the record and its file
+    record.py       the record and its file; compact.py: many of them in little memory
+    startup.py      the command line's streams and exits
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
     escape.py console.py    text of records and users made safe to show, in every format and on the terminal
     side_file.py    records next to the runs: read and written with a digest

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,6 +23,7 @@ from bench.gate.cli import app as gate
 from bench.memory.cli import app as memory
 from bench.page.cli import app as pages
 from bench.peers.cli import app as peers
+from bench.startup import begin, complain, end, fail
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -424,23 +425,25 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError, or a wrong option, is one line and exit status 2."""
+    """Run the command line; a UserError, a wrong option, or what the system refuses, is one line and exit status 2."""
+    begin()
     try:
         status = app(prog_name="python -m bench", standalone_mode=False)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        complain(f"error: {error}")
+        end(2)
     except _WrongCall as error:
         if len(sys.argv) == 1:  # no arguments: help, as asked for
             error.show()
-            raise SystemExit(2) from None
-        print(f"error: {one_line(error.format_message())} (see --help)", file=sys.stderr)
-        raise SystemExit(2) from None
+            end(2)
+        complain(f"error: {one_line(error.format_message())} (see --help)")
+        end(2)
     except (KeyboardInterrupt, typer.Abort):
-        with suppress(OSError):
-            print("interrupted", file=sys.stderr)
+        complain("interrupted")
         raise SystemExit(130) from None
-    raise SystemExit(status if isinstance(status, int) else 0)
+    except OSError as error:
+        fail(error)
+    end(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

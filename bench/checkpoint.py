@@ -1,6 +1,11 @@
-"""What a run needs to go on where it was: tensors and plain values in a file, replaced whole, read without running any of it."""
+"""What a run needs to go on where it was: tensors and plain values in a file, replaced whole, read without running any of it.
 
+The file begins with a line that names the SHA-256 of the rest, so that a changed bit is found.
+"""
+
+import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +17,12 @@ import torch
 from bench.errors import UserError, out_of_memory
 from bench.record import write_bytes
 
-FORMAT = 1
+FORMAT = 2
+_OPENING = b"bench checkpoint, SHA-256 "
+
+
+class _Unfit(ValueError):
+    """A file that holds no state of this run; the message says why."""
 
 
 class Interrupted(BaseException):
@@ -87,7 +97,7 @@ class Checkpoint:
         torch.save({"format": FORMAT, "run_id": self._run_id, "step": step, "state": state}, file)
         self._last = self._clock()
         try:
-            write_bytes(self._path, file.getvalue())
+            write_bytes(self._path, b"".join((_line(file.getbuffer()), file.getbuffer())))
         except UserError as error:
             self.said = f"not written at step {step}: {error}"
         else:
@@ -100,20 +110,35 @@ class Checkpoint:
         if self._path is None or self._path.is_symlink() or not self._path.is_file():
             return None
         try:
-            found = torch.load(self._path, map_location="cpu", weights_only=True)
-            if (found["format"], found["run_id"]) != (FORMAT, self._run_id):
-                raise ValueError("another run's")
-            self.step = int(found["step"])
-            self._loaded = dict(found["state"])
+            self.step, self._loaded = self._read(self._path)
             return self._loaded
         except Exception as error:  # a hostile file fails in any way it likes: the run starts over
             if out_of_memory(error) is not None:  # the machine is at fault, not the file
                 raise
-            self.discard(f"unreadable ({type(error).__name__})")
+            self.discard(f"unreadable ({error if isinstance(error, _Unfit) else type(error).__name__})")
             return None
+
+    def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """The step and the state in the file."""
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+            line, content = file.readline(len(_OPENING) + 65), file.read()
+        if line != _line(content):
+            raise _Unfit("its digest does not fit: the file was changed, or cut, after it was written")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if (found["format"], found["run_id"]) != (FORMAT, self._run_id):
+            raise _Unfit("another run's")
+        step, state = found["step"], dict(found["state"])
+        if type(step) is not int or step < 0 or state.get("done", step) != step:
+            raise _Unfit(f"no such step: {step!r}")
+        return step, state
 
     def discard(self, why: str) -> None:
         """Remove the file: the run starts over, and its record says why."""
         self.said, self.step = f"{why}: the run started over", 0
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _line(content: bytes | memoryview) -> bytes:
+    """The line that a file with this content begins with."""
+    return _OPENING + hashlib.sha256(content).hexdigest().encode() + b"\n"

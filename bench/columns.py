@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UserError
 from bench.metric import Metric
-from bench.record import Measure, Record
+from bench.record import Measure, Record, order
 from bench.spec import Spec
 from bench.statistics import DECIDES, Interval, Scale, over_seeds
 
@@ -79,7 +79,7 @@ def slug(text: str) -> str:
 def newest(records: Iterable[Record]) -> list[Record]:
     """One record for each Spec, by run id: where data, code or environment changed, the one that was made last."""
     by_key: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: (str(record.provenance.get("finished")), record.run_id)):
+    for record in sorted(records, key=lambda record: (order(record), record.run_id)):
         by_key[record.spec.key] = record
     return sorted(by_key.values(), key=lambda record: record.run_id)
 

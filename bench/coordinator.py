@@ -18,7 +18,7 @@ from bench.errors import UserError
 from bench.identity import Identity
 from bench.job import Job
 from bench.plan import Plan
-from bench.record import Record, RunStatus
+from bench.record import Record, RunStatus, order
 from bench.remains import reached, record_of
 from bench.sources import users
 from bench.spec import Limits, Spec
@@ -116,7 +116,7 @@ class Coordinator:
         """Bring every run of the plan into being and return the records of its final runs; the engine is closed after."""
         specs: list[Spec] = []
         try:
-            self.store.check([*{*self.store.suites(), self.suite}])
+            self.store.check(self.suite)
             for name in ("trials", "finals"):
                 specs = self.plan.trials() if name == "trials" else self.plan.finals(self._known)
                 self._stage(name, specs)
@@ -141,9 +141,9 @@ class Coordinator:
             have = by_key.get(spec.key, [])
             if self._take(spec, identity.run_id(spec.key), have):
                 continue
-            others = [self.store.read(self.suite, run_id) for run_id in have if run_id != identity.run_id(spec.key)]
+            others = self.store.read_sound(self.suite, [one for one in have if one != identity.run_id(spec.key)])
             if others and self._orders.keep_stale:
-                self._known[spec.key] = max(others, key=lambda record: str(record.provenance.get("finished")))
+                self._known[spec.key] = max(others, key=order)
                 continue
             stale += bool(others)
             reasons.update(reason for record in others for reason in record.identity.differs(identity))
@@ -279,6 +279,7 @@ class _Stage:
     def _record(self, record: Record) -> None:
         store = self._all.store
         store.write(record)
+        record = store.read(record.suite, record.run_id)  # with its place in the order
         self._all._known[record.spec.key] = record
         if record.status == "ok":
             store.forget(record.suite, record.run_id)

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Literal
 
-from bench.escape import one_line as one_line
+from bench import escape
+
+LONGEST = 2000  # characters of a message: an exception of a user's may bring 50 MB
 
 
 class UserError(Exception):
@@ -17,6 +19,27 @@ class UserError(Exception):
 
 class CodeError(UserError):
     """The user's own code failed on import: before the runs a UserError like any other, in a run its outcome."""
+
+
+class LeftOut(UserWarning):
+    """Something damaged, or that does not belong where it lies, is left out of what is shown; one line."""
+
+
+def shortened(text: str) -> str:
+    """The text, its middle cut to leave at most `LONGEST` characters, in characters that any encoding of Unicode can hold."""
+    if len(text) > LONGEST:
+        cut, kept = f" [... {len(text):,} characters in all ...] ", LONGEST // 2 - 30
+        text = text[:kept] + cut + text[-kept:]
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no characters become four each or more
+        return shortened(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return text
+
+
+def one_line(text: str) -> str:
+    """The text as one visible line, `shortened`: a user's exception may have several lines."""
+    return escape.one_line(shortened(text))
 
 
 # How an allocation that failed is worded where no type says it: torch on the host, C++, the kernel, cuBLAS and its like, oneDNN.

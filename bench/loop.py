@@ -1,7 +1,8 @@
 """The training loop and the evaluation, the same for every model, and how a training goes on where it was."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -263,6 +264,7 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state; anything may be raised where it is not this run's, and the model is then spoilt."""
         own = state["ranks"][self.ranks.rank]
+        _check_steps(state, own["losses"], self.spec.train.steps)
         self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in own["losses"]]
         self.curve = [Point.model_validate(point) for point in state["curve"]]
         self.course.at(max(0, self.done - 1))  # before the weights: pre-training has another core
@@ -318,6 +320,14 @@ class Training:
             backward_nfe=backward,
             residual=residual,
         )
+
+
+def _check_steps(state: dict[str, Any], losses: Sequence[Tensor], steps: int) -> None:
+    """ValueError where the steps that a state names contradict each other, or are more than the training has."""
+    done, points = state["done"], [0, *(point["step"] for point in state["curve"])]
+    rising = all(before < after for before, after in pairwise(points))
+    if not (type(done) is int and rising and points[-1] + len(losses) == done == state["schedule"]["last_epoch"] <= steps):
+        raise ValueError(f"no state of this training: step {done} of {steps}, a curve up to step {points[-1]}")
 
 
 def _largest(before: dict[str, float | None], now: dict[str, float | None]) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 """What a run left whose process died: its last checkpoint's curve, its attempts, the memory it was last seen with, as a Record."""
 
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,10 @@ def record_of(event: Died | Stopped, status: RunStatus, task: Task, environment:
         state = checkpoint.load() or {"curve": [], "clocks": {}}
         curve = [Point.model_validate(point) for point in state["curve"]]
         elapsed = sum(float(seconds) for seconds in state["clocks"].values())
-    except (KeyError, TypeError, ValueError):  # not what a run of ours saves
-        elapsed = 0.0
+        if not 0 <= elapsed < math.inf:
+            raise ValueError("no time")
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # not what a run of ours saves
+        curve, elapsed = [], 0.0
     peak = event.peak_bytes if isinstance(event, Died) else None
     measures["process_peak_bytes"] = measured(
         peak, "B", "VmHWM as last seen from outside", "process, all of it", None if peak else "the process was not seen alive"

@@ -95,7 +95,7 @@ def plain(table: Table) -> str:
 
 
 def read_suites(results: Path) -> dict[str, list[Record]]:
-    """All records by suite (the folders of `results/runs`); UserError where there are none, or one is damaged."""
+    """All records by suite (the folders of `results/runs`), without damaged ones; UserError where there are none."""
     store = Store(results)
     suites = {suite: found for suite in store.suites() if (found := store.read_all(suite))}
     if not suites:
@@ -110,10 +110,11 @@ def _tables(group: Group) -> list[Table]:
 
 def summary(results: Path, suite: str) -> str:
     """The tables of one suite for the terminal; UserError for a suite without records."""
-    suites = read_suites(results)
-    if suite not in suites:
-        raise unknown("suite", suite, suites)
-    found = groups(suite, suites[suite])
+    store = Store(results)
+    records = store.read_all(suite) if suite in store.suites() else []
+    if not records:
+        raise unknown("suite", suite, store.suites())
+    found = groups(suite, records)
     tables = [table for group in found for table in _tables(group) if table.ending in ("", "cost", "memory", "solver", "quality")]
     return "\n".join(
         [*(plain(table) for table in tables), "* best, its interval apart from every other row's; n: runs that ended ok."]

@@ -10,7 +10,7 @@ from bench.attempts import progress_of
 from bench.environment import environment
 from bench.job import Job
 from bench.plan import Plan
-from bench.record import Head, Record
+from bench.record import Head
 from bench.spec import Spec
 from bench.store import Store
 
@@ -105,9 +105,10 @@ def duration(seconds: float) -> str:
 def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     """The state of a plan's runs in a results folder, were they to run on this machine, `slots` at a time."""
     trials = plan.trials()
-    known: dict[str, Record] = {}
     heads = {head.run_id: head for head in store.heads(suite)}
-    by_key = store.by_key(suite)
+    by_key: dict[str, list[str]] = {}
+    for run_id in heads:
+        by_key.setdefault(run_id[:-13], []).append(run_id)
 
     @cache
     def here(device: str, threads: int) -> dict[str, object]:
@@ -116,9 +117,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     def expected(spec: Spec) -> str:
         return plan.identity(spec, here(spec.device, spec.threads)).run_id(spec.key)
 
-    for spec in trials:
-        if expected(spec) in heads:
-            known[spec.key] = store.read(suite, expected(spec))
+    known = {record.spec.key: record for record in store.read_sound(suite, [i for i in map(expected, trials) if i in heads])}
     ready = all(spec.key in known for spec in trials)
     finals = plan.finals(known) if ready else []
     specs = [*trials, *finals]
@@ -131,8 +130,8 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     reasons = {
         reason
         for spec in stale
-        for run_id in by_key[spec.key]
-        for reason in store.read(suite, run_id).identity.differs(plan.identity(spec, here(spec.device, spec.threads)))
+        for record in store.read_sound(suite, by_key[spec.key])
+        for reason in record.identity.differs(plan.identity(spec, here(spec.device, spec.threads)))
     }
     saved = set(store.unfinished(suite)) & set(ids) - set(heads)
     return Status(

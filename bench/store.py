@@ -4,20 +4,24 @@
     work/<suite>/<run id>/         state of a run that has not ended ok: checkpoint, progress, attempts, log
     work/<suite>/<run id>.lease    locked by the coordinator that brings the run about
 
-Names in the folder are not trusted: a link is not followed, an id that is no id is not looked at.
+Names in the folder are not trusted: a link is not followed, a name that is no suite's or no run's is left out. Where many records
+are read, one that is damaged is left out with a warning (LeftOut); one that is asked for by its id is a UserError.
 """
 
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.compact import Compactor
+from bench.errors import LeftOut, UserError, one_line
 from bench.lock import acquire, taken
-from bench.record import Head, Record, read_head, read_record, write_record
+from bench.record import Head, Record, head_of, order, read_head, read_record, write_record
 
 _ID = re.compile(r"(?P<key>[a-z0-9][a-z0-9-]*-[0-9a-f]{12})-(?P<identity>[0-9a-f]{12})")
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -65,24 +69,20 @@ class Store:
         return self.folder("work", suite) / self.path(suite, run_id).stem
 
     def suites(self) -> list[str]:
-        """The suites that have records."""
-        with suppress(OSError):
-            names = sorted(entry.name for entry in os.scandir(self.results / "runs") if entry.is_dir())
-            return [name for name in names if self.folder("runs", name).is_dir()]
-        return []
+        """The suites that have records; a folder whose name is no suite's (`.ipynb_checkpoints`) is none."""
+        names = sorted(entry.name for entry in _entries(self.results / "runs") if _SUITE.fullmatch(entry.name) and entry.is_dir())
+        return [name for name in names if self.folder("runs", name).is_dir()]
 
     def ids(self, suite: str) -> list[str]:
-        """The ids of a suite's records, sorted; UserError for a file among them that has no record's name, or is a link."""
-        folder = self.folder("runs", suite)
-        if not folder.is_dir():
-            return []
-        found = []
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".json") and not entry.name.startswith("."):
-                if not _ID.fullmatch(entry.name[:-5]) or not entry.is_file(follow_symlinks=False):
-                    raise UserError(f"{entry.path}: damaged record (not a file named by a run id); move it away")
-                found.append(entry.name[:-5])
-        return sorted(found)
+        """The ids of a suite's records, sorted."""
+        names = (entry.name for entry in _entries(self.folder("runs", suite)))
+        return sorted(name[:-5] for name in names if name.endswith(".json") and _ID.fullmatch(name[:-5]))
+
+    def strays(self, suite: str) -> list[str]:
+        """What is wrong with the other JSON files among them, a line each."""
+        found = (entry for entry in _entries(self.folder("runs", suite)) if entry.name.endswith(".json"))
+        paths = sorted(entry.path for entry in found if not entry.name.startswith(".") and not _ID.fullmatch(entry.name[:-5]))
+        return [f"{path}: no record (its name is no run id); move it away" for path in paths]
 
     def by_key(self, suite: str) -> dict[str, list[str]]:
         """The ids of the records of each Spec's key: more than one where data, code or environment changed."""
@@ -92,12 +92,18 @@ class Store:
         return found
 
     def heads(self, suite: str) -> Iterator[Head]:
-        """How each run of a suite ended, from the opening lines of its record; a damaged record is left out."""
-        folder = self.folder("runs", suite)
+        """How each run of a suite ended, from the opening lines of its record; a damaged record is left out, with a warning."""
+        damaged = self.strays(suite)
         for run_id in self.ids(suite):
-            head = read_head(folder / f"{run_id}.json")
-            if head is not None:
-                yield head
+            head = read_head(self.path(suite, run_id))
+            if head is None or (head.run_id, head.suite) != (run_id, suite):
+                try:
+                    head = head_of(self.read(suite, run_id))  # an intact one, whose layout somebody has changed
+                except UserError as error:
+                    damaged.append(str(error))
+                    continue
+            yield head
+        _warn(suite, damaged)
 
     def exists(self, suite: str, run_id: str) -> bool:
         """Whether the run has a record."""
@@ -107,14 +113,33 @@ class Store:
         """The run's record; UserError where it is damaged or not what its name says."""
         return read_record(self.path(suite, run_id))
 
+    def read_sound(self, suite: str, ids: Iterable[str]) -> list[Record]:
+        """The records of these runs, held in little memory; those that are damaged are left out, with a warning."""
+        return self._sound(suite, ids, [])
+
     def read_all(self, suite: str) -> list[Record]:
-        """All records of a suite."""
-        return [self.read(suite, run_id) for run_id in self.ids(suite)]
+        """All records of a suite, as `read_sound` reads them."""
+        return self._sound(suite, self.ids(suite), self.strays(suite))
+
+    def _sound(self, suite: str, ids: Iterable[str], damaged: list[str]) -> list[Record]:
+        found, compact = [], Compactor()
+        for run_id in ids:
+            try:
+                found.append(compact(self.read(suite, run_id)))
+            except UserError as error:
+                damaged.append(str(error))
+        _warn(suite, damaged)
+        return found
 
     def write(self, record: Record) -> Path:
-        """Write a record, whole or not at all."""
+        """Write a record, whole or not at all; it comes after those of the same Spec that are there, whatever the clock says."""
         path = self.path(record.suite, record.run_id)
-        write_record(path, record)
+        before = []
+        for run_id in self.by_key(record.suite).get(record.spec.key, []):
+            with suppress(UserError):
+                before.append(order(self.read(record.suite, run_id)))
+        place = max([int(1000 * time.time()), *(1 + one for one in before)])
+        write_record(path, record.model_copy(update={"provenance": record.provenance | {"order": place}}))
         return path
 
     def lease(self, suite: str, run_id: str) -> Lease | None:
@@ -149,16 +174,37 @@ class Store:
             with suppress(OSError):
                 folder.rmdir()
 
-    def check(self, suites: Sequence[str]) -> None:
-        """UserError where a record of these suites is damaged or nothing can be written: before a run is paid for, not after."""
-        for suite in suites:
-            for run_id in self.ids(suite):
-                if read_head(self.path(suite, run_id)) is None:
-                    self.read(suite, run_id)
-                    raise UserError(f"{self.path(suite, run_id)}: damaged record; move it away or delete it to run it again")
+    def check(self, suite: str) -> None:
+        """UserError where a record of the suite is damaged or nothing can be written: before a run is paid for, not after."""
+        for run_id in self.ids(suite):
+            self.read(suite, run_id)
         try:
+            for kind in ("runs", "work"):
+                with suppress(FileNotFoundError):  # a path may be too long for the system
+                    os.lstat(self.folder(kind, suite) / ("x" * 240) / ("x" * 40))
             (self.results / "runs").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.results / "runs"):
                 pass
         except OSError as error:
             raise UserError(f"cannot write {self.results}: {error.strerror or error}") from error
+
+
+def _entries(folder: Path) -> Sequence["os.DirEntry[str]"]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from error
+
+
+def _warn(suite: str, damaged: Sequence[str]) -> None:
+    """Warn of what is left out, in one line: how many files, the names of some, and what is wrong with the first."""
+    if len(damaged) == 1:
+        warnings.warn(one_line(f"left out: {damaged[0]}"), LeftOut, stacklevel=1)
+    elif damaged:
+        names = [one.partition(".json: ")[0].rpartition("/")[2] + ".json" for one in damaged[:3]]
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        said = f"{len(damaged)} files of suite {suite} are left out: {', '.join(names)}{more}; the first: {damaged[0]}"
+        warnings.warn(one_line(said), LeftOut, stacklevel=1)

@@ -1,5 +1,7 @@
 """A run that is stopped anywhere and goes on from its checkpoint ends in the numbers of one that never stopped, to the last bit."""
 
+import hashlib
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import IDENTITY
 
+from bench.catalog import build_task
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.engines.engine import Died
+from bench.job import Job
 from bench.record import Record
+from bench.remains import record_of
 from bench.run import run
 from bench.spec import Named, Recipe, Settings, Spec, Train
 
@@ -95,9 +104,7 @@ def test_clocks_leave_out_the_work_that_was_lost(tmp_path: Path, data: dict[str,
     one, path = spec("lstm with dropout"), tmp_path / "c.pt"
     interrupt = Interrupt()
     run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"), interrupt=interrupt, progress=stopping_at({10}, interrupt))
-    saved = torch.load(path, weights_only=True)
-    saved["state"]["clocks"]["train"] = 3600.0
-    torch.save(saved, path)
+    damaged(lambda saved: saved["state"]["clocks"].update(train=3600.0))(path)
     record = run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"))
     assert 3600 < record.elapsed_s < 3660
     assert 3600 < record.curve[-1].seconds < 3660
@@ -132,16 +139,30 @@ def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
 
 
 def damaged(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """A change by somebody who knows how the file is made: its digest fits."""
+
     def spoil(path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(io.BytesIO(path.read_bytes().partition(b"\n")[2]), weights_only=True)
         change(saved)
-        torch.save(saved, path)
+        write(path, saved)
 
     return spoil
 
 
+def write(path: Path, saved: Any) -> None:
+    file = io.BytesIO()
+    torch.save(saved, file)
+    digest = hashlib.sha256(file.getvalue()).hexdigest()
+    path.write_bytes(f"bench checkpoint, SHA-256 {digest}\n".encode() + file.getvalue())
+
+
 def torch_evil(path: Path) -> None:
-    torch.save({"format": 1, "run_id": "r", "step": 3, "state": Evil()}, path)
+    write(path, {"format": 2, "run_id": "r", "step": 3, "state": Evil()})
+
+
+def forged(step: int | float) -> Callable[[Path], None]:
+    """A state that gives another number of steps wherever it gives one."""
+    return damaged(lambda saved: (saved.update(step=step), saved["state"].update(done=step)))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +178,14 @@ def torch_evil(path: Path) -> None:
         damaged(lambda saved: saved["state"].update(ranks=[])),
         damaged(lambda saved: saved["state"].update(curve=[{"step": "x"}])),
         damaged(lambda saved: saved["state"]["ranks"][0].update(generator=torch.zeros(3))),
+        damaged(lambda saved: saved.update(step=11)),
+        damaged(lambda saved: saved["state"].update(done=9)),
+        damaged(lambda saved: saved["state"]["ranks"][0]["losses"].append(torch.zeros(()))),
+        damaged(lambda saved: saved["state"]["schedule"].update(last_epoch=3)),
+        damaged(lambda saved: saved["state"]["curve"].reverse()),
+        damaged(lambda saved: saved["state"]["curve"].pop()),
+        *(forged(step) for step in (-1, 0, 9, 11, 29, 30, 31, 10**9, 10.0, True, float("nan"))),
+        lambda path: path.write_bytes(path.read_bytes().partition(b"\n")[2]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_left_and_the_run_starts_over(
@@ -171,6 +200,62 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_the_run_starts_over(
     assert not Path("evil-was-here").exists()
     assert "the run started over" in record.provenance["checkpoint"]
     assert numbers(record) == numbers(run(one, suite="s", data=data))
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A checkpoint of a real training."""
+    folder = tmp_path_factory.mktemp("content")
+    (folder / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    interrupt, kept = Interrupt(), Checkpoint(folder / "c.pt", "r")
+    run(
+        spec("tcn"),
+        suite="s",
+        data={"a": folder / "a.txt"},
+        checkpoint=kept,
+        interrupt=interrupt,
+        progress=stopping_at({10}, interrupt),
+    )
+    return (folder / "c.pt").read_bytes()
+
+
+@settings(max_examples=100)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose", "add"]))
+def test_a_mutated_checkpoint_is_never_taken_up(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, place: float, bit: int, kind: str
+) -> None:
+    at = int(place * len(content))
+    flipped = bytes([content[at] ^ 1 << bit])
+    after = {"flip": flipped + content[at + 1 :], "cut": b"", "lose": content[at + 1 :], "add": flipped + content[at:]}[kind]
+    path = tmp_path_factory.getbasetemp() / "mutated.pt"
+    path.write_bytes(content[:at] + after)
+    checkpoint = Checkpoint(path, "r")
+    assert checkpoint.load() is None
+    assert checkpoint.step == 0
+    assert checkpoint.said is not None
+    assert "digest does not fit" in checkpoint.said
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved["state"].update(clocks={"train": float("nan")}),
+        lambda saved: saved["state"].update(clocks={"train": 10**400}),
+        lambda saved: saved["state"].update(clocks=[1.0]),
+        lambda saved: saved["state"].update(curve=3),
+        lambda saved: saved["state"].pop("curve"),
+    ],
+)
+def test_what_a_forged_state_says_does_not_keep_a_lost_run_from_its_record(
+    tmp_path: Path, data: dict[str, Path], content: bytes, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    one = spec("tcn")
+    job = Job(run_id=IDENTITY.run_id(one.key), suite="s", spec=one, identity=IDENTITY, folder=tmp_path)
+    job.checkpoint.write_bytes(content)
+    damaged(lambda saved: (saved.update(run_id=job.run_id), change(saved)))(job.checkpoint)
+    record = record_of(Died(job, "killed"), "crashed", build_task(one.task, data), {})
+    assert (record.status, record.why, record.elapsed_s) == ("crashed", "killed", 0.0)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -242,19 +243,18 @@ class TestRefused:
     def test_a_damaged_record_is_named_and_nothing_is_overwritten(self, cli: Cli, copied: Path, damage: str) -> None:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
         path.write_text(damage)
-        for arguments in (("run", "mine.py", "--device", "cpu"), ("report",), ("show", path.stem)):
+        for arguments in (("run", "mine.py", "--device", "cpu"), ("show", path.stem)):
             refused(cli, copied, arguments, path.name)
 
-    def test_a_damaged_record_of_another_suite_is_found_before_a_run_is_paid_for(self, cli: Cli, copied: Path) -> None:
-        next((copied / "results" / "runs" / "mine").glob("echo-mean-s0-*.json")).unlink()
-        (copied / "results" / "runs" / "other").mkdir()
-        (copied / "results" / "runs" / "other" / "x.json").write_text("{")
-        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), "x.json")
-
-    def test_a_record_that_says_it_is_of_other_data_is_not_mixed_in(self, cli: Cli, copied: Path) -> None:
+    @pytest.mark.parametrize("digests", [True, False])
+    def test_a_record_that_says_it_is_of_other_data_is_not_mixed_in(self, cli: Cli, copied: Path, digests: bool) -> None:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
-        path.write_text(path.read_text().replace('"data": "echo 5 6"', '"data": "other"'))
-        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, "its content is that of run")
+        text = path.read_text().replace('"data": "echo 5 6"', '"data": "other"')
+        if not digests:  # as records were once
+            text = "".join(line for line in text.splitlines(keepends=True) if 'digest": "' not in line)
+        path.write_text(text)
+        said = "its digest does not fit" if digests else "its content is that of run"
+        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, said)
 
     @pytest.mark.parametrize("where", ["results/runs", "results/runs/mine", "results/work"])
     def test_a_link_is_not_followed_out_of_the_results(self, cli: Cli, copied: Path, tmp_path_factory: Any, where: str) -> None:
@@ -270,7 +270,7 @@ class TestRefused:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
         path.rename(copied / "elsewhere.json")
         path.symlink_to(copied / "elsewhere.json")
-        for arguments in (("run", "mine.py", "--device", "cpu"), ("report",), ("show", path.stem)):
+        for arguments in (("run", "mine.py", "--device", "cpu"), ("show", path.stem)):
             refused(cli, copied, arguments, path.name)
 
     def test_a_run_that_is_not_there(self, cli: Cli, copied: Path) -> None:
@@ -280,6 +280,103 @@ class TestRefused:
 
     def test_the_beginning_of_several_runs(self, cli: Cli, copied: Path) -> None:
         refused(cli, copied, ("show", "echo"), "'echo'", "6 runs")
+
+
+@pytest.mark.usefixtures("no_run")
+class TestLeftOut:
+    """Commands that can go on without a file do so, with a line that names it."""
+
+    def spoil(self, folder: Path, how: str) -> str:
+        """Damage, or add, a file of the records; its name."""
+        path = sorted((folder / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
+        if how == "flipped":
+            path.write_text(path.read_text().replace('"status": "ok"', '"status": "oj"'))
+        elif how == "link":
+            path.rename(folder / "elsewhere.json")
+            path.symlink_to(folder / "elsewhere.json")
+        else:
+            path = path.with_name("notes.json")
+            path.write_text("{")
+        return path.name
+
+    @pytest.mark.parametrize("how", ["flipped", "link", "stray"])
+    @pytest.mark.parametrize("command", ["report", "page", "status", "status mine.py --device cpu", "claims"])
+    def test_is_named_in_one_warning(self, cli: Cli, copied: Path, how: str, command: str) -> None:
+        name = self.spoil(copied, how)
+        status, _, err = cli(*command.split())
+        assert status == 0
+        if command != "claims":  # which reads the package's suites alone
+            (line,) = err.splitlines()
+            assert line.startswith("warning: left out: ")
+            assert name in line
+
+    def test_another_suite_does_not_stop_a_run(self, cli: Cli, copied: Path) -> None:
+        for name in (".ipynb_checkpoints", "other"):
+            (copied / "results" / "runs" / name).mkdir()
+            (copied / "results" / "runs" / name / "x.json").write_text("{")
+        status, out, err = cli("run", "mine.py", "--device", "cpu", "--json")
+        assert status == 0
+        assert len(json.loads(out)["runs"]) == 3
+        assert [line for line in err.splitlines() if "x.json" in line]
+
+
+@pytest.fixture(scope="module")
+def one(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a record, of a name that ASCII has not."""
+    results = tmp_path_factory.mktemp("one") / "résultats"
+    path = next((finished / "results" / "runs" / "mine").glob("failing-*.json"))
+    (results / "runs" / "mine").mkdir(parents=True)
+    shutil.copy(path, results / "runs" / "mine")
+    return results
+
+
+class TestEnvironment:
+    """Wherever it is started: no traceback, and what is asked for is done."""
+
+    @pytest.mark.parametrize(
+        ("command", "settings", "redirected"),
+        [
+            *(("list", {"PYTHONIOENCODING": encoding}, "") for encoding in ("ascii", "cp1252")),
+            ("show", {"PYTHONIOENCODING": "ascii"}, ""),
+            *((command, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "") for command in ("show", "report")),
+            ("report", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
+            *((command, {}, ">&-") for command in ("show", "report")),
+            ("report", {}, "<&- >&- 2>&-"),
+            *((command, {}, ">/dev/full") for command in ("list", "show", "report")),
+            ("show", {}, ">/dev/full 2>&1"),
+        ],
+        ids=str,
+    )
+    def test_the_command_ends_in_order(self, one: Path, command: str, settings: dict[str, str], redirected: str) -> None:
+        arguments = {"list": "", "show": "failing", "report": ""}[command]
+        options = "" if command == "list" else f"--results {shlex.quote(str(one))}"
+        line = f"{shlex.quote(sys.executable)} -m bench {command} {arguments} {options} {redirected}"
+        done = subprocess.run(line, shell=True, cwd=ROOT, env=os.environ | settings, capture_output=True)
+        assert b"Traceback" not in done.stderr
+        assert b"Exception ignored" not in done.stderr
+        if "/dev/full" in redirected:
+            assert done.returncode == 2
+            assert done.stderr == b"" if "2>&1" in redirected else b"No space left" in done.stderr
+            assert done.stderr.count(b"\n") <= 1
+        else:
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert (done.stdout == b"") == (">&-" in redirected)
+        if command == "report":
+            assert (one / "README.md").is_file()
+
+    def test_json_is_json_in_any_encoding(self, one: Path) -> None:
+        line = [sys.executable, "-m", "bench", "show", "failing", "--json", "--results", str(one)]
+        done = subprocess.run(line, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+        assert Record.model_validate_json(done.stdout).status == "diverged"
+
+    @pytest.mark.parametrize("command", ["report", "page", "status", "show x", "claims", "run mine.py --device cpu"])
+    def test_a_path_that_is_too_long_is_one_line(self, cli: Cli, tmp_path: Path, command: str) -> None:
+        (tmp_path / "mine.py").write_text(SUITE)
+        status, out, err = cli(*command.split(), "--results", "a/" * 3000)
+        assert (status, out) == (2, "")
+        assert err.count("\n") == 1
+        assert "too long" in err
+        assert len(err) < 2100
 
 
 class TestRun:

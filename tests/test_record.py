@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,15 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from running import IDENTITY
 
-import bench.record
-from bench.errors import UserError
+from bench.errors import LONGEST, LeftOut, UserError
 from bench.metric import Metric
-from bench.record import Measure, Point, Record, measured, read_record, write_record, write_text
+from bench.record import (
+    DIGESTS,
+    Measure,
+    Point,
+    Record,
+    head_of,
+    measured,
+    read_head,
+    read_record,
+    record_text,
+    write_record,
+    write_text,
+)
 from bench.report import read_suites
 from bench.spec import Named, Spec, Train
+from bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,6 +107,35 @@ class TestMeasured:
             record(status=status)
 
 
+class TestReason:
+    def test_is_cut_where_it_is_made(self) -> None:
+        long = "begins " + "x" * 50_000_000 + " ends"
+        for text in (record(status="crashed", why=long).why, measured(None, "B", "m", "s", long).why):
+            assert text is not None
+            assert len(text) <= LONGEST
+            assert text.startswith("begins ")
+            assert text.endswith(" ends")
+            assert f"{len(long):,} characters" in text
+
+    @given(text=st.text(st.characters(), min_size=1, max_size=20).map(lambda text: text * 300))
+    def test_of_any_characters_is_kept_whole_by_the_file(self, tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+        one = record(status="crashed", why=text)
+        path = tmp_path_factory.mktemp("reason") / f"{one.run_id}.json"
+        write_record(path, one)
+        assert read_record(path) == one
+        assert read_head(path) == head_of(one)
+
+    def test_of_an_old_record_may_be_longer_than_what_a_listing_reads_at_once(self, path: Path) -> None:
+        write_record(path, record(status="crashed", why="PLACE"))
+        text = _text(without_digests)(path.read_text(encoding="utf-8"))
+        lines = json.dumps(json.loads(text), indent=1, ensure_ascii=False).replace("PLACE", "é" * 9_000)
+        path.write_text(lines, encoding="utf-8")
+        head = read_head(path)
+        assert head is not None
+        assert head.why == "é" * 9_000
+        assert Store(path.parents[2]).read_all("s")[0].status == "crashed"
+
+
 class TestWrite:
     def test_round_trip(self, path: Path) -> None:
         write_record(path, record())
@@ -101,6 +145,12 @@ class TestWrite:
         assert again.value("energy_J") is None
         assert again.value("absent") is None
 
+    def test_the_text_is_read_as_a_record_by_pydantic_too_and_its_digest_judged(self) -> None:
+        text = record_text(record())
+        assert Record.model_validate_json(text.encode()) == record()
+        with pytest.raises(ValidationError, match="digest does not fit"):
+            Record.model_validate_json(text.replace("9007199254740993", "9007199254740992"))
+
     def test_the_same_record_gives_the_same_bytes(self, path: Path) -> None:
         write_record(path, record())
         first = path.read_bytes()
@@ -109,12 +159,17 @@ class TestWrite:
         assert json.loads(first)["measures"]["energy_J"]["why"] == "no é"
         assert first.endswith(b"}\n")
 
-    def test_leaves_no_temporary_file_and_can_be_read_by_others(self, path: Path) -> None:
-        write_record(path, record())
+    @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+    def test_leaves_no_temporary_file_and_can_be_read_by_whom_the_umask_lets(self, path: Path, umask: int, mode: int) -> None:
+        before = os.umask(umask)
+        try:
+            write_record(path, record())
+        finally:
+            os.umask(before)
         assert [file.name for file in path.parent.iterdir()] == [path.name]
-        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.stat().st_mode & 0o777 == mode
 
-    @pytest.mark.parametrize("where", ["fsync", "replace", "chmod"])
+    @pytest.mark.parametrize("where", ["fsync", "replace"])
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("odd")], ids=repr)
     def test_a_failure_on_the_way_leaves_the_old_file_whole_and_no_other(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
@@ -138,19 +193,12 @@ class TestWrite:
 
     def test_a_full_disk_while_the_text_is_written(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_text(path, "old")
-        real = bench.record.tempfile.NamedTemporaryFile
 
-        def full(*arguments: Any, **named: Any) -> Any:
-            file = real(*arguments, **named)
+        def full(handle: int, mode: str) -> Any:
+            os.close(handle)
+            return open("/dev/full", mode)
 
-            def write(text: str) -> int:
-                file.file.write(text[:3])
-                raise OSError(28, "No space left on device")
-
-            file.write = write
-            return file
-
-        monkeypatch.setattr(bench.record.tempfile, "NamedTemporaryFile", full)
+        monkeypatch.setattr(os, "fdopen", full)
         with pytest.raises(UserError, match="No space left"):
             write_text(path, "new text")
         assert path.read_text() == "old"
@@ -235,6 +283,11 @@ DAMAGE: dict[str, Callable[[str], str | bytes]] = {
 }
 
 
+def without_digests(data: dict[str, Any]) -> None:
+    for name in DIGESTS:
+        del data[name]
+
+
 class TestRead:
     @pytest.mark.parametrize("damage", DAMAGE)
     def test_a_damaged_file_is_named(self, path: Path, damage: str) -> None:
@@ -245,8 +298,39 @@ class TestRead:
             read_record(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
-        with pytest.raises(UserError):
+        with pytest.warns(LeftOut, match=path.name), pytest.raises(UserError, match="no records"):
             read_suites(path.parents[2])
+
+    @pytest.mark.parametrize("damage", ["another spec", "failure without a reason", "another run"])
+    def test_what_is_wrong_is_found_without_a_digest_too(self, path: Path, damage: str) -> None:
+        write_record(path, record())
+        path.write_text(_text(without_digests)(DAMAGE[damage](path.read_text(encoding="utf-8"))))  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"its content is that of run|needs a reason|holds run"):
+            read_record(path)
+
+    def test_a_record_from_before_there_were_digests_is_read(self, path: Path) -> None:
+        write_record(path, record())
+        text = path.read_text(encoding="utf-8")
+        path.write_text("".join(line for line in text.splitlines(keepends=True) if 'digest":' not in line), encoding="utf-8")
+        assert 'digest":' not in path.read_text(encoding="utf-8")
+        assert read_record(path) == record()
+        assert read_head(path) == head_of(record())
+
+    @pytest.mark.parametrize("name", DIGESTS)
+    def test_one_digest_alone_is_damage(self, path: Path, name: str) -> None:
+        write_record(path, record())
+        path.write_text(_text(lambda data: data.pop(name))(path.read_text(encoding="utf-8")))
+        with pytest.raises(UserError, match="digest does not fit"):
+            read_record(path)
+
+    @pytest.mark.parametrize("layout", ["crlf", "compact"])
+    def test_another_layout_of_the_same_content_is_no_damage(self, path: Path, layout: str) -> None:
+        write_record(path, record())
+        text = path.read_text(encoding="utf-8")
+        path.write_bytes((text.replace("\n", "\r\n") if layout == "crlf" else json.dumps(json.loads(text))).encode())
+        assert read_record(path) == record()
+        store = Store(path.parents[2])
+        assert list(store.heads("s")) == [head_of(record())]
 
     def test_a_missing_file_a_folder_and_a_dangling_link(self, path: Path) -> None:
         with pytest.raises(UserError, match=path.name):
@@ -282,3 +366,47 @@ class TestRead:
         write_record(path, record())
         (path.parent / f".{path.name}.abc.tmp").write_text("half")
         assert len(read_suites(path.parents[2])["s"]) == 1
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """A change of a file: a bit, a cut, a piece that is moved, doubled or lost, two lines or two numbers that change places."""
+    kind = draw(st.sampled_from(["bit", "cut", "lose", "double", "lines", "digit"]))
+    first, second = draw(st.floats(0, 1, exclude_max=True)), draw(st.floats(0, 1, exclude_max=True))
+    bit = draw(st.integers(0, 7))
+
+    def changed(content: bytes) -> bytes:
+        a, b = sorted((int(first * len(content)), int(second * len(content))))
+        lines = content.split(b"\n")
+        here, there = int(first * len(lines)), int(second * len(lines))
+        if kind == "lines":
+            lines[here], lines[there] = lines[there], lines[here]
+        return {
+            "bit": lambda: content[:a] + bytes([content[a] ^ 1 << bit]) + content[a + 1 :],
+            "cut": lambda: content[:a],
+            "lose": lambda: content[:a] + content[b:],
+            "double": lambda: content[:b] + content[a:],
+            "lines": lambda: b"\n".join(lines),
+            "digit": lambda: re.sub(rb"\d", b"7", content[:a], count=1) + content[a:],
+        }[kind]()
+
+    return changed
+
+
+@settings(max_examples=400)
+@given(change=mutations())
+def test_a_mutated_record_is_refused_in_one_line_or_is_the_same_record(
+    tmp_path_factory: pytest.TempPathFactory, change: Callable[[bytes], bytes]
+) -> None:
+    one = record()
+    path = tmp_path_factory.getbasetemp() / "mutated" / "runs" / "s" / f"{one.run_id}.json"
+    write_record(path, one)
+    path.write_bytes(change(path.read_bytes()))
+    found, refusal = None, ""
+    try:
+        found = read_record(path)
+    except UserError as error:
+        refusal = str(error)
+    assert found == one or (found is None and str(path) in refusal and "\n" not in refusal)
+    head = read_head(path)
+    assert head is None or head == head_of(one)

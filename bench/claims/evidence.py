@@ -1,6 +1,6 @@
 """All that has been measured, as the claims look at it: suites by name, and the records of memory and experiments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ class Evidence:
     """What a results folder holds; each part is read when it is first asked for. What is not there is empty, or None.
 
     `own`: a user's suites, to be judged beside the package's wherever a claim is not about a model of the package alone.
+    `read`: the comparisons of suites that have been read already.
     """
 
-    def __init__(self, results: Path, own: tuple[str, ...] = ()) -> None:
+    def __init__(self, results: Path, own: tuple[str, ...] = (), read: Mapping[str, list[Group]] | None = None) -> None:
         self.results, self.own = results, own
-        self._groups: dict[str, list[Group]] = {}
+        self._groups = dict(read or {})
 
     def groups(self, suite: str) -> list[Group]:
         """The comparisons of a suite."""

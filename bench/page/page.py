@@ -114,7 +114,7 @@ def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     shapes, block = Shapes(), Block()
     shown = {suite: [_comparison(results, group, shapes) for group in found] for suite, found in suites.items()}
     memory, peers = memory_sheets(results), peers_sheets(results)
-    found = judged(CLAIMS if claims is None else claims, Evidence(results))
+    found = judged(CLAIMS if claims is None else claims, Evidence(results, read=suites))
     memory_drawn, claims_drawn = memory_pictures(results, shapes), claims_pictures(results, shapes)
     style, head, script = _own("page.css") + shapes.sheet(), _own("theme.js"), _own("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
