@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.compact import Compactor
 from bench.errors import LeftOut, UserError, one_line
-from bench.lock import acquire, taken
+from bench.lock import acquire, release, taken
 from bench.record import Head, Record, head_of, order, read_head, read_record, write_record
 
 _ID = re.compile(r"(?P<key>[a-z0-9][a-z0-9-]*-[0-9a-f]{12})-(?P<identity>[0-9a-f]{12})")
@@ -38,7 +38,7 @@ class Lease:
         """Give it back."""
         if self._handle is not None:
             self._path.unlink(missing_ok=True)  # while it is held: whoever waits for this file finds it gone and takes a new one
-            os.close(self._handle)
+            release(self._handle)
             self._handle = None
 
 
