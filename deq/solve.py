@@ -46,8 +46,8 @@ class Stop:
     has diverged when its gap exceeds `growth` times the larger of its first gap and one. That is an absolute bound, because a
     relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3 for ever); and the one is there because a solve may start next
     to an unstable fixed point, where the first gap says nothing of the scale. In float32 an rtol below about 1e-6 is out of reach,
-    and where f runs in bfloat16 one below about 4e-3 (f's own rounding moves its value by 1e-3 to 3e-3); a float32 gap below about
-    1e-19 counts as zero, since its square is.
+    and where f runs in bfloat16 one below about 4e-3 (adjoints see to that); a float32 gap below about 1e-19 counts as zero, since
+    its square is.
     """
 
     rtol: float | None = 1e-3

@@ -25,12 +25,11 @@ from deq import (
     solve,
     spectral_radius,
 )
+from deq.adjoint import reachable
 from deq.shine import Shine
 
 HALF = [torch.bfloat16, torch.float16]
 STOP = Stop(rtol=1e-3, max_steps=40)
-# bfloat16 has eight bits: its own rounding moves a transformer's f(z) by 1e-3 to 3e-3 of its norm.
-TOLERANCE = {torch.bfloat16: 2.0**-8, torch.float16: 1e-3}
 ADJOINTS = {
     "implicit": lambda solver, stop: Implicit(solver=solver, stop=stop),
     "phantom": lambda solver, stop: Phantom(steps=2, relaxation=0.7),
@@ -77,23 +76,49 @@ def run(below: nn.Linear, layer: DEQ, autocast: torch.dtype | None) -> tuple[Ten
 def test_under_autocast_every_solve_converges_and_the_gradient_is_that_of_float32(
     cell: str, solver: str, adjoint: str, dtype: torch.dtype
 ) -> None:
-    below, layer = network(cell, solver, adjoint, Stop(rtol=TOLERANCE[dtype], max_steps=40))
+    below, layer = network(cell, solver, adjoint)
     y, gradient, solves = run(below, layer, autocast=dtype)
     exact_y, exact_gradient, exact_solves = run(below, layer, autocast=None)
     assert y.dtype == torch.float32
     assert [phase for phase, _ in solves] == [phase for phase, _ in exact_solves]
-    assert all(solution.converged.all() for _, solution in solves), [solution.residual for _, solution in solves]
+    for (_, solution), (_, exact) in zip(solves, exact_solves, strict=True):
+        assert solution.converged.all(), solution.residual
+        assert solution.residual.max() < max(1e-3, torch.finfo(dtype).eps / 2)
+        assert solution.nfe <= exact.nfe + 4
     assert (y - exact_y).norm() < 0.03 * exact_y.norm()
     if adjoint == "shine":  # an estimate made of few steps, so that each matters
         assert torch.cosine_similarity(gradient, exact_gradient, dim=0) > 0.5
     else:
-        assert (gradient - exact_gradient).norm() < 0.06 * exact_gradient.norm()
+        assert (gradient - exact_gradient).norm() < 0.1 * exact_gradient.norm()
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_an_input_of_bfloat16_does_not_keep_a_solve_from_its_tolerance(cell: str) -> None:
-    _, _, solves = run(*network(cell, "anderson", "implicit"), autocast=torch.bfloat16)
-    assert all(solution.converged.all() for _, solution in solves), [solution.residual for _, solution in solves]
+def test_a_wide_layer_in_bfloat16_stops_where_its_rounding_begins(cell: str) -> None:
+    """At width 64 a transformer's residual stays at 1e-3 to 2e-3: solved for 1e-3 it would take all its steps."""
+    torch.manual_seed(0)
+    settings = {"heads": 4} if cell.startswith("transformer") else {}
+    layer = DEQ(CELLS[cell](width=64, **settings), solver=Anderson(), stop=STOP, adjoint=Implicit(stop=STOP))
+    solves: list[Solution] = []
+    layer.watch(lambda phase, solution: solves.append(solution))
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = layer(torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(1))).y
+        y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(2)))
+    assert all(solution.converged.all() for solution in solves)
+    assert [solution.nfe for solution in solves[2:]] <= [solution.nfe + 3 for solution in solves[:2]]
+
+
+def test_a_tolerance_is_relaxed_for_half_precision_alone() -> None:
+    z = torch.zeros(2, 3)
+    for dtype, floor in ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)):
+        assert reachable(Stop(rtol=1e-4), z.to(dtype)).rtol == floor
+        with torch.autocast("cpu", dtype=dtype):
+            assert reachable(Stop(rtol=1e-4), z).rtol == floor
+            assert reachable(Stop(rtol=0.1), z) == Stop(rtol=0.1)
+            assert reachable(Stop(rtol=None), z) == Stop(rtol=None)
+            assert reachable(Stop(rtol=0, atol=1e-9), z) == Stop(rtol=0, atol=1e-9)
+            assert reachable(Stop(rtol=1e-4), z.double()) == Stop(rtol=1e-4)
+    assert reachable(Stop(rtol=1e-4), z) == Stop(rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", HALF)
