@@ -82,8 +82,8 @@ class NeuralODE(Core):
         f, z0 = single(self.cell.bind(x, memory), self.cell.start(x))
         # What f depends on is read off its graph: a cell may have it from anywhere. The solver begins with this evaluation.
         known = [f(z0)] if self.adjoint and torch.is_grad_enabled() else []
-        inputs = get_gradient_edge(x) if x.requires_grad else None
-        given = [leaf for fz in known for leaf in leaves(fz, inputs)] + ([x] if known and inputs is not None else [])
+        inputs = get_gradient_edge(x) if known and x.requires_grad else None
+        given = [leaf for fz in known for leaf in leaves(fz, inputs)] + ([] if inputs is None else [x])
         counted = [0]
 
         def flow(_: Tensor, z: Tensor) -> Tensor:

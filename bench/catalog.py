@@ -26,7 +26,6 @@ from deq import (
     CELLS,
     DEQ,
     SOLVERS,
-    Broyden,
     Cell,
     Core,
     EquilibriumPropagation,
@@ -275,12 +274,6 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
         raise UserError(f"model {model.name!r} has no part for the setting {left[0]!r}")
     if not isinstance(core, Core):
         raise UserError(f"model {model.name!r} made a {type(core).__name__}; a model must be a deq.Core")
-    for layer in core.modules():
-        if isinstance(layer, DEQ) and isinstance(layer.adjoint, Shine):
-            if not isinstance(layer.solver, Broyden):
-                raise UserError(f"adjoint 'shine' shares the estimate of solver 'broyden', got {type(layer.solver).__name__}")
-            if layer.stop.max_steps > layer.solver.window + 1:
-                raise UserError(f"adjoint 'shine' needs solver.window {layer.stop.max_steps - 1}, all steps of the solve")
     return core
 
 

@@ -25,7 +25,9 @@ from bench.sources import Source, is_ours, source_of
 HARNESS = "bench.run"  # a run is what this module does, with all that it imports
 # Of the catalog a run depends on what it names; the others describe a run and decide none of its numbers.
 _APART = ("bench.catalog", "bench.environment", "bench.identity", "bench.provenance")
-_CONTRACTS = frozenset({"deq.core", "deq.dropout"})  # what every model shares; any other part of deq solves or is solved
+_CONTRACTS = frozenset(
+    {"deq.checks", "deq.core", "deq.dropout"}
+)  # what every model shares; any other part of deq solves or is solved
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")
 _PLAIN = ("python", "torch", "torch_build", "machine", "cpu_capability", "device", "float32_matmul_precision")
 _PACKAGES = ("numpy", "torchdiffeq")

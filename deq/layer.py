@@ -54,6 +54,7 @@ class DEQ(Core):
 
     @evaluation_stop.setter
     def evaluation_stop(self, stop: Stop | None) -> None:
+        """Set it; None for the same as `stop`, whatever that is then."""
         self._evaluation_stop = stop
 
     def watch(self, watcher: Watch) -> Callable[[], None]:
