@@ -351,6 +351,7 @@ class TestLocal:
             local.submit(one)
             while not any(isinstance(event, Stepped) and event.waiting for event in events):
                 events += local.wait(0.5)
+                assert all(isinstance(event, Stepped) for event in events), events  # else it ended, and never waits
             until = time.monotonic() + limit
             while time.monotonic() < until:
                 events += local.wait(0.5)
