@@ -196,6 +196,16 @@ def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: En
     assert "stopped by the test" in str(end.why if isinstance(end, Stopped) else end.record.why)
 
 
+def until_it_trains(engine: Engine, seconds: float = 60.0) -> None:
+    """Wait for a run's first step; a run that ends before it fails the test."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        for event in engine.wait(1.0):
+            assert isinstance(event, Stepped), event
+            return
+    raise AssertionError("no step")
+
+
 def finish_one(engine: Engine) -> Event:
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
@@ -368,8 +378,7 @@ class TestLocal:
     def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Make, number: signal.Signals) -> None:
         one = job(spec("long", train={"steps": 1_000_000}))
         local.submit(one)
-        while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
-            pass
+        until_it_trains(local)
         (worker,) = [child for child in psutil.Process().children(recursive=True) if os.getpgid(child.pid) == child.pid]
         worker.send_signal(number)
         end = finish_one(local)
@@ -382,8 +391,7 @@ class TestLocal:
         engine = Local(1)
         one = job(spec("long", train={"steps": 1_000_000}))
         engine.submit(one)
-        while not any(isinstance(event, Stepped) for event in engine.wait(1.0)):
-            pass
+        until_it_trains(engine)
         (worker,) = engine._workers.values()
         pid = worker._process.pid
         assert pid
@@ -396,8 +404,7 @@ class TestLocal:
     def test_a_run_goes_on_from_the_state_of_one_that_was_stopped(self, local: Local, job: Make) -> None:
         one = job(spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, train={"steps": 400, "evaluate_every": 100}))
         local.submit(one)
-        while not any(isinstance(event, Stepped) for event in local.wait(1.0)):
-            pass
+        until_it_trains(local)
         local.stop("stopped by the test")
         end = finish_one(local)
         assert isinstance(end, Ended)

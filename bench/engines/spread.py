@@ -45,7 +45,9 @@ def spread(
     memory = job.limits.memory_bytes
     # This process keeps the clock, so that all ranks hear of it at once.
     part = job.model_copy(update={"limits": Limits(memory_bytes=None if memory is None else max(1, memory // processes))})
-    write_text(job.folder / "job.json", part.model_dump_json(indent=1))
+    with interrupt.deferred():  # pydantic turns an exception that a signal raises in its serialisers into one of its own
+        written = part.model_dump_json(indent=1)
+    write_text(job.folder / "job.json", written)
     command = [
         sys.executable,
         "-m",
