@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class NeuralODE(Core):
     first derivatives only (RuntimeError under `create_graph`). RuntimeError where a step size underflows in forward.
     Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

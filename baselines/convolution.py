@@ -1,6 +1,6 @@
 """TCN: a temporal convolutional network, whose receptive field doubles with every level."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ class TCN(Core):
     Bai, Kolter, Koltun (2018), arXiv 1803.01271. Parameters: a block has K C W + K W^2 + 2 W for C input channels, with weight
     normalisation 2 W more, and C W + W where C is not W.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self, *, inputs: int, width: int, levels: int = 4, kernel: int = 3, dropout: float = 0.0, weight_norm: bool = True

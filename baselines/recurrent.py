@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class Recurrent(Core):
     draw a sequence. `outputs` (default `width`) is the last layer's size, as a tied embedding wants it.
     Parameters: a layer of h units over D features has 4 (D h + h^2 + 2 h) in an LSTM, 3 (...) in a GRU.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Transformer-XL: layers of relative attention, each with a memory of its own, untied or all the same one."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,8 @@ class TransformerXL(Core):
     Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: a layer has 5 D^2 + F (2 D + 1) + 5 D for F = `feedforward` (default
     4 D), the biases are 2 D more.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

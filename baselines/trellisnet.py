@@ -1,6 +1,6 @@
 """TrellisNet: one level, the DEQ's own cell, applied many times, with what it takes to train it so deep."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ class TrellisNet(Unrolled):
     Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: the cell's, and (depth - 1) (8 D H + 4 H) for D inputs where
     injection is untied, plus 4 H a level with weight normalisation.
     """
+
+    numerics: ClassVar[int] = 1
 
     cell: TrellisCell
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Unrolled(Core):
     keeps one state a segment and one segment's activations. Chen et al. (2016), arXiv 1604.06174. In training, the output's
     auxiliary features are those of every `auxiliary_every`-th step before the last (0: none).
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none", auxiliary_every: int = 0) -> None:
         super().__init__()

@@ -424,6 +424,24 @@ def doctor(as_json: Json = False) -> None:
     _output().print(table)
 
 
+@app.command()
+def golden(accept: Annotated[bool, typer.Option(help="write the curves anew")] = False) -> None:
+    """Compare ten float64 training steps of every model, task and adjoint with the accepted curves."""
+    from bench import golden as curves
+
+    found = curves.curves()
+    lines = curves.differences(found, curves.read() if curves.FILE.exists() else {})
+    for line in lines:
+        print(line)
+    if accept:
+        curves.accept(found)
+        print(f"{len(found)} curves written to {curves.FILE}")
+    elif lines:
+        raise typer.Exit(1)
+    else:
+        print(f"{len(found)} curves agree")
+
+
 def main() -> None:
     """Run the command line; a UserError, a wrong option, or what the system refuses, is one line and exit status 2."""
     begin()

@@ -15,7 +15,7 @@ from typing import Any
 from bench.engines.engine import Died, Ended, Engine, Event, Refused, Stepped, Stopped
 from bench.environment import usable_cores
 from bench.errors import UserError
-from bench.identity import Identity
+from bench.identity import Identity, project_digest
 from bench.job import Job
 from bench.plan import Plan
 from bench.record import Record, RunStatus, order
@@ -172,6 +172,7 @@ class Coordinator:
             spec=spec,
             identity=identity,
             code=users(identity.code),
+            project=project_digest(),
             folder=self.store.work(self.suite, run_id).resolve(),
             data=self._data,
             beside=beside,

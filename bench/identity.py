@@ -1,20 +1,18 @@
-"""What a run's numbers come from: its Spec, its data, the code that made them and the part of the environment that decides digits.
+"""What decides a run's numbers beside its Spec: its data, numerics versions, the user's code and part of the environment.
 
-A run's id is the hash of all four, so that a record is what it says or another record. Code counts by meaning: comments, layout and
-docstrings change nothing, and only modules that the run's own numbers come from count. A change to a plot leaves every id as it is;
-a change to a solver gives the DEQs new ones and leaves the LSTM's. Needs no torch.
+A run's id is the hash of the Spec and of all these, so that a record is what it says or another record. Of the project's own code
+only declared versions count: each solver, adjoint, cell, core, task and the trainer has an integer `numerics` that is raised by
+hand when its numbers change (`python -m bench golden` fails when they change and it was not). A user's module counts by a digest
+of its code that comments, layout and docstrings do not change. Needs no torch.
 """
 
 import ast
 import hashlib
-import importlib
 import importlib.util
-import inspect
 import json
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -22,23 +20,19 @@ from pydantic import BaseModel, ConfigDict
 from bench.errors import UserError
 from bench.sources import Source, is_ours, source_of
 
-HARNESS = "bench.run"  # a run is what this module does, with all that it imports
-# Of the catalog a run depends on what it names; the others describe a run and decide none of its numbers.
-_APART = ("bench.catalog", "bench.environment", "bench.identity", "bench.provenance")
-_CONTRACTS = frozenset(
-    {"deq.checks", "deq.core", "deq.dropout"}
-)  # what every model shares; any other part of deq solves or is solved
+_PACKAGES_OF_A_RUN = ("deq", "deq/*", "baselines", "bench", "bench/tasks")
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")
 _PLAIN = ("python", "torch", "torch_build", "machine", "cpu_capability", "device", "float32_matmul_precision")
 _PACKAGES = ("numpy", "torchdiffeq")
 
 
 class Identity(BaseModel):
-    """Beside the Spec: SHA-256 of the data, digests of the code by module, and what of the environment decides digits."""
+    """SHA-256 of the data, numerics versions by class, digests of the user's modules, and the environment that decides digits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
+    numerics: dict[str, int]
     code: dict[str, str]
     environment: dict[str, str | None]
 
@@ -52,16 +46,26 @@ class Identity(BaseModel):
         return f"{key}-{self.digest[:12]}"
 
     def differs(self, other: "Identity") -> list[str]:
-        """What is not the same in the other, in words: `code of deq.solve`, `data`, `torch 2.12 (here 2.13)`."""
-        said = ["data"] if self.data != other.data else []
+        """What is not the same in the other, in words: `numerics of Anderson 1 (here 2)`, `data`, `torch 2.12 (here 2.13)`."""
+        found = ["data"] if self.data != other.data else []
         changed = sorted(name for name in {*self.code, *other.code} if self.code.get(name) != other.code.get(name))
         if changed:
-            said.append(f"code of {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else ""))
-        for name in sorted({*self.environment, *other.environment}):
-            mine, theirs = self.environment.get(name), other.environment.get(name)
-            if mine != theirs:
-                said.append(f"{name} {mine} (here {theirs})")
-        return said
+            found.append(f"code of {first_of(changed)}")
+        for name, mine, theirs in _differences(self.numerics, other.numerics):
+            found.append(f"numerics of {name} {mine} (here {theirs})")
+        for name, mine, theirs in _differences(self.environment, other.environment):
+            found.append(f"{name} {mine} (here {theirs})")
+        return found
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*one, *other})
+    return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def decisive(environment: Mapping[str, Any]) -> dict[str, str | None]:
@@ -76,26 +80,26 @@ def decisive(environment: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: None if value is None else str(value) for name, value in found.items()}
 
 
-def code_of(named: Iterable[Callable[..., Any]], things: Iterable[object]) -> dict[str, str]:
-    """Digests of the code that a run depends on: the harness, the makers it names, and all that the things made are made of."""
-    makers = list(named)
-    defining = _modules_of(things) | {m.__module__ for m in makers}
-    if "__main__" in defining:  # another process cannot import it, and an edited cell of a notebook leaves no trace
+def versions_and_code(makers: Iterable[Callable[..., Any]], things: Iterable[object]) -> tuple[dict[str, int], dict[str, str]]:
+    """The numerics versions that the classes of the things and of their parts declare, and digests of the user's modules.
+
+    Keys are class names, `module:Class` for a user's. UserError for a class that is defined in the program itself.
+    """
+    classes = _classes_of(things)
+    modules = {kind.__module__ for kind in classes} | {maker.__module__ for maker in makers}
+    if "__main__" in modules:  # another process cannot import it, and an edited cell of a notebook leaves no trace
         raise UserError("a model or task is defined in the program itself (__main__): put it in a module of its own, and import it")
-    modules = _closure(defining, lambda name: not name.startswith("bench.") or _task(name))
-    if any(name.startswith("deq.") and name not in _CONTRACTS for name in modules):
-        modules |= _harness_solving()
-    digests = {name: digest_of(name) for name in modules | _harness()}
-    return digests | {f"{m.__module__}:{m.__qualname__}": _digest_of_function(m) for m in makers if _of_catalog(m)}
+    versions = {
+        kind.__name__ if is_ours(kind.__module__) else f"{kind.__module__}:{kind.__qualname__}": int(vars(kind)["numerics"])
+        for kind in classes
+        if "numerics" in vars(kind)
+    }
+    return versions, {name: digest_of(name) for name in _closure(modules, lambda name: not is_ours(name))}
 
 
-def _of_catalog(maker: Callable[..., Any]) -> bool:
-    return maker.__module__ == "bench.catalog"
-
-
-def _modules_of(things: Iterable[object]) -> set[str]:
-    """The modules that define the classes of the things, of their parts and of their parts' ancestors."""
-    found: set[str] = set()
+def _classes_of(things: Iterable[object]) -> set[type]:
+    """The classes of the project and the user that the things, their parts and their parts' ancestors are of."""
+    found: set[type] = set()
     seen: set[int] = set()
     waiting = list(things)
     while waiting:
@@ -107,32 +111,41 @@ def _modules_of(things: Iterable[object]) -> set[str]:
             waiting += thing.values()
         elif isinstance(thing, (list, tuple, set, frozenset)):
             waiting += thing
-        names = [kind.__module__ for kind in type(thing).__mro__]
-        kinds = [name for name in names if name == "__main__" or source_of(name)]
+        kinds = [kind for kind in type(thing).__mro__ if kind.__module__ == "__main__" or source_of(kind.__module__)]
         found.update(kinds)
         if kinds or type(thing).__module__.startswith("torch.nn."):  # containers hold ours
             waiting += getattr(thing, "__dict__", {}).values()
     return found
 
 
+@cache
+def project_code() -> Mapping[str, str]:
+    """Digests of the project's modules that a run may import. A record keeps them as its provenance; no id depends on them."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for package in _PACKAGES_OF_A_RUN for path in root.glob(f"{package}/*.py"))
+    names = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    sources = {name: source_of(name) for name in names}
+    return {name: hashlib.sha256(source.content).hexdigest()[:12] for name, source in sources.items() if source is not None}
+
+
+def project_digest() -> str:
+    """One digest of all of them: machines of a cluster must have the same."""
+    return hashlib.sha256(json.dumps(dict(project_code())).encode()).hexdigest()[:12]
+
+
+def changed_modules(code: Mapping[str, str]) -> list[str]:
+    """The modules of the project, of those with recorded digests, whose code here is another."""
+    here = project_code()
+    return sorted(name for name, digest in code.items() if here.get(name) != digest)
+
+
 def code_here(names: Iterable[str]) -> dict[str, str]:
-    """The digests, in this process, of the modules and functions that an Identity names; imports none of the user's."""
-    found = {}
-    for name in names:
-        module, _, function = name.partition(":")
-        if not function:
-            found[name] = digest_of(module)
-        elif "." not in function:  # not one that another function makes
-            found[name] = _digest_of_function(getattr(importlib.import_module(module), function))
-    return found
-
-
-def _task(module: str) -> bool:
-    return module.startswith("bench.tasks.")
+    """The digests, in this process, of the modules that an Identity names; imports none of them."""
+    return {name: digest_of(name) for name in names}
 
 
 def _closure(modules: Iterable[str], within: Callable[[str], bool]) -> set[str]:
-    """The modules and all of ours that they import, directly or not, as far as they lie `within`."""
+    """The modules and all of the project's or the user's that they import, directly or not, as far as they lie `within`."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -141,60 +154,28 @@ def _closure(modules: Iterable[str], within: Callable[[str], bool]) -> set[str]:
             continue
         found.add(name)
         waiting += _imports(name, source_of(name))
-        if not is_ours(name) and "." in name:  # its package's own code runs before it
+        if "." in name:  # its package's own code runs before it
             waiting.append(name.rpartition(".")[0])
     return found
 
 
-def _harness() -> frozenset[str]:
-    """The modules of bench that every run goes through."""
-    return frozenset(_closure([HARNESS], lambda name: name.startswith("bench.") and not _task(name) and name not in _APART))
-
-
-def _harness_solving() -> frozenset[str]:
-    """The modules of deq that the harness probes a model with that solves or iterates: every solver among them."""
-    named = {found for module in _harness() for found in _imports(module, source_of(module)) if found.startswith("deq.")}
-    return frozenset(_closure(named, lambda name: name.startswith("deq.") and not name.startswith("deq.cells")))
-
-
 @cache
 def _imports(module: str, source: Source | None) -> frozenset[str]:
-    """The modules that a module imports; what a package passes on counts as that of the submodule it comes from."""
+    """The modules that a module may import: of `from a import b` both a and a.b."""
     found: set[str] = set()
+    package = module if _is_package(source) else module.rpartition(".")[0]
     for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found.update(_provider(_origin(node, _package(module)), alias.name) for alias in node.names)
+            name = node.module or ""
+            origin = importlib.util.resolve_name("." * node.level + name, package) if node.level else name
+            found.update((origin, *(f"{origin}.{alias.name}" for alias in node.names)))
     return frozenset(found - {module})
-
-
-def _origin(node: ast.ImportFrom, package: str) -> str:
-    """The module that a `from` line names."""
-    name = node.module or ""
-    return importlib.util.resolve_name("." * node.level + name, package) if node.level else name
 
 
 def _is_package(source: Source | None) -> bool:
     return source is not None and PurePath(source.path).name == "__init__.py"
-
-
-def _package(module: str) -> str:
-    return module if _is_package(source_of(module)) else module.rpartition(".")[0]
-
-
-def _provider(module: str, name: str) -> str:
-    """Where `from module import name` finds it: a submodule, or the one that the package's own `from` line names, or the module."""
-    source = source_of(module)
-    if not _is_package(source):
-        return module
-    if source_of(f"{module}.{name}") is not None:
-        return f"{module}.{name}"
-    for node in _tree(source).body:
-        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
-            origin = _origin(node, module)
-            return module if origin == module else _provider(origin, name)
-    return module
 
 
 @cache
@@ -213,26 +194,8 @@ def digest_of(module: str) -> str:
 @cache
 def _digest_of_source(source: Source | None) -> str:
     if source is None or source.path.endswith(".py"):
-        return _digest(_tree(source))
+        return hashlib.sha256(json.dumps(_meaning(_tree(source))).encode()).hexdigest()[:12]
     return hashlib.sha256(source.content).hexdigest()[:12]
-
-
-def _digest_of_function(function: Callable[..., Any]) -> str:
-    closed = inspect.getclosurevars(function).nonlocals
-    return _digest(ast.Module(body=[_node_of(function)], type_ignores=[]), repr(sorted(closed.items())))
-
-
-def _node_of(function: Callable[..., Any]) -> ast.stmt:
-    """The function in the source that was imported: the file may have been edited since."""
-    line = function.__code__.co_firstlineno
-    for node in ast.walk(_tree(source_of(function.__module__))):
-        if isinstance(node, ast.FunctionDef) and line == min([node.lineno, *(one.lineno for one in node.decorator_list)]):
-            return node
-    return ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-
-
-def _digest(tree: ast.AST, *more: str) -> str:
-    return hashlib.sha256(json.dumps([_meaning(tree), *more]).encode()).hexdigest()[:12]
 
 
 def _meaning(node: Any) -> Any:

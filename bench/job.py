@@ -19,6 +19,7 @@ class Job(BaseModel):
     spec: Spec
     identity: Identity
     folder: Path
+    project: str = Field(default="", description="digest of the project's code where the job was made")
     code: dict[str, Source] = Field(default_factory=dict, description="the user's modules, as the coordinator has imported them")
     data: dict[str, Path] = Field(default_factory=dict)
     beside: int = Field(default=1, gt=0, description="runs that share the machine")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,8 @@ class Training:
     their number, and model, optimiser, schedule, random generators, carried memory and telemetry are in the file. What else a
     user's model keeps, outside parameters and buffers, is not.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

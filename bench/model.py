@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class Ends:
 
 class LanguageModel(nn.Module):
     """Token ids (B, T) to logits (B, T, vocabulary), through an embedding of `inputs` features and a Core."""
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, *, vocabulary: int, inputs: int, core: Core, ends: Ends | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Identity of a run, from its spec, its task, the code that is here and the environment where it runs."""
+"""Compute a run's Identity from its spec, its task and the environment where it runs."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,7 +8,8 @@ import torch
 
 from baselines import Unrolled
 from bench.catalog import MODELS, TASKS, resolve
-from bench.identity import Identity, code_of, decisive
+from bench.identity import Identity, decisive, versions_and_code
+from bench.loop import Training
 from bench.model import build_model
 from bench.sources import loads
 from bench.spec import Named, Spec
@@ -16,10 +17,11 @@ from bench.tasks.task import Task
 
 
 def identify(spec: Spec, task: Task, environment: Mapping[str, Any]) -> Identity:
-    """What the run's numbers would come from; builds the model without storage to see what it is made of."""
+    """Compute what the run's numbers come from; builds the model without storage to see what it is made of."""
     named = (spec.model.model_dump_json(), spec.task.model_dump_json())
-    shallow = spec.recipe is not None and spec.recipe.pretrain_steps > 0
-    return Identity(data=task.fingerprint(), code=_code(*named, shallow, _Held(task), loads()), environment=decisive(environment))
+    pretrained = spec.recipe is not None and spec.recipe.pretrain_steps > 0
+    numerics, code = _made_of(*named, pretrained, _Held(task), loads())
+    return Identity(data=task.fingerprint(), numerics=numerics, code=code, environment=decisive(environment))
 
 
 class _Held:
@@ -36,12 +38,14 @@ class _Held:
 
 
 @cache
-def _code(model_json: str, task_json: str, shallow: bool, held: _Held, _loads: int) -> dict[str, str]:
+def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _loads: int) -> tuple[dict[str, int], dict[str, str]]:
     model, task = Named.model_validate_json(model_json), Named.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
-    if shallow:
-        makers.append(Unrolled)  # which a recipe trains first
-    return code_of(makers, [_built(model, held.task.vocabulary), held.task])
+    numerics, code = versions_and_code(makers, [_built(model, held.task.vocabulary), held.task])
+    numerics |= {Training.__name__: Training.numerics}
+    if pretrained:  # a recipe trains the cell unrolled first
+        numerics |= {Unrolled.__name__: Unrolled.numerics}
+    return numerics, code
 
 
 def _built(model: Named, vocabulary: int) -> object:

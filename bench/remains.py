@@ -8,6 +8,7 @@ from typing import Any
 from bench.attempts import attempts_of
 from bench.checkpoint import Checkpoint
 from bench.engines.engine import Died, Stopped
+from bench.identity import project_code
 from bench.job import Job
 from bench.record import Measure, Point, Record, RunStatus, measured
 from bench.tasks.task import Task
@@ -56,6 +57,7 @@ def record_of(event: Died | Stopped, status: RunStatus, task: Task, environment:
             "checkpoint": checkpoint.said,
             "checkpoint_step": checkpoint.step,
             "attempts": attempts_of(job),
+            "code": dict(project_code()),
         },
         environment=dict(environment),
     )

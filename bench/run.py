@@ -13,7 +13,7 @@ from bench.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.contention import CONTENDED, Contention
 from bench.environment import environment
 from bench.errors import CodeError, UserError, failure, one_line, out_of_memory
-from bench.identity import Identity, code_here
+from bench.identity import Identity, code_here, project_code
 from bench.loop import Diverged, Progress, Training, evaluate
 from bench.machine import Machine
 from bench.measuring import as_trained, future_leak, gradient_by_beta, memory_by_depth, parameters, residual_by_nfe, step_measures
@@ -84,6 +84,7 @@ def run(
             "runs_side_by_side": beside,
             "checkpoint": attempt.checkpoint.said,
             "checkpoint_step": attempt.checkpoint.step,
+            "code": dict(project_code()),
         },
         environment=here,
     )
@@ -160,7 +161,7 @@ class _Attempt:
         return "ok", None
 
     def _verify(self, wanted: Identity) -> None:
-        code = wanted.code | code_here(wanted.code)
+        code = code_here(wanted.code)
         here = wanted.model_copy(update={"data": self.task.fingerprint(), "code": code})
         if self.ranks.any(here != wanted):
             changed = "; ".join(wanted.differs(here)) or "what another process of this run has imported"

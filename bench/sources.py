@@ -1,7 +1,7 @@
 """The source code that this process has imported: the project's modules and the user's, as bytes.
 
-A run's id is a hash of code, so an edit while a matrix runs must not give later runs other numbers under the same id. The bytes
-that are compiled are kept here, and digested (`bench.identity`); a job carries the user's modules to the process that does it,
+A run's id has digests of the user's modules: an edit while a matrix runs must not give later runs other numbers under one id. The
+bytes that are compiled are kept here and digested (`bench.identity`); a job carries the user's modules to the process that does it,
 which imports those, not what the files hold by then. Cached bytecode is not used: it is stale after two edits within a second.
 """
 
@@ -63,8 +63,8 @@ def source_of(module: str) -> Source | None:
 
 
 def users(modules: Iterable[str]) -> dict[str, Source]:
-    """The sources of those of the modules that are the user's."""
-    found = {name: source_of(name) for name in modules if ":" not in name and not is_ours(name)}
+    """The sources of the user's modules, those that are compiled left out."""
+    found = {name: source_of(name) for name in modules}
     return {name: source for name, source in found.items() if source is not None and source.path.endswith(".py")}
 
 

@@ -118,12 +118,8 @@ class Spec(_Frozen):
     @property
     def key(self) -> str:
         """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name; a run's id begins with it."""
-        late = {"recipe": None, "processes": 1, "limits": None}  # fields that came later: at their defaults they change no key
-        said = self.model_dump(mode="json", exclude={name for name, default in late.items() if getattr(self, name) == default})
-        for name in ("backward_steps", "hold"):  # as are these
-            if self.recipe is not None and getattr(self.recipe, name) is None:
-                del said["recipe"][name]
-        content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        fields = self.model_dump(mode="json", exclude_defaults=True)  # a field that is added with a default changes no key
+        content = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
         kind = "t" if self.role == "trial" else "s"

@@ -8,6 +8,7 @@ from functools import cache
 
 from bench.attempts import progress_of
 from bench.environment import environment
+from bench.identity import changed_modules, first_of
 from bench.job import Job
 from bench.plan import Plan
 from bench.record import Head
@@ -28,7 +29,9 @@ class Running:
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """Counts over a suite's wanted runs. `left` are neither recorded nor running, `saved` of them have a checkpoint to go on from,
-    `stale` are those of them that other code, data or another environment has made. `seconds` is what is left, None if unknown."""
+    `stale` are those of them whose record has other numerics, data, user code or environment. `older` of the recorded runs were
+    made by other code of the project, whose modules `modules` names: advice, since their numerics are those of today.
+    `seconds` is what is left, None if unknown."""
 
     wanted: int
     ok: int
@@ -38,6 +41,8 @@ class Status:
     saved: int
     stale: int
     reasons: Sequence[str]
+    older: int
+    modules: Sequence[str]
     seconds: float | None
 
     def lines(self) -> Iterator[str]:
@@ -51,6 +56,8 @@ class Status:
             yield f"{self.saved} of those left have saved their state and go on from there"
         if self.stale:
             yield f"{self.stale} of those left have a stale record: {'; '.join(self.reasons[:4])}"
+        if self.older:
+            yield f"{self.older} were made by older code ({len(self.modules)} modules changed: {first_of(self.modules)})"
         for run in self.running:
             loss = f", loss {run.loss:.4g}" if run.loss is not None else ""
             yield f"  {run.run_id}" + (f": step {run.step} of {run.steps}{loss}" if run.step is not None else "")
@@ -133,6 +140,8 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
         for record in store.read_sound(suite, by_key[spec.key])
         for reason in record.identity.differs(plan.identity(spec, here(spec.device, spec.threads)))
     }
+    recorded = store.read_sound(suite, [head.run_id for head in done])
+    older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
     saved = set(store.unfinished(suite)) & set(ids) - set(heads)
     return Status(
         wanted=len(specs) + unknown,
@@ -143,6 +152,8 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
         saved=len(saved - set(leased)),
         stale=len(stale),
         reasons=sorted(reasons),
+        older=len(older),
+        modules=sorted({module for modules in older for module in modules}),
         seconds=_left(done, ids, missing, unknown, slots),
     )
 

@@ -8,7 +8,7 @@ stop at what f's precision can tell (see `reachable`).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, lerp
@@ -111,6 +111,8 @@ class Implicit:
     Bai, Kolter, Koltun (NeurIPS 2019), theorem 1.
     """
 
+    numerics: ClassVar[int] = 1
+
     solver: Solver = field(default_factory=Anderson)
     stop: Stop = field(default_factory=Stop)
 
@@ -161,6 +163,8 @@ class Phantom:
     Geng et al. (NeurIPS 2021), arXiv 2111.05177; Fung et al. (AAAI 2022), arXiv 2103.12803.
     """
 
+    numerics: ClassVar[int] = 1
+
     steps: int = 1
     relaxation: float = 1.0
 
@@ -184,6 +188,8 @@ class Unroll:
 
     Needs a solver that can be differentiated through (Picard); others write their history in place.
     """
+
+    numerics: ClassVar[int] = 1
 
     def check(self, solver: Solver, stop: Stop) -> None:
         """ValueError for a solver that cannot be differentiated through."""

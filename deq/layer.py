@@ -1,7 +1,7 @@
 """DEQ: a cell, a solver, a stop and an adjoint make a layer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ class DEQ(Core):
     solver's tolerance only: a global solver mixes the positions of a sequence while it converges. With `jacobian`, its training
     outputs have the penalty on the Jacobian at z*. `stop` and `jacobian` may be replaced between steps.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class EquilibriumPropagation:
     RuntimeError. Scellier and Bengio (Frontiers 2017), arXiv 1602.05179; symmetric: Laborieux et al. (Frontiers 2021), arXiv
     2006.03824.
     """
+
+    numerics: ClassVar[int] = 1
 
     beta: float = 0.03
     symmetric: bool = True

@@ -1,7 +1,7 @@
 """SHINE: the forward solve's own estimate of the inverse Jacobian gives the gradient, without a backward solve."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Shine:
     window for all of its steps. First derivatives only: under `create_graph` its backward raises RuntimeError.
     Ramzi et al. (ICLR 2022), arXiv 2106.00553.
     """
+
+    numerics: ClassVar[int] = 1
 
     limit: float = 3.0
 

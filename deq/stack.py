@@ -1,7 +1,7 @@
 """Cores in sequence: what one gives is what the next is given."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ class Stack(Core):
     By theorem 2 of Bai, Kolter, Koltun (2019) one DEQ can stand for any stack of them: depth should buy nothing. Its memory is the
     tuple of theirs, its penalty the sum of theirs, its auxiliary features those of the last.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, cores: Sequence[Core]) -> None:
         super().__init__()

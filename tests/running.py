@@ -14,7 +14,7 @@ from bench.plan import Plan
 from bench.record import Record
 from bench.store import Store
 
-IDENTITY = Identity(data="0" * 64, code={"deq.solve": "0" * 12}, environment={"torch": "2.13.0"})
+IDENTITY = Identity(data="0" * 64, numerics={"DEQ": 1}, code={}, environment={"torch": "2.13.0"})
 
 
 @contextmanager

@@ -239,7 +239,7 @@ def record(label: str, seed: int, loss: float | None, *, role: Any = "final", tr
     task = Named(name="copy", settings={"T": more.pop("T", 30)})
     model = Named(name=name, settings={"width": 4})
     spec = Spec(group="g", label=label, model=model, task=task, train=train, seed=seed, role=role, trials=trials)
-    identity = Identity(data=more.pop("data", "0" * 64), code={}, environment={})
+    identity = Identity(data=more.pop("data", "0" * 64), numerics={}, code={}, environment={})
     return Record(
         run_id=identity.run_id(spec.key),
         suite="copy",

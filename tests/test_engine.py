@@ -349,7 +349,7 @@ class TestLocal:
         end = finish(local, [job(misfit("greedy", how), limits=Limits(memory_bytes=400 * 2**20))])["greedy"]
         assert isinstance(end, Ended)
         assert end.record.status == "oom"
-        assert end.record.identity.code
+        assert end.record.provenance["code"]
 
     def test_waiting_for_the_machine_is_no_time_of_the_run(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.engines.process._PATIENCE_S", 0.0)

@@ -8,90 +8,73 @@ from typing import Any
 
 import pytest
 
-from bench.catalog import MODELS, TASKS, build_task
+from bench.catalog import ADJOINTS, MODELS, TASKS, build_task
 from bench.environment import environment
-from bench.identity import Identity, code_of, decisive
+from bench.identity import Identity, changed_modules, decisive, project_code, versions_and_code
 from bench.model import build_model
-from bench.provenance import identify
+from bench.provenance import _made_of, identify
 from bench.spec import Named, Recipe, Settings, Spec, Train
-
-TINY: dict[str, Settings] = {
-    "deq": {"width": 8, "cell.heads": 2},
-    "tied": {"width": 8, "cell.heads": 2},
-    "ode": {"width": 8, "cell.heads": 2},
-    "trellisnet": {"width": 8},
-    "transformer-xl": {"width": 8, "heads": 2},
-    "tcn": {"width": 8},
-    "lstm": {"width": 8},
-    "gru": {"width": 8},
-}
+from deq import CELLS, SOLVERS, Anderson
 
 
-def code(name: str, task: str = "copy") -> dict[str, str]:
-    model = build_model(Named(name=name, settings=TINY[name]), 10)
-    return code_of([MODELS[name], TASKS[task]], [model, build_task(Named(name=task), {})])
+def made(model: Named, **more: Any) -> Identity:
+    """The identity of a run of the model on copy memory."""
+    task = more.pop("task", Named(name="copy"))
+    spec = Spec(group="g", label="l", model=model, task=task, train=Train(steps=4, batch=2, learning_rate=0.1), seed=0, **more)
+    return identify(spec, build_task(task, {}), environment("cpu", 1))
+
+
+DEQ = Named(name="deq", settings={"cell": "mlp", "width": 8})
 
 
 @pytest.fixture
 def identity() -> Identity:
-    return Identity(data="d", code={"deq.solve": "1", "bench.run": "2"}, environment={"torch": "2.13.0", "gpu": None})
+    return Identity(data="d", numerics={"DEQ": 1}, code={"mine": "1", "other": "2"}, environment={"torch": "2.13.0", "gpu": None})
 
 
 class TestWhatCounts:
-    @pytest.mark.parametrize("name", MODELS)
-    def test_the_harness_counts_and_what_only_shows_or_schedules_does_not(self, name: str) -> None:
-        modules = set(code(name))
-        assert {"bench.run", "bench.loop", "bench.model", "bench.measuring", "bench.meters", "bench.spec", "deq.core"} <= modules
-        shown = {
-            "bench.report",
-            "bench.tables",
-            "bench.columns",
-            "bench.plots",
-            "bench.statistics",
-            "bench.display",
-            "bench.__main__",
-        }
-        scheduled = {"bench.coordinator", "bench.store", "bench.plan", "bench.engines.worker", "bench.engines.local", "bench.job"}
-        assert not modules & (shown | scheduled | {"bench.catalog", "bench.suites.smoke", "bench.doctor", "bench.params"})
+    def test_a_run_names_the_versions_of_what_it_uses_and_of_nothing_else(self) -> None:
+        assert set(made(DEQ).numerics) == {"Training", "LanguageModel", "CopyMemory", "DEQ", "MLPCell", "Anderson", "Implicit"}
+        lstm = Named(name="lstm", settings={"width": 8})
+        assert set(made(lstm).numerics) == {"Training", "LanguageModel", "CopyMemory", "Recurrent"}
+        assert made(DEQ).code == {}
 
-    def test_a_model_counts_its_own_modules_and_not_its_rivals(self) -> None:
-        own = {"tcn": "convolution", "lstm": "recurrent", "ode": "continuous", "trellisnet": "trellisnet", "tied": "unrolled"}
-        own |= {"transformer-xl": "transformer_xl", "gru": "recurrent"}
-        for name in MODELS:
-            baselines = {module for module in code(name) if module.startswith("baselines.")}
-            shared = {"baselines.unrolled"} if name in ("trellisnet", "transformer-xl") else set()  # for its segments
-            assert baselines - shared == ({f"baselines.{own[name]}"} if name in own else set()), name
+    def test_a_raised_version_gives_another_id_to_its_users_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lstm = Named(name="lstm", settings={"width": 8})
+        before = made(DEQ).run_id("k"), made(lstm).run_id("k")
+        monkeypatch.setattr(Anderson, "numerics", 99)
+        _made_of.cache_clear()
+        assert made(DEQ).run_id("k") != before[0]
+        assert made(lstm).run_id("k") == before[1]
+        _made_of.cache_clear()
+
+    @pytest.mark.parametrize("registry", [CELLS, SOLVERS, ADJOINTS, TASKS], ids=["cells", "solvers", "adjoints", "tasks"])
+    def test_every_registered_class_declares_a_version_of_its_own(self, registry: dict[str, Any]) -> None:
+        for name, kind in registry.items():
+            assert isinstance(vars(kind).get("numerics"), int), name
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_every_model_is_of_a_class_that_declares_one(self, name: str) -> None:
+        heads: Settings = {"transformer-xl": {"heads": 2}, "deq": {"cell.heads": 2}}.get(name, {})  # type: ignore[assignment]
+        model = build_model(Named(name=name, settings={"width": 8, **heads}), 10)
+        assert isinstance(vars(type(model.core)).get("numerics"), int)
 
     def test_pre_training_counts_the_unrolling_that_it_trains(self) -> None:
-        train = Train(steps=4, batch=2, learning_rate=0.1)
-        deq, copy = Named(name="deq", settings=TINY["deq"]), Named(name="copy")
-        plain = Spec(group="g", label="l", model=deq, task=copy, train=train, seed=0)
-        shallow = plain.model_copy(update={"recipe": Recipe(pretrain_steps=2)})
-        task, here = build_task(copy, {}), environment("cpu", 1)
-        assert "baselines.unrolled" not in identify(plain, task, here).code
-        assert "baselines.unrolled" in identify(shallow, task, here).code
+        assert "Unrolled" not in made(DEQ).numerics
+        assert "Unrolled" in made(DEQ, recipe=Recipe(pretrain_steps=2)).numerics
 
-    def test_a_solver_counts_for_what_solves_or_is_solved_and_not_for_the_lstm(self) -> None:
-        for name in ("deq", "tied", "ode", "trellisnet"):
-            assert {"deq.solve", "deq.solvers.anderson"} <= set(code(name)), name
-        for name in ("lstm", "gru", "tcn"):
-            assert {module for module in code(name) if module.startswith("deq.")} <= {"deq.checks", "deq.core", "deq.dropout"}, name
+    def test_a_users_module_counts_by_its_code_with_what_it_imports(self) -> None:
+        found = made(Named(name="user_models:Averages", settings={"width": 4}))
+        assert "user_models" in found.code
+        assert not {name.split(".")[0] for name in found.code} & {"torch", "bench", "deq", "baselines"}
 
-    def test_a_task_counts_and_the_others_do_not(self) -> None:
-        assert "bench.tasks.copy" in code("gru", "copy")
-        assert "bench.tasks.copy" not in code("gru", "agreement")
-        assert "bench.tasks.task" in code("gru", "agreement")
 
-    def test_of_the_catalog_only_the_builder_counts(self) -> None:
-        assert {name for name in code("deq") if name.startswith("bench.catalog")} == {"bench.catalog:deq"}
-        lstm, gru = code("lstm"), code("gru")
-        (made,) = {name for name in lstm if name.startswith("bench.catalog")}
-        assert lstm[made] != gru[made]  # the same function, closed over another kind
-
-    def test_a_users_module_counts_with_what_it_imports(self) -> None:
-        modules = code_of([], [build_model(Named(name="user_models:Averages", settings={"width": 4}), 10)])
-        assert "user_models" in modules
-        assert "torch" not in {name.split(".")[0] for name in modules}
+class TestProjectCode:
+    def test_a_record_names_the_code_that_made_it(self) -> None:
+        code = project_code()
+        assert {"deq.solve", "baselines.recurrent", "bench.run", "bench.tasks.copy"} <= set(code)
+        assert changed_modules(code) == []
+        assert changed_modules({**code, "deq.solve": "0", "gone": "1"}) == ["deq.solve", "gone"]
 
 
 NUMBERS = count()
@@ -116,7 +99,7 @@ class TestMeaning:
         def of(source: str) -> str:
             name = f"mine{next(NUMBERS)}"  # digests are kept by name
             (tmp_path / f"{name}.py").write_text(source)
-            return code_of([], [importlib.import_module(name).Thing()])[name]
+            return versions_and_code([], [importlib.import_module(name).Thing()])[1][name]
 
         return of
 
@@ -134,8 +117,9 @@ class TestIdentity:
         ("change", "said"),
         [
             ({"data": "e"}, "data"),
-            ({"code": {"deq.solve": "9", "bench.run": "2"}}, "code of deq.solve"),
-            ({"code": {"bench.run": "2"}}, "code of deq.solve"),
+            ({"code": {"mine": "9", "other": "2"}}, "code of mine"),
+            ({"code": {"other": "2"}}, "code of mine"),
+            ({"numerics": {"DEQ": 2}}, "numerics of DEQ 1 (here 2)"),
             ({"environment": {"torch": "2.12.0", "gpu": None}}, "torch 2.13.0 (here 2.12.0)"),
             ({"environment": {"torch": "2.13.0", "gpu": "H200"}}, "gpu None (here H200)"),
         ],
@@ -148,7 +132,7 @@ class TestIdentity:
 
     def test_many_changed_modules_are_counted(self, identity: Identity) -> None:
         other = identity.model_copy(update={"code": {f"m{n}": "1" for n in range(6)}})
-        assert identity.differs(other) == ["code of bench.run, deq.solve, m0 and 5 more"]
+        assert identity.differs(other) == ["code of m0, m1, m2 and 5 more"]
 
     def test_the_same_is_the_same(self, identity: Identity) -> None:
         again = Identity.model_validate_json(identity.model_dump_json())

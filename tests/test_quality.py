@@ -32,7 +32,7 @@ def record(label: str, seed: int, losses: list[float], second: float, *, timed: 
         seed=seed,
     )
     curve = [Point(step=i + 1, seconds=second * (i + 1), train_loss=loss, valid={"loss": loss}) for i, loss in enumerate(losses)]
-    identity = Identity(data="0" * 64, code={}, environment={})
+    identity = Identity(data="0" * 64, numerics={}, code={}, environment={})
     clock = measured(second * len(losses) if timed else None, "s", "clock", "train phase", None if timed else "contended")
     measures = {"train_s": clock} | {key: measured(value, "1", "m", "s") for key, value in values.items()}
     return Record(

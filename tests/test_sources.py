@@ -23,7 +23,7 @@ from bench.engines.inline import Inline
 from bench.engines.local import Local
 from bench.environment import environment
 from bench.errors import UserError
-from bench.identity import Identity, code_of
+from bench.identity import Identity, versions_and_code
 from bench.plan import Plan
 from bench.provenance import identify
 from bench.record import Record
@@ -155,25 +155,25 @@ def test_compiled_code_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.M
         Path(module.__file__).write_bytes(content)
         monkeypatch.setitem(sys.modules, name, module)
         thing = type("Thing", (), {"__module__": name})()
-        digests.add(code_of([], [thing])[name])
+        digests.add(versions_and_code([], [thing])[1][name])
     assert len(digests) == 2
 
 
 def test_a_model_that_is_defined_in_the_program_itself_is_refused() -> None:
     thing = type("Thing", (), {"__module__": "__main__"})()
     with pytest.raises(UserError, match=r"__main__.*module of its own"):
-        code_of([], [thing])
+        versions_and_code([], [thing])
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"code": {"deq.core": "0" * 12}}, "code of deq.core"), ({"data": "0" * 64}, "data")],
+    [({"code": {"user_models": "0" * 12}}, "code of user_models"), ({"data": "0" * 64}, "data")],
     ids=["code", "data"],
 )
 def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
     local: Local, job: Make, changes: dict[str, object], said: str
 ) -> None:
-    one = job(spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}))
+    one = job(spec("l", "user_models:Averages", {"width": 4}))
     code = one.identity.code | changes.pop("code", {})  # type: ignore[operator]
     other = one.identity.model_copy(update={"code": code, **changes})
     end = finish(local, [one.model_copy(update={"identity": other, "run_id": other.run_id(one.spec.key)})])["l"]

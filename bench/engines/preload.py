@@ -1,4 +1,4 @@
-"""What the fork server imports: all that a run needs, and the digests of the project's code, which every run compares with its id.
+"""What the fork server imports: all that a run needs, and the digests of the project's code, which every record holds.
 
 None of the user's code: it may raise or hang, which must be one run's fate and not the server's. A hang-up of the terminal, or a
 polite kill of the coordinator's group, is the coordinator's to pass on: without the server it could not tell how its runs end.
@@ -7,8 +7,8 @@ polite kill of the coordinator's group, is the coordinator's to pass on: without
 import signal
 
 import bench.engines.worker  # noqa: F401
-from bench.identity import code_of
+from bench.identity import project_code
 
 for number in (signal.SIGHUP, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-code_of([], [])
+project_code()

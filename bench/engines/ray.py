@@ -21,9 +21,8 @@ from bench.engines.engine import Died, Event, Refused, Stepped, Stopped
 from bench.engines.local import Local
 from bench.environment import environment
 from bench.errors import UserError
-from bench.identity import Identity, code_here, decisive
+from bench.identity import decisive, project_digest
 from bench.job import Job
-from bench.sources import is_ours
 
 _LOOK_S = 0.5
 _CLOSE_S = 10.0
@@ -68,12 +67,13 @@ def _unfit(job: Job) -> str | None:
     wanted, task = job.identity, job.spec.task
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        code = code_here([name for name in wanted.code if is_ours(name)])
         data = wanted.data if ":" in task.name else build_task(task, job.data).fingerprint()
         here = decisive(environment(job.spec.device, job.spec.threads))
     except (UserError, OSError) as error:
         return f"machine {os.uname().nodename} of the cluster: {error}"
-    other = wanted.differs(Identity(data=data, code=wanted.code | code, environment=here))
+    other = wanted.differs(wanted.model_copy(update={"data": data, "environment": here}))
+    if project_digest() != job.project:
+        other.append("code of the project")
     return f"machine {os.uname().nodename} of the cluster differs: {'; '.join(other)}" if other else None
 
 

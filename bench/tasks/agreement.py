@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,8 @@ class Agreement(Task):
     A finite test split scatters the oracle's own loss around the floor (default: standard error about 0.007 nats), so
     an excess below that is not a difference and may be negative.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class CopyMemory(Task):
     predictor that knows the position and nothing else: right on the zeros, uniform over the eight symbols on the last
     ten, so 10 ln 8 / (T + 20) nats over all positions.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

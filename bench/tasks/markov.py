@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ class Markov(Task):
     is the entropy rate sum_s p_s H(P[s]); chance is H(p), what is left to one who knows the frequencies and ignores the input. A
     finite test split scatters the oracle's own loss around the floor, so a small excess is no difference and may be negative.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, *, states: int = 16, length: int = 32, test_samples: int = 512, chain: int = 0) -> None:
         for name, value, least in (("states", states, 2), ("length", length, 1), ("test_samples", test_samples, 1)):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,8 @@ class Text(Task):
 
     Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
     """
+
+    numerics: ClassVar[int] = 1
 
     streams = True
 

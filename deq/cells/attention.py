@@ -1,6 +1,7 @@
 """Attention by content and relative position, as in Transformer-XL; the same for the equilibrium cell and the explicit network."""
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,8 @@ class RelativeAttention(nn.Module):
     Transformer-XL, and with `output_bias` one that starts at zero, as in the DEQ's code.
     Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + 2 D, and D with `output_bias`.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,8 @@ class EnergyCell(Cell):
     across time would let the future act on the past. So this cell has no memory and suits tasks that the current token answers.
     After Scellier and Bengio (Frontiers 2017), arXiv 1602.05179. Parameters: H (2 D + 1) + D.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, *, width: int, hidden: int | None = None, gain: float = 0.5) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """The simplest cell: one hidden layer per position, for tests and for inputs without time."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,8 @@ from deq.solve import Map
 
 class MLPCell(Cell):
     """f(z) = tanh(V relu(W z + U x + b) + c), position by position. Parameters: H(2D + 1) + D(H + 1)."""
+
+    numerics: ClassVar[int] = 1
 
     def __init__(self, *, width: int, hidden: int | None = None, gain: float = 0.5) -> None:
         super().__init__()

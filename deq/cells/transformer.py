@@ -1,6 +1,6 @@
 """A causal transformer block as a fixed-point map, the input injected into its queries, keys and values."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,8 @@ class TransformerCell(Cell):
     `memory_length` M, the last M positions of the previous segment are attended to, at their solution z and input x, detached.
     Parameters: 7 D^2 + 5 D + feedforward (2 D + 1).
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

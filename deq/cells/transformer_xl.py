@@ -1,6 +1,6 @@
 """The DEQ-Transformer's block in the paper's form: relative attention, injected queries, keys and values, a memory of both."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ class TransformerXLCell(Cell):
     Bai, Kolter, Koltun (NeurIPS 2019), arXiv 1909.01377. Parameters: 8 D^2 + 7 D + F (2 D + 1) for F = `feedforward` (default
     4 D), and 6 D + F with weight normalisation.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """TrellisNet's level as a fixed-point map: a causal convolution under LSTM gates, hidden and cell state solved together."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ class TrellisCell(Cell):
     and c, and pads x with zeros.
     Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: 8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`.
     """
+
+    numerics: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class Anderson:
     singular all the same takes a Picard step; the others do not notice.
     """
 
+    numerics: ClassVar[int] = 1
+
     window: int = 6
     mixing: float = 1.0
     ridge: float | None = None

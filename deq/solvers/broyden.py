@@ -35,6 +35,8 @@ class _Memory(NamedTuple):
 class Broyden:
     """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores at most `window` states, then starts afresh."""
 
+    numerics: ClassVar[int] = 1
+
     window: int = 30
     differentiable: ClassVar[bool] = False
 

@@ -12,6 +12,8 @@ from deq.solve import Map
 class Picard:
     """z <- z + relaxation (f(z) - z). Converges linearly where f contracts; stores nothing."""
 
+    numerics: ClassVar[int] = 1
+
     relaxation: float = 1.0
     differentiable: ClassVar[bool] = True
 
