@@ -13,9 +13,10 @@ from bench.budget import TOLERANCE, match
 from bench.errors import UserError
 from bench.metric import Metric
 from bench.model import count_parameters
-from bench.plan import Plan, choose, load_suite
+from bench.plan import Plan, choose
 from bench.record import Record, measured
 from bench.spec import Comparison, Named, Row, Settings, Spec, Train
+from bench.suite_loading import load_suite
 from bench.tuning import Tuned
 from deq import CELLS
 
