@@ -244,8 +244,8 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
 
 
 def gradient_by_beta(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
-    """Equilibrium propagation's gradient beside the implicit one, of the whole model on the first training batch: 1 - cosine and
-    relative distance at each beta, nudged to both sides and to one. Solves in float64 to 1e-10, so that the bias alone is left."""
+    """Compare equilibrium propagation's gradient with the implicit one, of the whole model on the first training batch: 1 - cosine
+    and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias remains."""
     own = model.core
     if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
         return []

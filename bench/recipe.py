@@ -19,7 +19,6 @@ _UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # no auxiliary 
 # A DEQ in about the time of the explicit network: a few steps a solve suffice early in training; the last fifth is solved to the
 # model's own caps, so that the trained state is an equilibrium.
 FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
-PRESETS = {"fast": FAST}
 
 
 class RecipeSchedule:
