@@ -16,11 +16,6 @@ _SOLVING = (Implicit, EquilibriumPropagation)
 _UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # no auxiliary features, whatever their settings
 
 
-# A DEQ in about the time of the explicit network: a few steps a solve suffice early in training; the last fifth is solved to the
-# model's own caps, so that the trained state is an equilibrium.
-FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
-
-
 class RecipeSchedule:
     """The recipe's state over one training: call `set_step(step)` before each step and `restore()` after the last."""
 

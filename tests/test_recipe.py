@@ -11,7 +11,8 @@ from baselines import Unrolled
 from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.plan import Plan
-from bench.recipe import FAST, RecipeSchedule
+from bench.presets import FAST
+from bench.recipe import RecipeSchedule
 from bench.record import Record
 from bench.run import run
 from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
