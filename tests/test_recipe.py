@@ -12,10 +12,10 @@ from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.plan import Plan
 from bench.presets import FAST
-from bench.recipe import RecipeSchedule
+from bench.recipe import RecipeSchedule, check_recipe
 from bench.record import Record
 from bench.run import run
-from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
+from bench.spec import Comparison, Named, Recipe, Row, Settings, Spec, Train
 from deq import DEQ, Implicit, Stop
 
 DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
@@ -105,35 +105,59 @@ def test_a_backward_cap_without_hold_goes_linearly_and_is_seen_in_the_solves() -
     assert (counts[0], counts[-1]) == (2, 8)
 
 
-@pytest.mark.parametrize(("recipe", "said"), [(Recipe(hold=0.5), "none is given"), (Recipe(backward_steps=2), "solves for its")])
-def test_what_has_no_effect_is_refused(recipe: Recipe, said: str) -> None:
-    named = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
-    with pytest.raises(UserError, match=said):
-        RecipeSchedule(build_model(named, 10), recipe, 10)
+GRU = Named(name="gru", settings={"width": 8})
+PHANTOM = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
+TRELLIS: Settings = {"width": 8, "depth": 4}
 
 
 @pytest.mark.parametrize(
     ("named", "recipe", "message"),
     [
+        (PHANTOM, Recipe(hold=0.5), "none is given"),
+        (PHANTOM, Recipe(backward_steps=2), "solves for its"),
         (DEQ_MODEL, Recipe(auxiliary=0.1), "no effect on this DEQ; it is for trellisnet with auxiliary_every from 1 to depth - 1"),
-        (Named(name="lstm", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Recurrent"),
-        (Named(name="trellisnet", settings={"width": 8, "depth": 4}), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
+        (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
+        (GRU, Recipe(auxiliary=0.1), "no effect on this Recurrent"),
+        (GRU, Recipe(pretrain_steps=1), "the model has none"),
+        (GRU, Recipe(jacobian=1.0), "the model has none"),
+        (GRU, Recipe(steps=3), "the model has none"),
+        (GRU, Recipe(rtol=1e-2), "the model has none"),
+        (Named(name="trellisnet", settings=TRELLIS), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
         (
-            Named(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 4}),
+            Named(name="trellisnet", settings={**TRELLIS, "auxiliary_every": 4}),
             Recipe(auxiliary=0.1),
             "no effect on this TrellisNet",
         ),
         (Named(name="user_models:Averages", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Averages"),
-        (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
     ],
 )
-def test_a_part_of_a_recipe_that_does_nothing_is_refused_before_a_run(named: Named, recipe: Recipe, message: str) -> None:
-    spec = Spec(group="g", label="l", model=named, task=TASK, train=train(), recipe=recipe, seed=0)
+def test_a_part_of_a_recipe_without_effect_is_refused(named: Named, recipe: Recipe, message: str) -> None:
     with pytest.raises(UserError, match=message):
+        check_recipe(named, recipe, 10)
+
+
+def test_a_plan_and_a_run_refuse_it_too() -> None:
+    recipe = Recipe(steps=3)
+    spec = Spec(group="g", label="l", model=GRU, task=TASK, train=train(), recipe=recipe, seed=0)
+    with pytest.raises(UserError, match="the model has none"):
         Plan([spec])
-    if not named.name.startswith("user_models"):
-        with pytest.raises(UserError, match=message):
-            run(spec, suite="test")
+    with pytest.raises(UserError, match="the model has none"):
+        Plan([comparison(GRU, recipe)])
+    with pytest.raises(UserError, match="the model has none"):
+        run(spec, suite="test")
+
+
+def comparison(named: Named, recipe: Recipe) -> Comparison:
+    return Comparison(
+        group="g",
+        task=TASK,
+        train=train(),
+        rows={"row": Row(model=named, recipe=recipe)},
+        reference="row",
+        learning_rates=(1e-2, 2e-2),
+        trial_steps=5,
+        seeds=(0,),
+    )
 
 
 def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
@@ -205,25 +229,6 @@ def test_stops_that_the_recipe_does_not_schedule_are_left_alone() -> None:
     assert layer.stop == Stop(max_steps=3)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(pretrain_steps=1), Recipe(jacobian=1.0), Recipe(steps=3), Recipe(rtol=1e-2)])
-def test_a_recipe_for_a_deq_is_refused_by_an_explicit_model(recipe: Recipe) -> None:
-    named = Named(name="gru", settings={"width": 8})
-    with pytest.raises(UserError, match="the model has none"):
-        RecipeSchedule(build_model(named, 10), recipe, 10)
-    comparison = Comparison(
-        group="g",
-        task=TASK,
-        train=train(),
-        rows={"gru": Row(model=named, recipe=recipe)},
-        reference="gru",
-        learning_rates=(1e-2,),
-        trial_steps=5,
-        seeds=(0,),
-    )
-    with pytest.raises(UserError, match="the model has none"):
-        Plan([comparison])
-
-
 def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -> None:
     spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
     assert spec.key == "g-l-s0-52b7c12e4cc7"
@@ -240,17 +245,7 @@ def test_a_recipe_without_the_later_fields_has_the_id_it_had_before_them() -> No
 
 
 def test_trials_shrink_the_pretraining_with_the_training() -> None:
-    comparison = Comparison(
-        group="g",
-        task=TASK,
-        train=train(),
-        rows={"deq": Row(model=DEQ_MODEL, recipe=Recipe(pretrain_steps=4, jacobian=0.5))},
-        reference="deq",
-        learning_rates=(1e-2, 2e-2),
-        trial_steps=5,
-        seeds=(0,),
-    )
-    trials = Plan([comparison]).trials()
+    trials = Plan([comparison(DEQ_MODEL, Recipe(pretrain_steps=4, jacobian=0.5))]).trials()
     assert [trial.recipe for trial in trials] == [Recipe(pretrain_steps=2, jacobian=0.5)] * 2
 
 
