@@ -10,15 +10,17 @@ functions of records.
     spec.py         Spec: all that decides a run's numbers, its id the hash of that; Comparison: models on equal terms
     catalog.py      the literal registries of models and tasks; settings checked against signatures
     model.py        embedding, Core and head, with dropout, tied or adaptive (adaptive.py) where a model asks for it
-    recipe.py       a training recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight
+    recipe.py       applies a training recipe: shallow pre-training, schedules of tolerance, cap and Jacobian weight
     presets.py      recipes with a name; tuning.py: a Comparison whose rates are chosen on several seeds
     budget.py       equal parameters: the width (or another size) that comes nearest to a count
     params.py       how many parameters the models of a suite have, beside what the paper prints
+    suite_loading.py  a suite by its name or from a file
     plan.py         a suite's specs: learning-rate trials, then final runs at the rate the trials chose
-    coordinator.py  runs what has no record, writes each record as it comes
-    engines/        where runs execute: local (a process each), inline, ray (many machines); spread.py: a run of several processes
+    coordinator.py  executes the runs that have no record, writes each record as it comes
+    engines/        where runs execute: local (a process each), inline, ray (many machines); spread.py: torchrun
     sources.py identity.py  the code as imported, and its digest in a run's id: an edit during a matrix makes no id false
-    run.py loop.py  one run: build, train, evaluate, probe
+    run.py          one run: build, train, evaluate, probe, record; context.py: what these steps share
+    loop.py evaluation.py  the training loop, and the score of a split
     tasks/          copy memory, languages of known entropy, any text: published.py fetches, splits.py, tokens.py read it
     meters.py nvml.py telemetry.py    passive: clocks, memory, energy, what the solvers did
     probes.py flops.py measuring.py   intrusive, on steps of their own after training: bytes, FLOPs, step times

@@ -94,13 +94,13 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run what a suite lacks, then write tables and figures and print the tables."""
-    from bench.coordinator import Coordinator, Halted, Orders
+    from bench.coordinator import Coordinator, Halted, RunOptions
     from bench.display import Display
     from bench.report import summary, write_report
     from bench.spec import Limits
     from bench.store import Store
 
-    orders = Orders(
+    options = RunOptions(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
         checkpoint_s=checkpoint,
         attempts=attempts,
@@ -112,14 +112,16 @@ def run(
     store = Store(results)
     with Display(quiet=as_json) as display:
         where = make_engine(engine, plan, jobs, address)
-        coordinator = Coordinator(plan, suite=short, store=store, engine=where, data=corpora, orders=orders, watch=display.watch)
+        coordinator = Coordinator(
+            plan, suite=short, store=store, engine=where, data=corpora, options=options, callbacks=display.callbacks
+        )
         with _stopping(coordinator):
             try:
                 records = coordinator.run()
             except Halted as halted:
                 saved = f", the state of {halted.saved} is saved" if halted.saved else ""
                 lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
-                display.say(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
+                display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results)
     if as_json:
@@ -143,7 +145,8 @@ def _planned(
     suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int
 ) -> tuple[str, Any, dict[str, Path]]:
     """The suite's short name, its plan, and the corpora."""
-    from bench.plan import Plan, load_suite
+    from bench.plan import Plan
+    from bench.suite_loading import load_suite
 
     corpora = parse_data(data or [])
     chosen = parse_seeds(seeds) if seeds is not None else None

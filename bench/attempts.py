@@ -1,4 +1,4 @@
-"""Each time that a run was taken up, a line in its folder: when, from which step, on what, what was lost, how it ended."""
+"""Append-only log of a run's starts and failures, and a note of its progress, in the run's folder."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from bench.job import Job
 
 
 def attempts_of(job: Job) -> list[dict[str, Any]]:
-    """All attempts so far, an end joined to its beginning; lines that are damaged are left out."""
+    """All attempts so far, each start merged with its end; damaged lines are left out."""
     attempts: list[dict[str, Any]] = []
     with suppress(OSError):
         for line in job.attempts.read_text(errors="replace").splitlines():
@@ -24,7 +24,7 @@ def attempts_of(job: Job) -> list[dict[str, Any]]:
 
 
 def note_begin(job: Job, step: int, cpu: str | None) -> list[dict[str, Any]]:
-    """Note that the run is taken up at a step, and how many steps of the attempt before were lost; all attempts so far."""
+    """Log that the run starts at a step, and how many steps of the attempt before were lost; all attempts so far."""
     before = attempts_of(job)
     line: dict[str, Any] = {"started": _now(), "from_step": step, "cpu": cpu}
     if before:
@@ -33,13 +33,13 @@ def note_begin(job: Job, step: int, cpu: str | None) -> list[dict[str, Any]]:
     return [*before, line]
 
 
-def note_end(job: Job, why: str) -> None:
-    """Note how an attempt ended that could not say so itself."""
-    _append(job, {"ended": _now(), "why": why})
+def note_end(job: Job, reason: str) -> None:
+    """Log how an attempt ended whose process could not write it."""
+    _append(job, {"ended": _now(), "why": reason})
 
 
 def progress_of(job: Job) -> dict[str, Any]:
-    """The last note of how far the run was: step, steps, loss; empty where there is none, or none that can be one."""
+    """The last noted progress: step, steps, loss, waiting; empty where there is none, or it is malformed."""
     with suppress(OSError, ValueError):
         found = json.loads(job.progress.read_text())
         if isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "steps")):
@@ -48,7 +48,7 @@ def progress_of(job: Job) -> dict[str, Any]:
 
 
 def note_progress(job: Job, step: int, steps: int, loss: float | None, waiting: bool = False) -> None:
-    """Note how far the run is, and whether it waits for the machine."""
+    """Note the run's progress, and whether it waits for the machine."""
     with suppress(OSError):
         handle = os.open(job.progress, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
         with os.fdopen(handle, "w") as file:
@@ -56,7 +56,7 @@ def note_progress(job: Job, step: int, steps: int, loss: float | None, waiting: 
 
 
 def note_waiting(job: Job, waiting: bool) -> None:
-    """Note that the run waits for the machine, or goes on; how far it is stays as noted."""
+    """Note that the run waits for the machine, or no longer; its progress stays as noted."""
     found = progress_of(job)
     if bool(found.get("waiting")) != waiting:
         note_progress(job, found.get("step", 0), found.get("steps", job.spec.train.steps), found.get("loss"), waiting)

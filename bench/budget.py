@@ -2,7 +2,8 @@
 
 from bench.errors import UserError
 from bench.model import count_parameters
-from bench.spec import Named
+from bench.recipe import check_recipe
+from bench.spec import Comparison, Named
 
 TOLERANCE = 0.02
 _STRIDE = 256  # sizes tried in vain before a model is given up
@@ -60,3 +61,16 @@ def _count(model: Named, vocabulary: int, size: int, setting: str) -> int | User
         return count_parameters(with_size(model, size, setting), vocabulary)
     except UserError as error:
         return error
+
+
+def match_rows(comparison: Comparison, vocabulary: int) -> dict[str, tuple[Named, int | None]]:
+    """Each row's model with its matched size, and the budget; None for a row whose settings give the size."""
+    budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
+    models = {}
+    for label, row in comparison.rows.items():
+        given = row.match in row.model.settings
+        model = row.model if given else match(row.model, vocabulary, budget, row.match)
+        count_parameters(model, vocabulary)
+        check_recipe(model, row.recipe, vocabulary)
+        models[label] = (model, budget if not given or label == comparison.reference else None)
+    return models

@@ -1,6 +1,7 @@
-"""What a run needs to go on where it was: tensors and plain values in a file, replaced whole, read without running any of it.
+"""The checkpoint of a run, and requests to interrupt it.
 
-The file begins with a line that names the SHA-256 of the rest, so that a changed bit is found.
+A checkpoint file holds tensors and plain values. It is replaced atomically and read without executing any of its content. Its first
+line is the SHA-256 of the rest, so that a changed bit is detected.
 """
 
 import hashlib
@@ -22,31 +23,31 @@ _OPENING = b"bench checkpoint, SHA-256 "
 
 
 class _Unfit(ValueError):
-    """A file that holds no state of this run; the message says why."""
+    """The file is not a checkpoint of this run; the message says why."""
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop, or its time is up; `status` is what the record says."""
+    """The run was asked to stop or reached its time limit; `status` is the record's."""
 
-    def __init__(self, why: str, status: str = "interrupted") -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, status: str = "interrupted") -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class Interrupt:
-    """A request to stop, made at any moment by a signal: at once, or, where the run is inside `deferred`, when it next asks."""
+    """A request to stop, made by a signal handler: raised at once, or inside `deferred` when the run next reads `asked`."""
 
     def __init__(self) -> None:
-        self._asked: Interrupted | None = None
+        self.asked: Interrupted | None = None  # the pending request
         self._deferring = 0
 
-    def ask(self, why: str, status: str = "interrupted") -> None:
+    def ask(self, reason: str, status: str = "interrupted") -> None:
         """Stop the run; may be called from a signal handler. Only the first request counts."""
-        if self._asked is not None:
+        if self.asked is not None:
             return
-        self._asked = Interrupted(why, status)
+        self.asked = Interrupted(reason, status)
         if not self._deferring:
-            raise self._asked
+            raise self.asked
 
     @contextmanager
     def deferred(self, raising: bool = True) -> Iterator[None]:
@@ -56,13 +57,8 @@ class Interrupt:
             yield
         finally:
             self._deferring -= 1
-        if raising and not self._deferring and self._asked is not None:
-            raise self._asked
-
-    @property
-    def asked(self) -> Interrupted | None:
-        """The request that waits."""
-        return self._asked
+        if raising and not self._deferring and self.asked is not None:
+            raise self.asked
 
 
 class Checkpoint:
@@ -75,7 +71,7 @@ class Checkpoint:
         self._last = clock()
         self._loaded: dict[str, Any] | None = None
         self.step = 0  # that the file on disk holds
-        self.said: str | None = None  # what went wrong with it
+        self.problem: str | None = None  # why it was not written, or discarded
 
     @property
     def kept(self) -> bool:
@@ -99,7 +95,7 @@ class Checkpoint:
         try:
             write_bytes(self._path, b"".join((_line(file.getbuffer()), file.getbuffer())))
         except UserError as error:
-            self.said = f"not written at step {step}: {error}"
+            self.problem = f"not written at step {step}: {error}"
         else:
             self.step = step
 
@@ -132,9 +128,9 @@ class Checkpoint:
             raise _Unfit(f"no such step: {step!r}")
         return step, state
 
-    def discard(self, why: str) -> None:
-        """Remove the file: the run starts over, and its record says why."""
-        self.said, self.step = f"{why}: the run started over", 0
+    def discard(self, reason: str) -> None:
+        """Remove the file; the record says that the run started over, and why."""
+        self.problem, self.step = f"{reason}: the run started over", 0
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

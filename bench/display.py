@@ -1,24 +1,25 @@
-"""What a person sees while a suite runs: bars on a terminal, a line a run elsewhere."""
+"""Terminal output while a suite runs: progress bars on a terminal, one line a run elsewhere."""
 
 import sys
 import time
 from contextlib import suppress
 from typing import IO, Any, cast
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from bench.console import PlainConsole
-from bench.coordinator import Stage, Watch
-from bench.engines.engine import Stepped
+from bench.coordinator import Callbacks, StageSummary
+from bench.engines.engine import Progress
 from bench.escape import visible
 from bench.job import Job
 from bench.record import Record
+from bench.spec import Spec
 from bench.status import duration
 
 
 class _Stderr:
-    """Standard error whose reader may go: a terminal that is closed, a `tee` that Ctrl-C ended too. What is shown is then lost, and
-    the runs go on."""
+    """Standard error that may be closed (the terminal, or a `tee` that Ctrl-C ended): output is then dropped and the runs go on."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -34,19 +35,19 @@ class _Stderr:
 
 
 class Display:
-    """Progress of a suite; nothing with `quiet`. One bar is the matrix, with an estimate of what is left; each other a run."""
+    """Show a suite's progress; nothing with `quiet`. One bar for the suite, with an estimate of the time left, and one a run."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = PlainConsole(file=cast("IO[str]", _Stderr()))
         self.quiet = quiet
-        self._bars: Progress | None = None
-        self._rows: dict[str, TaskID] = {}
-        self._matrix: TaskID | None = None
+        self._bars: Bars | None = None
+        self._run_bars: dict[str, TaskID] = {}
+        self._suite_bar: TaskID | None = None
         self._since = time.monotonic()
-        self._waited: set[str] = set()
+        self._waiting: set[str] = set()
         if not quiet and self.console.is_terminal:
             columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-            self._bars = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
+            self._bars = Bars(*columns, console=self.console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
         if self._bars is not None:
@@ -58,75 +59,74 @@ class Display:
             self._bars.stop()
 
     @property
-    def watch(self) -> Watch:
-        """What the coordinator tells."""
-        return Watch(
+    def callbacks(self) -> Callbacks:
+        """What the coordinator calls."""
+        return Callbacks(
             stage=self._stage,
-            begun=self._begun,
-            stepped=self._stepped,
-            again=self._again,
+            started=self._started,
+            progress=self._progress,
+            resumed=lambda job, reason: self.print(f"{_name(job)}: {reason}; taken up again"),
             recorded=self._recorded,
-            halting=self._halting,
-            elsewhere=self._elsewhere,
+            stopping=lambda reason: self.print(f"{reason}: the runs under way save their state (again: they end at once)"),
+            held_elsewhere=self._held_elsewhere,
         )
 
-    def say(self, text: str) -> None:
-        """A line, also where bars are."""
+    def print(self, text: str) -> None:
+        """Print a line, above the bars if there are any."""
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
-    def _stage(self, name: str, stage: Stage) -> None:
+    def _stage(self, name: str, stage: StageSummary) -> None:
         if not stage.wanted:
             return
         kind = "learning-rate trials" if name == "trials" else "final runs"
-        self.say(f"{kind}: {stage.recorded} of {stage.wanted} recorded" + (f", {stage.missing} to do" if stage.missing else ""))
+        self.print(f"{kind}: {stage.recorded} of {stage.wanted} recorded" + (f", {stage.missing} to do" if stage.missing else ""))
         if stage.stale:
-            why = "; ".join(stage.reasons[:4])
-            self.say(f"  {stage.stale} of these have a stale record: {why} (--keep-stale takes them as they are)")
+            reasons = "; ".join(stage.reasons[:4])
+            self.print(f"  {stage.stale} of these have a stale record: {reasons} (--keep-stale takes them as they are)")
         self._since = time.monotonic()
         if self._bars is not None and stage.missing:
-            if self._matrix is not None:
-                self._bars.remove_task(self._matrix)
-            self._matrix = self._bars.add_task(kind, total=stage.missing)
+            if self._suite_bar is not None:
+                self._bars.remove_task(self._suite_bar)
+            self._suite_bar = self._bars.add_task(kind, total=stage.missing)
 
-    def _begun(self, job: Job) -> None:
-        if self._bars is not None and job.run_id not in self._rows:
-            self._rows[job.run_id] = self._bars.add_task(_name(job), total=job.spec.train.steps)
+    def _started(self, job: Job) -> None:
+        if self._bars is not None and job.run_id not in self._run_bars:
+            self._run_bars[job.run_id] = self._bars.add_task(_name(job), total=job.spec.train.steps)
 
-    def _stepped(self, event: Stepped) -> None:
-        if event.waiting and event.job.run_id not in self._waited:
-            self._waited.add(event.job.run_id)
-            self.say(f"{_name(event.job)}: waiting for the machine, which another timing has (--limit does not count this)")
-        if self._bars is not None and event.job.run_id in self._rows:
+    def _progress(self, event: Progress) -> None:
+        run_id, name = event.job.run_id, _name(event.job)
+        if event.waiting and run_id not in self._waiting:
+            self._waiting.add(run_id)
+            self.print(f"{name}: waiting for the machine, which another timing has (--limit does not count this)")
+        if self._bars is not None and run_id in self._run_bars:
             loss = f" · loss {event.loss:.4g}" if event.loss is not None else ""
-            self._bars.update(self._rows[event.job.run_id], completed=event.done, description=_name(event.job) + loss)
+            self._bars.update(self._run_bars[run_id], completed=event.done, description=name + loss)
 
-    def _again(self, job: Job, why: str) -> None:
-        self.say(f"{_name(job)}: {why}; taken up again")
-
-    def _halting(self, why: str) -> None:
-        self.say(f"{why}: the runs under way save their state (again: they end at once)")
-
-    def _elsewhere(self, number: int) -> None:
+    def _held_elsewhere(self, number: int) -> None:
         if number == 1:
-            self.say("some runs are being made by another process on these results: waiting for its records")
+            self.print("some runs are being made by another process on these results: waiting for its records")
 
     def _recorded(self, record: Record, number: int, missing: int) -> None:
         if self._bars is not None:
-            if record.run_id in self._rows:
-                self._bars.remove_task(self._rows.pop(record.run_id))
-            if self._matrix is not None:
+            if record.run_id in self._run_bars:
+                self._bars.remove_task(self._run_bars.pop(record.run_id))
+            if self._suite_bar is not None:
                 left = (time.monotonic() - self._since) / number * (missing - number)
-                self._bars.update(self._matrix, completed=number, description=f"about {duration(left)} left")
+                self._bars.update(self._suite_bar, completed=number, description=f"about {duration(left)} left")
         spec = record.spec
-        which = f"rate {spec.train.learning_rate:g}" if spec.role == "trial" else f"seed {spec.seed}"
-        split = "valid" if spec.role == "trial" else "test"
-        value = record.value(f"{split}_{record.headline}")
-        outcome = "no score" if value is None else f"{split} {record.headline} {value:.4g}"
-        if record.status != "ok":  # it may have a score all the same: a run that is stopped in its last probes
-            outcome = f"{record.status}: {record.why}"
+        variant = f"rate {spec.train.learning_rate:g}" if spec.role == "trial" else f"seed {spec.seed}"
         place = f"[{number:{len(str(missing))}}/{missing}]"
-        self.say(f"{place} {spec.group} · {spec.label} · {which}: {outcome} ({record.elapsed_s:.1f} s)")
+        self.print(f"{place} {spec.group} · {spec.label} · {variant}: {_outcome(record, spec)} ({record.elapsed_s:.1f} s)")
+
+
+def _outcome(record: Record, spec: Spec) -> str:
+    """The run's headline score, or how it failed; a run that was stopped in its last probes has a score all the same."""
+    if record.status != "ok":
+        return f"{record.status}: {record.why}"
+    split = "valid" if spec.role == "trial" else "test"
+    value = record.value(f"{split}_{record.headline}")
+    return "no score" if value is None else f"{split} {record.headline} {value:.4g}"
 
 
 def _name(job: Job) -> str:

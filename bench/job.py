@@ -1,4 +1,4 @@
-"""A job: all that a process needs to bring one run about, as JSON."""
+"""A job: all that a process needs to execute one run, as JSON."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from bench.spec import Limits, Spec
 
 
 class Job(BaseModel):
-    """One run to do: what, from what, with which corpora, within which limits; `folder` is where it may keep its state."""
+    """One run to execute: its spec, identity, corpora and limits; `folder` keeps its state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -20,7 +20,7 @@ class Job(BaseModel):
     identity: Identity
     folder: Path
     project: str = Field(default="", description="digest of the project's code where the job was made")
-    code: dict[str, Source] = Field(default_factory=dict, description="the user's modules, as the coordinator has imported them")
+    code: dict[str, Source] = Field(default_factory=dict, description="the user's modules, as the coordinator imported them")
     data: dict[str, Path] = Field(default_factory=dict)
     beside: int = Field(default=1, gt=0, description="runs that share the machine")
     limits: Limits = Field(default_factory=Limits)
@@ -33,25 +33,25 @@ class Job(BaseModel):
 
     @property
     def progress(self) -> Path:
-        """How far the run is."""
+        """The run's progress."""
         return self.folder / "progress.json"
 
     @property
     def attempts(self) -> Path:
-        """A line for each time that the run was taken up."""
+        """A line for each start of the run."""
         return self.folder / "attempts.jsonl"
 
     @property
     def active(self) -> Path:
-        """Locked by the process that works on the run."""
+        """Locked by the process that executes the run."""
         return self.folder / "active"
 
     @property
     def ranks(self) -> Path:
-        """Locked, shared, by the processes that do a part of the run each."""
+        """Locked, shared, by the processes of a run of several."""
         return self.folder / "ranks"
 
     @property
     def log(self) -> Path:
-        """What the run printed."""
+        """The run's output."""
         return self.folder / "log.txt"

@@ -1,4 +1,4 @@
-"""The probes of a finished run: what one training step stores, allocates, computes and takes, and how that grows with depth."""
+"""The probes of a finished run: memory, FLOPs and time of one training step, memory by depth, convergence, causality."""
 
 import copy
 import statistics
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from baselines import NeuralODE, TrellisNet, Unrolled
 from bench.contention import CONTENDED, Contention
+from bench.evaluation import evaluate
 from bench.flops import flops
-from bench.loop import Training, evaluate, loss_of, training_step
-from bench.machine import Machine
+from bench.loop import Trainer, loss_of, training_step
 from bench.model import LanguageModel
 from bench.probes import peak_live_bytes, saved_bytes, step_times
 from bench.ranks import Ranks
@@ -21,6 +21,7 @@ from bench.spec import Spec
 from bench.tasks.task import Task
 from deq import DEQ, SOLVERS, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
 
+_PROBED = 64  # test sequences in a probe, at most
 _STEP = "one training step on the first training batch, after training"
 _TIMED_STEPS = 20
 _TIMINGS = 3
@@ -39,101 +40,105 @@ def parameters(model: LanguageModel) -> dict[str, Measure]:
     }
 
 
-def _held(model: LanguageModel, training: Training | None) -> list[Tensor]:
-    states = training.optimiser.state.values() if training is not None else ()
-    return [*model.parameters(), *model.buffers(), *(v for state in states for v in state.values() if isinstance(v, Tensor))]
-
-
-def step_measures(training: Training, machine: Machine) -> dict[str, Measure]:
+def step_measures(trainer: Trainer) -> dict[str, Measure]:
     """Bytes, FLOPs and milliseconds of one training step, a Jacobian penalty included where the recipe has one.
 
     Runs steps at learning rate zero: the model stays as it was.
     """
-    model, spec = training.model, training.spec
-    batch = next(training.task.batches("train", spec.train.batch, spec.seed))
-    inputs, targets = (training.ranks.share(part).to(spec.device) for part in batch)
-    training.course.always()
-    for group in training.optimiser.param_groups:
+    model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
+    batch = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
+    inputs, targets = (trainer.ranks.share(part).to(spec.device) for part in batch)
+    trainer.recipe.force_penalty()
+    for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
     model.train()
+    fixed = [*model.parameters(), *model.buffers(), inputs, targets]
 
     def step() -> None:
-        auxiliary, clip = training.course.auxiliary, spec.train.clip
-        training_step(model, training.optimiser, clip, inputs, targets, auxiliary=auxiliary, loss=training.loss)
+        training_step(model, optimiser, spec.train.clip, inputs, targets, loss=trainer.loss)
 
     def forward() -> Tensor:
-        return loss_of(model, inputs, targets, auxiliary=training.course.auxiliary).total
+        return loss_of(model, inputs, targets, auxiliary=trainer.recipe.auxiliary).total
 
-    saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
-    training.optimiser.zero_grad(set_to_none=True)
-    peak = peak_live_bytes(step, [*_held(model, training), inputs, targets])
-    training.optimiser.zero_grad(set_to_none=True)
+    saved = saved_bytes(forward, fixed)
+    optimiser.zero_grad(set_to_none=True)
+    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    peak = peak_live_bytes(step, [*fixed, *states])
+    optimiser.zero_grad(set_to_none=True)
     counted = flops(step)
     with torch.no_grad():
         forward_only = flops(forward)
-    with machine.exclusive():
-        times, contended = _timed(step, spec, training.ranks)
-    training.optimiser.zero_grad(set_to_none=True)
-    alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
-    clock = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
-    deciles = statistics.quantiles(times, n=10)
-    median = statistics.median(times)
-
-    def timing(value: float, unit: str, method: str) -> Measure:
-        said = f"{method}; {contended}, median then {1e3 * median:.4g} ms" if contended else method
-        return measured(None if contended else value, unit, said, clock, CONTENDED if contended else None)
-
-    mm = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
+    timings = _timings(trainer, step, inputs.numel())
+    optimiser.zero_grad(set_to_none=True)
+    formula = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
     return {
         "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", _STEP),
         "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", _STEP),
         "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", _STEP),
-        "train_step_flops": measured(counted.total, "FLOP", mm, _STEP, counted.why),
-        "forward_flops": measured(forward_only.total, "FLOP", f"{mm}; training mode, no gradients", _STEP, forward_only.why),
+        "train_step_flops": measured(counted.total, "FLOP", formula, _STEP, counted.why),
+        "forward_flops": measured(forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.why),
+    } | timings
+
+
+def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[str, Measure]:
+    """Milliseconds of a step and tokens a second, with the machine held; null where other work ran all the same."""
+    spec, machine = trainer.spec, trainer.context.machine
+    with machine.exclusive():
+        times, contended = _uncontended_times(step, spec, trainer.ranks)
+    alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
+    scope = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
+    deciles = statistics.quantiles(times, n=10)
+    median = statistics.median(times)
+
+    def timing(value: float, unit: str, method: str) -> Measure:
+        method += f"; {contended}, median then {1e3 * median:.4g} ms" if contended else ""
+        return measured(None if contended else value, unit, method, scope, CONTENDED if contended else None)
+
+    return {
         "step_ms_median": timing(1e3 * median, "ms", "median step"),
         "step_ms_p10": timing(1e3 * deciles[0], "ms", "10th percentile of steps"),
         "step_ms_p90": timing(1e3 * deciles[-1], "ms", "90th percentile of steps"),
-        "tokens_per_s": timing(training.ranks.size * inputs.numel() / median, "tokens/s", "tokens of a batch over the median step"),
+        "tokens_per_s": timing(trainer.ranks.size * tokens / median, "tokens/s", "tokens of a batch over the median step"),
     }
 
 
-def _timed(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tuple[list[float], str | None]:
-    """Seconds of each step, and why they are not to be trusted; a contended timing is taken again, a few times at most.
+def _uncontended_times(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tuple[list[float], str | None]:
+    """Seconds of each step, and why they are unreliable or None; a contended timing is repeated, `_TIMINGS` times at most.
 
-    Ranks time together, once the first has the machine, and it alone decides whether to again: each step needs them all.
+    Ranks time together, once the first holds the machine; it alone decides whether to repeat, as each step needs all of them.
     """
     for _ in range(_TIMINGS):
         ranks.any(False)
         contention = Contention(spec.threads * ranks.size, together=ranks.total)
         times = step_times(step, _TIMED_STEPS, 2, spec.device)
-        why = contention.read()
-        if not ranks.told(why is not None):
+        reason = contention.read()
+        if not ranks.broadcast_flag(reason is not None):
             break
-    return times, why
+    return times, reason
 
 
 @torch.no_grad()
 def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
-    """How much the past's predictions see of the future: nothing in a causal model, but a DEQ is causal to its tolerance only.
+    """How far predictions depend on later tokens: not at all in a causal model, up to its tolerance in a DEQ.
 
-    Every token in the second half of the first test batch is changed; what changes in the first half's predictions is the leak.
+    Changes every token in the second half of the first test batch and measures the change in the first half's predictions.
     """
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, 64), seed=0))
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
     half = inputs.shape[1] // 2
     inputs = inputs.to(spec.device)
     shifted = (inputs[:, half:] + task.vocabulary // 2) % task.vocabulary
-    other = torch.cat((inputs[:, :half], shifted), dim=1)
-    past, seen = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, other))
+    changed = torch.cat((inputs[:, :half], shifted), dim=1)
+    before, after = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, changed))
     model.train()
-    value = (past - seen).abs().max().item() if half else None
+    value = (before - after).abs().max().item() if half else None
     how = "largest change of a log-probability in the first half when every token of the second half is another"
     return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
 
 
 def as_trained(model: LanguageModel, task: Task, spec: Spec, ranks: Ranks | None = None) -> dict[str, Measure]:
-    """The test's headline with the solves stopped as they are in training, where that is not how they are in evaluation: what it
-    loses against the test's own says whether the model is good at its equilibrium or only at its cap."""
+    """The test headline with the solver stops of training, where evaluation has others: whether the model is good at its
+    equilibrium or only at its cap."""
     layers = [module for module in model.modules() if isinstance(module, DEQ)]
     own = [layer.evaluation_stop for layer in layers]
     if all(layer.stop == layer.evaluation_stop for layer in layers):
@@ -218,7 +223,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
     if not isinstance(core, (DEQ, Unrolled)):
         return {}
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, 64), seed=0))
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
     x = model.embed(inputs.to(spec.device))
     f, z0 = core.cell.bind(x), core.cell.start(x)
     solvers: dict[str, Solver] = (
@@ -239,8 +244,8 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
 
 
 def gradient_by_beta(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
-    """Equilibrium propagation's gradient beside the implicit one, of the whole model on the first training batch: 1 - cosine and
-    relative distance at each beta, nudged to both sides and to one. Solves in float64 to 1e-10, so that the bias alone is left."""
+    """Compare equilibrium propagation's gradient with the implicit one, of the whole model on the first training batch: 1 - cosine
+    and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias remains."""
     own = model.core
     if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
         return []

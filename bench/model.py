@@ -19,7 +19,7 @@ from deq.dropout import check_rates, masked, variational_mask
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """What stands before and after a Core.
+    """The embedding's and the head's settings.
 
     `embedding_dropout` drops words (all their occurrences in a batch; Gal and Ghahramani 2016), `input_dropout` and
     `output_dropout` drop channels of the Core's input and output, the same ones at every position. `tied_embedding` makes the

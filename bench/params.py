@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from bench.model import build_model
-from bench.plan import Plan, load_suite
+from bench.plan import Plan
 from bench.spec import Named
+from bench.suite_loading import load_suite
 from bench.suites.paper import PRINTED
 
 WITHIN = 0.03  # a built count nearer than this to the printed one needs no remark

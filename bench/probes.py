@@ -1,7 +1,7 @@
-"""Probes count what one step needs; they intrude, so they run steps of their own after training and never inside a timed loop.
+"""Intrusive probes of one step: they run steps of their own after training, never inside a timed loop.
 
-`saved_bytes` and `peak_live_bytes` count tensor storages and `flops` counts operators, so the three give the same number on every
-machine that runs the same operators, on real and on fake tensors, on any device. `step_times` is the one that reads a clock.
+`saved_bytes` and `peak_live_bytes` count tensor storages and `flops` counts operators: they give the same number on every machine
+that runs the same operators, on real and on fake tensors, on any device. `step_times` reads a clock.
 """
 
 import gc
@@ -25,7 +25,7 @@ __all__ = ["Flops", "Peak", "flops", "peak_live_bytes", "saved_bytes", "step_tim
 
 
 class _Saved:
-    """What autograd keeps in place of a tensor: it dies with the node that saved it, so a dropped graph leaves no trace."""
+    """What autograd keeps in place of a tensor; it is freed with the node that saved it, so a dropped graph does not count."""
 
     __slots__ = ("__weakref__", "tensor")
 
@@ -36,7 +36,7 @@ class _Saved:
 def saved_bytes(forward: Callable[[], Tensor], exclude: Iterable[Tensor]) -> int:
     """Bytes that autograd holds for backward once `forward()` has returned: unique storages, whole, less those of `exclude`.
 
-    `exclude`: the tensors that are there anyway (parameters, buffers, the batch). A storage counts once however often it or a view
+    `exclude`: tensors that exist anyway (parameters, buffers, the batch). A storage counts once however often it or a view
     of it was saved; graphs that `forward` built and dropped do not count; the inputs that a checkpoint keeps do. Not seen: tensors
     that a custom Function hangs on `ctx` instead of saving them, and what recomputation needs during backward: `peak_live_bytes`
     sees both. Eager mode only: under torch.compile the hooks mean something else.
@@ -72,7 +72,7 @@ class Peak:
 
 
 class _Birth(weakref.ref[torch.UntypedStorage]):
-    """A weak reference to a storage that remembers the bytes it was booked with."""
+    """A weak reference to a storage, with the bytes it was counted with."""
 
     __slots__ = ("address", "size")
     address: int
@@ -80,10 +80,10 @@ class _Birth(weakref.ref[torch.UntypedStorage]):
 
 
 class _Ledger(TorchDispatchMode):
-    """Books every storage that an operator takes or returns, and strikes it out when it dies.
+    """Tracks every storage that an operator takes or returns until it is freed.
 
     A weak reference follows the storage, not one Python wrapper: torch keeps the Python object of a storage for as long as C++ owns
-    the storage, so what a view or the autograd graph alone keeps alive stays booked.
+    the storage, so what a view or the autograd graph alone keeps alive stays counted.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class _Ledger(TorchDispatchMode):
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Cyclic garbage stays until the end, so that a count does not depend on when the collector happens to run."""
+    """Collect no garbage inside, so that a count does not depend on when the collector runs."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

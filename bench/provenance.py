@@ -9,7 +9,7 @@ import torch
 from baselines import Unrolled
 from bench.catalog import MODELS, TASKS, resolve
 from bench.identity import Identity, decisive, versions_and_code
-from bench.loop import Training
+from bench.loop import Trainer
 from bench.model import build_model
 from bench.sources import loads
 from bench.spec import Named, Spec
@@ -42,7 +42,7 @@ def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _lo
     model, task = Named.model_validate_json(model_json), Named.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
     numerics, code = versions_and_code(makers, [_built(model, held.task.vocabulary), held.task])
-    numerics |= {Training.__name__: Training.numerics}
+    numerics |= {Trainer.__name__: Trainer.numerics}
     if pretrained:  # a recipe trains the cell unrolled first
         numerics |= {Unrolled.__name__: Unrolled.numerics}
     return numerics, code

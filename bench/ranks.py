@@ -1,7 +1,7 @@
-"""One run by several processes: each takes its share of every batch, and DistributedDataParallel makes their gradients one.
+"""One run by several processes: each takes its share of every batch, and DistributedDataParallel averages their gradients.
 
-Solves stop per sample, so that each rank stops its own when its own are done: nothing about a solve is agreed between ranks, and a
-sample's iterates do not depend on where it was solved. What is agreed is the loss, when to save, and when to stop.
+Solves stop per sample, so a sample's iterates do not depend on the rank that solves it and ranks do not communicate about solves.
+They agree on the loss, on when to save, and on when to stop.
 """
 
 import io
@@ -18,7 +18,7 @@ from bench.errors import UserError
 
 
 class Ranks:
-    """The processes of this run; a `size` above 1 needs the process group that torchrun and `init_process_group` have made."""
+    """The processes of this run. A `size` above 1 needs the process group of torchrun and `init_process_group`."""
 
     def __init__(self, size: int = 1) -> None:
         self.size, self.rank = size, 0
@@ -29,19 +29,19 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all: writes, records, holds the machine."""
+        """Whether this process writes the record and checkpoint and holds the machine lock for all."""
         return self.rank == 0
 
     def share(self, part: Tensor) -> Tensor:
         """This rank's samples of a batch (B, ...): the rank-th of `size` equal blocks."""
         return part if self.size == 1 else part.chunk(self.size)[self.rank]
 
-    def mine(self, number: int) -> bool:
-        """Whether the batch of that number is this rank's to evaluate."""
+    def owns_batch(self, number: int) -> bool:
+        """Whether this rank evaluates the batch of that number."""
         return number % self.size == self.rank
 
-    def together(self, loss: nn.Module) -> Callable[..., Any]:
-        """The module, its gradients averaged over the ranks as backward goes along."""
+    def wrap_ddp(self, loss: nn.Module) -> Callable[..., Any]:
+        """The module in DistributedDataParallel; itself in a run of one process."""
         if self.size == 1:
             return loss
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
@@ -60,17 +60,17 @@ class Ranks:
         return value if self.size == 1 else self.sum(torch.tensor(value, dtype=torch.float64)).item()
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes; every rank hears the same."""
+        """Whether any rank's flag is set; the same answer in every rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))).item())
 
-    def stop(self, interrupt: Interrupt) -> None:
-        """Raise Interrupted where any rank has been asked to stop: in every rank, at the same place. One process may as well be
-        interrupted anywhere; several must `defer` a request until they get here, or one would wait for ever for another."""
+    def raise_if_interrupted(self, interrupt: Interrupt) -> None:
+        """Raise Interrupted in every rank where any was asked to stop. One process may be interrupted anywhere; several must defer
+        a request until all get here, or one would wait for another for ever."""
         if self.any(interrupt.asked is not None):
             raise interrupt.asked or Interrupted("another rank was asked to stop")
 
-    def told(self, flag: bool) -> bool:
-        """What the first rank says."""
+    def broadcast_flag(self, flag: bool) -> bool:
+        """The first rank's flag."""
         return self.any(flag and self.first)
 
     def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:

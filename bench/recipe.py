@@ -1,4 +1,4 @@
-"""A Recipe at work: shallow pre-training, schedules of tolerance, cap and Jacobian weight, as training goes on."""
+"""Apply a Recipe step by step: shallow pre-training, schedules of tolerance, iteration cap and Jacobian weight."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -16,40 +16,39 @@ _SOLVING = (Implicit, EquilibriumPropagation)
 _UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # no auxiliary features, whatever their settings
 
 
-# A DEQ in about the time of the explicit network: a few steps a solve are enough to find out where the equilibrium should go, and
-# the last fifth of the training, solved to the model's own caps, sees to it that it is one.
-FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
-PRESETS = {"fast": FAST}
-
-
-class Course:
-    """A model's training course: call `at(step)` before each step, `end()` after the last."""
+class RecipeSchedule:
+    """The recipe's state over one training: call `set_step(step)` before each step and `restore()` after the last."""
 
     def __init__(self, model: LanguageModel, recipe: Recipe | None, steps: int) -> None:
         self._model, self._own, self._steps = model, model.core, steps
         self._recipe = recipe or Recipe()
         self._layers = [(module, module.stop, module.adjoint) for module in model.core.modules() if isinstance(module, DEQ)]
-        given = self._recipe.model_dump(exclude_defaults=True)
-        self._stops = bool({"rtol", "steps", "backward_steps"} & set(given))
-        idle = sorted(set(given) - {"auxiliary"})
-        if idle and not self._layers:
-            raise UserError(f"recipe: {idle[0]} is for a DEQ, and the model has none")
-        if self._recipe.backward_steps is not None and not all(isinstance(own, _SOLVING) for _, _, own in self._layers):
-            raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
-        if self._recipe.hold is not None and not self._stops:
-            raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
-        if {"jacobian_final", "jacobian_probability"} & set(given) and not (self._recipe.jacobian or self._recipe.jacobian_final):
-            raise UserError("recipe: jacobian_final and jacobian_probability are for a jacobian, which is 0")
-        if self._recipe.auxiliary and _supervised(model.core) is False:
-            raise _unsupervised(model.core)
+        self._scheduled = {"rtol", "steps", "backward_steps"} & set(self._recipe.model_dump(exclude_defaults=True))
+        self._check(model.core)
         self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
+
+    def _check(self, core: Core) -> None:
+        """UserError where a part of the recipe has no effect on the core."""
+        recipe = self._recipe
+        given = recipe.model_dump(exclude_defaults=True)
+        for_deq = sorted(set(given) - {"auxiliary"})
+        if for_deq and not self._layers:
+            raise UserError(f"recipe: {for_deq[0]} is for a DEQ, and the model has none")
+        if recipe.backward_steps is not None and not all(isinstance(adjoint, _SOLVING) for _, _, adjoint in self._layers):
+            raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
+        if recipe.hold is not None and not self._scheduled:
+            raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
+        if {"jacobian_final", "jacobian_probability"} & set(given) and not (recipe.jacobian or recipe.jacobian_final):
+            raise UserError("recipe: jacobian_final and jacobian_probability are for a jacobian, which is 0")
+        if recipe.auxiliary and _supervised(core) is False:
+            raise _unsupervised(core)
 
     @property
     def auxiliary(self) -> float:
         """The weight of deep supervision."""
         return self._recipe.auxiliary
 
-    def at(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Set the model up for a step, counted from 0."""
         recipe, done = self._recipe, step / max(1, self._steps - 1)
         core = self._shallow if step < recipe.pretrain_steps else self._own
@@ -58,44 +57,44 @@ class Course:
         final = recipe.jacobian if recipe.jacobian_final is None else recipe.jacobian_final
         weight = recipe.jacobian + (final - recipe.jacobian) * done
         for layer, own, adjoint in self._layers:
-            if self._stops:
+            if self._scheduled:
                 layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
-            if self._stops and isinstance(adjoint, _SOLVING):
+            if self._scheduled and isinstance(adjoint, _SOLVING):
                 stop = _between(adjoint.stop, None, recipe.backward_steps, recipe.hold, done)
                 layer.adjoint = replace(adjoint, stop=stop)
             if recipe.jacobian or final:
                 layer.jacobian = Jacobian(weight=weight, probability=recipe.jacobian_probability) if weight else None
 
-    def always(self) -> None:
-        """Have every step from here on add its Jacobian penalty: what is measured of a step must not depend on a draw."""
+    def force_penalty(self) -> None:
+        """Add the Jacobian penalty in every later step, whatever its probability, so that measured steps are alike."""
         for layer, _, _ in self._layers:
             if layer.jacobian is not None:
                 layer.jacobian = replace(layer.jacobian, probability=1.0)
 
-    def end(self) -> None:
-        """Give the model its own core back, and its own stops."""
+    def restore(self) -> None:
+        """Set the model's own core, stops and adjoints again."""
         self._model.core = self._own.train(self._model.training)
         for layer, own, adjoint in self._layers:
-            if self._stops:
+            if self._scheduled:
                 layer.stop, layer.adjoint = own, adjoint
 
 
 def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
-    """UserError where a recipe asks for what the model has not."""
+    """UserError where a part of the recipe does not apply to the model."""
     if recipe is None:
         return
     built = build_model(model, vocabulary)
-    Course(built, recipe, 1)
+    RecipeSchedule(built, recipe, 1)
     if recipe.auxiliary and _supervised(built.core) is None:
         found = True
-        with suppress(Exception), torch.no_grad():  # a core that fails on two tokens says so when it is run
+        with suppress(Exception), torch.no_grad():  # a core that fails on two tokens fails again when it is run
             found = bool(built.train().run(torch.zeros(1, 2, dtype=torch.int64))[0].auxiliary)
         if not found:
             raise _unsupervised(built.core)
 
 
 def _supervised(core: Core) -> bool | None:
-    """Whether the core has auxiliary features in training; None for a user's own, which only its Output tells."""
+    """Whether the core has auxiliary features in training; None for a user's own core, where only a forward pass shows it."""
     if type(core) is Stack:
         return _supervised(core.cores[-1])  # type: ignore[arg-type]
     if isinstance(core, Unrolled) and type(core) in (Unrolled, TrellisNet):

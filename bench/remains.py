@@ -1,4 +1,4 @@
-"""What a run left whose process died: its last checkpoint's curve, its attempts, the memory it was last seen with, as a Record."""
+"""Build a Record for a run whose process died: from its last checkpoint, its log of attempts and its last known memory."""
 
 import datetime
 import math
@@ -7,38 +7,27 @@ from typing import Any
 
 from bench.attempts import attempts_of
 from bench.checkpoint import Checkpoint
-from bench.engines.engine import Died, Stopped
+from bench.engines.engine import Lost, Stopped
 from bench.identity import project_code
 from bench.job import Job
-from bench.record import Measure, Point, Record, RunStatus, measured
+from bench.record import Point, Record, RunStatus, measured
 from bench.tasks.task import Task
 
 
-def reached(job: Job) -> int:
-    """The step that the run's checkpoint holds; 0 without one."""
+def checkpointed_step(job: Job) -> int:
+    """The step in the run's checkpoint; 0 without one."""
     checkpoint = Checkpoint(job.checkpoint, job.run_id)
     checkpoint.load()
     return checkpoint.step
 
 
-def record_of(event: Died | Stopped, status: RunStatus, task: Task, environment: Mapping[str, Any]) -> Record:
+def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, environment: Mapping[str, Any]) -> Record:
     """The Record of a run that could not write its own."""
     job = event.job
     checkpoint = Checkpoint(job.checkpoint, job.run_id)
-    curve: list[Point] = []
-    measures: dict[str, Measure] = {}
-    try:
-        state = checkpoint.load() or {"curve": [], "clocks": {}}
-        curve = [Point.model_validate(point) for point in state["curve"]]
-        elapsed = sum(float(seconds) for seconds in state["clocks"].values())
-        if not 0 <= elapsed < math.inf:
-            raise ValueError("no time")
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # not what a run of ours saves
-        curve, elapsed = [], 0.0
-    peak = event.peak_bytes if isinstance(event, Died) else None
-    measures["process_peak_bytes"] = measured(
-        peak, "B", "VmHWM as last seen from outside", "process, all of it", None if peak else "the process was not seen alive"
-    )
+    curve, elapsed = _curve_and_seconds(checkpoint.load())
+    peak = event.peak_bytes if isinstance(event, Lost) else None
+    reason = None if peak else "the process was not seen alive"
     return Record(
         run_id=job.run_id,
         suite=job.suite,
@@ -50,14 +39,28 @@ def record_of(event: Died | Stopped, status: RunStatus, task: Task, environment:
         headline=task.headline,
         metrics=dict(task.metrics),
         curve=curve,
-        measures=measures,
+        measures={
+            "process_peak_bytes": measured(peak, "B", "VmHWM as last seen from outside", "process, all of it", reason),
+        },
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "runs_side_by_side": job.beside,
-            "checkpoint": checkpoint.said,
+            "checkpoint": checkpoint.problem,
             "checkpoint_step": checkpoint.step,
             "attempts": attempts_of(job),
             "code": dict(project_code()),
         },
         environment=dict(environment),
     )
+
+
+def _curve_and_seconds(state: Mapping[str, Any] | None) -> tuple[list[Point], float]:
+    """The curve and the elapsed seconds in a checkpoint's state; nothing where it is malformed."""
+    if state is None:
+        return [], 0.0
+    try:
+        curve = [Point.model_validate(point) for point in state["curve"]]
+        elapsed = sum(float(seconds) for seconds in state["clocks"].values())
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # not what a run of ours saves
+        return [], 0.0
+    return (curve, elapsed) if 0 <= elapsed < math.inf else ([], 0.0)

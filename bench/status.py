@@ -1,14 +1,14 @@
-"""How far a suite is: done, running, failed, left, stale, and how long the rest may take. Reads the results alone, runs nothing."""
+"""The state of a suite: done, running, failed, left and stale runs, and the time left. Reads the results, runs nothing."""
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from bench.attempts import progress_of
 from bench.environment import environment
-from bench.identity import changed_modules, first_of
+from bench.identity import Identity, changed_modules, first_of
 from bench.job import Job
 from bench.plan import Plan
 from bench.record import Head
@@ -18,7 +18,7 @@ from bench.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A run that some process is bringing about now."""
+    """A run that some process executes now."""
 
     run_id: str
     step: int | None
@@ -28,10 +28,12 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Counts over a suite's wanted runs. `left` are neither recorded nor running, `saved` of them have a checkpoint to go on from,
-    `stale` are those of them whose record has other numerics, data, user code or environment. `older` of the recorded runs were
-    made by other code of the project, whose modules `modules` names: advice, since their numerics are those of today.
-    `seconds` is what is left, None if unknown."""
+    """Counts of a suite's wanted runs.
+
+    `left`: neither recorded nor running; of these `saved` have a checkpoint and `stale` have a record of other numerics, data,
+    user code or environment. `older`: recorded runs that another version of the project's `modules` made, which is advice: their
+    numerics are those of today. `seconds`: the estimated time left, None if unknown.
+    """
 
     wanted: int
     ok: int
@@ -46,7 +48,7 @@ class Status:
     seconds: float | None
 
     def lines(self) -> Iterator[str]:
-        """In words."""
+        """The report in lines of text."""
         failed = sum(self.failed.values())
         yield f"{self.wanted} runs: {self.ok} ok, {failed} failed, {len(self.running)} running, {self.left} left"
         if failed:
@@ -81,21 +83,19 @@ class Overview:
 
 def overview(store: Store) -> list[Overview]:
     """Each suite of the folder."""
-    found = []
-    for suite in store.suites():
-        heads = list(store.heads(suite))
-        running = store.leased(suite)
-        found.append(
-            Overview(
-                suite=suite,
-                recorded=len(heads),
-                ok=sum(head.status == "ok" for head in heads),
-                failed=_failed(heads),
-                running=len(running),
-                saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
-            )
-        )
-    return found
+    return [_overview(store, suite) for suite in store.suites()]
+
+
+def _overview(store: Store, suite: str) -> Overview:
+    heads, running = list(store.heads(suite)), store.leased(suite)
+    return Overview(
+        suite=suite,
+        recorded=len(heads),
+        ok=sum(head.status == "ok" for head in heads),
+        failed=_failed(heads),
+        running=len(running),
+        saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
+    )
 
 
 def _failed(heads: Iterable[Head]) -> dict[str, int]:
@@ -103,7 +103,7 @@ def _failed(heads: Iterable[Head]) -> dict[str, int]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3.5 h."""
+    """Seconds in a readable unit: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -111,50 +111,43 @@ def duration(seconds: float) -> str:
 
 def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     """The state of a plan's runs in a results folder, were they to run on this machine, `slots` at a time."""
-    trials = plan.trials()
+    here = cache(environment)
+
+    def identity(spec: Spec) -> Identity:
+        return plan.identity(spec, here(spec.device, spec.threads))
+
     heads = {head.run_id: head for head in store.heads(suite)}
-    by_key: dict[str, list[str]] = {}
-    for run_id in heads:
-        by_key.setdefault(run_id[:-13], []).append(run_id)
-
-    @cache
-    def here(device: str, threads: int) -> dict[str, object]:
-        return environment(device, threads)
-
-    def expected(spec: Spec) -> str:
-        return plan.identity(spec, here(spec.device, spec.threads)).run_id(spec.key)
-
-    known = {record.spec.key: record for record in store.read_sound(suite, [i for i in map(expected, trials) if i in heads])}
-    ready = all(spec.key in known for spec in trials)
-    finals = plan.finals(known) if ready else []
-    specs = [*trials, *finals]
-    unknown = plan.wanted() - len(finals) if not ready else 0  # finals whose rate no trial has chosen yet
-    ids = {expected(spec): spec for spec in specs}
-    done = [heads[run_id] for run_id in ids if run_id in heads]
-    leased = [run_id for run_id in store.leased(suite) if run_id in ids and run_id not in heads]
-    missing = [spec for run_id, spec in ids.items() if run_id not in heads]
-    stale = [spec for spec in missing if spec.key in by_key]
+    trials = {identity(spec).run_id(spec.key): spec for spec in plan.trials()}
+    records = {record.spec.key: record for record in store.read_sound(suite, [run_id for run_id in trials if run_id in heads])}
+    ready = all(spec.key in records for spec in trials.values())
+    finals = plan.finals(records) if ready else []
+    unknown = 0 if ready else plan.wanted()  # final runs whose rate no trial has chosen yet
+    specs = trials | {identity(spec).run_id(spec.key): spec for spec in finals}
+    done = [heads[run_id] for run_id in specs if run_id in heads]
+    missing = {run_id: spec for run_id, spec in specs.items() if run_id not in heads}
+    running = [run_id for run_id in store.leased(suite) if run_id in missing]
+    old = {spec.key: [run_id for run_id in heads if run_id[:-13] == spec.key] for spec in missing.values()}
+    stale = [spec for spec in missing.values() if old[spec.key]]
     reasons = {
         reason
         for spec in stale
-        for record in store.read_sound(suite, by_key[spec.key])
-        for reason in record.identity.differs(plan.identity(spec, here(spec.device, spec.threads)))
+        for record in store.read_sound(suite, old[spec.key])
+        for reason in record.identity.differs(identity(spec))
     }
     recorded = store.read_sound(suite, [head.run_id for head in done])
     older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
-    saved = set(store.unfinished(suite)) & set(ids) - set(heads)
     return Status(
         wanted=len(specs) + unknown,
         ok=sum(head.status == "ok" for head in done),
         failed=_failed(done),
-        running=[_running(store, suite, run_id) for run_id in leased],
-        left=len(missing) + unknown - len(leased),
-        saved=len(saved - set(leased)),
+        running=[_running(store, suite, run_id) for run_id in running],
+        left=len(missing) + unknown - len(running),
+        saved=len(set(store.unfinished(suite)) & set(missing) - set(running)),
         stale=len(stale),
         reasons=sorted(reasons),
         older=len(older),
         modules=sorted({module for modules in older for module in modules}),
-        seconds=_left(done, ids, missing, unknown, slots),
+        seconds=_seconds_left([(specs[head.run_id], head.elapsed_s) for head in done], missing.values(), unknown, slots),
     )
 
 
@@ -163,20 +156,20 @@ def _running(store: Store, suite: str, run_id: str) -> Running:
     return Running(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
 
 
-def _left(done: Sequence[Head], ids: Mapping[str, Spec], missing: Sequence[Spec], unknown: int, slots: int) -> float | None:
-    """Seconds for what is missing, from what its like has taken: the same row and role, else the same role, else any."""
+def _seconds_left(done: Iterable[tuple[Spec, float]], missing: Collection[Spec], unknown: int, slots: int) -> float | None:
+    """Seconds for the missing runs, from the mean of similar ones: of the same row and role, else the same role, else any."""
     if not missing and not unknown:
         return 0.0
     taken: dict[tuple[str, ...], list[float]] = {}
-    for head in done:
-        for like in _alike(ids[head.run_id]):
-            taken.setdefault(like, []).append(head.elapsed_s)
+    for spec, seconds in done:
+        for kind in _kinds(spec):
+            taken.setdefault(kind, []).append(seconds)
     if not taken:
         return None
-    each = [next(statistics.mean(taken[like]) for like in _alike(spec) if like in taken) for spec in missing]
+    each = [next(statistics.mean(taken[kind]) for kind in _kinds(spec) if kind in taken) for spec in missing]
     other = taken.get(("final",)) or taken[()]
     return (sum(each) + unknown * statistics.mean(other)) / slots
 
 
-def _alike(spec: Spec) -> tuple[tuple[str, ...], ...]:
+def _kinds(spec: Spec) -> tuple[tuple[str, ...], ...]:
     return (spec.group, spec.label, spec.role), (spec.role,), ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.coordinator import Coordinator, Orders, Watch
+from bench.coordinator import Callbacks, Coordinator, RunOptions
 from bench.engines.local import Local
 from bench.identity import Identity
 from bench.plan import Plan
@@ -40,8 +40,7 @@ def cluster(machines: int) -> Iterator[Any]:
 
 def run_suite(plan: Plan, results: Path, *, suite: str = "s", jobs: int = 2, engine: Any = None, **more: Any) -> list[Record]:
     """A plan's final records, brought about on this machine."""
-    watch, data = more.pop("watch", Watch()), more.pop("data", {})
-    coordinator = Coordinator(
-        plan, suite=suite, store=Store(results), engine=engine or Local(jobs), data=data, orders=Orders(**more), watch=watch
-    )
-    return coordinator.run()
+    callbacks, data = more.pop("callbacks", Callbacks()), more.pop("data", {})
+    store, options = Store(results), RunOptions(**more)
+    engine = engine or Local(jobs)
+    return Coordinator(plan, suite=suite, store=store, engine=engine, data=data, options=options, callbacks=callbacks).run()

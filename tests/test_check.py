@@ -27,9 +27,10 @@ from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS
 from bench.engines.inline import Inline
 from bench.errors import UserError
-from bench.plan import Plan, load_suite
+from bench.plan import Plan
 from bench.report import write_report
 from bench.spec import Comparison, Settings
+from bench.suite_loading import load_suite
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov

@@ -15,10 +15,11 @@ from running import IDENTITY
 
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
-from bench.engines.engine import Died
+from bench.context import RunControl
+from bench.engines.engine import Lost
 from bench.job import Job
 from bench.record import Record
-from bench.remains import record_of
+from bench.remains import record_of_lost_run
 from bench.run import run
 from bench.spec import Named, Recipe, Settings, Spec, Train
 
@@ -62,13 +63,16 @@ def numbers(record: Record) -> Any:
     return record.status, record.why, points, measures
 
 
-def stopping_at(steps: set[int], interrupt: Interrupt) -> Callable[[int, int, float | None], None]:
+def stopped(checkpoint: Checkpoint, steps: set[int]) -> RunControl:
+    """Control that interrupts the run at each of the steps, once."""
+    interrupt = Interrupt()
+
     def progress(done: int, total: int, loss: float | None) -> None:
         if done in steps:
             steps.discard(done)
             interrupt.ask("by the test")
 
-    return progress
+    return RunControl(checkpoint=checkpoint, interrupt=interrupt, progress=progress)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,10 +83,9 @@ def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: 
     left = {1, 7, 8, 20, 30}  # within pre-training, at its last step, at a validation, at the end
     stops = []
     while True:
-        interrupt = Interrupt()
         checkpoint = Checkpoint(tmp_path / "c.pt", "r")
         torch.manual_seed(len(stops))  # the state of the process does not matter
-        record = run(one, suite="s", data=data, checkpoint=checkpoint, interrupt=interrupt, progress=stopping_at(left, interrupt))
+        record = run(one, suite="s", data=data, control=stopped(checkpoint, left))
         if record.status == "ok":
             break
         assert (record.status, record.why) == ("interrupted", "by the test")
@@ -94,7 +97,7 @@ def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: 
 
 def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec("lstm with dropout")
-    kept = run(one, suite="s", data=data, checkpoint=Checkpoint(tmp_path / "c.pt", "r", every_s=0.0))
+    kept = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r", every_s=0.0)))
     assert numbers(kept) == numbers(run(one, suite="s", data=data))
     assert kept.provenance["checkpoint_step"] == 30
 
@@ -102,10 +105,9 @@ def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict
 def test_clocks_leave_out_the_work_that_was_lost(tmp_path: Path, data: dict[str, Path]) -> None:
     """The second attempt goes on from step 10 of a first that had trained for an hour up to there, and got further."""
     one, path = spec("lstm with dropout"), tmp_path / "c.pt"
-    interrupt = Interrupt()
-    run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"), interrupt=interrupt, progress=stopping_at({10}, interrupt))
+    run(one, suite="s", data=data, control=stopped(Checkpoint(path, "r"), {10}))
     damaged(lambda saved: saved["state"]["clocks"].update(train=3600.0))(path)
-    record = run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    record = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert 3600 < record.elapsed_s < 3660
     assert 3600 < record.curve[-1].seconds < 3660
 
@@ -131,7 +133,7 @@ def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "c.pt"
     path.write_bytes(content)
-    record = run(spec("tcn"), suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    record = run(spec("tcn"), suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert not Path("evil-was-here").exists()
     assert record.status == "ok"
     assert "the run started over" in record.provenance["checkpoint"]
@@ -193,10 +195,9 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_the_run_starts_over(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     one, path = spec("tcn"), tmp_path / "c.pt"
-    interrupt = Interrupt()
-    run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"), interrupt=interrupt, progress=stopping_at({10}, interrupt))
+    run(one, suite="s", data=data, control=stopped(Checkpoint(path, "r"), {10}))
     spoil(path)
-    record = run(one, suite="s", data=data, checkpoint=Checkpoint(path, "r"))
+    record = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert not Path("evil-was-here").exists()
     assert "the run started over" in record.provenance["checkpoint"]
     assert numbers(record) == numbers(run(one, suite="s", data=data))
@@ -207,15 +208,8 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A checkpoint of a real training."""
     folder = tmp_path_factory.mktemp("content")
     (folder / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    interrupt, kept = Interrupt(), Checkpoint(folder / "c.pt", "r")
-    run(
-        spec("tcn"),
-        suite="s",
-        data={"a": folder / "a.txt"},
-        checkpoint=kept,
-        interrupt=interrupt,
-        progress=stopping_at({10}, interrupt),
-    )
+    kept = Checkpoint(folder / "c.pt", "r")
+    run(spec("tcn"), suite="s", data={"a": folder / "a.txt"}, control=stopped(kept, {10}))
     return (folder / "c.pt").read_bytes()
 
 
@@ -232,8 +226,8 @@ def test_a_mutated_checkpoint_is_never_taken_up(
     checkpoint = Checkpoint(path, "r")
     assert checkpoint.load() is None
     assert checkpoint.step == 0
-    assert checkpoint.said is not None
-    assert "digest does not fit" in checkpoint.said
+    assert checkpoint.problem is not None
+    assert "digest does not fit" in checkpoint.problem
     assert not path.exists()
 
 
@@ -254,7 +248,7 @@ def test_what_a_forged_state_says_does_not_keep_a_lost_run_from_its_record(
     job = Job(run_id=IDENTITY.run_id(one.key), suite="s", spec=one, identity=IDENTITY, folder=tmp_path)
     job.checkpoint.write_bytes(content)
     damaged(lambda saved: (saved.update(run_id=job.run_id), change(saved)))(job.checkpoint)
-    record = record_of(Died(job, "killed"), "crashed", build_task(one.task, data), {})
+    record = record_of_lost_run(Lost(job, "killed"), "crashed", build_task(one.task, data), {})
     assert (record.status, record.why, record.elapsed_s) == ("crashed", "killed", 0.0)
 
 
@@ -276,7 +270,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("bench.record.os.fsync", full)
-    record = run(spec("tcn"), suite="s", data=data, checkpoint=Checkpoint(path, "r", every_s=0.0))
+    record = run(spec("tcn"), suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r", every_s=0.0)))
     assert record.status == "ok"
     assert "No space left" in record.provenance["checkpoint"]
     assert record.provenance["checkpoint_step"] == 0

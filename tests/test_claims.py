@@ -28,12 +28,12 @@ from bench.errors import UserError
 from bench.identity import Identity
 from bench.metric import Metric
 from bench.page.told import told
-from bench.plan import load_suite
 from bench.record import Record
 from bench.record import measured as measure
 from bench.side_file import EXPERIMENTS, MEMORY
 from bench.spec import Comparison, Named, Spec, Train
 from bench.store import Store
+from bench.suite_loading import load_suite
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 EMPTY = Evidence(Path("there-is-none"))

@@ -12,17 +12,18 @@ import pytest
 from running import run_suite
 
 import bench.provenance
-from bench.coordinator import Coordinator, Halted, Orders, Stage, Watch
-from bench.engines.engine import Died, Ended, Event, Stopped
+from bench.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
+from bench.engines.engine import Event, Finished, Lost, Stopped
 from bench.engines.inline import Inline
 from bench.errors import UserError
 from bench.identity import Identity
 from bench.job import Job
-from bench.plan import Plan, load_suite
+from bench.plan import Plan
 from bench.record import Record
 from bench.run import run
 from bench.spec import Named, Settings, Spec, Train
 from bench.store import Store
+from bench.suite_loading import load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 ECHO = Named(name="user_models:Echo")
@@ -65,8 +66,8 @@ class Scripted(Counting):
         if line == "stopped":
             return [Stopped(job, "stopped by SIGTERM")]
         if line in ("crashed", "oom"):
-            return [Died(job, "by itself", line, 123)]  # type: ignore[arg-type]
-        return [Died(job, "killed by SIGKILL")]
+            return [Lost(job, "by itself", line, 123)]  # type: ignore[arg-type]
+        return [Lost(job, "killed by SIGKILL")]
 
 
 class TestOnce:
@@ -103,7 +104,7 @@ class TestOnce:
         assert lease is not None
         told: list[int] = []
         thread = threading.Thread(
-            target=lambda: run_suite(plan, tmp_path, engine=engine, watch=Watch(elsewhere=told.append)), daemon=True
+            target=lambda: run_suite(plan, tmp_path, engine=engine, callbacks=Callbacks(held_elsewhere=told.append)), daemon=True
         )
         thread.start()
         time.sleep(1.5)
@@ -133,9 +134,9 @@ class TestStale:
     ) -> None:
         (old,) = run_suite(Plan([spec()]), tmp_path, engine=Inline())
         changed(monkeypatch, code={"deq.solve": "new"})
-        stages: list[Stage] = []
-        watch = Watch(stage=lambda _, stage: stages.append(stage))
-        (new,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), watch=watch)
+        stages: list[StageSummary] = []
+        callbacks = Callbacks(stage=lambda _, stage: stages.append(stage))
+        (new,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=callbacks)
         assert (stages[1].stale, stages[1].missing, stages[1].reasons) == (1, 1, ("code of deq.solve",))
         assert new.run_id != old.run_id
         assert new.spec.key == old.spec.key
@@ -176,7 +177,9 @@ class TestRetry:
 class TestDeaths:
     def test_a_run_that_was_killed_is_taken_up_again(self, tmp_path: Path) -> None:
         engine, said = Scripted("killed", "killed", "ok"), []
-        (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, watch=Watch(again=lambda job, why: said.append(why)))
+        (record,) = run_suite(
+            Plan([spec()]), tmp_path, engine=engine, callbacks=Callbacks(resumed=lambda job, why: said.append(why))
+        )
         assert record.status == "ok"
         assert said == ["killed by SIGKILL"] * 2
 
@@ -200,8 +203,10 @@ class TestDeaths:
     def test_halted_it_says_so_and_leaves_what_is_recorded(self, tmp_path: Path) -> None:
         store, engine = Store(tmp_path), Counting()
         coordinator: Coordinator
-        watch = Watch(recorded=lambda *_: coordinator.halt("stopped by the test"))
-        coordinator = Coordinator(Plan([spec(seed) for seed in range(5)]), suite="s", store=store, engine=engine, watch=watch)
+        callbacks = Callbacks(recorded=lambda *_: coordinator.halt("stopped by the test"))
+        coordinator = Coordinator(
+            Plan([spec(seed) for seed in range(5)]), suite="s", store=store, engine=engine, callbacks=callbacks
+        )
         with pytest.raises(Halted, match="stopped by the test"):
             coordinator.run()
         assert len(store.ids("s")) == 1
@@ -304,7 +309,7 @@ def test_the_record_of_a_run_is_what_the_engine_gave(tmp_path: Path) -> None:
     class Listening(Inline):
         def wait(self, seconds: float) -> list[Event]:
             events = super().wait(seconds)
-            seen.extend(event.record for event in events if isinstance(event, Ended))
+            seen.extend(event.record for event in events if isinstance(event, Finished))
             return events
 
     records = run_suite(Plan([spec()]), tmp_path, engine=Listening())
@@ -313,9 +318,9 @@ def test_the_record_of_a_run_is_what_the_engine_gave(tmp_path: Path) -> None:
     assert records[0].curve[-1].train_loss == run(spec(), suite="s").curve[-1].train_loss
 
 
-def test_orders_are_three_attempts_and_half_a_minute() -> None:
+def test_the_options_are_three_attempts_and_half_a_minute() -> None:
     """What the README says."""
-    assert (Orders().attempts, Orders().checkpoint_s) == (3, 30.0)
+    assert (RunOptions().attempts, RunOptions().checkpoint_s) == (3, 30.0)
 
 
 def test_a_coordinator_that_is_killed_leaves_its_results_to_the_next(tmp_path: Path) -> None:
@@ -325,7 +330,8 @@ import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from pathlib import Path
 from bench.engines.inline import Inline
-from bench.plan import Plan, load_suite
+from bench.plan import Plan
+from bench.suite_loading import load_suite
 from running import run_suite
 from test_coordinator import spec
 
@@ -357,7 +363,7 @@ class Replaying(Inline):
         update = {"run_id": job.run_id, "suite": job.suite, "spec": job.spec, "identity": job.identity}
         record = self.record.model_copy(update=update)
         self.busy_s += time.perf_counter() - begun
-        return [Ended(job, record)]
+        return [Finished(job, record)]
 
 
 @pytest.mark.slow

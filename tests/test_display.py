@@ -25,7 +25,7 @@ def test_a_run_that_failed_after_its_test_is_shown_as_failed(
         identity=IDENTITY,
         measures={"test_loss": measured(2.042, "nats", "m", "s")},
     )
-    Display(quiet=False).watch.recorded(record, 1, 1)
+    Display(quiet=False).callbacks.recorded(record, 1, 1)
     line = capsys.readouterr().err
     assert shown in line
     assert ("2.042" in line) == (status == "ok")

@@ -19,7 +19,7 @@ from running import cluster
 from bench.attempts import progress_of
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint
-from bench.engines.engine import Died, Ended, Engine, Event, Refused, Stepped, Stopped
+from bench.engines.engine import Engine, Event, Finished, Lost, Progress, Refused, Stopped
 from bench.engines.inline import Inline
 from bench.engines.local import Local
 from bench.engines.ray import Ray
@@ -117,7 +117,7 @@ def finish(engine: Engine, jobs: list[Job], seen: list[Event] | None = None) -> 
         for event in engine.wait(1.0):
             if seen is not None:
                 seen.append(event)
-            if not isinstance(event, Stepped):
+            if not isinstance(event, Progress):
                 running -= 1
                 assert event.job.spec.label not in ends, "a job ended twice"
                 ends[event.job.spec.label] = event
@@ -164,7 +164,7 @@ def end_children(folder: Path) -> None:
 def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: Make) -> None:
     one = spec("l", "deq", {"cell": "mlp", "width": 4, "steps": 5}, role="final")
     end = finish(engine, [job(one)])["l"]
-    assert isinstance(end, Ended)
+    assert isinstance(end, Finished)
     assert numbers(end.record) == numbers(run(one, suite="s"))
     (attempt,) = end.record.provenance["attempts"]
     assert attempt["from_step"] == 0
@@ -174,7 +174,7 @@ def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: M
 def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: Make) -> None:
     failing = [misfit("raises", "raise"), misfit("nan", "nan"), misfit("allocates", "allocate"), misfit("strange", "strange")]
     ends = finish(engine, [job(one) for one in [*failing, spec("fine")]])
-    found = {label: (end.record.status, end.record.why) for label, end in ends.items() if isinstance(end, Ended)}
+    found = {label: (end.record.status, end.record.why) for label, end in ends.items() if isinstance(end, Finished)}
     assert found["fine"] == ("ok", None)
     assert found["raises"] == ("crashed", "RuntimeError: a user's mistake")
     assert found["nan"][0] == "diverged"
@@ -192,7 +192,7 @@ def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: En
     engine.submit(job(spec("l", train={"steps": 5000})))
     engine.stop("stopped by the test")
     end = finish_one(engine)
-    assert isinstance(end, Stopped) or (isinstance(end, Ended) and end.record.status == "interrupted")
+    assert isinstance(end, Stopped) or (isinstance(end, Finished) and end.record.status == "interrupted")
     assert "stopped by the test" in str(end.why if isinstance(end, Stopped) else end.record.why)
 
 
@@ -201,7 +201,7 @@ def until_it_trains(engine: Engine, seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         for event in engine.wait(1.0):
-            assert isinstance(event, Stepped), event
+            assert isinstance(event, Progress), event
             return
     raise AssertionError("no step")
 
@@ -210,7 +210,7 @@ def finish_one(engine: Engine) -> Event:
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         for event in engine.wait(1.0):
-            if not isinstance(event, Stepped):
+            if not isinstance(event, Progress):
                 return event
     raise AssertionError("no end")
 
@@ -219,20 +219,20 @@ class TestLocal:
     def test_a_process_that_dies_says_how_and_whose_doing_it_was(self, local: Local, job: Make) -> None:
         specs = [misfit("killed", "kill"), misfit("exits", "exit"), misfit("segfaults", "segfault"), spec("fine")]
         ends = finish(local, [job(one) for one in specs])
-        assert isinstance(ends["fine"], Ended)
+        assert isinstance(ends["fine"], Finished)
         for label, why, fault in (
             ("killed", "killed by SIGKILL", None),
             ("exits", "status 3", "crashed"),
             ("segfaults", "killed by SIGSEGV (Fatal Python error: Segmentation fault)", "crashed"),
         ):
             end = ends[label]
-            assert isinstance(end, Died), label
+            assert isinstance(end, Lost), label
             assert why in end.why
             assert end.fault == fault
 
     def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Make) -> None:
         ends = finish(local, [job(misfit(label, "meet", tmp_path), beside=2) for label in "ab"])
-        records = [end.record for end in ends.values() if isinstance(end, Ended)]
+        records = [end.record for end in ends.values() if isinstance(end, Finished)]
         assert [(record.status, record.why) for record in records] == [("ok", None)] * 2
         pids = {int(path.stem) for path in tmp_path.glob("*.here")}
         assert len(pids) == 2
@@ -253,7 +253,7 @@ class TestLocal:
     def test_progress_is_told(self, local: Local, job: Make) -> None:
         seen: list[Event] = []
         finish(local, [job(spec("l"))], seen)
-        steps = [event for event in seen if isinstance(event, Stepped)]
+        steps = [event for event in seen if isinstance(event, Progress)]
         assert steps
         assert steps[0].total == 3
         assert 1 <= steps[0].done <= 3
@@ -267,7 +267,7 @@ class TestLocal:
     def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(self, local: Local, tmp_path: Path, job: Make) -> None:
         one = job(spec("long", train={"steps": 1_000_000}), limits=Limits(seconds=1.0))
         end = finish(local, [one])["long"]
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert (end.record.status, end.record.why) == ("timeout", "ran past its limit of 1 s")
         assert end.record.value("host_peak_bytes") is not None
         step = end.record.provenance["checkpoint_step"]
@@ -281,7 +281,7 @@ class TestLocal:
     ) -> None:
         monkeypatch.setattr("bench.engines.process.GRACE_S", 1.0)
         end = finish(local, [job(misfit("deaf", "deaf"), limits=Limits(seconds=1.0))])["deaf"]
-        assert isinstance(end, Died)
+        assert isinstance(end, Lost)
         assert end.fault == "timeout"
         assert "limit of 1 s" in end.why
         assert end.peak_bytes
@@ -289,7 +289,7 @@ class TestLocal:
     def test_a_run_past_its_memory_is_out_of_memory_and_says_what_it_had(self, local: Local, job: Make) -> None:
         one = job(misfit("greedy", "grow", wait_s=600.0), limits=Limits(memory_bytes=400 * 2**20))
         end = finish(local, [one])["greedy"]
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert end.record.status == "oom"
         assert 200 * 2**20 < (end.record.value("host_peak_bytes") or 0) < 500 * 2**20
 
@@ -299,7 +299,7 @@ class TestLocal:
     ) -> None:
         end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
         end_children(tmp_path)
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert end.record.status == "ok"
 
     @pytest.mark.parametrize(
@@ -317,14 +317,14 @@ class TestLocal:
     ) -> None:
         end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
         end_children(tmp_path)
-        assert isinstance(end, Died)
+        assert isinstance(end, Lost)
         assert why in end.why
         assert end.fault == fault
 
     def test_a_run_that_closes_its_connection_is_ended(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.engines.process.GRACE_S", 0.5)
         end = finish(local, [job(misfit("l", "close", wait_s=120.0))])["l"]
-        assert isinstance(end, Died)
+        assert isinstance(end, Lost)
         assert (end.fault, end.why) == ("crashed", "closed its connection to the coordinator and did not end")
 
     def test_a_fork_server_that_dies_costs_no_run(self, local: Local, job: Make, tmp_path: Path) -> None:
@@ -338,16 +338,16 @@ class TestLocal:
         limit = time.monotonic() + 60
         while len(ends) < 2:
             assert time.monotonic() < limit
-            ends |= {event.job.spec.label: event for event in local.wait(0.5) if not isinstance(event, Stepped)}
+            ends |= {event.job.spec.label: event for event in local.wait(0.5) if not isinstance(event, Progress)}
         sleeper, following = ends["sleeper"], ends["next"]
-        assert isinstance(sleeper, Ended)
+        assert isinstance(sleeper, Finished)
         assert sleeper.record.status == "ok"
-        assert isinstance(following, Ended)
+        assert isinstance(following, Finished)
 
     @pytest.mark.parametrize("how", ["hoard", "chained"])
     def test_python_out_of_memory_is_out_of_memory(self, local: Local, job: Make, how: str) -> None:
         end = finish(local, [job(misfit("greedy", how), limits=Limits(memory_bytes=400 * 2**20))])["greedy"]
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert end.record.status == "oom"
         assert end.record.provenance["code"]
 
@@ -359,18 +359,18 @@ class TestLocal:
         events: list[Event] = []
         with Machine().exclusive():
             local.submit(one)
-            while not any(isinstance(event, Stepped) and event.waiting for event in events):
+            while not any(isinstance(event, Progress) and event.waiting for event in events):
                 events += local.wait(0.5)
-                assert all(isinstance(event, Stepped) for event in events), events  # else it ended, and never waits
+                assert all(isinstance(event, Progress) for event in events), events  # else it ended, and never waits
             until = time.monotonic() + limit
             while time.monotonic() < until:
                 events += local.wait(0.5)
             assert progress_of(one)["waiting"]
-            assert all(isinstance(event, Stepped) for event in events), events
+            assert all(isinstance(event, Progress) for event in events), events
         end = finish_one(local)
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert (end.record.status, end.record.why) == ("ok", None)
-        assert sum(isinstance(event, Stepped) and event.waiting for event in events) == 1
+        assert sum(isinstance(event, Progress) and event.waiting for event in events) == 1
         assert "another benchmark has the machine" in one.log.read_text()
         assert not progress_of(one)["waiting"]
 
@@ -382,7 +382,7 @@ class TestLocal:
         (worker,) = [child for child in psutil.Process().children(recursive=True) if os.getpgid(child.pid) == child.pid]
         worker.send_signal(number)
         end = finish_one(local)
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert (end.record.status, end.record.why) == ("interrupted", f"stopped by {number.name}")
         assert end.record.provenance["checkpoint_step"] > 0
 
@@ -407,17 +407,17 @@ class TestLocal:
         until_it_trains(local)
         local.stop("stopped by the test")
         end = finish_one(local)
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         stopped_at = end.record.provenance["checkpoint_step"]
         assert 0 < stopped_at < 400
         again = finish(local, [one])["l"]
-        assert isinstance(again, Ended)
+        assert isinstance(again, Finished)
         assert numbers(again.record)["curve"] == numbers(run(one.spec, suite="s"))["curve"]
         assert [attempt["from_step"] for attempt in again.record.provenance["attempts"]] == [0, stopped_at]
 
     def test_threads_are_those_of_the_spec(self, local: Local, job: Make) -> None:
         before = torch.get_num_threads()
         end = finish(local, [job(spec("l", threads=2))])["l"]
-        assert isinstance(end, Ended)
+        assert isinstance(end, Finished)
         assert end.record.environment["threads"] == 2
         assert torch.get_num_threads() == before

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.loop import evaluate
+from bench.evaluation import evaluate
 from bench.model import LanguageModel, build_model
 from bench.spec import Named, Settings, Spec, Train
 from bench.tasks.text import Text

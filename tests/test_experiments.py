@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.contention import Contention
 from bench.errors import UserError
+from bench.evaluation import evaluate
 from bench.experiments import batches, fidelity, figures, hostile, inference, record, residual
 from bench.experiments.exact import Exact, dense_jacobian, root
 from bench.experiments.experiment import Part
 from bench.experiments.models import Models, Untrained, number, solved
 from bench.experiments.quality import heard
 from bench.experiments.scale import AGREEMENT, FULL, TEXT, Case, Scale
-from bench.loop import evaluate
 from bench.machine import Machine
 from bench.model import LanguageModel
 from bench.side_file import EXPERIMENTS

@@ -25,8 +25,9 @@ from bench.gate.decide import LEAST, ROUNDS, Effect, decide, interval
 from bench.gate.expected import Difference, accept, differences, read_expected
 from bench.gate.timing import Benchmarks, Comparison, compare
 from bench.model import LanguageModel
-from bench.plan import Plan, load_suite
+from bench.plan import Plan
 from bench.spec import Spec
+from bench.suite_loading import load_suite
 from deq import Anderson, Map, Solution, Solver, Stop, solve
 
 LABELS = ("DEQ (Anderson)", "tied 12")

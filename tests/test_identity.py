@@ -34,9 +34,9 @@ def identity() -> Identity:
 
 class TestWhatCounts:
     def test_a_run_names_the_versions_of_what_it_uses_and_of_nothing_else(self) -> None:
-        assert set(made(DEQ).numerics) == {"Training", "LanguageModel", "CopyMemory", "DEQ", "MLPCell", "Anderson", "Implicit"}
+        assert set(made(DEQ).numerics) == {"Trainer", "LanguageModel", "CopyMemory", "DEQ", "MLPCell", "Anderson", "Implicit"}
         lstm = Named(name="lstm", settings={"width": 8})
-        assert set(made(lstm).numerics) == {"Training", "LanguageModel", "CopyMemory", "Recurrent"}
+        assert set(made(lstm).numerics) == {"Trainer", "LanguageModel", "CopyMemory", "Recurrent"}
         assert made(DEQ).code == {}
 
     def test_a_raised_version_gives_another_id_to_its_users_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bench.loop
+import bench.evaluation
 from baselines import Recurrent
 from bench.adaptive import AdaptiveEmbedding, adaptive_softmax
 from bench.catalog import build_task
 from bench.errors import UserError
-from bench.loop import evaluate, loss_of
+from bench.evaluation import evaluate
+from bench.loop import loss_of
 from bench.model import Ends, LanguageModel, build_model
 from bench.spec import Named, Settings, Spec, Train
 
@@ -147,7 +148,7 @@ def test_evaluation_in_slices_is_evaluation(monkeypatch: pytest.MonkeyPatch) -> 
     sizes = []
     logits = LanguageModel.logits
     monkeypatch.setattr(LanguageModel, "logits", lambda self, y: sizes.append(len(y)) or logits(self, y))
-    monkeypatch.setattr(bench.loop, "_LOGITS", 3 * task.length * task.vocabulary)
+    monkeypatch.setattr(bench.evaluation, "_LOGITS", 3 * task.length * task.vocabulary)
     assert evaluate(model, task, "test", spec) == pytest.approx(whole)
     assert sizes == [3, 3, 2, 3, 3, 2, 3, 1]
 

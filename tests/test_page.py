@@ -460,7 +460,7 @@ def test_the_commands_work_from_a_shell(written: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_of_a_row_runs_that_row_alone() -> None:
-    from bench.plan import load_suite
+    from bench.suite_loading import load_suite
 
     _, entries = load_suite("smoke", {})
     rows = [(entry.group, label) for entry in entries for label in entry.rows]  # type: ignore[union-attr]

@@ -13,9 +13,10 @@ from bench.budget import TOLERANCE, match
 from bench.errors import UserError
 from bench.metric import Metric
 from bench.model import count_parameters
-from bench.plan import Plan, choose, load_suite
+from bench.plan import Plan, choose
 from bench.record import Record, measured
 from bench.spec import Comparison, Named, Row, Settings, Spec, Train
+from bench.suite_loading import load_suite
 from bench.tuning import Tuned
 from deq import CELLS
 
@@ -167,14 +168,8 @@ class TestStages:
 
     def test_a_row_with_a_width_of_its_own_claims_no_budget_it_does_not_meet(self) -> None:
         wide = Row(model=Named(name="lstm", settings={"width": 64, "inputs": 16}))
-        try:
-            plan = Plan([comparison(rows=comparison().rows | {"wide": wide}, learning_rates=(0.1,))])
-        except UserError as error:
-            assert "wide" in str(error)  # noqa: PT017  either answer is honest
-            return
-        (one, *_) = [f for f in plan.finals({}) if f.label == "wide"]
-        count = count_parameters(one.model, 5)
-        assert one.parameters is None or abs(count - one.parameters) <= TOLERANCE * one.parameters
+        plan = Plan([comparison(rows=comparison().rows | {"wide": wide}, learning_rates=(0.1,))])
+        assert [final.parameters for final in plan.finals({}) if final.label == "wide"] == [None, None]
 
     def test_the_data_and_their_order_do_not_depend_on_the_model(self) -> None:
         plan = Plan([comparison(learning_rates=(0.1,))])

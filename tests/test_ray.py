@@ -8,8 +8,8 @@ import pytest
 from running import cluster
 from test_engine import misfit, numbers, spec
 
-from bench.coordinator import Coordinator, Orders, Watch
-from bench.engines.engine import Stepped
+from bench.coordinator import Callbacks, Coordinator, RunOptions
+from bench.engines.engine import Progress
 from bench.engines.ray import Ray
 from bench.errors import UserError
 from bench.identity import Identity
@@ -33,7 +33,7 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(tmp_
         engine = Ray(machines.address, cores=1)
         assert (engine.slots, engine.beside) == (2, 1)
 
-        def stepped(event: Stepped) -> None:
+        def stepped(event: Progress) -> None:
             """Kill both machines at the first sight of a saved state: whichever it lies on, its run is lost."""
             if not killed and event.job.checkpoint.is_file():
                 killed.append(event.job.run_id)
@@ -44,9 +44,9 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(tmp_
         def begun(job: Job) -> None:
             places[job.run_id] = places.get(job.run_id, 0) + 1
 
-        watch = Watch(stepped=stepped, again=lambda job, why: again.append(why), begun=begun)
+        callbacks = Callbacks(progress=stepped, resumed=lambda job, why: again.append(why), started=begun)
         coordinator = Coordinator(
-            Plan(specs), suite="s", store=Store(tmp_path), engine=engine, orders=Orders(checkpoint_s=0.0), watch=watch
+            Plan(specs), suite="s", store=Store(tmp_path), engine=engine, options=RunOptions(checkpoint_s=0.0), callbacks=callbacks
         )
         records = coordinator.run()
     assert [record.status for record in records] == ["ok"] * 4
@@ -89,8 +89,8 @@ def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, monkeypatc
 
     with cluster(machines=1) as machines:
         plan = Plan([spec(label, "frozen_on_ray:Mine", {"width": 4}) for label in "ab"])
-        engine, watch = Ray(machines.address, cores=1), Watch(recorded=edit)
-        first, second = Coordinator(plan, suite="s", store=Store(tmp_path / "r"), engine=engine, watch=watch).run()
+        engine, callbacks = Ray(machines.address, cores=1), Callbacks(recorded=edit)
+        first, second = Coordinator(plan, suite="s", store=Store(tmp_path / "r"), engine=engine, callbacks=callbacks).run()
     assert (first.status, second.status) == ("ok", "ok")
     assert [point.train_loss for point in first.curve] == [point.train_loss for point in second.curve]
 
@@ -115,7 +115,7 @@ def test_stopping_saves_what_runs_and_never_begins_what_waits(tmp_path: Path) ->
         (tmp_path / "go").touch()
         while len(ends) < 2:
             assert time.monotonic() < end
-            ends |= {event.job.spec.label: event for event in engine.wait(0.5) if not isinstance(event, Stepped)}
+            ends |= {event.job.spec.label: event for event in engine.wait(0.5) if not isinstance(event, Progress)}
         engine.close()
     (ran,), (waited,) = ([job for job in jobs if job.attempts.exists() is begun] for begun in (True, False))
     assert ends[waited.spec.label].why == "enough"

@@ -11,10 +11,11 @@ from baselines import Unrolled
 from bench.errors import UserError
 from bench.model import LanguageModel, build_model
 from bench.plan import Plan
-from bench.recipe import FAST, Course
+from bench.presets import FAST
+from bench.recipe import RecipeSchedule, check_recipe
 from bench.record import Record
 from bench.run import run
-from bench.spec import Comparison, Named, Recipe, Row, Spec, Train
+from bench.spec import Comparison, Named, Recipe, Row, Settings, Spec, Train
 from deq import DEQ, Implicit, Stop
 
 DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
@@ -42,9 +43,9 @@ def go(recipe: Recipe | None, named: Named = DEQ_MODEL, **more: Any) -> Record:
 def test_pretraining_unrolls_the_same_cell_and_ends_on_time() -> None:
     built = model()
     own = built.core
-    course = Course(built, Recipe(pretrain_steps=3, pretrain_depth=2), 10)
+    schedule = RecipeSchedule(built, Recipe(pretrain_steps=3, pretrain_depth=2), 10)
     for step in range(10):
-        course.at(step)
+        schedule.set_step(step)
         if step < 3:
             assert isinstance(built.core, Unrolled)
             assert built.core.depth == 2
@@ -56,7 +57,7 @@ def test_pretraining_unrolls_the_same_cell_and_ends_on_time() -> None:
 def test_pretraining_reaches_every_layer_of_a_stack() -> None:
     built = model(layers=2)
     cells = [layer.cell for layer in deqs(built)]
-    Course(built, Recipe(pretrain_steps=1), 10).at(0)
+    RecipeSchedule(built, Recipe(pretrain_steps=1), 10).set_step(0)
     assert not deqs(built)
     assert [module.cell for module in built.core.modules() if isinstance(module, Unrolled)] == cells
     assert built.core(built.embedding(torch.zeros(2, 5, dtype=torch.long))).y.shape == (2, 5, 8)
@@ -73,11 +74,11 @@ def test_a_training_with_pretraining_alone_is_that_of_the_unrolled_network() -> 
 
 def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
     built = model()
-    course = Course(built, Recipe(rtol=1e-2, steps=4), 11)
+    schedule = RecipeSchedule(built, Recipe(rtol=1e-2, steps=4), 11)
     (layer,) = deqs(built)
     seen = []
     for step in range(11):
-        course.at(step)
+        schedule.set_step(step)
         seen.append((layer.stop.rtol, layer.stop.max_steps))
     assert seen[0] == (pytest.approx(1e-2), 4)
     assert seen[5] == (pytest.approx(1e-3), 7)
@@ -87,11 +88,11 @@ def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
 
 def test_held_caps_hold_for_their_share_and_then_are_the_models_own() -> None:
     built = model(backward_steps=9)
-    course = Course(built, FAST, 11)
+    schedule = RecipeSchedule(built, FAST, 11)
     (layer,) = deqs(built)
     seen = []
     for step in range(11):
-        course.at(step)
+        schedule.set_step(step)
         assert isinstance(layer.adjoint, Implicit)
         seen.append((layer.stop.max_steps, layer.adjoint.stop.max_steps, layer.stop.rtol, layer.adjoint.stop.rtol))
     assert seen == 8 * [(6, 4, 1e-4, 1e-3)] + 3 * [(10, 9, 1e-4, 1e-3)]
@@ -104,35 +105,59 @@ def test_a_backward_cap_without_hold_goes_linearly_and_is_seen_in_the_solves() -
     assert (counts[0], counts[-1]) == (2, 8)
 
 
-@pytest.mark.parametrize(("recipe", "said"), [(Recipe(hold=0.5), "none is given"), (Recipe(backward_steps=2), "solves for its")])
-def test_what_has_no_effect_is_refused(recipe: Recipe, said: str) -> None:
-    named = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
-    with pytest.raises(UserError, match=said):
-        Course(build_model(named, 10), recipe, 10)
+GRU = Named(name="gru", settings={"width": 8})
+PHANTOM = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
+TRELLIS: Settings = {"width": 8, "depth": 4}
 
 
 @pytest.mark.parametrize(
     ("named", "recipe", "message"),
     [
+        (PHANTOM, Recipe(hold=0.5), "none is given"),
+        (PHANTOM, Recipe(backward_steps=2), "solves for its"),
         (DEQ_MODEL, Recipe(auxiliary=0.1), "no effect on this DEQ; it is for trellisnet with auxiliary_every from 1 to depth - 1"),
-        (Named(name="lstm", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Recurrent"),
-        (Named(name="trellisnet", settings={"width": 8, "depth": 4}), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
+        (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
+        (GRU, Recipe(auxiliary=0.1), "no effect on this Recurrent"),
+        (GRU, Recipe(pretrain_steps=1), "the model has none"),
+        (GRU, Recipe(jacobian=1.0), "the model has none"),
+        (GRU, Recipe(steps=3), "the model has none"),
+        (GRU, Recipe(rtol=1e-2), "the model has none"),
+        (Named(name="trellisnet", settings=TRELLIS), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
         (
-            Named(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 4}),
+            Named(name="trellisnet", settings={**TRELLIS, "auxiliary_every": 4}),
             Recipe(auxiliary=0.1),
             "no effect on this TrellisNet",
         ),
         (Named(name="user_models:Averages", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Averages"),
-        (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
     ],
 )
-def test_a_part_of_a_recipe_that_does_nothing_is_refused_before_a_run(named: Named, recipe: Recipe, message: str) -> None:
-    spec = Spec(group="g", label="l", model=named, task=TASK, train=train(), recipe=recipe, seed=0)
+def test_a_part_of_a_recipe_without_effect_is_refused(named: Named, recipe: Recipe, message: str) -> None:
     with pytest.raises(UserError, match=message):
+        check_recipe(named, recipe, 10)
+
+
+def test_a_plan_and_a_run_refuse_it_too() -> None:
+    recipe = Recipe(steps=3)
+    spec = Spec(group="g", label="l", model=GRU, task=TASK, train=train(), recipe=recipe, seed=0)
+    with pytest.raises(UserError, match="the model has none"):
         Plan([spec])
-    if not named.name.startswith("user_models"):
-        with pytest.raises(UserError, match=message):
-            run(spec, suite="test")
+    with pytest.raises(UserError, match="the model has none"):
+        Plan([comparison(GRU, recipe)])
+    with pytest.raises(UserError, match="the model has none"):
+        run(spec, suite="test")
+
+
+def comparison(named: Named, recipe: Recipe) -> Comparison:
+    return Comparison(
+        group="g",
+        task=TASK,
+        train=train(),
+        rows={"row": Row(model=named, recipe=recipe)},
+        reference="row",
+        learning_rates=(1e-2, 2e-2),
+        trial_steps=5,
+        seeds=(0,),
+    )
 
 
 def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
@@ -158,10 +183,10 @@ def test_the_cap_of_a_schedule_is_seen_in_the_solves() -> None:
 
 def test_the_jacobian_weight_goes_linearly_and_the_probability_stays() -> None:
     built = model()
-    course = Course(built, Recipe(jacobian=1.0, jacobian_final=3.0, jacobian_probability=0.5), 5)
+    schedule = RecipeSchedule(built, Recipe(jacobian=1.0, jacobian_final=3.0, jacobian_probability=0.5), 5)
     (layer,) = deqs(built)
     for step, weight in enumerate((1.0, 1.5, 2.0, 2.5, 3.0)):
-        course.at(step)
+        schedule.set_step(step)
         assert layer.jacobian is not None
         assert layer.jacobian.weight == pytest.approx(weight)
         assert layer.jacobian.probability == 0.5
@@ -187,40 +212,21 @@ def test_deep_supervision_adds_its_share() -> None:
 def test_the_end_gives_everything_back() -> None:
     built = model()
     own, stops = built.core, [(layer.stop, layer.adjoint) for layer in deqs(built)]
-    course = Course(built, Recipe(pretrain_steps=9, rtol=1e-1, steps=2, backward_steps=2), 10)
-    course.at(0)
-    course.end()
+    schedule = RecipeSchedule(built, Recipe(pretrain_steps=9, rtol=1e-1, steps=2, backward_steps=2), 10)
+    schedule.set_step(0)
+    schedule.restore()
     assert built.core is own
     assert [(layer.stop, layer.adjoint) for layer in deqs(built)] == stops
 
 
 def test_stops_that_the_recipe_does_not_schedule_are_left_alone() -> None:
     built = model()
-    course = Course(built, Recipe(jacobian=0.1), 10)
+    schedule = RecipeSchedule(built, Recipe(jacobian=0.1), 10)
     (layer,) = deqs(built)
     layer.stop = Stop(max_steps=3)
-    course.at(0)
-    course.end()
+    schedule.set_step(0)
+    schedule.restore()
     assert layer.stop == Stop(max_steps=3)
-
-
-@pytest.mark.parametrize("recipe", [Recipe(pretrain_steps=1), Recipe(jacobian=1.0), Recipe(steps=3), Recipe(rtol=1e-2)])
-def test_a_recipe_for_a_deq_is_refused_by_an_explicit_model(recipe: Recipe) -> None:
-    named = Named(name="gru", settings={"width": 8})
-    with pytest.raises(UserError, match="the model has none"):
-        Course(build_model(named, 10), recipe, 10)
-    comparison = Comparison(
-        group="g",
-        task=TASK,
-        train=train(),
-        rows={"gru": Row(model=named, recipe=recipe)},
-        reference="gru",
-        learning_rates=(1e-2,),
-        trial_steps=5,
-        seeds=(0,),
-    )
-    with pytest.raises(UserError, match="the model has none"):
-        Plan([comparison])
 
 
 def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -> None:
@@ -239,26 +245,16 @@ def test_a_recipe_without_the_later_fields_has_the_id_it_had_before_them() -> No
 
 
 def test_trials_shrink_the_pretraining_with_the_training() -> None:
-    comparison = Comparison(
-        group="g",
-        task=TASK,
-        train=train(),
-        rows={"deq": Row(model=DEQ_MODEL, recipe=Recipe(pretrain_steps=4, jacobian=0.5))},
-        reference="deq",
-        learning_rates=(1e-2, 2e-2),
-        trial_steps=5,
-        seeds=(0,),
-    )
-    trials = Plan([comparison]).trials()
+    trials = Plan([comparison(DEQ_MODEL, Recipe(pretrain_steps=4, jacobian=0.5))]).trials()
     assert [trial.recipe for trial in trials] == [Recipe(pretrain_steps=2, jacobian=0.5)] * 2
 
 
 def test_what_is_measured_of_a_step_does_not_depend_on_a_draw() -> None:
     built = model()
-    course = Course(built, Recipe(jacobian=1.0, jacobian_probability=0.2), 10)
-    course.at(9)
+    schedule = RecipeSchedule(built, Recipe(jacobian=1.0, jacobian_probability=0.2), 10)
+    schedule.set_step(9)
     assert [layer.jacobian.probability for layer in deqs(built) if layer.jacobian] == [0.2]
-    course.always()
+    schedule.force_penalty()
     assert [(layer.jacobian.probability, layer.jacobian.weight) for layer in deqs(built) if layer.jacobian] == [(1.0, 1.0)]
 
 

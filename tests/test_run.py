@@ -13,13 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bench.evaluation
 import bench.loop
 import bench.run
 from bench import columns
 from bench.checkpoint import Checkpoint, Interrupt
+from bench.context import RunControl
 from bench.doctor import examine
 from bench.errors import UserError, failure
-from bench.loop import evaluate, make_optimiser, training_step
+from bench.evaluation import evaluate
+from bench.loop import make_optimiser, training_step
 from bench.model import LanguageModel, build_model
 from bench.ranks import Ranks
 from bench.record import Record
@@ -78,7 +81,7 @@ class Spy:
         self.inputs: list[Tensor] = []
         self.modes: list[tuple[bool, bool, bool]] = []
         self.after_training: dict[str, Tensor] = {}
-        self._build, self._step, self._evaluate = bench.run.build_model, bench.loop.training_step, bench.loop.evaluate
+        self._build, self._step, self._evaluate = bench.run.build_model, bench.loop.training_step, bench.evaluation.evaluate
         patch.setattr(bench.run, "build_model", self.build)
         patch.setattr(bench.loop, "training_step", self.step)
         patch.setattr(bench.loop, "evaluate", self.evaluate)
@@ -403,10 +406,10 @@ class TwoAlike(Ranks):
     def share(self, part: Tensor) -> Tensor:
         return part
 
-    def mine(self, number: int) -> bool:
+    def owns_batch(self, number: int) -> bool:
         return True
 
-    def together(self, loss: nn.Module) -> nn.Module:
+    def wrap_ddp(self, loss: nn.Module) -> nn.Module:
         return loss
 
     def sum(self, values: Tensor) -> Tensor:
@@ -430,7 +433,7 @@ def test_several_processes_hear_a_request_between_the_probes(at: str, monkeypatc
 
     monkeypatch.setattr(bench.run, at, asking)
     monkeypatch.setattr(bench.run, "step_measures", lambda *arguments: timed.append(1) or {})
-    record = run(spec("deq"), suite="test", interrupt=interrupt, ranks=TwoAlike())
+    record = run(spec("deq"), suite="test", control=RunControl(interrupt=interrupt, ranks=TwoAlike()))
     assert (record.status, record.why, timed) == ("timeout", "time is up", [])
     assert "test_loss" in record.measures
     assert ("residual_by_nfe" in record.probes) == (at == "as_trained")
@@ -445,9 +448,9 @@ def test_all_processes_start_over_where_the_checkpoint_fits_one_and_not_another(
             return flag or self.unfit == 2
 
     kept = Checkpoint(tmp_path / "kept", every_s=0.0)
-    run(spec(role="trial"), suite="test", checkpoint=kept)
+    run(spec(role="trial"), suite="test", control=RunControl(checkpoint=kept))
     again = Checkpoint(tmp_path / "kept")
-    record = run(spec(role="trial"), suite="test", checkpoint=again, ranks=Unlike())
+    record = run(spec(role="trial"), suite="test", control=RunControl(checkpoint=again, ranks=Unlike()))
     assert record.provenance["checkpoint"] == "does not fit this run: the run started over"
     assert [point.step for point in record.curve] == [1, 2, 3, 4]
 
@@ -514,14 +517,14 @@ class TestOutOfMemory:
     def test_a_checkpoint_that_does_not_fit_in_memory_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is the machine that is wrong, not the file."""
         kept = Checkpoint(tmp_path / "kept", every_s=0.0)
-        run(spec(role="trial"), suite="test", checkpoint=kept)
+        run(spec(role="trial"), suite="test", control=RunControl(checkpoint=kept))
 
         def exhausted(*_: Any, **__: Any) -> None:
             raise MemoryError
 
-        for where in ("bench.loop.Training.restore", "bench.checkpoint.torch.load"):
+        for where in ("bench.loop.Trainer.restore", "bench.checkpoint.torch.load"):
             with monkeypatch.context() as patch:
                 patch.setattr(where, exhausted)
-                record = run(spec(role="trial"), suite="test", checkpoint=Checkpoint(tmp_path / "kept"))
+                record = run(spec(role="trial"), suite="test", control=RunControl(checkpoint=Checkpoint(tmp_path / "kept")))
             assert record.status == "oom"
             assert (tmp_path / "kept").is_file()

@@ -17,8 +17,8 @@ from test_engine import Make, finish, job, local, spec
 
 from bench.__main__ import _importing_within
 from bench.catalog import build_task
-from bench.coordinator import Watch
-from bench.engines.engine import Ended
+from bench.coordinator import Callbacks
+from bench.engines.engine import Finished
 from bench.engines.inline import Inline
 from bench.engines.local import Local
 from bench.environment import environment
@@ -91,7 +91,7 @@ def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, mine: Call
         path.write_text(MODEL.replace("FACTOR = 1", "FACTOR = 9"))
 
     plan = Plan([of(path, label) for label in "abc"])
-    records = run_suite(plan, tmp_path / "results", jobs=1, watch=Watch(recorded=edit))
+    records = run_suite(plan, tmp_path / "results", jobs=1, callbacks=Callbacks(recorded=edit))
     assert [record.status for record in records] == ["ok"] * 3
     assert losses(records[0]) == losses(records[1]) == losses(records[2])
     importlib.reload(sys.modules[path.stem])
@@ -114,7 +114,7 @@ def test_what_was_imported_is_digested_and_runs_whatever_the_file_holds_by_then(
     assert source_of(path.stem) == before
     one = one.model_copy(update={"code": {path.stem: before}})
     end = finish(local, [type(one).model_validate_json(one.model_dump_json())])["l"]
-    assert isinstance(end, Ended)
+    assert isinstance(end, Finished)
     assert (end.record.status, losses(end.record)) == ("ok", wanted)
 
 
@@ -177,7 +177,7 @@ def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
     code = one.identity.code | changes.pop("code", {})  # type: ignore[operator]
     other = one.identity.model_copy(update={"code": code, **changes})
     end = finish(local, [one.model_copy(update={"identity": other, "run_id": other.run_id(one.spec.key)})])["l"]
-    assert isinstance(end, Ended)
+    assert isinstance(end, Finished)
     assert end.record.status == "crashed"
     assert str(end.record.why).startswith(f"refused: {said} changed")
     assert end.record.curve == []
@@ -193,7 +193,7 @@ def test_a_corpus_that_changes_during_a_matrix_makes_no_record_of_other_data(tmp
         text.write_text("hgfedcba" * 200)
 
     data = {"a": text}
-    records = run_suite(Plan(specs, data=data), tmp_path / "results", jobs=1, data=data, watch=Watch(recorded=edit))
+    records = run_suite(Plan(specs, data=data), tmp_path / "results", jobs=1, data=data, callbacks=Callbacks(recorded=edit))
     assert [record.status for record in records] == ["ok", "crashed"]
     assert "refused: data changed" in str(records[1].why)
 

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from running import IDENTITY
 
 from bench.errors import UserError
-from bench.plan import readable
 from bench.record import Measure, Record, read_record, write_record
 from bench.spec import Comparison, Named, Row, Spec, Train
+from bench.suite_loading import readable
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {

@@ -14,7 +14,7 @@ from test_engine import Make, alone, finish, finish_one, job, local, misfit, num
 
 from bench.attempts import note_waiting
 from bench.checkpoint import Interrupt
-from bench.engines.engine import Died, Ended, Refused, Stopped
+from bench.engines.engine import Finished, Lost, Refused, Stopped
 from bench.engines.inline import Inline
 from bench.engines.local import Local
 from bench.engines.spread import _wait
@@ -30,7 +30,7 @@ LONG = {"steps": 1_000_000}
 
 
 def record(end: object) -> Record:
-    assert isinstance(end, Ended), end
+    assert isinstance(end, Finished), end
     return end.record
 
 
@@ -73,7 +73,7 @@ def test_a_run_whose_process_is_killed_goes_on_with_the_same_numbers(local: Loca
     wait_for(broken.folder, "checkpoint.pt", local)
     sorted(ranks(broken.folder), key=lambda process: int(process.environ()["RANK"]))[which].kill()
     end = finish_one(local)
-    assert isinstance(end, Died)
+    assert isinstance(end, Lost)
     assert end.fault is None, end.why
     assert "SIGKILL" in end.why
     assert broken.checkpoint.is_file()
@@ -105,7 +105,7 @@ def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(local: Local, job
 
 def test_a_crash_of_one_process_is_a_crash_of_the_run(local: Local, job: Make) -> None:
     end = finish(local, [job(misfit("l", "segfault", processes=2))])["l"]
-    assert isinstance(end, Died)
+    assert isinstance(end, Lost)
     assert end.fault == "crashed"
     assert "SIGSEGV" in end.why
 
@@ -152,7 +152,7 @@ def test_nobody_is_left_when_the_watching_process_is_killed(local: Local, job: M
     assert worker._process.pid is not None
     assert acquire(one.ranks, shared=False, wait=False) is None  # whoever takes the run up waits until they have ended
     os.kill(worker._process.pid, signal.SIGKILL)
-    assert isinstance(finish_one(local), Died)
+    assert isinstance(finish_one(local), Lost)
     psutil.wait_procs(there, timeout=10)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in there)
     handle = acquire(one.ranks, shared=False, wait=False)

@@ -16,9 +16,9 @@ from test_coordinator import Scripted, spec
 
 from bench.__main__ import _stopping
 from bench.checkpoint import Checkpoint
-from bench.coordinator import Coordinator, Halted, Watch
+from bench.coordinator import Callbacks, Coordinator, Halted
 from bench.display import Display
-from bench.engines.engine import Ended, Event, Stepped, Stopped
+from bench.engines.engine import Event, Finished, Progress, Stopped
 from bench.engines.inline import Inline
 from bench.job import Job
 from bench.plan import Plan
@@ -121,8 +121,8 @@ class Stopping(Scripted):
 def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[str]]:
     """How a suite of one run says that it was stopped, and what came before what."""
     engine = Stopping(end)
-    watch = Watch(halting=engine.order.append)
-    coordinator = Coordinator(Plan([spec()]), suite="s", store=Store(tmp_path), engine=engine, watch=watch)
+    callbacks = Callbacks(stopping=engine.order.append)
+    coordinator = Coordinator(Plan([spec()]), suite="s", store=Store(tmp_path), engine=engine, callbacks=callbacks)
     engine.halt = lambda: coordinator.halt("stopped by the test")
     with pytest.raises(Halted, match="stopped by the test") as found:
         coordinator.run()
@@ -132,7 +132,7 @@ def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[st
 def interrupted(job: Job, said: str | None) -> Event:
     (record,) = run_suite(Plan([job.spec]), job.folder.parent / "other", engine=Inline())
     update = {"status": "interrupted", "why": "stopped", "provenance": {"checkpoint": said, "checkpoint_step": 2}}
-    return Ended(job, record.model_copy(update=update))
+    return Finished(job, record.model_copy(update=update))
 
 
 def test_the_runs_are_asked_to_stop_before_anything_is_shown(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_reader_that_is_gone_ends_no_matrix(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", gone)
         with Display(quiet=False) as display:
-            (record,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), watch=display.watch)
+            (record,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=display.callbacks)
     assert record.status == "ok"
     with pytest.raises(BrokenPipeError):
         gone.close()  # what it still holds
@@ -184,8 +184,8 @@ def test_a_reader_that_is_gone_ends_no_matrix(tmp_path: Path, monkeypatch: pytes
 
 def test_a_wait_for_the_machine_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     jobs: list[Job] = []
-    run_suite(Plan([spec()]), tmp_path, engine=Inline(), watch=Watch(begun=jobs.append))
+    run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=Callbacks(started=jobs.append))
     with Display(quiet=False) as display:
         for _ in range(3):
-            display.watch.stepped(Stepped(jobs[0], 0, 3, None, waiting=True))
+            display.callbacks.progress(Progress(jobs[0], 0, 3, None, waiting=True))
     assert capfd.readouterr().err.count("waiting for the machine") == 1

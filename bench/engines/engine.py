@@ -1,4 +1,4 @@
-"""The contract of an engine: jobs go in, events come out; a run that ends, however it ends, is one event."""
+"""The interface of an engine: it takes jobs and yields events; the end of a run, of whatever kind, is one event."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 from bench.job import Job
 from bench.record import Record, RunStatus
 
-__all__ = ["Died", "Ended", "Engine", "Event", "Refused", "Stepped", "Stopped"]
+__all__ = ["Engine", "Event", "Finished", "Lost", "Progress", "Refused", "Stopped"]
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """A run goes on: `done` of `total` steps; or it waits, for the machine that another benchmark holds."""
+class Progress:
+    """A run has done `done` of `total` steps; with `waiting`, it waits for the machine that another benchmark holds."""
 
     job: Job
     done: int
@@ -22,7 +22,7 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Finished:
     """A run has its record."""
 
     job: Job
@@ -31,16 +31,19 @@ class Ended:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A run was stopped on request before it could say more; its state, if it had any, is saved."""
+    """A run was stopped on request before it could send a record; its state, if it had any, is saved."""
 
     job: Job
     why: str
 
 
 @dataclass(frozen=True)
-class Died:
-    """A run's process, or its node, is gone. `fault` is what the run did itself (a crash, out of memory, out of time); None where
-    somebody else ended it, so that taking it up again can help. `peak_bytes`: the process's resident high-water mark, if seen."""
+class Lost:
+    """A run's process, or its node, is gone.
+
+    `fault`: the status where the run is at fault (a crash, out of memory or time); None where it was killed from outside, so that
+    resuming it can help. `peak_bytes`: the process's peak resident memory, if known.
+    """
 
     job: Job
     why: str
@@ -50,32 +53,32 @@ class Died:
 
 @dataclass(frozen=True)
 class Refused:
-    """The job cannot be done: the user's error, not the run's."""
+    """The job cannot be executed: the user's error, not the run's."""
 
     job: Job
     why: str
 
 
-Event = Stepped | Ended | Stopped | Died | Refused
+Event = Progress | Finished | Stopped | Lost | Refused
 
 
 class Engine(Protocol):
-    """Executes jobs side by side. Every submitted job ends in exactly one of Ended, Stopped, Died, Refused."""
+    """Executes jobs side by side. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
 
-    slots: int  # runs side by side
-    beside: int  # as many of them as may come to lie on one machine
+    slots: int  # runs at a time
+    beside: int  # of these, as many as one machine may get
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """`bench.environment.environment` where the jobs run."""
 
     def submit(self, job: Job) -> None:
-        """Begin a job; the caller keeps the number of unended ones at most `slots`."""
+        """Start a job; the caller submits at most `slots` at a time."""
 
     def wait(self, seconds: float) -> list[Event]:
-        """What has happened; waits for something to happen, so long at most."""
+        """The events since the last call; waits at most so long for one."""
 
-    def stop(self, why: str) -> None:
-        """Ask every run under way to save its state and end; their events follow."""
+    def stop(self, reason: str) -> None:
+        """Ask every running run to save its state and end; their events follow."""
 
     def close(self) -> None:
-        """End whatever still runs, at once, and free the engine."""
+        """Kill what still runs, and release the engine's resources."""

@@ -1,19 +1,19 @@
-"""Runs in this process, one after another: for a debugger, and for knowing what the coordinator itself costs."""
+"""Execute runs in this process, one after another: for debugging, and to measure the coordinator's own cost."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from bench.checkpoint import Interrupt
-from bench.engines.engine import Died, Ended, Event, Refused, Stopped
-from bench.engines.worker import do
+from bench.engines.engine import Event, Finished, Lost, Refused, Stopped
+from bench.engines.worker import execute_job
 from bench.environment import environment
 from bench.errors import CodeError, UserError, failure
 from bench.job import Job
 
 
 class Inline:
-    """No isolation and no limits: what a run does to the process, it does to all. `busy_s` is what the runs themselves took."""
+    """No isolation and no limits: a run that kills the process ends all. `busy_s`: seconds spent in the runs themselves."""
 
     slots = beside = 1
 
@@ -31,7 +31,7 @@ class Inline:
         self._job = job
 
     def wait(self, seconds: float) -> list[Event]:
-        """Do the job."""
+        """Execute the job."""
         if self._job is None:
             time.sleep(seconds)
             return []
@@ -42,19 +42,19 @@ class Inline:
             return [Refused(job, f"engine inline has one process, {job.spec.label!r} asks for {job.spec.processes}")]
         begun = time.perf_counter()
         try:
-            return [Ended(job, do(job, Interrupt()))]
+            return [Finished(job, execute_job(job, Interrupt()))]
         except (Exception, SystemExit) as error:
             if isinstance(error, UserError) and not isinstance(error, CodeError):
                 return [Refused(job, str(error))]
-            status, why = failure(error)
-            return [Died(job, why, status)]
+            status, reason = failure(error)
+            return [Lost(job, reason, status)]
         finally:
             self.busy_s += time.perf_counter() - begun
 
-    def stop(self, why: str) -> None:
-        """Begin nothing more: a run under way ends before anybody can ask."""
-        self._stopped = why
+    def stop(self, reason: str) -> None:
+        """Start no more jobs; a running one cannot be asked."""
+        self._stopped = reason
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Drop the job."""
         self._job = None

@@ -1,10 +1,10 @@
-"""Runs on this machine, a process each, `slots` at a time; timings take the machine to themselves whatever that is."""
+"""Execute runs on this machine, a process each, `slots` at a time; each timing holds the machine exclusively."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from bench.engines.engine import Died, Event, Stepped
+from bench.engines.engine import Event, Lost, Progress
 from bench.engines.process import Worker, listen_to
 from bench.environment import environment
 from bench.job import Job
@@ -16,7 +16,7 @@ class Local:
     def __init__(self, slots: int) -> None:
         self.slots = self.beside = slots
         self._workers: dict[str, Worker] = {}
-        self._unborn: list[Event] = []
+        self._unstarted: list[Event] = []
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """This machine's."""
@@ -27,23 +27,23 @@ class Local:
         try:
             self._workers[job.run_id] = Worker(job)
         except (EOFError, OSError) as error:  # the fork server died; the next process gets a new one
-            self._unborn.append(Died(job, f"its process could not be started ({type(error).__name__}: {error})"))
+            self._unstarted.append(Lost(job, f"its process could not be started ({type(error).__name__}: {error})"))
 
     def wait(self, seconds: float) -> list[Event]:
-        """What the processes have said or become."""
-        unborn, self._unborn = self._unborn, []
-        if not self._workers and not unborn:
+        """The events of the processes."""
+        unstarted, self._unstarted = self._unstarted, []
+        if not self._workers and not unstarted:
             time.sleep(seconds)
-        events = listen_to(self._workers.values(), 0.0 if unborn else seconds)
+        events = listen_to(self._workers.values(), 0.0 if unstarted else seconds)
         for event in events:
-            if not isinstance(event, Stepped):
+            if not isinstance(event, Progress):
                 del self._workers[event.job.run_id]
-        return [*unborn, *events]
+        return [*unstarted, *events]
 
-    def stop(self, why: str) -> None:
+    def stop(self, reason: str) -> None:
         """Ask the processes to save their state and end."""
         for worker in self._workers.values():
-            worker.stop(why)
+            worker.stop(reason)
 
     def close(self) -> None:
         """Kill what still runs."""

@@ -1,7 +1,7 @@
-"""What the fork server imports: all that a run needs, and the digests of the project's code, which every record holds.
+"""Imports of the fork server: all that a run needs, and the digests of the project's code, which every record holds.
 
-None of the user's code: it may raise or hang, which must be one run's fate and not the server's. A hang-up of the terminal, or a
-polite kill of the coordinator's group, is the coordinator's to pass on: without the server it could not tell how its runs end.
+None of the user's code, which may raise or hang: that must end one run and not the server. SIGHUP and SIGTERM to the
+coordinator's group are ignored here: without the server the coordinator could not tell how its runs end.
 """
 
 import signal

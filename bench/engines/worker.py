@@ -1,6 +1,6 @@
-"""What a process does with a job: the run in a session of its own, within limits, taking up its checkpoint and leaving one.
+"""What a process does with a job: execute the run in a session of its own, within limits, from and to its checkpoint.
 
-`python -m bench.engines.worker JOB.json` does one job by hand and prints the record; torchrun starts a job's processes with it.
+`python -m bench.engines.worker JOB.json` executes one job by hand and prints the record; torchrun starts a job's processes with it.
 """
 
 import argparse
@@ -13,67 +13,69 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch._dynamo  # the optimiser imports it lazily, two seconds a process; the fork server holds it for all
 
 from bench.attempts import note_begin, note_progress, note_waiting
 from bench.checkpoint import Checkpoint, Interrupt, Interrupted
-from bench.engines.spread import end_with, spread
+from bench.context import ProgressCallback, RunControl
+from bench.engines.spread import exit_with, run_with_torchrun
 from bench.environment import cpu_name
 from bench.errors import CodeError, UserError, failure
 from bench.job import Job
 from bench.lock import CAN_LOCK, held
-from bench.loop import Progress
+from bench.memory_limit import limit_memory
 from bench.ranks import Ranks
 from bench.record import Record, record_text, write_text
 from bench.run import run
 from bench.sources import fix
 
-__all__ = ["do", "work"]
-_TOLD_S = 0.2
-_NOTED_S = 2.0
-Standing = Callable[[], AbstractContextManager[object]]
-_PATIENCE = timedelta(days=1)  # of a rank for the others; one that is lost ends all of them by itself
+__all__ = ["execute_job", "work"]
+_SEND_S = 0.2  # between messages of progress
+_NOTE_S = 2.0  # between notes of progress in the job's folder
+_RANK_TIMEOUT = timedelta(days=1)  # of a rank for the others; where one is lost, all end by themselves
+ClockPaused = Callable[[], AbstractContextManager[object]]
 
 
 def work(pipe: Connection, job_json: str) -> None:
-    """Do the job and end the process; send ("step", done, total, loss) and ("waiting", bool) now and then, last ("record", json),
-    ("error", message), ("failed", why, status) or ("stopped", why, status).
+    """Execute the job and end the process; sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json),
+    ("error", message), ("failed", reason, status) or ("stopped", reason, status).
 
-    ("stop", why) down the pipe ends the run with its state saved, and so does the pipe's end: nobody is there to want the result.
+    ("stop", reason) from the pipe ends the run with its state saved, and so does the end of the pipe: the coordinator is gone.
     """
-    _end_after(lambda: _work(pipe, job_json))
+    _exit_after(lambda: _work(pipe, job_json))
 
 
 def _work(pipe: Connection, job_json: str) -> None:
     job = Job.model_validate_json(job_json)
-    os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to pass on
+    os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to forward
     os.register_at_fork(after_in_child=pipe.close)  # else the run's own children would keep it open
     interrupt = Interrupt()
     last = 0.0
 
     def progress(done: int, total: int, loss: float | None) -> None:
         nonlocal last
-        if time.monotonic() - last > _TOLD_S:
+        if time.monotonic() - last > _SEND_S:
             last = time.monotonic()
             _send(pipe, ("step", done, total, loss))
 
     try:
-        _listen_for_signals(interrupt, pipe)
-        _limit(job, interrupt)
+        _stop_on_request(interrupt, pipe)
+        _set_limits(job, interrupt)
         _print_to(job.log)
         fix(job.code)
-        record = do(job, interrupt, progress, standing=lambda: _standing(pipe), verify=True)
+        record = execute_job(job, interrupt, progress, clock_paused=lambda: _clock_paused(pipe), verify=True)
         with interrupt.deferred(raising=False):
             _send(pipe, ("record", record.model_dump_json()))
-    except Interrupted as request:  # before the run could begin, or when it had ended
+    except Interrupted as request:  # before the run began, or after it ended
         _send(pipe, ("stopped", str(request), request.status))
     except (Exception, KeyboardInterrupt) as error:
         with interrupt.deferred(raising=False):
@@ -81,12 +83,12 @@ def _work(pipe: Connection, job_json: str) -> None:
                 _send(pipe, ("error", str(error)))
             else:
                 traceback.print_exc()
-                status, why = failure(error)
-                _send(pipe, ("failed", why, status))
+                status, reason = failure(error)
+                _send(pipe, ("failed", reason, status))
 
 
-def _end_after(work: Callable[[], None]) -> NoReturn:
-    """Work, then end the process: what it has sent is all that counts, not a thread that lives on or a slow finaliser."""
+def _exit_after(work: Callable[[], None]) -> NoReturn:
+    """Work, then end the process at once: no thread or finaliser of the user's may keep it alive."""
     code = 1
     try:
         work()
@@ -105,8 +107,8 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
 
 
 @contextmanager
-def _standing(pipe: Connection | None = None) -> Iterator[None]:
-    """Inside, the run waits for others, and its clock stands still: here and at the coordinator's."""
+def _clock_paused(pipe: Connection | None = None) -> Iterator[None]:
+    """Inside, the run waits for others, and its time limit is paused: here and in the coordinator."""
     left, _ = signal.setitimer(signal.ITIMER_REAL, 0.0)
     if pipe is not None:
         _send(pipe, ("waiting", True))
@@ -119,19 +121,19 @@ def _standing(pipe: Connection | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _blocked(job: Job, standing: Standing) -> Iterator[None]:
-    """Inside, the run waits for the machine, or for another process of its own that has not ended, and says so."""
+def _blocked(job: Job, clock_paused: ClockPaused) -> Iterator[None]:
+    """Inside, the run waits for the machine, or for an earlier process of its own that has not ended, and reports it."""
     print("waiting: another benchmark has the machine, or an earlier attempt of this run still ends", file=sys.stderr, flush=True)
     note_waiting(job, True)
     try:
-        with standing():
+        with clock_paused():
             yield
     finally:
         note_waiting(job, False)
 
 
 def _print_to(log: Path) -> None:
-    """What the run prints, and what the interpreter says when it dies, goes to a file."""
+    """Redirect what the run prints, and the interpreter's last words when it crashes, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
     os.dup2(handle, 1)
@@ -139,97 +141,74 @@ def _print_to(log: Path) -> None:
     faulthandler.enable(2)
 
 
-def do(
+def execute_job(
     job: Job,
     interrupt: Interrupt,
-    progress: Progress | None = None,
-    standing: Standing = nullcontext,
+    progress: ProgressCallback | None = None,
+    clock_paused: ClockPaused = nullcontext,
     verify: bool = False,
 ) -> Record:
-    """Do the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts.
+    """Execute the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts.
 
-    `standing` is entered while it waits for other processes; `verify`: another process has found the job's identity.
+    `clock_paused` is entered while it waits for other processes; `verify`: another process computed the job's identity.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    blocked = partial(_blocked, job, standing)
-    with (
-        held(job.active, blocked=blocked) if CAN_LOCK else nullcontext()
-    ):  # an orphan of a dead coordinator may still save its state
+    blocked = partial(_blocked, job, clock_paused)
+    # The process of an earlier attempt may still save its state, and so may torchrun's.
+    with held(job.active, blocked=blocked) if CAN_LOCK else nullcontext():
         if job.spec.processes > 1 and CAN_LOCK:
-            with held(job.ranks, blocked=blocked):  # so may orphans of a process that watched them
+            with held(job.ranks, blocked=blocked):
                 pass
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
         attempts = note_begin(job, checkpoint.step, cpu_name())
         if job.spec.processes > 1:
-            del checkpoint  # with what it has loaded: the ranks load their own
-            record = spread(job, interrupt, progress, standing)
+            del checkpoint  # and what it has loaded: the ranks load their own
+            record = run_with_torchrun(job, interrupt, progress, clock_paused)
         else:
-            record = _run(job, checkpoint, interrupt, _Telling(job, progress), blocked=blocked, verify=verify)
+            noted = _noted(job, progress)
+            control = RunControl(progress=noted, checkpoint=checkpoint, interrupt=interrupt, blocked=blocked)
+            record = _run(job, control, verify)
         return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
 
 
-def _run(job: Job, checkpoint: Checkpoint, interrupt: Interrupt, progress: Progress, **more: Any) -> Record:
-    return run(
-        job.spec,
-        suite=job.suite,
-        data=job.data,
-        beside=job.beside,
-        progress=progress,
-        identity=job.identity,
-        checkpoint=checkpoint,
-        interrupt=interrupt,
-        **more,
-    )
+def _run(job: Job, control: RunControl, verify: bool) -> Record:
+    return run(job.spec, suite=job.suite, data=job.data, beside=job.beside, identity=job.identity, verify=verify, control=control)
 
 
-class _Telling:
-    """Passes progress on, and leaves it in a file for `status`."""
+def _noted(job: Job, progress: ProgressCallback | None) -> ProgressCallback:
+    """A callback that writes progress to the job's folder, for `status`, and passes it on."""
+    last = 0.0
 
-    def __init__(self, job: Job | None, further: Progress | None) -> None:
-        self._job, self._further, self._last = job, further, 0.0
+    def note(done: int, total: int, loss: float | None) -> None:
+        nonlocal last
+        if progress is not None:
+            progress(done, total, loss)
+        if time.monotonic() - last > _NOTE_S:
+            last = time.monotonic()
+            note_progress(job, done, total, loss)
 
-    def __call__(self, done: int, total: int, loss: float | None) -> None:
-        if self._further is not None:
-            self._further(done, total, loss)
-        if self._job is not None and time.monotonic() - self._last > _NOTED_S:
-            self._last = time.monotonic()
-            note_progress(self._job, done, total, loss)
+    return note
 
 
-def _limit(job: Job, interrupt: Interrupt) -> None:
-    """Set the clock and the bound on memory; let the kernel choose this process, not the coordinator, when memory runs out."""
+def _set_limits(job: Job, interrupt: Interrupt) -> None:
+    """Set the time limit and the memory limit; let the kernel kill this process, not the coordinator, when memory runs out."""
     seconds = job.limits.seconds
     if seconds is not None:
-
-        def late(number: int, frame: FrameType | None) -> None:
-            interrupt.ask(f"ran past its limit of {seconds:g} s", "timeout")
-
-        signal.signal(signal.SIGALRM, late)
+        signal.signal(signal.SIGALRM, lambda *_: interrupt.ask(f"ran past its limit of {seconds:g} s", "timeout"))
         signal.setitimer(signal.ITIMER_REAL, seconds)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     if job.limits.memory_bytes is not None and job.spec.device == "cpu":
-        _bound_memory(job.limits.memory_bytes)
+        limit_memory(job.limits.memory_bytes)
 
 
-def _bound_memory(size: int) -> None:
-    """Allow so many bytes more than the process has: an allocation beyond fails, and the run ends as out of memory, not killed."""
-    with suppress(ImportError, OSError, ValueError, IndexError):
-        import resource
-
-        lines = Path("/proc/self/status").read_text().splitlines()
-        have = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        bound = have + size if hard == resource.RLIM_INFINITY else min(have + size, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
-
-
-def _listen_for_signals(interrupt: Interrupt, pipe: Connection) -> None:
-    why: dict[str, str] = {}
+def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:
+    """Interrupt the run at a signal, at a message from the coordinator, and at the end of its pipe."""
+    requests: list[str] = []  # from the pipe
 
     def stop(number: int, frame: FrameType | None) -> None:
-        interrupt.ask(why.get("why") or f"stopped by {signal.Signals(number).name}")
+        interrupt.ask(requests[0] if requests else f"stopped by {signal.Signals(number).name}")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
@@ -238,21 +217,22 @@ def _listen_for_signals(interrupt: Interrupt, pipe: Connection) -> None:
 
     def listen() -> None:
         try:
-            _, why["why"] = pipe.recv()
+            _, reason = pipe.recv()
         except (EOFError, OSError):
-            why["why"] = "the coordinator is gone"
+            reason = "the coordinator is gone"
+        requests.append(reason)
         signal.pthread_kill(main, signal.SIGTERM)
 
     threading.Thread(target=listen, daemon=True).start()
 
 
 def _send(pipe: Connection, message: tuple[object, ...]) -> None:
-    with suppress(OSError):  # the coordinator is gone: `listen` sees to it
+    with suppress(OSError):  # the coordinator is gone: `listen` handles it
         pipe.send(message)
 
 
 def main() -> None:
-    """Do the job whose JSON file is named on the command line, or this rank's part of it; print the record, or write it."""
+    """Execute the job whose JSON file is named on the command line, or this rank's part of it; print the record, or write it."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines.worker", description=main.__doc__)
     parser.add_argument("job", type=Path, help="a job's JSON file")
     parser.add_argument("--record", type=Path, help="write the record to this file instead")
@@ -262,26 +242,27 @@ def main() -> None:
     interrupt = Interrupt()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: interrupt.ask(f"stopped by {signal.Signals(number).name}"))
-    _limit(job, interrupt)
+    _set_limits(job, interrupt)
     fix(job.code)
+    path: Path | None = arguments.record
     if job.spec.processes == 1:
-        record = do(job, interrupt, standing=_standing, verify=True)
+        record = execute_job(job, interrupt, clock_paused=_clock_paused, verify=True)
     else:
-        end_with(arguments.watch)
+        exit_with(arguments.watch)
         job.folder.mkdir(parents=True, exist_ok=True)  # by hand, nobody has made it
         with held(job.ranks, shared=True) if CAN_LOCK else nullcontext():
-            record, rank = _part(job, interrupt), int(os.environ["RANK"])
-        if rank > 0:  # the first speaks for all, but where another one failed
-            if arguments.record is not None and record.status != "ok":
-                write_text(arguments.record.with_suffix(f".{rank}.json"), record_text(record))
-            return
-    if arguments.record is None:
+            record, rank = _run_rank(job, interrupt), int(os.environ["RANK"])
+        if rank > 0:  # the first writes the record; another only how it failed
+            if path is None or record.status == "ok":
+                return
+            path = path.with_suffix(f".{rank}.json")
+    if path is None:
         print(record_text(record), end="")
     else:
-        write_text(arguments.record, record_text(record))
+        write_text(path, record_text(record))
 
 
-def _part(job: Job, interrupt: Interrupt) -> Record:
+def _run_rank(job: Job, interrupt: Interrupt) -> Record:
     """This rank's part of a job, in a process that torchrun has started."""
     if "RANK" not in os.environ:
         raise SystemExit(
@@ -290,18 +271,20 @@ def _part(job: Job, interrupt: Interrupt) -> Record:
     faulthandler.enable(2)
     if job.spec.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Flags and states travel as CPU tensors, which NCCL does not take.
+    # Flags and states are sent as CPU tensors, which NCCL does not take.
     backends = "cpu:gloo,cuda:nccl" if job.spec.device == "cuda" else "gloo"
-    torch.distributed.init_process_group(backends, timeout=_PATIENCE)
+    torch.distributed.init_process_group(backends, timeout=_RANK_TIMEOUT)
     try:
         ranks = Ranks(job.spec.processes)
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
-        blocked = partial(_blocked, job, nullcontext)  # the process that watches the ranks keeps the clock
-        told = _Telling(job if ranks.first else None, None)
-        return _run(job, checkpoint, interrupt, told, ranks=ranks, blocked=blocked, verify=True)
+        blocked = partial(_blocked, job, nullcontext)  # the process that monitors the ranks keeps the time
+        control = RunControl(checkpoint=checkpoint, interrupt=interrupt, ranks=ranks, blocked=blocked)
+        if ranks.first:
+            control = replace(control, progress=_noted(job, None))
+        return _run(job, control, verify=True)
     finally:
         torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _end_after(main)
+    _exit_after(main)

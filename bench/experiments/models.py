@@ -11,6 +11,7 @@ from torch import Tensor
 from baselines import Unrolled
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint
+from bench.context import RunControl
 from bench.environment import environment
 from bench.identity import Identity
 from bench.model import LanguageModel, build_model
@@ -66,7 +67,7 @@ class Models:
         if path.is_file():
             return read_record(path)
         checkpoint = Checkpoint(self._path(spec, identity, "pt"), identity.run_id(spec.key))
-        found = run(spec, suite=_SUITE, data=self.data, identity=identity, checkpoint=checkpoint)
+        found = run(spec, suite=_SUITE, data=self.data, identity=identity, control=RunControl(checkpoint=checkpoint))
         write_record(path, found)
         return found
 

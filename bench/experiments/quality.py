@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.evaluation import evaluate
 from bench.experiments.experiment import Experiment, Part
 from bench.experiments.models import Models, median, number, solved
 from bench.experiments.scale import DEQ_LABEL, Scale
-from bench.loop import evaluate
 from bench.spec import Spec
 from deq import DEQ, Anderson, Solution, Stop
 

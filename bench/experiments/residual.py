@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from baselines import Unrolled
+from bench.evaluation import evaluate
 from bench.experiments.experiment import Experiment, Part
 from bench.experiments.models import Models, cell_of, median, number
 from bench.experiments.scale import Case, Scale
-from bench.loop import evaluate
 from bench.model import LanguageModel
 from bench.spec import Named, Spec
 from deq import Anderson, Broyden, Map, Picard, Solution, Solver, Stop, solve, spectral_radius

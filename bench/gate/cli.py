@@ -20,7 +20,8 @@ def counted(suite: str) -> dict[str, Any]:
     import torch
 
     from bench.gate.counts import count
-    from bench.plan import Plan, load_suite
+    from bench.plan import Plan
+    from bench.suite_loading import load_suite
 
     torch.set_num_threads(1)
     _, entries = load_suite(suite, {})

@@ -3,6 +3,7 @@ network's: the run-time ratios of table 4 without a clock."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,8 @@ def counted(model: Named, shape: Shape, training: bool) -> dict[str, int]:
 
         def step() -> None:
             if training:
-                training_step(built.train(), optimiser, 0.25, inputs, targets, None, shape.auxiliary)
+                loss = partial(loss_of, built, auxiliary=shape.auxiliary)
+                training_step(built.train(), optimiser, 0.25, inputs, targets, loss=loss)
             else:
                 with torch.no_grad():
                     loss_of(built.eval(), inputs, targets)

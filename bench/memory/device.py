@@ -5,6 +5,7 @@ Without a GPU every number is null, with that as its reason.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -44,7 +45,7 @@ def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
         optimiser = make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-4))[0]
 
         def step() -> None:
-            training_step(built.train(), optimiser, 0.25, inputs, targets, None, shape.auxiliary)
+            training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
 
         def forward() -> None:
             with torch.no_grad():

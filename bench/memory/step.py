@@ -96,9 +96,9 @@ def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Wa
         features = None if shape.ends else _features(named, shape)
         ledger.mark(features, "batch")
 
-        def loss(inputs: Tensor, targets: Tensor, memory: Any, auxiliary: float) -> Losses:
+        def loss(inputs: Tensor, targets: Tensor, memory: Any) -> Losses:
             if features is None:
-                return loss_of(model, inputs, targets, memory, auxiliary)
+                return loss_of(model, inputs, targets, memory, shape.auxiliary)
             output = model.core(features, memory)
             total = output.y.square().mean()
             return Losses(total if output.penalty is None else total + output.penalty, total.detach(), output.memory)
@@ -110,7 +110,7 @@ def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Wa
 
         optimiser.register_step_pre_hook(ready)
         with _phases(model, ledger), ledger.following():
-            training_step(module, optimiser, train.clip, inputs, targets, memory, shape.auxiliary, loss)  # type: ignore[arg-type]
+            training_step(module, optimiser, train.clip, inputs, targets, memory, loss)  # type: ignore[arg-type]
         return ledger.waterfall()
 
 

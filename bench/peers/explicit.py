@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.catalog import build_task
-from bench.loop import Training, make_optimiser, training_step
-from bench.machine import Machine
-from bench.meters import Clocks, Nvml
+from bench.context import make_context
+from bench.loop import Trainer, make_optimiser, training_step
 from bench.model import build_model
 from bench.spec import Named, Spec, Train
-from bench.telemetry import Telemetry
 
 _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width
@@ -155,12 +153,9 @@ def _in_the_harness(spec: Spec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model = build_model(spec.model, task.vocabulary)
-    clocks, nvml = Clocks(), Nvml("cpu")
-    training = Training(
-        model, task, spec,
-        clocks=clocks, telemetry=Telemetry(model), nvml=nvml, machine=Machine(), progress=lambda *_: None,
-    )  # fmt: skip
-    return _seconds(training.run) - (clocks.seconds("evaluation") or 0.0)
+    context = make_context(spec, task)
+    trainer = Trainer(model, context)
+    return _seconds(trainer.run) - (context.clocks.seconds("evaluation") or 0.0)
 
 
 def _bare(spec: Spec) -> float:

@@ -3,7 +3,7 @@
 The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
 """
 
-from bench.recipe import FAST
+from bench.presets import FAST
 from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
 
 _WIDTH = 32

@@ -1,0 +1,25 @@
+"""The limit on this process's memory: an allocation beyond it fails, and the run ends as out of memory instead of being killed."""
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def limit_memory(size: int) -> None:
+    """Allow so many bytes more than the process has; no limit where the system cannot set one."""
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        lines = Path("/proc/self/status").read_text().splitlines()
+        have = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = have + size if hard == resource.RLIM_INFINITY else min(have + size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def lift_memory_limit() -> None:
+    """Remove the limit once it has ended the run, so that the record can be written."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
