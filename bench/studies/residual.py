@@ -40,7 +40,6 @@ def studies(config: Config) -> tuple[Study, Study]:
     )
 
 
-@torch.no_grad()
 def measure(models: Models, spec: Spec, most: int, samples: int) -> Values:
     """Relative residual ||f(z) - z|| / ||f(z)|| at each evaluation of f: [evaluations, median, 95th percentile] over samples, at
     the start of training and at its end, for the map of a DEQ and for that of a weight-tied network. `reach`: the share of
@@ -48,7 +47,8 @@ def measure(models: Models, spec: Spec, most: int, samples: int) -> Values:
     df/dz at the best solution found, of samples whose residual there is below 1e-4."""
     inputs, _ = models.sequences(spec.task, "valid", samples)
     moments = {"start": models.fresh(spec), "end": models.trained(spec)}
-    return {moment: by_solver(*bind(model, inputs)[1:], most) for moment, model in moments.items()}
+    with torch.no_grad():
+        return {moment: by_solver(*bind(model, inputs)[1:], most) for moment, model in moments.items()}
 
 
 @torch.no_grad()
@@ -92,7 +92,6 @@ def _reach(relative: Tensor, below: float) -> dict[str, float | None]:
     return {"share": number(under.any(0).double().mean()), "median": number(middle) if middle <= len(relative) else None}
 
 
-@torch.no_grad()
 def measure_layers(
     models: Models, spec: Spec, lengths: tuple[tuple[str, Named], ...], depths: tuple[int, ...], most: int, samples: int
 ) -> Values:
@@ -101,8 +100,9 @@ def measure_layers(
     layer; `loss`: validation loss by number of layers, at the length it was trained at."""
     model, task, by_length = models.trained(spec), models.task(spec.task), {}
     for name, named in lengths:
-        _, f, z0 = bind(model, models.sequences(named, "valid", samples)[0])
-        relative = _relative(f, solve(f, z0, Picard(), Stop(rtol=None, max_steps=most)))
+        with torch.no_grad():
+            _, f, z0 = bind(model, models.sequences(named, "valid", samples)[0])
+            relative = _relative(f, solve(f, z0, Picard(), Stop(rtol=None, max_steps=most)))
         by_length[name] = {"curve": _curve(relative), "still": number((relative[-1] < _REACH[-1]).double().mean())}
     cell, losses = cell_of(model), []
     for depth in depths:

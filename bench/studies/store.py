@@ -73,7 +73,8 @@ def measure_studies(
     models = Models(out / _CHECKPOINTS, dict(data or {}))
     studies = all_studies(config)
     rows, missing = _current(studies, models, out)
-    revision = revision_told(environment("cpu", 1))
+    here = environment("cpu", 1)
+    revision = revision_told(here)
     for count, ((study, row, made_by), values, why) in enumerate(_measured(missing, models, jobs), start=1):
         rows[_key(study.name, row.subject)] = {
             **row.subject,
@@ -82,10 +83,10 @@ def measure_studies(
             "values": values,
             "why": why,
         }
-        _write(_assembled(studies, rows), out)
+        _write(_assembled(studies, rows, here), out)
         report(f"{count}/{len(missing)} {study.name}: {', '.join(str(value) for value in row.subject.values())}")
     shutil.rmtree(models.folder, ignore_errors=True)
-    return _assembled(studies, rows)
+    return _assembled(studies, rows, here)
 
 
 def _current(studies: Sequence[Study], models: Models, out: Path) -> tuple[dict[Key, Row], list[Missing]]:
@@ -125,7 +126,7 @@ def _old_rows(out: Path) -> dict[Key, Row]:
     }
 
 
-def _assembled(studies: Sequence[Study], rows: Mapping[Key, Row]) -> dict[str, Any]:
+def _assembled(studies: Sequence[Study], rows: Mapping[Key, Row], here: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         study.name: {
             "measured": study.measured,
@@ -136,8 +137,8 @@ def _assembled(studies: Sequence[Study], rows: Mapping[Key, Row]) -> dict[str, A
         }
         for study in studies
     }
-    here = {name: value for name, value in environment("cpu", 1).items() if name != "git"}  # rows may be of several revisions
-    return {"environment": here, "experiments": found}
+    kept = {name: value for name, value in here.items() if name != "git"}  # rows may be of several revisions
+    return {"environment": kept, "experiments": found}
 
 
 def _measured(missing: Sequence[Missing], models: Models, jobs: int) -> Iterator[Measured]:
