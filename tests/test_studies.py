@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.contention import Contention
 from bench.errors import UserError
 from bench.loop import evaluate
 from bench.machine import Machine
@@ -39,33 +39,19 @@ def copying(T: int) -> Named:
 
 
 CASE = Case("copy", copying(2), 1e-2, tuple((f"T={T}", copying(T)) for T in (2, 3, 4)))
-TOY = Config(
-    cases=(CASE,),
-    seeds=(0,),
+GRADIENT = GradientConfig(batch=2, candidates=3, tolerances=(1e-1, 1e-4), phantom_steps=(1, 2), unroll_steps=(3,))
+SIZES: dict[str, Any] = {
     **{"heads": 2, "width": 16, "depth": 3, "steps": 6, "batch": 4, "warmup": 2, "points": 3, "cap": 12, "most": 20, "samples": 4},
-    tolerances=(1e-6, 1e-2, 4.0),
-    caps=(1, 4, 12),
-    gradient=GradientConfig(batch=2, candidates=3, tolerances=(1e-1, 1e-4), phantom_steps=(1, 2), unroll_steps=(3,)),
-    alone=3,
-    batches=(2, 4),
-    pathological_steps=2,
-    pathological_seeds=(0,),
-    recompute_depths=(3,),
-    dependencies=(2, 3),
-    dependency_seeds=(0,),
-    dependency_samples=8,
-)
+    **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
+    **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
+    **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
+}
+TOY = Config(cases=(CASE,), gradient=GRADIENT, **SIZES)
 DEQ_SPEC, TIED_SPEC = (TOY.spec(CASE, label, 0) for label in ("DEQ", TOY.tied_label))
 
 
-class Quiet(Contention):
-    def read(self, alone: bool = False) -> str | None:
-        return None
-
-
-class Busy(Contention):
-    def read(self, alone: bool = False) -> str | None:
-        return "others"
+def contention(why: str | None) -> Any:
+    return lambda threads: SimpleNamespace(read=lambda: why)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +70,7 @@ def made(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Made:
     shutil.copytree(models.folder, out / ".cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "seconds", lambda model, inputs: 0.01)
-        patch.setattr(inference, "Contention", Quiet)
+        patch.setattr(inference, "Contention", contention(None))
         return store.measure_studies(out=out, config=TOY), out
 
 
@@ -94,37 +80,27 @@ def rows_of(made: Made, study: str) -> list[dict[str, Any]]:
 
 
 class Affine(Cell):
-    """f(z) = z A^T + x, with each sample by itself."""
+    """f(z) = z A^T + x + mixing * the mean of z over the batch."""
 
-    def __init__(self, A: Tensor) -> None:
+    def __init__(self, A: Tensor, mixing: float) -> None:
         super().__init__()
-        self.width, self.A = len(A), nn.Parameter(A)
+        self.width, self.mixing, self.A = len(A), mixing, nn.Parameter(A)
 
     def bind(self, x: Tensor, memory: Any = None) -> Map:
-        return lambda z: z @ self.A.mT + x
+        return lambda z: z @ self.A.mT + x + self.mixing * z.mean(0, keepdim=True)
 
 
-class Mixing(Affine):
-    """The same, but each sample sees the mean of the batch."""
-
-    def bind(self, x: Tensor, memory: Any = None) -> Map:
-        return lambda z: z @ self.A.mT + x + 0.1 * z.mean(0, keepdim=True)
-
-
-def affine_model(make: type[Affine] = Affine, scaled_identity: float | None = None) -> LanguageModel:
+def affine_model(scaled_identity: float | None = None, mixing: float = 0.0) -> LanguageModel:
     """A float64 model whose map is linear: a symmetric A of norm one half, or that multiple of I."""
     A = torch.randn(3, 3, dtype=torch.float64)
     A = A + A.mT
     A = A / 2 / torch.linalg.matrix_norm(A, 2) if scaled_identity is None else scaled_identity * torch.eye(3, dtype=torch.float64)
-    return LanguageModel(vocabulary=5, inputs=3, core=DEQ(make(A), solver=Picard(), stop=Stop())).double()
+    return LanguageModel(vocabulary=5, inputs=3, core=DEQ(Affine(A, mixing), solver=Picard(), stop=Stop())).double()
 
 
 def tokens() -> tuple[Tensor, Tensor]:
     inputs, targets = torch.randint(5, (2, 3, 4)).unbind(0)
     return inputs, targets
-
-
-# Models
 
 
 def test_a_trained_model_is_that_of_its_record_and_the_same_when_trained_again(models: Models, tmp_path: Path) -> None:
@@ -169,9 +145,6 @@ def test_a_number_has_seven_digits_or_is_null() -> None:
     assert (number(math.nan), number(-math.inf), number(1 / 3)) == (None, None, 0.3333333)
 
 
-# Residuals
-
-
 @pytest.mark.parametrize("a", [0.5, -0.8])
 def test_plain_iteration_on_a_line_falls_by_its_slope(a: float) -> None:
     found = residual.by_solver(lambda z: a * z + 1, torch.zeros(3, 4, dtype=torch.float64), 20)
@@ -208,9 +181,6 @@ def test_as_many_layers_as_trained_have_the_networks_own_loss(models: Models) ->
     own = evaluate(models.trained(TIED_SPEC), models.task(CASE.task), "valid", TIED_SPEC)["loss"]
     assert found["loss"][1] == [3, pytest.approx(own, rel=1e-6)]
     assert found["loss"][0][1] != pytest.approx(own, rel=1e-6)
-
-
-# Exact gradients
 
 
 def test_the_exact_gradient_of_a_linear_map_is_its_closed_form() -> None:
@@ -266,24 +236,18 @@ def test_a_small_angle_is_not_lost_to_rounding(angle: float) -> None:
     assert found["distance"] == pytest.approx(math.hypot(2 * math.cos(angle) - 1, 2 * math.sin(angle)), rel=1e-6)
 
 
-# Batches
-
-
-@pytest.mark.parametrize(("make", "independent"), [(Affine, True), (Mixing, False)])
-def test_a_sample_that_sees_its_batch_is_detected(make: type[Affine], independent: bool) -> None:
-    model, (inputs, targets) = affine_model(make), tokens()
+@pytest.mark.parametrize("mixing", [0.0, 0.1])
+def test_a_sample_that_sees_its_batch_is_detected(mixing: float) -> None:
+    model, (inputs, targets) = affine_model(mixing=mixing), tokens()
     alone, together = (batches.answers_in_batches(model, inputs, targets, size, Stop(rtol=1e-10, max_steps=100)) for size in (1, 3))
     difference = (alone[1] - together[1]).abs().max().item()
-    assert difference < 1e-13 if independent else difference > 1e-3
+    assert difference > 1e-3 if mixing else difference < 1e-13
 
 
 def test_a_trained_models_answers_are_the_same_in_every_batch_in_float64(made: Made) -> None:
     found = rows_of(made, "batch")[0]["values"]["float64"]
     assert [row["batch"] for row in found] == [2, 4]
     assert all(row["logits"] < 1e-10 and row["steps"] == 0 for row in found)
-
-
-# Pathological maps
 
 
 @pytest.mark.parametrize("name", pathological.MAPS)
@@ -303,11 +267,7 @@ def test_a_map_that_is_solved_only_as_z_grows_is_counted() -> None:
 
 
 def test_a_wrong_status_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lying(*arguments: Any) -> Any:
-        solution = solve(*arguments)
-        return replace(solution, status=torch.zeros_like(solution.status))
-
-    monkeypatch.setattr(pathological, "solve", lying)
+    monkeypatch.setattr(pathological, "solve", lambda *a: replace(found := solve(*a), status=torch.zeros_like(found.status)))
     assert pathological.statuses(pathological.jumping, torch.zeros(4, 2), Picard(), Stop(max_steps=9))["silent"] == 4
 
 
@@ -320,9 +280,6 @@ def test_the_rotation_repels_from_its_root() -> None:
 def test_a_training_without_a_fixed_point_is_flagged(made: Made) -> None:
     (values,) = (row["values"] for row in rows_of(made, "hostile training") if row["model"] == "no fixed point")
     assert max(values["train_converged_fraction"], values["train_backward_converged_fraction"]) < 0.1
-
-
-# FLOPs, dependency, quality, inference
 
 
 def test_checkpointing_costs_one_more_forward_by_torchs_count(models: Models, made: Made) -> None:
@@ -357,24 +314,21 @@ def test_a_tolerance_of_one_or_more_is_met_at_zero(models: Models, made: Made) -
 def test_inference_takes_turns_on_one_thread_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is a script: three rounds of a DEQ that takes 30, 50 and 40 ms and a network that takes 10."""
     script = iter([t for ours in (0.03, 0.05, 0.04) for t in (ours, 0.01)])
-    seen: list[tuple[int, bool]] = []
+    seen: list[str] = []
 
-    class Alone(Machine):
-        inside = False
-
-        @contextmanager
-        def exclusive(self) -> Iterator[None]:
-            Alone.inside = True
-            yield
-            Alone.inside = False
+    @contextmanager
+    def exclusive(self: Machine) -> Iterator[None]:
+        seen.append("locked")
+        yield
+        seen.append("released")
 
     def seconds(model: LanguageModel, inputs: Tensor) -> float:
-        seen.append((torch.get_num_threads(), Alone.inside))
+        seen.append(f"{torch.get_num_threads()} thread")
         return next(script)
 
     monkeypatch.setattr(inference, "seconds", seconds)
-    monkeypatch.setattr(inference, "Machine", Alone)
-    monkeypatch.setattr(inference, "Contention", Quiet)
+    monkeypatch.setattr(Machine, "exclusive", exclusive)
+    monkeypatch.setattr(inference, "Contention", contention(None))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -384,14 +338,11 @@ def test_inference_takes_turns_on_one_thread_alone(models: Models, monkeypatch: 
         torch.set_num_threads(before)
     assert (found["deq_ms"], found["tied_ms"], found["ratio"]) == (40.0, 10.0, 4.0)
     assert 0 < found["nfe"] <= TOY.cap
-    assert seen == [(1, True)] * 6
+    assert seen == ["locked", *["1 thread"] * 6, "released"]
     monkeypatch.setattr(inference, "seconds", lambda model, inputs: 0.01)
-    monkeypatch.setattr(inference, "Contention", Busy)
+    monkeypatch.setattr(inference, "Contention", contention("others"))
     with pytest.raises(NoValues, match=r"contended: .*: others"):
         inference.measure(models, DEQ_SPEC, TIED_SPEC, 4, 1)
-
-
-# The record
 
 
 def test_the_record_has_every_row_with_seeds_settings_and_units(made: Made) -> None:
@@ -501,17 +452,11 @@ def test_another_process_measures_the_same(made: Made, tmp_path: Path) -> None:
     assert [values for _, values, _ in store._measured(missing, Models(tmp_path, {}), 2)] == [rows_of(made, "batch")[0]["values"]]
 
 
-# Figures and the published record
-
-
-def test_every_figure_is_drawn_in_both_formats(made: Made, tmp_path: Path) -> None:
+def test_every_figure_with_values_is_drawn_in_both_formats(made: Made, tmp_path: Path) -> None:
     store.write_studies(made[0], tmp_path)
     names = {"fig2-steps", "fig2-residual", "fig3-tolerance", "fig3-cap", "work-precision", "fig4-layers", "gradient-fidelity"}
     assert {path.stem for path in tmp_path.glob("*.svg")} == {*names, "dependency-length"}
     assert {path.stem for path in tmp_path.glob("*.png")} == {*names, "dependency-length"}
-
-
-def test_a_record_without_values_draws_nothing(made: Made) -> None:
     bare = json.loads(json.dumps(made[0]))
     for row in (row for study in bare["experiments"].values() for row in study["rows"]):
         row["values"], row["why"] = None, "untrained"
