@@ -33,7 +33,7 @@ functions of records.
     quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure
     peers/          solvers beside other implementations', baselines and harness beside plain torch
     memory/         a training step's bytes on fake tensors: the paper's memory column, laws, cost; on a GPU for real
-    claims/         the paper's claims, judged by records; experiments/: trained models looked at from close by, for them
+    claims/         the paper's claims, judged by records; studies/: trained models measured closely, for them
     page/           one self-contained HTML page of all results, and explain: where a number comes from
     check/          the contract that a user's own cell, model, solver or task is held to
     gate/           whether a change made anything worse: counts against accepted ones, times against the code before

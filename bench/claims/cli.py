@@ -74,8 +74,8 @@ def claims(
 def _measure(results: Path, data: list[str], jobs: int | None) -> None:
     from bench.corpora import parse_data
     from bench.environment import usable_cores
-    from bench.experiments import record
+    from bench.studies.store import measure_studies, write_studies
 
     out = results / "claims"
-    made = record.make(jobs or usable_cores() or 1, parse_data(data), out, said=lambda text: print(text, file=sys.stderr))
-    record.write(made, out)
+    record = measure_studies(jobs or usable_cores() or 1, parse_data(data), out, report=lambda text: print(text, file=sys.stderr))
+    write_studies(record, out)

@@ -1,6 +1,5 @@
-"""The root and the gradient by dense linear algebra in float64: what solvers and adjoints are compared with."""
+"""Roots and gradients by dense linear algebra in float64, the reference of solvers and adjoints."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,35 +16,30 @@ def dense_jacobian(f: Map, z: Tensor) -> Tensor:
     z = z.detach().requires_grad_()
     with torch.enable_grad():
         fz = f(z)
-    size = z[0].numel()
 
     def row(unit: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(fz, z, unit.expand_as(fz.flatten(1)).view_as(fz), retain_graph=True)
         return product.flatten(1)
 
-    rows = [torch.vmap(row)(units) for units in torch.eye(size, dtype=z.dtype).split(_CHUNK)]
+    rows = [torch.vmap(row)(units) for units in torch.eye(z[0].numel(), dtype=z.dtype).split(_CHUNK)]
     return torch.cat(rows).transpose(0, 1)
 
 
-def root(f: Map, z0: Tensor, most: int = 1000) -> Solution:
-    """The fixed point in float64 by Broyden's method; look at its residuals: a map may have none, or none that is found."""
+def root(f: Map, z0: Tensor) -> Solution:
+    """The fixed point in float64 by Broyden's method. Check its residuals: a map may have no root, or none that is found."""
     with torch.no_grad():
-        return solve(f, z0, Broyden(window=200), Stop(rtol=1e-12, max_steps=most))
+        return solve(f, z0, Broyden(window=200), Stop(rtol=1e-12, max_steps=1000))
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The implicit gradient with (I - J)^T u = v solved densely at z0, the root: an Adjoint to compare others with."""
+    """An Adjoint for reference: the implicit gradient at the root z0, with (I - J)^T u = v solved densely."""
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """f(z0) attached."""
         z = z0.detach()
-        system = torch.eye(z[0].numel(), dtype=z.dtype) - dense_jacobian(f, z)
+        system = (torch.eye(z[0].numel(), dtype=z.dtype) - dense_jacobian(f, z)).mT
         fz = f(z)
         if fz.requires_grad:
-            fz.register_hook(_through(system.mT))
+            fz.register_hook(lambda v: torch.linalg.solve(system, v.flatten(1).unsqueeze(2)).view_as(v))
         return fz
-
-
-def _through(system: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda v: torch.linalg.solve(system, v.flatten(1).unsqueeze(2)).view_as(v)

@@ -1,0 +1,121 @@
+"""The sizes of all studies: tasks, seeds, models and what is swept; tests use smaller ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bench.spec import Named, Settings, Spec, Train
+
+DEQ_LABEL = "DEQ"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, the learning rate it is trained at, and the same task at greater lengths, by name."""
+
+    label: str
+    task: Named
+    rate: float
+    lengths: tuple[tuple[str, Named], ...] = ()
+
+
+def _case(label: str, name: str, settings: Settings, setting: str, values: tuple[int, ...]) -> Case:
+    lengths = tuple((f"{setting}={value}", Named(name=name, settings={**settings, setting: value})) for value in values)
+    return Case(label, Named(name=name, settings=settings), 8e-3, lengths)
+
+
+COPY = _case("copy memory T=20", "copy", {"T": 20, "test_samples": 256}, "T", (20, 40, 80))
+AGREEMENT = _case("agreement language", "agreement", {"test_samples": 128}, "dependency", (10, 20, 40))
+_CHARACTERS: Settings = {"data": "tinyshakespeare", "unit": "char", "length": 32, "windows": 256}
+TEXT = _case("tinyshakespeare by character", "text", _CHARACTERS, "length", (32, 64, 128))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig:
+    """Gradients are compared on the first `batch` of so many `candidates` that have a root; what is swept, by kind of gradient."""
+
+    batch: int = 4
+    candidates: int = 16
+    tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+    phantom_steps: tuple[int, ...] = (1, 2, 5)
+    unroll_steps: tuple[int, ...] = (5, 12, 30, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The defaults are those of the published record.
+
+    `cap`: evaluations that a solve may take in training, far more than it needs, so that its growth shows. `most`: evaluations that
+    a solve or an iteration may take afterwards. `alone`: sequences that are solved alone, and in `batches`. `rounds`: how often
+    inference is timed.
+    """
+
+    cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    heads: int = 4
+    width: int = 32
+    depth: int = 12
+    steps: int = 300
+    batch: int = 16
+    warmup: int = 50
+    points: int = 10
+    cap: int = 60
+    rtol: float = 1e-3
+    most: int = 200
+    samples: int = 32
+    tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 2e-1, 4e-1, 8e-1, 4.0)
+    caps: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 60, 120)
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    alone: int = 16
+    batches: tuple[int, ...] = (2, 8, 32, 64)
+    rounds: int = 21
+    pathological_steps: int = 60
+    pathological_seeds: tuple[int, ...] = (0, 1, 2)
+    recompute_depths: tuple[int, ...] = (4, 12, 48)
+    dependencies: tuple[int, ...] = (5, 10, 20, 40)
+    dependency_seeds: tuple[int, ...] = (0, 1, 2)
+    dependency_samples: int = 128
+
+    @property
+    def tied_label(self) -> str:
+        """The name of the weight-tied network."""
+        return f"tied {self.depth}"
+
+    @property
+    def solves(self) -> Settings:
+        """How a DEQ solves in training."""
+        return {"solver": "anderson", "rtol": self.rtol, "steps": self.cap, "backward_steps": self.cap}
+
+    def model(self, label: str) -> Named:
+        """The DEQ, or its cell applied `depth` times; both with relative positions, so that any length can be solved."""
+        cell: Settings = {"cell": "transformer-xl", "width": self.width, "cell.heads": self.heads}
+        if label == self.tied_label:
+            return Named(name="tied", settings={**cell, "depth": self.depth})
+        return Named(name="deq", settings={**cell, **self.solves})
+
+    def spec(self, case: Case, label: str, seed: int, model: Named | None = None) -> Spec:
+        """One training; with the role of a trial, which leaves out the probes of final runs."""
+        train = Train(
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=case.rate,
+            warmup=min(self.warmup, self.steps),
+            evaluate_every=max(1, self.steps // self.points),
+            evaluation_batch=2 * self.samples,
+        )
+        model = model or self.model(label)
+        return Spec(group=case.label, label=label, role="trial", model=model, task=case.task, train=train, seed=seed)
+
+    def deqs(self) -> Iterator[tuple[Case, dict[str, str | int], Spec]]:
+        """The DEQ of every task and seed: case, subject of its row, spec."""
+        for case in self.cases:
+            for seed in self.seeds:
+                yield case, {"task": case.label, "seed": seed}, self.spec(case, DEQ_LABEL, seed)
+
+    def deqs_and_tied(self) -> Iterator[tuple[Case, dict[str, str | int], Spec]]:
+        """The DEQ and the weight-tied network of every task and seed."""
+        for case, _, deq in self.deqs():
+            for spec in (deq, self.spec(case, self.tied_label, deq.seed)):
+                yield case, {"task": case.label, "model": spec.label, "seed": spec.seed}, spec
+
+
+FULL = Config()

@@ -1,0 +1,60 @@
+"""How well a dependency of growing length is learned: a DEQ, its weight-tied network, and recurrent networks of the same size."""
+
+from bench.budget import match
+from bench.catalog import build_task
+from bench.model import count_parameters
+from bench.spec import Named, Settings, Spec
+from bench.studies.config import DEQ_LABEL, Case, Config
+from bench.studies.models import Models
+from bench.studies.study import PlannedRow, Study, Values, number
+
+_SENTENCES = 2  # closers a sequence at every length, so that all trainings see equally many
+# The rate that the sweeps of suite smoke chose for all four on this language, and its DEQ's caps.
+_RATE = 1.6e-2
+_CAPS: Settings = {"steps": 12, "backward_steps": 8, "evaluation_steps": 60}
+
+
+def study(config: Config) -> Study:
+    """A row a dependency length, model and seed."""
+    rows = []
+    for dependency in config.dependencies:
+        language: Settings = {"dependency": dependency, "sentences": _SENTENCES, "test_samples": config.dependency_samples}
+        case = Case(f"agreement over {dependency}", Named(name="agreement", settings=language), _RATE)
+        for label, model in models_of(config, case).items():
+            for seed in config.dependency_seeds:
+                spec = config.spec(case, label, seed, model)
+                rows.append(PlannedRow({"model": label, "dependency": dependency, "seed": seed}, (spec,)))
+    return Study(
+        name="dependency",
+        measure=measure,
+        units={"loss_agreement": "nats/closer", "excess_nats": "nats/token", "parameters": "1"},
+        settings={"sentences": _SENTENCES, "learning rate": _RATE, "steps": config.steps, "batch": config.batch, **_CAPS},
+        rows=tuple(rows),
+    )
+
+
+def models_of(config: Config, case: Case) -> dict[str, Named]:
+    """The four models by label; the width of the recurrent ones matches the DEQ's parameters."""
+    vocabulary = build_task(case.task, {}).vocabulary
+    deq = config.model(DEQ_LABEL)
+    deq = Named(name=deq.name, settings={**deq.settings, **_CAPS})
+    budget, inputs = count_parameters(deq, vocabulary), {"inputs": config.width}
+    recurrent = {name.upper(): match(Named(name=name, settings=dict(inputs)), vocabulary, budget) for name in ("gru", "lstm")}
+    return {DEQ_LABEL: deq, config.tied_label: config.model(config.tied_label), **recurrent}
+
+
+def measure(models: Models, spec: Spec) -> Values:
+    """Validation loss at the closer of a sentence of the agreement language, which is decided by its opener that many tokens
+    before, after the same number of training steps of equally many sentences; parameters within 2 % of the DEQ's, one rate for
+    all. Chance is the entropy of closers, the floor what the opener leaves open; the same for every length."""
+    record, closer = models.record(spec), models.task(spec.task).metrics["loss_agreement"]
+    scores = {name: record.value(f"valid_{name}") for name in ("loss_agreement", "excess_nats")}
+    return {
+        "status": record.status,
+        "why": record.why,
+        **{name: None if value is None else number(value) for name, value in scores.items()},
+        "parameters": record.value("parameters_total"),
+        "chance": closer.chance,
+        "floor": closer.floor,
+        "converged": record.value("train_converged_fraction"),
+    }

@@ -1,0 +1,79 @@
+"""Time that a trained DEQ and the weight-tied network of its cell take to answer (table 4)."""
+
+import time
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from bench.contention import CONTENDED, Contention
+from bench.machine import Machine
+from bench.model import LanguageModel
+from bench.spec import Spec
+from bench.studies.config import Config
+from bench.studies.models import Models, NoValues, solutions_of
+from bench.studies.study import PlannedRow, Study, Values, number
+
+_TRIES = 4
+
+
+def study(config: Config) -> Study:
+    """A row a task and seed."""
+    return Study(
+        name="inference",
+        measure=measure,
+        units={"deq_ms": "ms", "tied_ms": "ms", "ratio": "1", "nfe": "evaluations a batch"},
+        settings={
+            **{"rtol": config.rtol, "cap": config.cap, "depth": config.depth},
+            **{"samples": config.samples, "rounds": config.rounds},
+        },
+        rows=tuple(
+            PlannedRow(subject, (deq, config.spec(case, config.tied_label, deq.seed)), (config.samples, config.rounds))
+            for case, subject, deq in config.deqs()
+        ),
+        timed=True,
+    )
+
+
+def measure(models: Models, deq: Spec, tied: Spec, samples: int, rounds: int) -> Values:
+    """Wall clock of one batch without gradients: of a trained DEQ, solved as it is in evaluation, and of the trained weight-tied
+    network of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f that the
+    solve took, the attached one not counted."""
+    pair = models.trained(deq), models.trained(tied)
+    inputs, _ = models.sequences(deq.task, "valid", samples)
+    with torch.no_grad(), solutions_of(pair[0]) as solutions:
+        for model in pair:  # a warm-up, too
+            model(inputs)
+    nfe = solutions[-1].nfe
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Machine().exclusive():
+            times = _uncontended(pair, inputs, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "nfe": nfe,
+        "deq_ms": number(1e3 * median(ours for ours, _ in times)),
+        "tied_ms": number(1e3 * median(theirs for _, theirs in times)),
+        "ratio": number(median(ours / theirs for ours, theirs in times)),
+    }
+
+
+def _uncontended(pair: tuple[LanguageModel, LanguageModel], inputs: Tensor, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of both in every round; NoValues where other work ran meanwhile in every try."""
+    for _ in range(_TRIES):
+        contention = Contention(1)
+        times = [(seconds(pair[0], inputs), seconds(pair[1], inputs)) for _ in range(rounds)]
+        why = contention.read()
+        if why is None:
+            return times
+    raise NoValues(f"{CONTENDED}: {why}")
+
+
+@torch.no_grad()
+def seconds(model: LanguageModel, inputs: Tensor) -> float:
+    """Seconds of one forward pass."""
+    start = time.perf_counter()
+    model(inputs)
+    return time.perf_counter() - start

@@ -1,0 +1,70 @@
+"""Quality of one trained model by tolerance and by cap of the evaluation's solves (figure 3)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.loop import evaluate
+from bench.spec import Spec
+from bench.studies.config import Config
+from bench.studies.models import Models, deq_of, solutions_of
+from bench.studies.study import PlannedRow, Study, Values, median, number
+from deq import Anderson, Solution, Stop
+
+_UNITS = {"loss": "nats", "steps": "evaluations a sample", "nfe": "evaluations a batch", "residual": "1", "converged": "fraction"}
+
+
+def studies(config: Config) -> tuple[Study, Study]:
+    """Quality by tolerance at the largest cap, and by cap at the tightest tolerance."""
+    tightest = min(config.tolerances)
+    trained = {"solver": "anderson", "trained at rtol": config.rtol}
+
+    def rows(*stops: Stop) -> tuple[PlannedRow, ...]:
+        return tuple(PlannedRow(subject, (spec,), (stops,)) for _, subject, spec in config.deqs())
+
+    return (
+        Study(
+            name="tolerance",
+            measure=measure,
+            units={"rtol": "1", **_UNITS},
+            settings={"cap": config.most, **trained},
+            rows=rows(*(Stop(rtol=rtol, max_steps=config.most) for rtol in config.tolerances)),
+        ),
+        Study(
+            name="cap",
+            measure=measure,
+            units={"cap": "evaluations", **_UNITS},
+            settings={"rtol": tightest, **trained, "trained with cap": config.cap},
+            rows=rows(*(Stop(rtol=tightest, max_steps=cap) for cap in config.caps)),
+        ),
+    )
+
+
+def measure(models: Models, spec: Spec, stops: tuple[Stop, ...]) -> Values:
+    """Validation loss of a trained DEQ, the evaluations its solves took (mean over samples of their own, and of batches), their
+    median relative residual ||f(z) - z|| / ||f(z)|| and the share that met the tolerance, by relative tolerance and cap of
+    evaluation; a tolerance of 1 or more is met by z = 0, before any step."""
+    task, trained, points = models.task(spec.task), models.trained(spec), []
+    for stop in stops:
+        model = deq_of(trained, Anderson(), stop)
+        with solutions_of(model) as solutions:
+            scores = evaluate(model, task, "valid", spec)
+        points.append(
+            {
+                "rtol": stop.rtol,
+                "cap": stop.max_steps,
+                "loss": number(scores[task.headline]),
+                "scores": {name: number(value) for name, value in scores.items()},
+                "steps": number(_of_samples(solutions, "steps").mean()),
+                "nfe": number(sum(solution.nfe for solution in solutions) / len(solutions)),
+                "residual": median(_of_samples(solutions, "residual")),
+                "converged": number(_of_samples(solutions, "converged").mean()),
+            }
+        )
+    metric = task.metrics[task.headline]
+    return {"points": points, "metric": task.headline, "unit": metric.unit, "chance": metric.chance, "floor": metric.floor}
+
+
+def _of_samples(solutions: Sequence[Solution], name: str) -> Tensor:
+    return torch.cat([getattr(solution, name).double() for solution in solutions])

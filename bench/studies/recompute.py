@@ -1,0 +1,55 @@
+"""What gradient checkpointing costs in FLOPs, counted: one more forward than a step without it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.flops import flops
+from bench.loop import loss_of
+from bench.model import build_model
+from bench.spec import Named
+from bench.studies.config import Config
+from bench.studies.models import Models
+from bench.studies.study import PlannedRow, Study, Values
+
+KINDS = ("none", "sqrt", "every")
+
+
+def study(config: Config) -> Study:
+    """A row a depth: counts depend on nothing else."""
+    case, tied, rows = config.cases[0], config.model(config.tied_label), []
+    for depth in config.recompute_depths:
+        kinds = {kind: Named(name=tied.name, settings={**tied.settings, "depth": depth, "checkpointing": kind}) for kind in KINDS}
+        rows.append(PlannedRow({"task": case.label, "depth": depth, "seed": 0}, (), (case.task, config.batch, kinds)))
+    return Study(
+        name="recompute",
+        measure=measure,
+        units={"forward": "FLOP", "step": "FLOP", "ratio": "1"},
+        settings={"batch": config.batch, "width": config.width},
+        rows=tuple(rows),
+    )
+
+
+def measure(models: Models, task: Named, batch: int, kinds: dict[str, Named]) -> Values:
+    """FLOPs of forward and backward of a weight-tied network on one training batch, by gradient checkpointing, and their ratios to
+    the same without it; `forward`: of a forward alone. `core`: without embedding and softmax."""
+    inputs, targets = models.sequences(task, "train", batch)
+    found: Values = {"model": {}, "core": {}}
+    for kind, named in kinds.items():
+        model = build_model(named, models.task(task).vocabulary).train()
+        x = model.embed(inputs).detach().requires_grad_()
+        found["model"][kind] = _flops(lambda model=model: loss_of(model, inputs, targets).total)  # type: ignore[misc]
+        found["core"][kind] = _flops(lambda model=model, x=x: model.core(x).y.sum())  # type: ignore[misc]
+    for counts in found.values():
+        plain = counts["none"]["step"]
+        for count in counts.values():
+            count["ratio"] = None if None in (plain, count["step"]) else count["step"] / plain
+    return found
+
+
+def _flops(forward: Callable[[], Tensor]) -> Values:
+    with torch.no_grad():
+        once = flops(forward)
+    step = flops(lambda: forward().backward())
+    return {"forward": once.total, "step": step.total, "why": step.why or once.why}

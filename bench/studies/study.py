@@ -1,0 +1,74 @@
+"""What a study is: planned rows, and a function that measures each on trained models."""
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic_core import to_jsonable_python
+from torch import Tensor
+
+from bench.errors import one_line
+from bench.spec import Spec
+from bench.studies.models import Models, NoValues
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One row to measure: its subject (task, model, seed), the specs whose trained models it needs, and further arguments."""
+
+    subject: Mapping[str, str | int]
+    specs: tuple[Spec, ...] = ()
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """`measure(models, *specs, *arguments)` returns a row's values as plain JSON; its docstring describes them in the record.
+
+    `numerics` is raised by hand when the same row gets other values: then all rows are measured again. `settings`: what all rows
+    share, for the reader. `timed`: rows are measured last, with no other row running.
+    """
+
+    name: str
+    measure: Callable[..., Values]
+    units: Mapping[str, str]
+    settings: Mapping[str, Any]
+    rows: tuple[PlannedRow, ...]
+    numerics: int = 1
+    timed: bool = False
+
+    @property
+    def measured(self) -> str:
+        """What is measured, in words."""
+        return " ".join((inspect.getdoc(self.measure) or "").split())
+
+    def values(self, row: PlannedRow, models: Models) -> tuple[Values | None, str | None]:
+        """A row's values; or None and the reason."""
+        try:
+            return self.measure(models, *row.specs, *row.arguments), None
+        except (NoValues, torch.linalg.LinAlgError) as error:
+            return None, one_line(str(error))
+
+    def made_by(self, row: PlannedRow, models: Models) -> str:
+        """Hash of what decides a row's values: study, numerics, arguments, trainings, environment. UserError without the data."""
+        runs = [models.identity(spec).run_id(spec.key) for spec in row.specs]
+        content = (self.name, self.numerics, row.subject, row.arguments, runs, models.environment)
+        return hashlib.sha256(json.dumps(to_jsonable_python(content), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def number(value: float | Tensor) -> float | None:
+    """A float of seven digits, as many as float32 holds; None where it is not finite."""
+    value = float(value)
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def median(values: Tensor) -> float | None:
+    """The median over samples; None without samples, or where one is not finite."""
+    return number(values.double().quantile(0.5)) if values.numel() and bool(torch.isfinite(values).all()) else None

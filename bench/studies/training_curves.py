@@ -1,0 +1,56 @@
+"""Solver evaluations in the course of training (figure 2, left), and how each training ended."""
+
+from statistics import fmean
+
+from bench.record import Point
+from bench.spec import Spec
+from bench.studies.config import Config
+from bench.studies.models import Models
+from bench.studies.study import PlannedRow, Study, Values, number
+
+_MEASURES = (
+    *("train_converged_fraction", "train_backward_converged_fraction", "train_residual_p95"),
+    *("train_forward_nfe_mean", "train_backward_nfe_mean", "parameters_total"),
+)
+
+
+def study(config: Config) -> Study:
+    """A row a task, model and seed."""
+    return Study(
+        name="training",
+        measure=measure,
+        units={
+            "forward_nfe": "evaluations",
+            "backward_nfe": "evaluations",
+            "train_loss": "nats",
+            "valid": "see the task's metrics",
+        },
+        settings={"rtol": config.rtol, "cap": config.cap, "steps": config.steps, "batch": config.batch, "solver": "anderson"},
+        rows=tuple(PlannedRow(subject, (spec,), (config.points,)) for _, subject, spec in config.deqs_and_tied()),
+    )
+
+
+def measure(models: Models, spec: Spec, points: int) -> Values:
+    """Mean evaluations of f a forward solve, and of its VJP a backward solve, of a batch, in each tenth of the training; a batch is
+    done when its last sample is, the attached evaluation not counted. Losses at the end of each tenth."""
+    record = models.record(spec)
+    tenths: list[list[Point]] = [[] for _ in range(points)]
+    for point in record.curve:
+        tenths[min(points - 1, (point.step - 1) * points // spec.train.steps)].append(point)
+    return {
+        "status": record.status,
+        "why": record.why,
+        "course": [_mean(tenth) for tenth in tenths if tenth],
+        **{name: None if (value := record.value(name)) is None else number(value) for name in _MEASURES},
+        "valid": {name: number(value) for name, value in record.curve[-1].valid.items()} if record.curve else {},
+    }
+
+
+def _mean(points: list[Point]) -> Values:
+    found: Values = {"step": points[-1].step}
+    for name in ("train_loss", "forward_nfe", "backward_nfe", "residual"):
+        values = [value for point in points if (value := getattr(point, name)) is not None]
+        found[name] = number(fmean(values)) if values else None
+    valid = next((point.valid for point in reversed(points) if point.valid), {})
+    found["valid_loss"] = number(valid["loss"]) if "loss" in valid else None
+    return found
