@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import problems
 import pytest
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from baselines import NeuralODE, Unrolled
 from bench.catalog import ADJOINTS, MODELS, TASKS, build_core
-from bench.check import contract
-from bench.check.cells import CELL, CellMap
-from bench.check.finding import Check, Finding, judge
-from bench.check.models import MODEL, Model, tightened, tolerance
-from bench.check.solvers import SOLVER, Solving
+from bench.check.cells import CELL
+from bench.check.common import Subject, future_leak, gradient_rtol, module_gradient_errors, tighten
+from bench.check.models import MODEL
+from bench.check.result import Check, Result, run_checks
+from bench.check.solvers import SOLVER
 from bench.model import LanguageModel, build_model, count_parameters
 from bench.run import run
 from bench.spec import Named, Recipe, Settings, Spec, Train
@@ -127,46 +126,44 @@ CORES: dict[str, Callable[[], Core]] = {
 
 
 @pytest.fixture(params=CORES)
-def model(request: pytest.FixtureRequest) -> Model:
-    name = request.param
-    inexact = {"rtol": INEXACT[name], "step": 1e-4, "judged": True} if name in INEXACT else {}
-    return Model(make=CORES[name], inputs=D, tolerance=tolerance(CORES[name]()), **inexact)
+def model(request: pytest.FixtureRequest) -> Subject:
+    return Subject(make=CORES[request.param], inputs=D, gradient_rtol=INEXACT.get(request.param))
 
 
 @pytest.fixture
-def core(model: Model) -> Core:
+def core(model: Subject) -> Core:
     """Solved tightly, float64, nothing dropped."""
-    return model.made()
+    return model.build()
 
 
 @pytest.fixture(params=CELL_MAKERS)
-def cell_map(request: pytest.FixtureRequest) -> CellMap:
-    return CellMap(make=CELL_MAKERS[request.param], inputs=D)
+def cell_subject(request: pytest.FixtureRequest) -> Subject:
+    return Subject(make=CELL_MAKERS[request.param], inputs=D)
 
 
 @pytest.fixture
-def cell(cell_map: CellMap) -> Cell:
-    return cell_map.made()
+def cell(cell_subject: Subject) -> Cell:
+    return cell_subject.build()
 
 
-def broken(subject: Any, checks: tuple[Check[Any], ...]) -> list[Finding]:
-    """What does not pass of the contract that `bench check` holds a user's own to; a step's memory is followed in test_memory."""
-    return [finding for finding in judge(subject, checks) if finding.verdict not in ("pass", "skip")]
+def broken(subject: Subject, checks: tuple[Check, ...]) -> list[Result]:
+    """What does not pass of the contract that `bench check` tests a user's own by; a step's memory is followed in test_memory."""
+    return [result for result in run_checks(checks, subject) if result.verdict not in ("pass", "skip")]
 
 
 def features(time: int = T) -> Tensor:
     return torch.randn(B, time, D, dtype=torch.float64)
 
 
-def test_a_core_keeps_its_contract(model: Model) -> None:
+def test_a_core_keeps_its_contract(model: Subject) -> None:
     assert broken(model, MODEL) == []
 
 
 # Gradients that are inexact by design are no slopes; test_adjoint and test_shine have what they are.
 @pytest.mark.parametrize("model", sorted(CORES.keys() - {"catalog-deq-phantom", "catalog-deq-shine"}), indirect=True)
-def test_the_gradient_of_a_core_is_the_difference_quotient_at_the_first_point(model: Model) -> None:
-    found = contract.slopes_of(model, model.made())
-    assert found.right, found
+def test_the_gradient_of_a_core_is_the_difference_quotient_at_the_first_point(model: Subject) -> None:
+    errors = module_gradient_errors(model, model.build())
+    assert max(errors.values()) <= gradient_rtol(model), errors
 
 
 @pytest.mark.parametrize("t", [1, 4])
@@ -219,14 +216,14 @@ def test_a_core_in_float32_is_close_to_itself_in_float64() -> None:
 
 
 def test_a_core_on_the_meta_device_has_its_parameters(core: Core) -> None:
-    name = next(key for key, make in CORES.items() if repr(tightened(make()).double()) == repr(core))
+    name = next(key for key, make in CORES.items() if repr(tighten(make()).double()) == repr(core))
     with torch.device("meta"), torch.no_grad():
         ghost = CORES[name]()
     assert sum(p.numel() for p in ghost.parameters()) == sum(p.numel() for p in core.parameters())
 
 
-def test_a_cell_keeps_its_contract(cell_map: CellMap) -> None:
-    assert broken(cell_map, CELL) == []
+def test_a_cell_keeps_its_contract(cell_subject: Subject) -> None:
+    assert broken(cell_subject, CELL) == []
 
 
 def test_one_evaluation_of_a_cell_is_that_of_its_map(cell: Cell) -> None:
@@ -235,8 +232,8 @@ def test_one_evaluation_of_a_cell_is_that_of_its_map(cell: Cell) -> None:
     torch.testing.assert_close(cell(z, x), cell.bind(x)(z))
 
 
-def test_a_cell_is_causal_exactly(cell_map: CellMap) -> None:
-    assert contract.future_leak(cell_map, cell_map.made(), None) == 0
+def test_a_cell_is_causal_exactly(cell_subject: Subject) -> None:
+    assert future_leak(cell_subject, cell_subject.build()) == 0
 
 
 def test_a_cell_passes_gradcheck(cell: Cell) -> None:
@@ -260,7 +257,7 @@ def test_a_solver_proposes_iterates_of_the_shape_and_dtype_of_z(name: str, dtype
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_keeps_its_contract(name: str) -> None:
-    assert broken(Solving(make=SOLVERS[name], cap=400), SOLVER) == []
+    assert broken(Subject(make=SOLVERS[name], max_evaluations=400), SOLVER) == []
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -1,5 +1,6 @@
-"""`python -m bench check`: a cell, model, solver or task of your own, held to its contract before it costs a run."""
+"""`python -m bench check`: test a cell, model, solver or task of your own before it is run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,36 +15,37 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a Python file with a Cell, Core, Solver or Task")],
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="of what it defines, this; may be repeated")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="check only this one; may be repeated")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a setting, for what takes it; may be repeated")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for scripts")] = False,
 ) -> None:
-    """Hold what a file defines to the contract: shapes, causality, gradients, memory, determinism, fixed points, chance and floor.
+    """Test what a file defines: shapes, causality, gradients, memory, determinism, fixed points, chance and floor.
 
-    Seconds, on one core. Exit status 0: nothing failed; 1: something did; 2: a wrong call, or a file that cannot be imported."""
+    Seconds, on one core. Exit status 0: nothing failed; 1: a check failed; 2: a wrong call, or a file that cannot be imported."""
     given = parse_settings(settings or [])
     import torch
 
-    from bench.check import show
-    from bench.check.find import checked, find, load, settings_for
+    from bench.check.load import check_definition, find, load, settings_for
+    from bench.check.result import render
 
     torch.set_num_threads(1)
     found = find(load(file), only or [])
-    things = []
+    reports = []
     for one, own in zip(found, settings_for(found, given), strict=True):
-        things.append(checked(one, own, file))
+        reports.append(check_definition(one, own, file))
         if not as_json:
-            print(show.text(things[-1]), flush=True)
+            print(render(reports[-1].title, reports[-1].findings), flush=True)
+    failed = any(report.failed for report in reports)
     if as_json:
-        print(json.dumps(show.data(file, things), indent=1))
-    if show.failed(things):
-        raise typer.Exit(1)
+        checked = [dataclasses.asdict(report) for report in reports]
+        print(json.dumps({"file": str(file), "failed": failed, "checked": checked}, indent=1))
+    raise typer.Exit(1 if failed else 0)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` pairs; numbers, true, false and none are read as such."""
+    """`NAME=VALUE` pairs; numbers, true, false and none are parsed."""
     from bench.memory.cli import _value
 
     found: dict[str, Any] = {}
