@@ -122,18 +122,28 @@ def _row(label: str, members: list[Record]) -> Row:
     for first, second in pairwise(finals):
         if first.spec.seed == second.spec.seed:
             raise UserError(f"runs {first.run_id} and {second.run_id} are the same seed of one row; move one of them away")
-    return Row(label=label, family=FAMILIES.get(finals[0].spec.model.name, "other"), finals=tuple(finals))
+    return Row(label=label, family=family_of(finals[0].spec.model.name), finals=tuple(finals))
 
 
-def _terms(spec: Spec) -> dict[str, Any]:
-    """Everything of a spec that must be equal within a row, flat; depths are probed in the first seed alone."""
+def family_of(model: str) -> Family:
+    """The family of a model by its name in the registry; "other" for a user's own."""
+    return FAMILIES.get(model, "other")
+
+
+def flat_spec(spec: Spec) -> dict[str, Any]:
+    """What a spec asks for, settings as `model.depth`, `task.T`, `train.steps`, `recipe.jacobian`."""
     terms: dict[str, Any] = {"model": spec.model.name, "task": spec.task.name, "device": spec.device, "threads": spec.threads}
     terms |= {f"model.{name}": value for name, value in spec.model.settings.items()}
     terms |= {f"task.{name}": value for name, value in spec.task.settings.items()}
     terms |= {f"train.{name}": value for name, value in spec.train.model_dump().items()}
     if spec.recipe is not None:
         terms |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump(exclude_defaults=True).items()}
-    terms |= {"parameters": spec.parameters}
+    return terms | {"parameters": spec.parameters}
+
+
+def _terms(spec: Spec) -> dict[str, Any]:
+    """Everything of a spec that must be equal within a row; depths are probed in the first seed alone."""
+    terms = flat_spec(spec)
     if spec.trials:
         terms["trials"] = hashlib.sha256(" ".join(sorted(spec.trials)).encode()).hexdigest()[:6]
     return terms
