@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ from bench.look import (
 from bench.metric import Metric
 from bench.pareto import Point as Pareto
 from bench.pareto import costs, front, parameters
-from bench.quality_table import drawn, reference
+from bench.quality import quality
 from bench.record import Point
 from bench.statistics import Scale, over_seeds
 
@@ -337,14 +338,21 @@ def _draw_point(axes: Axes, look: Look, point: Pareto) -> None:
 
 
 def _quality(group: Group, look: dict[str, Look]) -> Figure | None:
-    """Seconds to the tied network's final score against how far training was from solved: a point a DEQ."""
-    points, tied = drawn(group)
-    if not points:
+    """Seconds to the tied network's final score against how far training was from solved: a point a DEQ that got there."""
+    found = quality(group)
+    if found is None or not found.points:
         return None
     figure, (axes, *_) = panels_of(1, f"{group.name}: time to equal quality")
-    for one, residual, seconds in points:
-        axes.plot([residual], [seconds], color=look[one.row.label].colour, marker=look[one.row.label].marker, markersize=8)
-    reference(axes, max(tied, *(seconds for *_, seconds in points)), tied)
+    for one, residual in found.points:
+        style = look[one.row.label]
+        axes.plot([residual], [one.median], color=style.colour, marker=style.marker, markersize=8)
+    tied = found.best.median
+    axes.set_ylim(0, 1.15 * max(tied, *(one.median for one, _ in found.points)))
+    axes.set_xlabel("median relative residual of training solves")
+    axes.set_ylabel("training until the target (s) ↓")
+    axes.axhline(tied, color="0.45", linewidth=1.0, linestyle=(0, (4, 2)))
+    below: dict[str, Any] = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top", "color": "0.35"}
+    axes.annotate("tied, at its best depth", (0.5, tied), xycoords=("axes fraction", "data"), **below)
     log_axis(axes, "x")
-    legend(figure, [row_handle(one.row, look[one.row.label], marker=True) for one, *_ in points])
+    legend(figure, [row_handle(one.row, look[one.row.label], marker=True) for one, _ in found.points])
     return figure
