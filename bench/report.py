@@ -13,11 +13,11 @@ from tabulate import tabulate
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.errors import UserError, unknown
 from bench.escape import csv_cell, latex_escape, markdown_escape, one_line
+from bench.figures import FIGURES, Images, render, write
 from bench.grid import Cell, Table
 from bench.look import looks
-from bench.plots import group_figures
 from bench.quality_table import quality_table
-from bench.record import Record, write_bytes, write_text
+from bench.record import Record, write_text
 from bench.statistics import GROWTH_RULE
 from bench.store import Store
 from bench.tables import group_tables
@@ -133,7 +133,7 @@ def write_report(results: Path) -> list[Path]:
         sections += [f"## Suite {markdown_escape(suite)}", ""]
         for group in found:
             tables = _tables(group)
-            figures = group_figures(group, look)
+            figures = render("comparison", group, look)
             written += _write_group(results, group, tables, figures)
             sections.append(_section(group, tables, list(figures)))
     records = [record for found in suites.values() for group in found for record in group.records]
@@ -143,7 +143,7 @@ def write_report(results: Path) -> list[Path]:
     return sorted(written)
 
 
-def _write_group(results: Path, group: Group, tables: Sequence[Table], figures: dict[str, dict[str, bytes]]) -> list[Path]:
+def _write_group(results: Path, group: Group, tables: Sequence[Table], figures: Images) -> list[Path]:
     written = []
     folder = results / "tables" / group.suite
     for table in tables:
@@ -155,11 +155,7 @@ def _write_group(results: Path, group: Group, tables: Sequence[Table], figures: 
             path = stem.with_name(f"{stem.name}.{extension}")
             write_text(path, text)
             written.append(path)
-    for ending, images in figures.items():
-        for extension, content in images.items():
-            path = results / "figures" / group.suite / f"{_stem(group, ending)}.{extension}"
-            write_bytes(path, content)
-            written.append(path)
+    written += write(results / "figures" / group.suite, figures, f"{group.slug}-")
     return written
 
 
@@ -188,16 +184,6 @@ def _is_ours(path: Path) -> bool:
 
 _PLAIN = ("trials", "depth", "gradient")  # tables that are not set in LaTeX
 
-_FIGURES = {
-    "tradeoff": "Score against cost",
-    "quality": "Time to equal quality",
-    "curves-steps": "Learning curves by step",
-    "curves-seconds": "Learning curves by time",
-    "solver": "The solver during training",
-    "residual": "Residual against solver work, after training",
-    "memory": "Memory against depth",
-}
-
 
 def _section(group: Group, tables: Sequence[Table], figures: Sequence[str]) -> str:
     lines = [f"### {markdown_escape(group.name)}", "", _terms(group), ""]
@@ -207,7 +193,7 @@ def _section(group: Group, tables: Sequence[Table], figures: Sequence[str]) -> s
         links = " · ".join(f"[{extension}](<{stem}.{extension}>)" for extension in formats)
         lines += [markdown(table, level=4, whole=False), f"Methods and runs: {links}", ""]
     for ending in figures:
-        path, name = f"figures/{group.suite}/{_stem(group, ending)}", _FIGURES[ending]
+        path, name = f"figures/{group.suite}/{_stem(group, ending)}", FIGURES["comparison"][ending].title
         image = f"![{markdown_escape(f'{name}, {group.name}')}](<{path}.png>)"
         lines += [image, "", f"{name} ([svg](<{path}.svg>))", ""]
     return "\n".join(lines)

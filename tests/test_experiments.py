@@ -23,6 +23,7 @@ from bench.experiments.experiment import Part
 from bench.experiments.models import Models, Untrained, number, solved
 from bench.experiments.quality import heard
 from bench.experiments.scale import AGREEMENT, FULL, TEXT, Case, Scale
+from bench.figures import render
 from bench.loop import evaluate
 from bench.machine import Machine
 from bench.model import LanguageModel
@@ -643,7 +644,7 @@ def test_every_figure_is_drawn_in_both_formats_and_the_same_twice(made: tuple[di
     }
     assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
-    again = figures.drawn(record.read(tmp_path))
+    again = render("experiments", figures.Rows(record.read(tmp_path)))
     assert again["fig2-steps"]["svg"] == (tmp_path / "fig2-steps.svg").read_bytes()
 
 
@@ -652,7 +653,7 @@ def test_a_record_without_values_draws_nothing(made: tuple[dict[str, Any], Path]
     for experiment in bare["experiments"].values():
         for row in experiment["rows"]:
             row["values"], row["why"] = None, "untrained"
-    assert figures.drawn(bare) == {}
+    assert render("experiments", figures.Rows(bare)) == {}
 
 
 def test_a_mean_over_seeds_is_that_of_the_tables_and_leaves_out_what_one_lacks() -> None:

@@ -232,7 +232,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a report's time; these are marked as its own and show nothing."""
     images = {"solver": {"png": b"\x89PNG bench.report", "svg": b"<svg/> bench.report"}}
-    monkeypatch.setattr("bench.report.group_figures", lambda group, look: images if group.rows else {})
+    monkeypatch.setattr("bench.report.render", lambda kind, group, look: images if group.rows else {})
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench import figures
 from bench.contention import CONTENDED
 from bench.environment import environment
 from bench.errors import UserError
@@ -18,7 +19,6 @@ from bench.experiments import (
     course,
     dependency,
     fidelity,
-    figures,
     hostile,
     independence,
     inference,
@@ -27,9 +27,10 @@ from bench.experiments import (
     residual,
 )
 from bench.experiments.experiment import Experiment, Part
+from bench.experiments.figures import Rows
 from bench.experiments.models import Models
 from bench.experiments.scale import FULL, Scale
-from bench.record import write_bytes, write_text
+from bench.record import write_text
 from bench.report import revision_told
 from bench.side_file import EXPERIMENTS
 from bench.spec import Spec
@@ -199,6 +200,4 @@ def _text(record: Mapping[str, Any]) -> str:
 def write(record: dict[str, Any], out: Path = FOLDER) -> None:
     """The record and its figures."""
     _write(record, out)
-    for name, formats in figures.drawn(record).items():
-        for ending, content in formats.items():
-            write_bytes(out / f"{name}.{ending}", content)
+    figures.write(out, figures.render("experiments", Rows(record)))
