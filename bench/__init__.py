@@ -27,6 +27,7 @@ functions of records.
     machine.py      timings have the machine to themselves
     record.py       the record and its file; compact.py: many of them in little memory
     startup.py      the command line's streams and exits
+    frame.py        records as pandas data frames: `bench.load(results)`
     report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
     escape.py console.py    text of records and users made safe to show, in every format and on the terminal
     side_file.py    records next to the runs: read and written with a digest
@@ -41,6 +42,21 @@ functions of records.
     doctor.py       which instruments work here
 """
 
+from typing import TYPE_CHECKING, Any
+
 from bench.sources import install
 
+if TYPE_CHECKING:
+    from bench.frame import load
+
 install()
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # imported when it is asked for: pandas takes half a second
+        from bench.frame import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -122,18 +122,28 @@ def _row(label: str, members: list[Record]) -> Row:
     for first, second in pairwise(finals):
         if first.spec.seed == second.spec.seed:
             raise UserError(f"runs {first.run_id} and {second.run_id} are the same seed of one row; move one of them away")
-    return Row(label=label, family=FAMILIES.get(finals[0].spec.model.name, "other"), finals=tuple(finals))
+    return Row(label=label, family=family_of(finals[0].spec.model.name), finals=tuple(finals))
 
 
-def _terms(spec: Spec) -> dict[str, Any]:
-    """Everything of a spec that must be equal within a row, flat; depths are probed in the first seed alone."""
+def family_of(model: str) -> Family:
+    """The family of a model by its name in the registry; "other" for a user's own."""
+    return FAMILIES.get(model, "other")
+
+
+def flat_spec(spec: Spec) -> dict[str, Any]:
+    """What a spec asks for, settings as `model.depth`, `task.T`, `train.steps`, `recipe.jacobian`."""
     terms: dict[str, Any] = {"model": spec.model.name, "task": spec.task.name, "device": spec.device, "threads": spec.threads}
     terms |= {f"model.{name}": value for name, value in spec.model.settings.items()}
     terms |= {f"task.{name}": value for name, value in spec.task.settings.items()}
     terms |= {f"train.{name}": value for name, value in spec.train.model_dump().items()}
     if spec.recipe is not None:
         terms |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump(exclude_defaults=True).items()}
-    terms |= {"parameters": spec.parameters}
+    return terms | {"parameters": spec.parameters}
+
+
+def _terms(spec: Spec) -> dict[str, Any]:
+    """Everything of a spec that must be equal within a row; depths are probed in the first seed alone."""
+    terms = flat_spec(spec)
     if spec.trials:
         terms["trials"] = hashlib.sha256(" ".join(sorted(spec.trials)).encode()).hexdigest()[:6]
     return terms
@@ -264,7 +274,7 @@ def metric_columns(group: Group, split: Literal["test", "valid"] = "test") -> li
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Aggregate:
     """A row's mean of one measure, with why runs lack it, and the measures and the runs it comes from."""
 
     estimate: Interval | None
@@ -273,17 +283,17 @@ class Cell:
     runs: tuple[str, ...]
 
 
-def cell(row: Row, column: Column) -> Cell:
+def cell(row: Row, column: Column) -> Aggregate:
     """The mean over the row's ok runs that have the measure; on the linear scale where a value forbids the column's own."""
     present = [(record.run_id, record.measures.get(column.name)) for record in row.ok]
     reasons = {(m.why or "null") if m else "not recorded" for _, m in present if m is None or m.value is None}
     have = [(run, m, m.value) for run, m in present if m is not None and m.value is not None]
     estimate = over_seeds([value for _, _, value in have], column.scale) if have else None
     measures = tuple(m for _, m, _ in have)
-    return Cell(estimate=estimate, reasons=tuple(sorted(reasons)), measures=measures, runs=tuple(run for run, _, _ in have))
+    return Aggregate(estimate=estimate, reasons=tuple(sorted(reasons)), measures=measures, runs=tuple(run for run, _, _ in have))
 
 
-def unit(column: Column, cells: Sequence[Cell]) -> str:
+def unit(column: Column, cells: Sequence[Aggregate]) -> str:
     """The unit that the runs wrote; UserError where they disagree."""
     units = sorted({measure.unit for one in cells for measure in one.measures})
     if len(units) > 1:
@@ -291,23 +301,25 @@ def unit(column: Column, cells: Sequence[Cell]) -> str:
     return "" if not units or units[0] == "1" else units[0]
 
 
-def shown_unit(column: Column, written: str, cells: Sequence[Cell]) -> tuple[float, str]:
-    """Factor and unit in which a column reads well: bytes in powers of 1024, FLOPs, joules and parameters in powers of 1000."""
-    sizes = sorted(abs(one.estimate.mean) for one in cells if one.estimate is not None)
-    middle = sizes[len(sizes) // 2] if sizes else 0.0
-    if written in ("B", "FLOP", "J"):
-        base, prefixes = (1024, ["", "Ki", "Mi", "Gi", "Ti"]) if written == "B" else (1000, ["", "k", "M", "G", "T", "P"])
-    elif column.name.startswith("parameters_"):
-        base, prefixes = 1000, ["", "k", "M", "G"]
-    else:
-        return 1.0, written
-    power = 0
+def shown_unit(column: Column, written: str, cells: Sequence[Aggregate]) -> tuple[float, str]:
+    """Factor and unit in which a column reads well."""
+    values = [one.estimate.mean for one in cells if one.estimate is not None]
+    return readable("count" if column.name.startswith("parameters_") else written, values)
+
+
+def readable(unit: str, values: Sequence[float]) -> tuple[float, str]:
+    """Factor and unit for values: bytes in powers of 1024; FLOPs, joules and counts in powers of 1000; others as they are."""
+    if unit not in ("B", "FLOP", "J", "count"):
+        return 1.0, unit
+    base, prefixes = (1024, ["", "Ki", "Mi", "Gi", "Ti"]) if unit == "B" else (1000, ["", "k", "M", "G", "T", "P"])
+    sizes = sorted(map(abs, values))
+    middle, power = sizes[len(sizes) // 2] if sizes else 0.0, 0
     while middle >= base and power + 1 < len(prefixes):
         middle, power = middle / base, power + 1
-    return base**-power, prefixes[power] + written
+    return base**-power, prefixes[power] + ("" if unit == "count" else unit)
 
 
-def best(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[int]:
+def best(column: Column, rows: Sequence[Row], cells: Sequence[Aggregate]) -> set[int]:
     """Which cells are bold: the best, if its interval overlaps no other's (two runs or more each, none of its own failed).
 
     Counts without spread need no interval: the best is bold, equal ones together, unless all are equal. What is sampled and equal

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,43 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from bench.columns import Group, Row, depth_probe, metric_scale, metrics, natural, residual_probe
 from bench.look import (
     METHOD_HUES,
-    STYLE,
     Look,
     axis_label,
     legend,
     log_axis,
     panels_of,
     plain_text,
-    rendered,
     row_handle,
 )
 from bench.metric import Metric
 from bench.pareto import Point as Pareto
 from bench.pareto import costs, front, parameters
-from bench.quality_table import drawn, reference
+from bench.quality import quality
 from bench.record import Point
 from bench.statistics import Scale, over_seeds
-
-
-def group_figures(group: Group, look: dict[str, Look]) -> dict[str, dict[str, bytes]]:
-    """The figures of a comparison that have something to show, by ending, each as {"png": bytes, "svg": bytes}."""
-    draw: dict[str, Callable[[Group, dict[str, Look]], Figure | None]] = {
-        "tradeoff": _tradeoff,
-        "quality": _quality,
-        "curves-steps": lambda group, look: _curves(group, look, against="steps"),
-        "curves-seconds": lambda group, look: _curves(group, look, against="seconds"),
-        "solver": _solver,
-        "residual": _residual,
-        "memory": _memory,
-    }
-    drawn: dict[str, dict[str, bytes]] = {}
-    with style.context(["default", STYLE]):  # the reader's matplotlibrc must not change what is published
-        for ending, make in draw.items():
-            figure = make(group, look)
-            if figure is not None:
-                drawn[ending] = rendered(figure)
-    return drawn
-
 
 _AGAINST = {
     "steps": "training steps",
@@ -130,6 +107,16 @@ def _panel(axes: Axes, rows: dict[str, _Series], look: dict[str, Look], log: boo
         log_axis(axes, "y")
 
 
+def curves_by_step(group: Group, look: dict[str, Look]) -> Figure | None:
+    """Validation score and training loss against training steps."""
+    return _curves(group, look, "steps")
+
+
+def curves_by_time(group: Group, look: dict[str, Look]) -> Figure | None:
+    """Validation score and training loss against training time."""
+    return _curves(group, look, "seconds")
+
+
 def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     headline, known = metrics(group.records)
     metric = known.get(headline)
@@ -154,7 +141,8 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     return figure
 
 
-def _solver(group: Group, look: dict[str, Look]) -> Figure | None:
+def solver(group: Group, look: dict[str, Look]) -> Figure | None:
+    """Evaluations and residuals of the solves during training; a panel each that has data."""
     parts: list[tuple[str, str, Callable[[Point], float | None], bool]] = [
         ("forward solve", "evaluations of f", lambda point: point.forward_nfe, False),
         ("backward solve", "evaluations of the VJP", lambda point: point.backward_nfe, False),
@@ -180,7 +168,7 @@ def _solver(group: Group, look: dict[str, Look]) -> Figure | None:
     return figure
 
 
-def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
+def residual(group: Group, look: dict[str, Look]) -> Figure | None:
     """A panel a row, a colour a solver: the solvers are run on the same trained model."""
     found = {row.label: curves for row in group.rows if (curves := residual_probe(row)[0])}
     found = {
@@ -223,7 +211,7 @@ def _residual(group: Group, look: dict[str, Look]) -> Figure | None:
 _Curve = tuple[tuple[int, int, int, int | None], ...]  # depth, saved, peak live, solver bytes
 
 
-def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
+def memory(group: Group, look: dict[str, Look]) -> Figure | None:
     """A line a method; rows whose counts agree in a method share its line."""
     shared: dict[str, dict[str, _Curve]] = {}
     for row in group.rows:
@@ -274,7 +262,7 @@ def _memory(group: Group, look: dict[str, Look]) -> Figure | None:
     return figure
 
 
-def _tradeoff(group: Group, look: dict[str, Look]) -> Figure | None:
+def tradeoff(group: Group, look: dict[str, Look]) -> Figure | None:
     """The headline score against each cost: a point a row, with both intervals, and a line along those that none beats."""
     found = costs(group)
     if found is None:
@@ -336,15 +324,22 @@ def _draw_point(axes: Axes, look: Look, point: Pareto) -> None:
     axes.plot([at.mean], [score.mean], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white")
 
 
-def _quality(group: Group, look: dict[str, Look]) -> Figure | None:
-    """Seconds to the tied network's final score against how far training was from solved: a point a DEQ."""
-    points, tied = drawn(group)
-    if not points:
+def time_to_quality(group: Group, look: dict[str, Look]) -> Figure | None:
+    """Seconds to the tied network's final score against how far training was from solved: a point a DEQ that got there."""
+    found = quality(group)
+    if found is None or not found.points:
         return None
     figure, (axes, *_) = panels_of(1, f"{group.name}: time to equal quality")
-    for one, residual, seconds in points:
-        axes.plot([residual], [seconds], color=look[one.row.label].colour, marker=look[one.row.label].marker, markersize=8)
-    reference(axes, max(tied, *(seconds for *_, seconds in points)), tied)
+    for one, residual in found.points:
+        style = look[one.row.label]
+        axes.plot([residual], [one.median], color=style.colour, marker=style.marker, markersize=8)
+    tied = found.best.median
+    axes.set_ylim(0, 1.15 * max(tied, *(one.median for one, _ in found.points)))
+    axes.set_xlabel("median relative residual of training solves")
+    axes.set_ylabel("training until the target (s) ↓")
+    axes.axhline(tied, color="0.45", linewidth=1.0, linestyle=(0, (4, 2)))
+    below: dict[str, Any] = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top", "color": "0.35"}
+    axes.annotate("tied, at its best depth", (0.5, tied), xycoords=("axes fraction", "data"), **below)
     log_axis(axes, "x")
-    legend(figure, [row_handle(one.row, look[one.row.label], marker=True) for one, *_ in points])
+    legend(figure, [row_handle(one.row, look[one.row.label], marker=True) for one, _ in found.points])
     return figure

@@ -4,8 +4,13 @@ import math
 import statistics
 from dataclasses import dataclass
 
+import pandas as pd
+
 from bench.columns import Group, Row, metrics
+from bench.frame import runs_frame
 from bench.record import Record
+
+_SOLVES = ("eval_residual_p99", "train_residual_p50")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,11 @@ class Quality:
     best: Reached
     rows: tuple[Reached, ...]
 
+    @property
+    def points(self) -> list[tuple[Reached, float]]:
+        """Every row with solves that reached the target, and the median residual of its training solves."""
+        return [(one, one.unsolved) for one in self.rows if one.unsolved is not None and math.isfinite(one.median)]
+
 
 def _final(record: Record, headline: str) -> float | None:
     return next((point.valid[headline] for point in reversed(record.curve) if headline in point.valid), None)
@@ -77,35 +87,34 @@ def quality(group: Group) -> Quality | None:
     if len(tied) < 2 or not any(row.family == "deq" for row in rows):
         return None
 
-    def final(row: Row) -> list[float]:
-        return [value for record in row.ok if (value := _final(record, headline)) is not None]
-
     nominal = min(row.ok[0].spec.train.steps for row in tied)  # one that trains for longer may reach the target, not set it
     best = (min if lower else max)(
-        (row for row in tied if row.ok[0].spec.train.steps == nominal), key=lambda row: statistics.median(final(row))
+        (row for row in tied if row.ok[0].spec.train.steps == nominal), key=lambda row: statistics.median(_finals(row, headline))
     )
-    target = statistics.median(final(best))
+    target = statistics.median(_finals(best, headline))
     reached = {row.label: _reached(row, headline, target, lower) for row in rows}
     return Quality(
         headline=headline, unit=known[headline].unit, target=target, best=reached[best.label], rows=tuple(reached.values())
     )
 
 
+def _finals(row: Row, headline: str) -> tuple[float, ...]:
+    return tuple(value for record in row.ok if (value := _final(record, headline)) is not None)
+
+
 def _reached(row: Row, headline: str, target: float, lower: bool) -> Reached:
-    final = [value for record in row.ok if (value := _final(record, headline)) is not None]
-    residuals = [value for record in row.ok if (value := record.value("eval_residual_p99")) is not None]
-    unsolved = [value for record in row.ok if (value := record.value("train_residual_p50")) is not None]
-    shifts = []
-    for record in row.ok:
-        trained, solved = record.value(f"test_{headline}_as_trained"), record.value(f"test_{headline}")
-        if trained is not None and solved is not None and solved != 0:
-            shifts.append(trained / solved)
+    runs = runs_frame(row.ok).reindex(columns=[*_SOLVES, f"test_{headline}_as_trained", f"test_{headline}"])
+    scores = runs[runs[f"test_{headline}"] != 0]
+
+    def known(values: "pd.Series[float]", statistic: str) -> float | None:
+        return float(values.agg(statistic)) if values.notna().any() else None
+
     return Reached(
         row=row,
-        final=tuple(final),
+        final=_finals(row, headline),
         trained=tuple(record.curve[-1].seconds for record in row.ok),
         seconds=tuple(_first(record, headline, target, lower) for record in row.ok),
-        residual=max(residuals) if residuals else None,
-        shift=statistics.median(shifts) if shifts else None,
-        unsolved=statistics.median(unsolved) if unsolved else None,
+        residual=known(runs[_SOLVES[0]], "max"),
+        shift=known(scores[f"test_{headline}_as_trained"] / scores[f"test_{headline}"], "median"),
+        unsolved=known(runs[_SOLVES[1]], "median"),
     )

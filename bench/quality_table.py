@@ -1,14 +1,12 @@
-"""Time to equal quality as a table and as a figure."""
+"""Time to equal quality as a table."""
 
 import math
 import statistics
 
-from matplotlib.axes import Axes
-
 from bench.columns import Group
-from bench.quality import Reached, quality
+from bench.grid import ARROWS, Cell, Line, Table, line
+from bench.quality import quality
 from bench.statistics import significant
-from bench.tables import ARROWS, Entry, Table
 
 _RULE = (
     "Target: the median over seeds of the final validation of the tied network, at the depth where that is best; of those with the "
@@ -17,11 +15,6 @@ _RULE = (
     "the seeds do not. The other columns are medians over seeds too, the test residual is the largest. Clocks with the machine to "
     "themselves."
 )
-Drawn = list[tuple[Reached, float, float]]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "—" if value is None else significant(value, digits) if math.isfinite(value) else "never"
 
 
 def quality_table(group: Group) -> Table | None:
@@ -31,34 +24,40 @@ def quality_table(group: Group) -> Table | None:
     if found is None:
         return None
     arrow = ARROWS["lower"]
-    rows, runs = [], []
+    rows: list[Line] = []
     data: list[dict[str, object]] = []
     for one in found.rows:
-        relative = one.median / found.best.median
-        said = "(the target)" if one is found.best else ""
+        label = one.row.label
+        runs = tuple(record.run_id for record in one.row.ok)
+
+        def number(value: float | None, digits: int = 3, unit: str = "", runs: tuple[str, ...] = runs) -> Cell:
+            text = "—" if value is None else significant(value, digits) if math.isfinite(value) else "never"
+            return Cell(text, value=value if value is not None and math.isfinite(value) else None, unit=unit, sources=runs)
+
         rows.append(
-            (
-                Entry(f"{one.row.label} {said}".strip()),
-                Entry(f"{one.row.ok[0].spec.train.steps:,}"),
-                Entry(f"{one.count}/{len(one.seconds)}"),
-                Entry(_number(one.median)),
-                Entry(_number(relative)),
-                Entry(_number(statistics.median(one.trained))),
-                Entry(_number(statistics.median(one.final), 4)),
-                Entry(_number(one.residual, 2)),
-                Entry(_number(one.shift, 4)),
+            line(
+                f"{label} (the target)" if one is found.best else label,
+                f"{one.row.ok[0].spec.train.steps:,}",
+                Cell(f"{one.count}/{len(one.seconds)}", value=one.count, n=len(one.seconds), sources=runs),
+                number(one.median, unit="s"),
+                number(one.median / found.best.median),
+                number(statistics.median(one.trained), unit="s"),
+                number(statistics.median(one.final), 4, unit=found.unit),
+                number(one.residual, 2),
+                number(one.shift, 4),
+                label=label,
+                family=one.row.family,
             )
         )
-        runs.append(f"Runs, {one.row.label}: {', '.join(record.run_id for record in one.row.ok)}.")
-        for record, seconds, trained, final in zip(one.row.ok, one.seconds, one.trained, one.final, strict=True):
-            data.append(
-                {
-                    **{"suite": group.suite, "group": group.name, "label": one.row.label, "column": "seconds_to_target"},
-                    **{"seed": record.spec.seed, "value": seconds if math.isfinite(seconds) else None, "unit": "s"},
-                    **{"better": "lower", "target": found.target, "trained_s": trained, "final": final},
-                    "run_ids": record.run_id,
-                }
-            )
+        data += [
+            {
+                **{"suite": group.suite, "group": group.name, "label": label, "column": "seconds_to_target"},
+                **{"seed": record.spec.seed, "value": seconds if math.isfinite(seconds) else None, "unit": "s"},
+                **{"better": "lower", "target": found.target, "trained_s": trained, "final": final},
+                "run_ids": record.run_id,
+            }
+            for record, seconds, trained, final in zip(one.row.ok, one.seconds, one.trained, one.final, strict=True)
+        ]
     target = f"{significant(found.target, 4)} {found.unit}"
     return Table(
         ending="quality",
@@ -77,34 +76,6 @@ def quality_table(group: Group) -> Table | None:
             ("as trained / solved", ""),
         ),
         rows=tuple(rows),
-        remarks=tuple(runs),
+        remarks=tuple(f"Runs, {one.row.label}: {', '.join(record.run_id for record in one.row.ok)}." for one in found.rows),
         data=tuple(data),
-    )
-
-
-def drawn(group: Group) -> tuple[Drawn, float]:
-    """(row, median residual of its training solves, seconds to the target) of every DEQ that got there, and the tied network's
-    seconds; no rows where there is nothing to draw."""
-    found = quality(group)
-    if found is None:
-        return [], math.nan
-    points = [(one, one.unsolved, one.median) for one in found.rows if one.unsolved is not None and math.isfinite(one.median)]
-    return points, found.best.median
-
-
-def reference(axes: Axes, highest: float, seconds: float) -> None:
-    """The axes' labels, and the tied network's time as a line."""
-    axes.set_ylim(0, 1.15 * highest)
-    axes.set_xlabel("median relative residual of training solves")
-    axes.set_ylabel("training until the target (s) ↓")
-    axes.axhline(seconds, color="0.45", linewidth=1.0, linestyle=(0, (4, 2)))
-    axes.annotate(
-        "tied, at its best depth",
-        (0.5, seconds),
-        xytext=(0, -4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-        color="0.35",
     )

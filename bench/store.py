@@ -121,15 +121,23 @@ class Store:
         """All records of a suite, as `read_sound` reads them."""
         return self._sound(suite, self.ids(suite), self.strays(suite))
 
+    def stream(self, suite: str) -> Iterator[Record]:
+        """All records of a suite, one after another; those that are damaged are left out, with a warning at the end."""
+        return self._whole(suite, self.ids(suite), self.strays(suite))
+
     def _sound(self, suite: str, ids: Iterable[str], damaged: list[str]) -> list[Record]:
-        found, compact = [], Compactor()
+        compact = Compactor()
+        return [compact(record) for record in self._whole(suite, ids, damaged)]
+
+    def _whole(self, suite: str, ids: Iterable[str], damaged: list[str]) -> Iterator[Record]:
         for run_id in ids:
             try:
-                found.append(compact(self.read(suite, run_id)))
+                record = self.read(suite, run_id)
             except UserError as error:
                 damaged.append(str(error))
+                continue
+            yield record
         _warn(suite, damaged)
-        return found
 
     def write(self, record: Record) -> Path:
         """Write a record, whole or not at all; it comes after those of the same Spec that are there, whatever the clock says."""

@@ -13,6 +13,7 @@ from test_report import METRICS, MODELS, comparison, record
 
 from bench import plots
 from bench.columns import Group, groups
+from bench.figures import render
 from bench.look import STYLE, _look, looks
 from bench.metric import Metric
 from bench.record import Point, Record, measured
@@ -106,7 +107,7 @@ def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> 
 
 def test_a_panel_of_the_solver_ends_at_the_geometric_mean() -> None:
     records = [edited([record("DEQ (Anderson)", seed)], {"forward_nfe": 4.0**seed})[0] for seed in range(3)]
-    axes = drawn("_solver", groups("quick", records)[0]).axes[0]
+    axes = drawn("solver", groups("quick", records)[0]).axes[0]
     assert list(axes.lines[0].get_ydata())[-1] == pytest.approx(4.0)
 
 
@@ -134,15 +135,15 @@ def test_legends_name_failures_and_lie_outside_the_panels(group: Group) -> None:
 
 
 def test_solver_panels_are_those_with_data(group: Group) -> None:
-    assert len(drawn("_solver", group).axes) == 3
+    assert len(drawn("solver", group).axes) == 3
     forward_only = groups("quick", edited([record("DEQ (Broyden)", 0)], {"backward_nfe": None, "residual": None}))[0]
-    assert [axes.get_title(loc="left") for axes in drawn("_solver", forward_only).axes] == ["forward solve"]
+    assert [axes.get_title(loc="left") for axes in drawn("solver", forward_only).axes] == ["forward solve"]
     explicit = groups("quick", [record("LSTM", 0)])[0]
-    assert plots._solver(explicit, looks([explicit])) is None
+    assert plots.solver(explicit, looks([explicit])) is None
 
 
 def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> None:
-    figure = drawn("_memory", group)
+    figure = drawn("memory", group)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["DEQ, anderson", "DEQ, broyden", "DEQ, picard", "tied", "solver storage"]
     left, right = figure.axes
@@ -155,7 +156,7 @@ def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> No
 
 
 def test_residual_has_a_panel_a_row_and_dots_for_p95(group: Group) -> None:
-    figure = drawn("_residual", group)
+    figure = drawn("residual", group)
     assert len(figure.axes) == 2
     lines = figure.axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["-", "--"] * 3  # matplotlib calls every own pattern --
@@ -165,12 +166,12 @@ def test_residual_has_a_panel_a_row_and_dots_for_p95(group: Group) -> None:
 def test_zero_residuals_are_left_out_of_the_log_axis() -> None:
     one = record("DEQ (Anderson)", 0)
     exact = {"residual_by_nfe": {"picard": [[1, 0.1, 0.2], [2, 0.0, 0.0]], "$odd$": [[1, 0.0, 0.0]]}}
-    figure = drawn("_residual", groups("quick", [one.model_copy(update={"probes": exact})])[0])
+    figure = drawn("residual", groups("quick", [one.model_copy(update={"probes": exact})])[0])
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [1, 1]
 
 
 def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group: Group) -> None:
-    figure = drawn("_tradeoff", group)
+    figure = drawn("tradeoff", group)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_xlabel() for axes in panels] == [
         "steps x FLOPs of a full one [TFLOP], ↓ better",
@@ -197,7 +198,7 @@ def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group:
 
 def test_nothing_to_draw_draws_nothing() -> None:
     failed = groups("quick", [record("GRU", 0, status="oom", why="too big")])[0]
-    assert plots.group_figures(failed, looks([failed])) == {}
+    assert render("comparison", failed, looks([failed])) == {}
 
 
 def test_text_of_records_is_never_mathematics() -> None:
@@ -218,7 +219,7 @@ def test_one_point_is_a_marker() -> None:
 def test_a_panel_that_no_row_fills_is_not_drawn(group: Group) -> None:
     (row,) = [row for row in group.rows if row.label == "DEQ (Anderson)"]
     rows = tuple(dataclasses.replace(row, label=f"DEQ {number}") for number in range(5))
-    figure = drawn("_residual", dataclasses.replace(group, rows=rows))
+    figure = drawn("residual", dataclasses.replace(group, rows=rows))
     shown = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     assert shown == [f"DEQ {number}" for number in range(5)]
 

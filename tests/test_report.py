@@ -15,7 +15,7 @@ import matplotlib
 import pytest
 from running import IDENTITY
 
-from bench.columns import Cell, Column, Row, best, cell, groups, natural, shown_unit
+from bench.columns import Aggregate, Column, Row, best, cell, groups, natural, shown_unit
 from bench.errors import LeftOut, UserError
 from bench.metric import Metric
 from bench.record import Measure, Point, Record, RunStatus, measured, write_record
@@ -232,7 +232,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a report's time; these are marked as its own and show nothing."""
     images = {"solver": {"png": b"\x89PNG bench.report", "svg": b"<svg/> bench.report"}}
-    monkeypatch.setattr("bench.report.group_figures", lambda group, look: images if group.rows else {})
+    monkeypatch.setattr("bench.report.render", lambda kind, group, look: images if group.rows else {})
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -567,7 +567,7 @@ def test_a_report_needs_no_torch() -> None:
 
 def test_units_read_well() -> None:
     def shown(name: str, unit: str, value: float) -> tuple[float, str]:
-        one = Cell(estimate=interval([value], "linear"), reasons=(), measures=(), runs=())
+        one = Aggregate(estimate=interval([value], "linear"), reasons=(), measures=(), runs=())
         return shown_unit(Column(name=name, head=""), unit, [one])
 
     assert shown("saved_bytes", "B", 3 * 2**20) == (2**-20, "MiB")
@@ -583,7 +583,7 @@ def test_labels_sort_as_people_count() -> None:
 
 def test_a_cell_of_a_row_without_ok_runs_is_empty() -> None:
     row = Row(label="x", family="other", finals=(record("GRU", 0, status="crashed", why="x"),))
-    assert cell(row, Column(name="test_loss", head="loss")) == Cell(estimate=None, reasons=(), measures=(), runs=())
+    assert cell(row, Column(name="test_loss", head="loss")) == Aggregate(estimate=None, reasons=(), measures=(), runs=())
 
 
 def test_a_recipe_is_told_where_the_common_terms_are(tmp_path: Path) -> None:

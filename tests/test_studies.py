@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import UserError
-from bench.loop import evaluate
+from bench.evaluation import evaluate
+from bench.figures import render
 from bench.machine import Machine
 from bench.model import LanguageModel
 from bench.side_file import EXPERIMENTS
@@ -460,7 +461,7 @@ def test_every_figure_with_values_is_drawn_in_both_formats(made: Made, tmp_path:
     bare = json.loads(json.dumps(made[0]))
     for row in (row for study in bare["experiments"].values() for row in study["rows"]):
         row["values"], row["why"] = None, "untrained"
-    assert figures.drawn(bare) == {}
+    assert render("experiments", figures.Rows(bare)) == {}
 
 
 def test_a_mean_over_seeds_is_that_of_the_tables_and_leaves_out_what_one_lacks() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.claims.evidence import Evidence
 from bench.columns import Group
-from bench.tables import Entry, Table
+from bench.grid import Table, line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def audit_table(found: Sequence[Audit]) -> Table:
             ("at an end", ""),
             ("complaints", ""),
         ),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(line(*texts) for texts in lines),
         data=tuple(data),
         words=(0, 1, 3, 6),
     )

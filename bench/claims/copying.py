@@ -9,8 +9,8 @@ from bench.claims.evidence import Evidence, by_seed
 from bench.claims.measured import between, part
 from bench.claims.paired import tested
 from bench.columns import PARAMETERS, Column, Group, Row, cell, metric_columns
+from bench.grid import Cell, Line, Table, line
 from bench.statistics import significant, written
-from bench.tables import Entry, Table
 
 SUITE = "copy"
 NEAR = 1.1  # of chance, either way
@@ -44,7 +44,6 @@ def table_of(group: Group) -> Table:
     """A line for each row of the comparison, the paper's first."""
     score = next(column for column in metric_columns(group) if column.name == "test_loss")
     rows = sorted(group.rows, key=lambda row: _place(row.label))
-    lines = [_line(row, score) for row in rows]
     return Table(
         ending="table-1",
         title=f"Table 1 of the paper, and ours: {group.name}",
@@ -62,7 +61,7 @@ def table_of(group: Group) -> Table:
             ("asked", ""),
             ("verdict", ""),
         ),
-        rows=tuple(tuple(Entry(text, bold=index == 7 and text != "—") for index, text in enumerate(line)) for line in lines),
+        rows=tuple(_line(row, score) for row in rows),
         data=tuple(line for row in rows for line in _data(row, score)),
         words=(0, 6, 7),
     )
@@ -76,17 +75,19 @@ def _place(label: str) -> int:
     return next((index for index, one in enumerate(TABLE_1) if label.startswith(one.label)), len(TABLE_1))
 
 
-def _line(row: Row, score: Column) -> tuple[str, ...]:
+def _line(row: Row, score: Column) -> Line:
     printed, size, loss = _printed(row.label), cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
-    return (
+    verdict = _verdict(printed, row, score.chance) if printed else "—"
+    return line(
         row.label,
         f"{len(row.ok)}/{len(row.finals)}",
         f"{printed.size}" if printed else "—",
         "—" if size is None else f"{size.mean / 1e3:.1f}",
         significant(printed.loss, 2 if printed.loss < 1e-3 else 3) if printed else "—",
-        "—" if loss is None else written(loss),
+        "—" if loss is None else Cell(written(loss), value=loss.mean, interval=loss, n=loss.n, unit="nats"),
         printed.asked if printed else "—",
-        _verdict(printed, row, score.chance) if printed else "—",
+        Cell(verdict, bold=verdict != "—"),
+        family=row.family,
     )
 
 

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test, ttest_1samp
 
 from bench.statistics import LEVEL, Interval, Scale, over_seeds
 
@@ -67,20 +65,10 @@ def tested(values: Sequence[float], threshold: float, scale: Scale) -> Tested:
         below, above = (_sign(side) for side in (distances, -distances))
         return Tested(estimate=estimate, below=below, above=above, method=EQUAL, samples=tuple(values))
     if EXACT_FROM <= len(values) <= _MOST:
-        return Tested(
-            estimate=estimate,
-            below=_flips(distances),
-            above=_flips(-distances),
-            method="sign flips, exact",
-            samples=tuple(values),
-        )
-    below = _student(distances)
+        below, above = (_flips(distances, side) for side in ("less", "greater"))
+        return Tested(estimate=estimate, below=below, above=above, method="sign flips, exact", samples=tuple(values))
+    below = float(ttest_1samp(distances, 0.0, alternative="less").pvalue)
     return Tested(estimate=estimate, below=below, above=1 - below, method="t test", samples=tuple(values))
-
-
-def _student(distances: np.ndarray) -> float:
-    spread = float(distances.std(ddof=1)) / math.sqrt(len(distances))
-    return float(stdtr(len(distances) - 1, float(distances.mean()) / spread))
 
 
 def _sign(distances: np.ndarray) -> float:
@@ -100,11 +88,12 @@ def bound(failures: int, n: int) -> str:
     return said + f"{100 * both.low:.0f} to {100 * both.high:.0f} % do, at 95 %"
 
 
-def _flips(distances: np.ndarray) -> float:
-    """The share of sign flips whose mean is as low as the one found, or lower."""
-    signs = np.asarray(list(product((-1.0, 1.0), repeat=len(distances))))
-    means = signs @ np.abs(distances)
-    return float((means <= distances.sum() + 1e-12 * np.abs(distances).sum()).mean())
+def _flips(distances: np.ndarray, side: str) -> float:
+    """The share of all sign flips whose mean is as low (or as high) as the one found, or more so."""
+    found = permutation_test(
+        (distances,), np.mean, permutation_type="samples", alternative=side, n_resamples=2**_MOST, vectorized=True
+    )
+    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from bench.claims.audit import Audit, audit_table
 from bench.claims.claim import Finding, Part, tally
+from bench.grid import Cell, Table, line
 from bench.report import markdown
-from bench.tables import Entry, Table
 
 _ENTRY_RULE = (
     "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
@@ -26,7 +26,7 @@ def summary(findings: Sequence[Finding]) -> Table:
         rule=_ENTRY_RULE,
         heads=(("claim", ""), ("what the paper says", ""), ("where", ""), ("verdict", ""), ("parts", ""), ("threshold fixed", "")),
         rows=tuple(
-            (*map(Entry, (one.claim.id, one.claim.says, one.claim.where)), Entry(one.verdict, bold=True), *map(Entry, _how(one)))
+            line(one.claim.id, one.claim.says, one.claim.where, Cell(one.verdict, bold=True), one.why, one.claim.fixed)
             for one in findings
         ),
         data=tuple(_line(one, part) for one in findings for part in one.parts),
@@ -34,34 +34,19 @@ def summary(findings: Sequence[Finding]) -> Table:
     )
 
 
-def _how(finding: Finding) -> tuple[str, str]:
-    return finding.why, finding.claim.fixed
-
-
 def _line(finding: Finding, part: Part) -> dict[str, object]:
     return {
-        "suite": "claims",
-        "group": finding.claim.id,
-        "label": part.about,
-        "column": finding.claim.measured,
-        "value": part.value,
-        "asked": part.asked,
-        "verdict": part.verdict,
-        "p_for": part.p_for,
-        "p_against": part.p_against,
-        "adjusted": part.adjusted,
-        "fact": "yes" if part.fact else "no",
-        "samples": " ".join(f"{sample:.7g}" for sample in part.samples),
-        "claim_verdict": finding.verdict,
-        "run_ids": " ".join(run for source in part.sources for run in source.runs),
-        "paths": " ".join(source.path for source in part.sources),
+        **{"suite": "claims", "group": finding.claim.id, "label": part.about, "column": finding.claim.measured},
+        **{name: getattr(part, name) for name in ("value", "asked", "verdict", "p_for", "p_against", "adjusted")},
+        **{"fact": "yes" if part.fact else "no", "samples": " ".join(f"{sample:.7g}" for sample in part.samples)},
+        **{"claim_verdict": finding.verdict, "run_ids": " ".join(run for source in part.sources for run in source.runs)},
+        **{"paths": " ".join(source.path for source in part.sources)},
     }
 
 
 def parts(finding: Finding) -> Table:
     """The parts of one claim."""
     claim = finding.claim
-    lines = [(part.about, part.value, part.asked, part.verdict or "—", part.decided_by, part.note) for part in finding.parts]
     commands = dict.fromkeys(source.command for part in finding.parts for source in part.sources)
     return Table(
         ending=claim.id,
@@ -70,9 +55,10 @@ def parts(finding: Finding) -> Table:
         f"{claim.fixed}). Statistic: {claim.statistic}."
         + (f" Made by: {'; '.join(commands)}." if commands else f" Needs: {claim.needs}."),
         heads=(("about", ""), ("found", ""), ("asked", ""), ("verdict", ""), ("p", ""), ("note", "")),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(
+            line(part.about, part.value, part.asked, part.verdict or "—", part.decided_by, part.note) for part in finding.parts
+        ),
         words=(0, 1, 2, 3, 5),
-        data=(),
     )
 
 

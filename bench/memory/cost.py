@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.errors import UserError
 from bench.flops import flops
+from bench.grid import Table, line
 from bench.loop import loss_of, make_optimiser, training_step
 from bench.memory.ledger import partly_real, written
 from bench.memory.paper import BATCH, LENGTH, whole_history
@@ -22,7 +23,6 @@ from bench.model import build_model
 from bench.spec import Named, Train
 from bench.statistics import significant
 from bench.suites.paper import PRINTED, WIKITEXT
-from bench.tables import Entry, Table
 from deq.solve import without_looking
 
 # A DEQ, the explicit network beside it, and how much longer the DEQ takes in training and in inference: table 4.
@@ -165,10 +165,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         claimed = printed[row["deq"]][row["training"]]
         forward, backward = row["caps"]
-        line = [row["deq"], row["explicit"], "training" if row["training"] else "inference", f"{claimed:.2f}"]
+        texts = [row["deq"], row["explicit"], "training" if row["training"] else "inference", f"{claimed:.2f}"]
         for count in _COUNTS:
             ratio = spent(row, count, forward, backward) / row["cost"][count]
-            line += [f"{ratio:.2f}", f"{afforded(row, count):.1f}", f"{afforded(row, count, claimed):.1f}"]
+            texts += [f"{ratio:.2f}", f"{afforded(row, count):.1f}", f"{afforded(row, count, claimed):.1f}"]
             data.append(
                 {
                     **{"suite": "paper", "group": "cost", "label": row["deq"], "column": count, "training": row["training"]},
@@ -176,7 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                     **{f"{name}_a_token": value / row["tokens"] for name, value in row["law"][count].items()},
                 }
             )
-        lines.append([*line, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)])
+        lines.append([*texts, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)])
     heads = [("DEQ", ""), ("explicit network", ""), ("of", ""), ("table 4", "ratio")]
     for name in ("FLOPs", "bytes"):
         heads += [(f"{name} at the caps", "ratio"), (f"steps at equal {name}", ""), (f"steps at table 4's ratio, {name}", "")]
@@ -187,7 +187,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "Steps at equal cost: forward solver steps, and in training as many backward, at which a DEQ costs what the explicit "
         "network does. The paper's ratios are run times on an unnamed GPU, at numbers of steps that it does not print.",
         heads=(*heads, ("explicit", "MFLOP/token")),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(line(*texts) for texts in lines),
         data=tuple(data),
         words=(0, 1, 2),
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.errors import failure
+from bench.grid import Table, line
 from bench.loop import loss_of, make_optimiser, training_step
 from bench.memory import cost
 from bench.memory.paper import GB
@@ -22,7 +23,6 @@ from bench.nvml import Nvml
 from bench.record import Measure, measured
 from bench.spec import Named, Train
 from bench.statistics import significant
-from bench.tables import Entry, Table
 
 _STEPS = 5
 _READ = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "nvml_process_bytes")
@@ -135,7 +135,7 @@ def table(record: Mapping[str, Any]) -> Table:
         + (f"On: {on['device']}." if on["why"] is None else f"n/a: {on['why']}."),
         rule="Within 3 %: the allocator's allocated peak and the prediction.",
         heads=(*heads, ("allocated / predicted", ""), ("within 3 %", "")),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(line(*texts) for texts in lines),
         data=tuple(data),
         words=(0,),
     )
@@ -167,7 +167,7 @@ def times(record: Mapping[str, Any]) -> Table:
             ("explicit", "ms"),
             ("ratio", ""),
         ),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(line(*texts) for texts in lines),
         data=tuple(data),
         words=(0, 1, 2),
     )

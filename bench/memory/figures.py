@@ -3,11 +3,9 @@
 from itertools import cycle
 from typing import Any
 
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.look import STYLE, rendered
 from bench.memory import laws
 from bench.memory.ledger import KINDS
 from bench.memory.paper import GB
@@ -20,18 +18,9 @@ _TITLES = {
 }
 
 
-def drawn(record: dict[str, Any]) -> dict[str, dict[str, bytes]]:
-    """Every figure as {"png": bytes, "svg": bytes}, by name."""
-    with style.context(["default", STYLE]):
-        return {
-            "waterfall": rendered(_waterfall(record["rows"])),
-            "depth": rendered(_depth(record["laws"])),
-            "shape": rendered(_shape(record["laws"])),
-        }
-
-
-def _waterfall(rows: list[dict[str, Any]]) -> Figure:
-    built = [row for row in rows if row["steps"]]
+def waterfall(record: dict[str, Any]) -> Figure:
+    """What the bytes of every model's step are for, at its peak."""
+    built = [row for row in record["rows"] if row["steps"]]
     figure = Figure(figsize=(10.2, 0.3 * len(built) + 2.1))
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle(
@@ -65,7 +54,9 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], configuration: str) -> None:
 _EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
 
 
-def _depth(rows: list[dict[str, Any]]) -> Figure:
+def depth(record: dict[str, Any]) -> Figure:
+    """Bytes against depth or solver steps."""
+    rows = record["laws"]
     figure = Figure(figsize=(10.2, 4.6))
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle("Memory of a training step against depth or solver steps", x=0.01, ha="left", fontweight="bold")
@@ -89,7 +80,9 @@ def _depth(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _shape(rows: list[dict[str, Any]]) -> Figure:
+def shape(record: dict[str, Any]) -> Figure:
+    """Bytes against length, batch and width."""
+    rows = record["laws"]
     figure = Figure(figsize=(10.2, 5.2))
     panels = figure.subplots(1, len(laws.AXES), sharey=True)
     figure.suptitle("Memory of a training step against length, batch size and width", x=0.01, ha="left", fontweight="bold")

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.grid import Cell, Table, line
 from bench.memory.step import Call, Shape, predicted
 from bench.spec import Named, Settings
 from bench.statistics import GROWTH_RULE, growth, significant
-from bench.tables import Entry, Table
 
 _HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
@@ -174,7 +174,7 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "without weights, gradients and optimiser state; solver history counts. Exponent: of a power law between the two deepest.",
         rule=GROWTH_RULE,
         heads=heads,
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
+        rows=tuple(line(*texts) for texts in lines),
         data=tuple(data),
         words=(0, 1, 6, 7, 8),
     )
@@ -183,20 +183,13 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def shape_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The exponent of every model in length, batch and width, at the large end."""
     labels = list(dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth"))
-    lines, data = [], []
-    for label in labels:
-        line = [label]
-        for axis in AXES:
-            exponent = power(*along(rows, label, axis))
-            line.append(f"{exponent:.2f}")
-            data.append({"suite": "laws", "group": "memory", "label": label, "column": axis, "value": exponent, "unit": "1"})
-        lines.append(line)
+    exponents = {label: [power(*along(rows, label, axis)) for axis in AXES] for label in labels}
     return Table(
         ending="shape",
         title="Memory of a training step against length, batch and width",
         caption="Exponent p of bytes ~ value^p between the two largest values (lengths to 512, batches to 32, widths to 256), "
         "depth or solver steps 4; 2 in length is the attention matrix.",
         heads=(("model", ""), *((axis, "exponent") for axis in AXES)),
-        rows=tuple(tuple(Entry(cell) for cell in line) for line in lines),
-        data=tuple(data),
+        rows=tuple(line(label, *(Cell(f"{p:.2f}", value=p, unit="1") for p in found)) for label, found in exponents.items()),
+        group=("laws", "memory"),
     )

@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bench import figures
 from bench.errors import UserError
-from bench.memory import cost, device, figures, laws, paper, tables
+from bench.memory import cost, device, laws, paper, tables
 from bench.memory.step import together
-from bench.record import write_bytes, write_text
+from bench.record import write_text
 from bench.report import csv_text, latex, markdown
 from bench.side_file import MEMORY
 from bench.spec import Named
@@ -55,6 +56,4 @@ def write(record: dict[str, Any], out: Path) -> None:
         write_text(out / f"{table.ending}.md", markdown(table))
         write_text(out / f"{table.ending}.tex", latex(table, f"tab:memory-{table.ending}"))
         write_text(out / f"{table.ending}.csv", csv_text(table))
-    for name, formats in figures.drawn(record).items():
-        for ending, content in formats.items():
-            write_bytes(out / f"{name}.{ending}", content)
+    figures.write(out, figures.render("memory", record))

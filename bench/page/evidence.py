@@ -17,7 +17,7 @@ from bench.columns import (
     PARAMETERS,
     SOLVER,
     SOLVER_MORE,
-    Cell,
+    Aggregate,
     Column,
     Group,
     Row,
@@ -148,7 +148,7 @@ def _statistic(estimate: Interval | None) -> str:
 
 def measure_origin(group: Group, row: Row, column: Column, head: str, shown: Entry | None = None, shown_unit: str = "") -> Origin:
     """A measure of a row: its mean over the runs that ended ok, each run's value, and the runs that do not count."""
-    one: Cell = cell(row, column)
+    one: Aggregate = cell(row, column)
     own_unit = unit(column, [one])
     text = "n/a" if one.estimate is None else written(one.estimate, counted=column.counted)
     readings = []

@@ -10,6 +10,7 @@ from typing import Any
 from bench import side_file
 from bench.claims import copying
 from bench.columns import MEMORY, Group
+from bench.grid import Line as Row
 from bench.page.evidence import MEASURED, Origin, Reading, Sheet, command, measured_sheet
 from bench.quality_table import quality_table
 from bench.statistics import significant
@@ -80,11 +81,10 @@ def _said(value: Any, words: set[str]) -> bool:
     return (significant(value, 2) if isinstance(value, float) else value) in words
 
 
-def lines_of(table: Table, entries: Sequence[Entry], head: str) -> list[Line]:
+def lines_of(table: Table, entries: Row, head: str) -> list[Line]:
     """The lines of a table's data that a cell is made of."""
     texts = [entry.text for entry in entries[: leading(table)]]
-    label = texts[0].removesuffix(" (the target)")
-    mine = [line for line in table.data if line.get("label") in (label, " / ".join(texts), " / ".join(texts[:2]))]
+    mine = [line for line in table.tidy if line.get("label") in (entries.label, " / ".join(texts), " / ".join(texts[:2]))]
     return narrowed(mine, head, {*texts[1:], *(_NAMES[text] for text in texts[1:] if text in _NAMES)})
 
 
@@ -125,7 +125,7 @@ def lines_sheet(
     """A table whose cells are made of the lines of its own data; `how` is the command, or makes it from a row's label."""
     origins: list[tuple[Origin | None, ...]] = []
     first = leading(table)
-    for entries in table.rows:
+    for entries in table.lines:
         line: list[Origin | None] = [None] * first
         for index, entry in list(enumerate(entries))[first:]:
             head, unit = table.heads[index]
@@ -146,7 +146,7 @@ def lines_sheet(
                     statistic="printed in the paper: not measured here" if printed else statistic,
                     readings=tuple(reading(one, name) for one in found),
                     facts=tuple(fact for fact in facts if fact[0] != "Means" or fact[1].startswith(f"{name}: ")),
-                    command=how if isinstance(how, str) else how(entries[0].text.removesuffix(" (the target)")),
+                    command=how if isinstance(how, str) else how(entries.label),
                 )
             )
         origins.append(tuple(line))

@@ -3,17 +3,15 @@
 The mean is that of the tables: geometric, but arithmetic for an excess, which can be negative.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from bench.look import STYLE, rendered
 from bench.statistics import Scale, interval
 
 Series = list[tuple[float, float]]
@@ -31,28 +29,7 @@ _PAPER_TOLERANCE = [(1e-6, 24.0), (1e-1, 24.0), (1.0, 27.0), (2.0, 38.0), (3.0, 
 _LATER_CAP = [(12.0, 29.2), (30.0, 24.0)]
 
 
-def drawn(record: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
-    """Every figure that has something to show as {"png": bytes, "svg": bytes}, by name."""
-    draw: dict[str, Callable[[_Rows], Figure | None]] = {
-        "fig2-steps": _steps,
-        "fig2-residual": _residual,
-        "fig3-tolerance": lambda rows: _quality(rows, "tolerance"),
-        "fig3-cap": lambda rows: _quality(rows, "cap"),
-        "work-precision": _work,
-        "fig4-layers": _layers,
-        "gradient-fidelity": _gradient,
-        "dependency-length": _dependency,
-    }
-    made = {}
-    with style.context(["default", STYLE]):
-        for name, make in draw.items():
-            figure = make(_Rows(record))
-            if figure is not None:
-                made[name] = rendered(figure)
-    return made
-
-
-class _Rows:
+class Rows:
     """The rows that have values, by experiment; and what an experiment's settings are."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
@@ -137,7 +114,7 @@ def _few(axes: Axes) -> None:
     axes.tick_params(axis="y", which="minor", labelleft=False)
 
 
-def _steps(rows: _Rows) -> Figure | None:
+def solver_steps(rows: Rows) -> Figure | None:
     """Figure 2, left."""
     label = next((name for name in rows.every("training", "model") if not name.startswith("tied")), None)
     tasks = rows.every("training", "task")
@@ -159,7 +136,7 @@ def _steps(rows: _Rows) -> Figure | None:
     return figure
 
 
-def _residual(rows: _Rows) -> Figure | None:
+def residual(rows: Rows) -> Figure | None:
     """Figure 2, right: our tasks, and the paper's readings."""
     tasks, models = rows.every("residual", "task"), rows.every("residual", "model")
     if not tasks:
@@ -203,7 +180,17 @@ def _paper_residual(axes: Axes, what: str, points: Mapping[str, tuple[float, flo
     axes.set_xlim(0, 230)
 
 
-def _quality(rows: _Rows, experiment: str) -> Figure | None:
+def quality_by_tolerance(rows: Rows) -> Figure | None:
+    """Figure 3 of the paper."""
+    return _quality(rows, "tolerance")
+
+
+def quality_by_cap(rows: Rows) -> Figure | None:
+    """The same by the cap on evaluations."""
+    return _quality(rows, "cap")
+
+
+def _quality(rows: Rows, experiment: str) -> Figure | None:
     """Figure 3: loss above, evaluations below; the paper's perplexities beside."""
     tasks = rows.every(experiment, "task")
     if not tasks:
@@ -248,7 +235,7 @@ def _quality(rows: _Rows, experiment: str) -> Figure | None:
     return figure
 
 
-def _work(rows: _Rows) -> Figure | None:
+def work_precision(rows: Rows) -> Figure | None:
     """Loss against the evaluations that it took, of one trained model a seed."""
     tasks = rows.every("tolerance", "task")
     if not tasks:
@@ -267,7 +254,7 @@ def _work(rows: _Rows) -> Figure | None:
     return figure
 
 
-def _layers(rows: _Rows) -> Figure | None:
+def layers(rows: Rows) -> Figure | None:
     """Figure 4, and what the loss does meanwhile."""
     tasks, models = rows.every("layers", "task"), rows.every("layers", "model")
     if not tasks:
@@ -302,7 +289,7 @@ def _layers(rows: _Rows) -> Figure | None:
     return figure
 
 
-def _gradient(rows: _Rows) -> Figure | None:
+def gradient(rows: Rows) -> Figure | None:
     """The distance of gradients from the exact one."""
     tasks = rows.every("gradient", "task")
     if not tasks:
@@ -347,7 +334,7 @@ def _gradient(rows: _Rows) -> Figure | None:
     return figure
 
 
-def _dependency(rows: _Rows) -> Figure | None:
+def dependency(rows: Rows) -> Figure | None:
     """Loss at the closer, and in all, by the length of the dependence."""
     models = rows.every("dependency", "model")
     if not models:
@@ -374,7 +361,7 @@ def _dependency(rows: _Rows) -> Figure | None:
     return figure
 
 
-def _over(rows: _Rows, model: str, lengths: Sequence[int], score: str) -> Iterator[Series]:
+def _over(rows: Rows, model: str, lengths: Sequence[int], score: str) -> Iterator[Series]:
     """A series a seed, against the length."""
     for seed in rows.every("dependency", "seed"):
         found = [(length, rows.of("dependency", model=model, dependency=length, seed=seed)) for length in lengths]

@@ -12,6 +12,7 @@ from torch import Tensor
 from baselines import Unrolled
 from bench.catalog import build_task
 from bench.checkpoint import Checkpoint
+from bench.context import RunControl
 from bench.environment import environment
 from bench.identity import Identity, decisive
 from bench.model import LanguageModel, build_model
@@ -68,7 +69,9 @@ class Models:
         path = self.folder / f"{run_id}.json"
         if not path.is_file():
             checkpoint = Checkpoint(self.folder / f"{run_id}.pt", run_id)
-            write_record(path, run(spec, suite="claims", data=self.data, identity=identity, checkpoint=checkpoint))
+            write_record(
+                path, run(spec, suite="claims", data=self.data, identity=identity, control=RunControl(checkpoint=checkpoint))
+            )
         return read_record(path)
 
     def trained(self, spec: Spec) -> LanguageModel:

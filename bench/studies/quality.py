@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.loop import evaluate
+from bench.evaluation import evaluate
 from bench.spec import Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, deq_of, solutions_of

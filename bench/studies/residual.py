@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from baselines import Unrolled
-from bench.loop import evaluate
+from bench.evaluation import evaluate
 from bench.spec import Named, Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, bind, cell_of

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
+from bench import figures
 from bench.contention import CONTENDED
 from bench.environment import environment
 from bench.errors import UserError
-from bench.record import write_bytes, write_text
+from bench.record import write_text
 from bench.report import revision_told
 from bench.side_file import EXPERIMENTS
 from bench.studies import (
     batches,
     dependency,
-    figures,
     gradient_error,
     inference,
     pathological,
@@ -30,6 +30,7 @@ from bench.studies import (
     training_curves,
 )
 from bench.studies.config import FULL, Config
+from bench.studies.figures import Rows
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values
 
@@ -170,9 +171,7 @@ def read_studies(folder: Path) -> dict[str, Any]:
 def write_studies(record: Mapping[str, Any], out: Path = FOLDER) -> None:
     """Write the record and its figures."""
     _write(record, out)
-    for name, formats in figures.drawn(record).items():
-        for ending, content in formats.items():
-            write_bytes(out / f"{name}.{ending}", content)
+    figures.write(out, figures.render("experiments", Rows(record)))
 
 
 def _write(record: Mapping[str, Any], out: Path) -> None:
