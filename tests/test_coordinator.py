@@ -360,7 +360,7 @@ class Replaying(Inline):
         return [Ended(job, record)]
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_a_thousand_specs_cost_two_percent_of_what_the_smallest_suites_runs_take(tmp_path: Path) -> None:
     """A ratio in one process: choosing, leasing, writing and settling a run, against a run of suite tiny."""
     _, entries = load_suite("tiny", {})

@@ -365,7 +365,7 @@ def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
     assert seconds > 0
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.alone
 class TestOwnProject:
     def test_code_that_got_slower_fails_and_every_form_says_so(self, project: Path) -> None:

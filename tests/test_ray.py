@@ -22,7 +22,7 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 LONG = {"steps": 400, "evaluate_every": 100}
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(tmp_path: Path) -> None:
     """Two machines, four runs; once a run has saved its state, its machine is killed and a new one joins."""
     specs = [spec(f"l{number}", "deq", {"cell": "mlp", "width": 4, "steps": 5}, train=LONG) for number in range(4)]
@@ -62,7 +62,7 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(tmp_
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_a_machine_that_would_make_another_run_refuses_it(tmp_path: Path) -> None:
     with cluster(machines=1) as machines:
         engine = Ray(machines.address, cores=1)
@@ -76,7 +76,7 @@ def test_a_machine_that_would_make_another_run_refuses_it(tmp_path: Path) -> Non
     assert Store(tmp_path).ids("s") == []
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "from user_models import Averages\n\nclass Mine(Averages):\n    def forward(self, x, memory=None):\n"
     source += "        return super().forward(FACTOR * x, memory)\n\nFACTOR = 1\n"
@@ -95,7 +95,7 @@ def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, monkeypatc
     assert [point.train_loss for point in first.curve] == [point.train_loss for point in second.curve]
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_stopping_saves_what_runs_and_never_begins_what_waits(tmp_path: Path) -> None:
     """One machine, two jobs: the second has no room."""
     with cluster(machines=1) as machines:

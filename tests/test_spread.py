@@ -24,7 +24,7 @@ from bench.run import run
 from bench.spec import Limits, Settings
 
 __all__ = ["alone", "job", "local"]  # fixtures
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 DEQ: Settings = {"cell": "mlp", "width": 4, "steps": 5}
 LONG = {"steps": 1_000_000}
 

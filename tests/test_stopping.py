@@ -72,7 +72,7 @@ def saved_step(folder: Path) -> int:
     return checkpoint.step
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C under `2>&1 | tee log` ends tee too; a terminal that is closed takes both outputs along. All processes hear it."""
@@ -86,7 +86,7 @@ def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Pa
     assert saved_step(tmp_path) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_what_is_said_to_be_saved_is(tmp_path: Path) -> None:
     with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.killpg(process.pid, signal.SIGTERM)

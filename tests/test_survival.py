@@ -103,7 +103,7 @@ def contents(results: Path) -> dict[str, bytes]:
     return {name: (results / "tables" / "night" / name).read_bytes() for name in TABLES}
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_after_many_kills_of_coordinators_and_runs_the_tables_are_the_same_bytes(folder: Path) -> None:
     """Two coordinators share the results; either of them, or a run of theirs, is killed at random moments."""
     chance = random.Random(os.environ.get("DEQ_BENCH_KILL_SEED", "0"))
