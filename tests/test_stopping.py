@@ -1,9 +1,11 @@
 """Being stopped: the state is saved first, whoever is there to read about it, and what is said about it is so."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,12 +53,12 @@ def ended(process: subprocess.Popen[str], folder: Path) -> str:
 def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
     """The command line in a group of its own, its first run at its second step."""
     (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
-    (folder / "locks").mkdir()
+    locks = tempfile.mkdtemp(prefix="locks")  # not in the test's folder: the address of the fork server's socket must be short
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder / "locks"), "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": locks, "COLUMNS": "200"},
         stdout=stdout,
         stderr=stderr,
         text=True,
@@ -73,6 +75,7 @@ def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Po
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        shutil.rmtree(locks)
 
 
 def saved_step(folder: Path) -> int:
