@@ -5,7 +5,8 @@ REF    ?= HEAD~1
 # Ten benchmarks: their rounds are short enough for 20 of them in the gate's time
 ONLY   ?= training_step and transformer-xl or cheap_map and 64 or explicit_network and (lstm or tcn)
 PY     := $(VENV)/bin/python
-PYTEST := $(PY) -m pytest
+# With bytecode written: pytest keeps the tests there as it rewrites them, ten seconds a process
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
