@@ -5,11 +5,14 @@ REF    ?= HEAD~1
 # Ten benchmarks: their rounds are short enough for 20 of them in the gate's time
 ONLY   ?= training_step and transformer-xl or cheap_map and 64 or explicit_network and (lstm or tcn)
 PY     := $(VENV)/bin/python
+# With bytecode written: pytest keeps the tests there as it rewrites them, ten seconds a process
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-copy reproduce-memory params report test check format perf-check compare-peers bench doctor clean
+.PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-copy reproduce-memory params report test test-fast test-all check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,9 +52,16 @@ report: $(READY)  ## write all that is published from results/runs anew: tables,
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run every test: a file to a process, two at a time, then those that take times
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
-	$(PY) -m pytest -m alone
+test: $(RAY)  ## run the tests: a file to a process, two at a time, then those that take times (six minutes on two cores)
+	$(PYTEST) $(BESIDE) -m 'not alone and not exhaustive'
+	$(PYTEST) -m 'alone and not exhaustive'
+
+test-fast: $(RAY)  ## run the tests that neither start processes nor train (under 90 seconds)
+	$(PYTEST) $(BESIDE) -m 'not alone and not exhaustive and not end_to_end'
+
+test-all: $(RAY)  ## run every test whole: all combinations, 400 examples of each fuzzed property, 50 kills
+	DEQ_BENCH_KILLS=50 $(PYTEST) $(BESIDE) --hypothesis-profile=whole -m 'not alone'
+	$(PYTEST) -m alone
 
 check: $(READY)  ## format, lint, types
 	$(VENV)/bin/ruff format --check .

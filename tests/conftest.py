@@ -12,14 +12,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 torch.set_num_threads(1)
-settings.register_profile("project", deadline=None, derandomize=True, max_examples=40)
-settings.load_profile("project")
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("whole", deadline=None, derandomize=True, max_examples=400)
+settings.load_profile("project")  # `--hypothesis-profile` comes after
 _LONG = {"test_survival.py", "test_gate.py", "test_memory.py", "test_cli.py", "test_ray.py", "test_spread.py", "test_check.py"}
+_END_TO_END = {
+    "finished",
+    "local",
+    "made",
+    "models",
+    "published",
+    "origins",
+    "browser",
+    "usual",
+}  # fixtures that train, or read all
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files whose tests wait for other processes come first: at the end one process would be left with the longest of them."""
+    """The files whose tests wait for other processes come first: at the end one process would be left with the longest of them.
+
+    A test is as end to end as its fixtures.
+    """
     items.sort(key=lambda item: item.path.name not in _LONG)
+    for item in items:
+        if _END_TO_END & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.end_to_end)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from running import IDENTITY
 
@@ -213,7 +213,6 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "c.pt").read_bytes()
 
 
-@settings(max_examples=100)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose", "add"]))
 def test_a_mutated_checkpoint_is_never_taken_up(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, place: float, bit: int, kind: str

@@ -18,7 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
+from cases import exhaustive, product
 from rich.console import Console
+from running import PATIENCE_S
 
 from bench.__main__ import main, parse_seeds
 from bench.engines.local import Local
@@ -56,7 +58,7 @@ SLEEPER = """
 from bench.spec import Named, Spec, Train
 
 def one(label, how, seed):
-    settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 60.0}
+    settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
     return Spec(group="g", label=label, model=Named(name="user_models:Misfit", settings=settings), seed=seed,
                 task=Named(name="user_models:Echo"), train=Train(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
 
@@ -111,7 +113,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.py").write_text(SUITE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert call(patch, ("run", "mine.py", "--device", "cpu", "--jobs", "2", "--json")) == 0
+        assert call(patch, ("run", "mine.py", "--device", "cpu", "--engine", "inline", "--json")) == 0
     return folder
 
 
@@ -239,7 +241,7 @@ class TestRefused:
         (tmp_path / "results").mkdir(mode=0o500)
         refused(cli, tmp_path, ("run", "mine.py", "--device", "cpu"), "results")
 
-    @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 2}', '{"schema_version": 1}', "\0"])
+    @pytest.mark.parametrize("damage", ["{", '{"schema_version": 2}', *exhaustive("", "[]", '{"schema_version": 1}', "\0")])
     def test_a_damaged_record_is_named_and_nothing_is_overwritten(self, cli: Cli, copied: Path, damage: str) -> None:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
         path.write_text(damage)
@@ -299,8 +301,10 @@ class TestLeftOut:
             path.write_text("{")
         return path.name
 
-    @pytest.mark.parametrize("how", ["flipped", "link", "stray"])
-    @pytest.mark.parametrize("command", ["report", "page", "status", "status mine.py --device cpu", "claims"])
+    @pytest.mark.parametrize(
+        ("command", "how"),
+        product(["report", "page", "status", "status mine.py --device cpu", "claims"], ["flipped", "link", "stray"]),
+    )
     def test_is_named_in_one_warning(self, cli: Cli, copied: Path, how: str, command: str) -> None:
         name = self.spoil(copied, how)
         status, _, err = cli(*command.split())
@@ -330,20 +334,27 @@ def one(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.end_to_end
 class TestEnvironment:
     """Wherever it is started: no traceback, and what is asked for is done."""
 
     @pytest.mark.parametrize(
         ("command", "settings", "redirected"),
         [
-            *(("list", {"PYTHONIOENCODING": encoding}, "") for encoding in ("ascii", "cp1252")),
-            ("show", {"PYTHONIOENCODING": "ascii"}, ""),
-            *((command, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "") for command in ("show", "report")),
+            ("list", {"PYTHONIOENCODING": "ascii"}, ""),
+            ("show", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
             ("report", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
-            *((command, {}, ">&-") for command in ("show", "report")),
+            ("show", {}, ">&-"),
             ("report", {}, "<&- >&- 2>&-"),
-            *((command, {}, ">/dev/full") for command in ("list", "show", "report")),
+            ("show", {}, ">/dev/full"),
             ("show", {}, ">/dev/full 2>&1"),
+            *exhaustive(
+                ("list", {"PYTHONIOENCODING": "cp1252"}, ""),
+                ("show", {"PYTHONIOENCODING": "ascii"}, ""),
+                ("report", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
+                ("report", {}, ">&-"),
+                *((command, {}, ">/dev/full") for command in ("list", "report")),
+            ),
         ],
         ids=str,
     )
@@ -448,12 +459,14 @@ class TestRun:
         assert status == 0
         assert len(json.loads(out)["runs"]) == 1
 
+    @pytest.mark.end_to_end
     def test_seeds_first_and_the_whole_suite_after(self, cli: Cli, tmp_path: Path) -> None:
         """A part of a suite's seeds, then all of them: the report still stands."""
         two = SUITE.replace("seeds=(0,)", "seeds=(0, 1)").replace("learning_rates=(0.01, 0.02)", "learning_rates=(0.01,)")
         (tmp_path / "mine.py").write_text(two)
-        assert cli("run", "mine.py", "--device", "cpu", "--seeds", "1", "--only", "mean")[0] == 0
-        status, _, err = cli("run", "mine.py", "--device", "cpu", "--only", "mean")
+        part = ("run", "mine.py", "--device", "cpu", "--engine", "inline", "--only", "mean")
+        assert cli(*part, "--seeds", "1")[0] == 0
+        status, _, err = cli(*part)
         assert (status, "error" in err) == (0, False), err
         assert len(list((tmp_path / "results" / "runs" / "mine").iterdir())) == 2
 
@@ -516,6 +529,7 @@ class TestOthers:
         assert parse_seeds(text) == seeds
 
 
+@pytest.mark.end_to_end
 def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "mine.py").write_text(f"FOLDER = {str(tmp_path)!r}\n{SLEEPER}")
     arguments = ["run", "mine.py", "--device", "cpu", "--jobs", "1"]
@@ -530,7 +544,7 @@ def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_pa
         start_new_session=True,
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while not (marks := list(tmp_path.glob("*.asleep"))):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
@@ -538,7 +552,7 @@ def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_pa
         family = psutil.Process(process.pid).children(recursive=True)
         assert int(marks[0].stem) in {child.pid for child in family}
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -546,7 +560,7 @@ def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_pa
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "the same command goes on" in err
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
     records = list((tmp_path / "results" / "runs" / "mine").iterdir())
     assert [read_record(path).spec.label for path in records] == ["quick"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import problems
 import pytest
 import torch
+from cases import cover, few, product
 from torch import Tensor
 
 from baselines import NeuralODE, Unrolled
@@ -125,7 +126,13 @@ CORES: dict[str, Callable[[], Core]] = {
 }
 
 
-@pytest.fixture(params=CORES)
+# By default a core of each cell with some solver, and unrolled in some way; the catalog's forms have each of them with all else.
+COVER = {f"deq-{values[0]}-{values[1]}" for values in cover(list(SOLVERS), list(CELLS))}
+COVER |= {f"unrolled-{values[0]}-{values[1]}" for values in cover(["none", "every", "sqrt"], list(CELLS))}
+COVER |= {name for name in CORES if not name.startswith(("deq-", "unrolled-"))}
+
+
+@pytest.fixture(params=few(CORES, COVER))
 def model(request: pytest.FixtureRequest) -> Subject:
     return Subject(make=CORES[request.param], inputs=D, gradient_rtol=INEXACT.get(request.param))
 
@@ -160,7 +167,7 @@ def test_a_core_keeps_its_contract(model: Subject) -> None:
 
 
 # Gradients that are inexact by design are no slopes; test_adjoint and test_shine have what they are.
-@pytest.mark.parametrize("model", sorted(CORES.keys() - {"catalog-deq-phantom", "catalog-deq-shine"}), indirect=True)
+@pytest.mark.parametrize("model", few(sorted(CORES.keys() - {"catalog-deq-phantom", "catalog-deq-shine"}), COVER), indirect=True)
 def test_the_gradient_of_a_core_is_the_difference_quotient_at_the_first_point(model: Subject) -> None:
     errors = module_gradient_errors(model, model.build())
     assert max(errors.values()) <= gradient_rtol(model), errors
@@ -306,8 +313,8 @@ def test_the_count_is_the_published_formula(form: str) -> None:
     assert sum(p.numel() for p in small(form).parameters()) == COUNTS[form]
 
 
-@pytest.mark.parametrize("task", ["copy", "agreement"])
-@pytest.mark.parametrize("form", SMALL)
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(("form", "task"), product(list(SMALL), ["copy", "agreement"]))
 def test_every_model_of_the_catalog_trains_a_few_steps_on_both_tasks(form: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert task in TASKS
     name, settings, recipe = SMALL[form]

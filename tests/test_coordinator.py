@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import run_suite
+from cases import exhaustive
+from running import PATIENCE_S, run_suite
 
 import bench.provenance
 from bench.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
@@ -90,7 +91,7 @@ class TestOnce:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=60)
+            thread.join(timeout=PATIENCE_S)
         made = [job.run_id for engine in engines for job in engine.jobs]
         assert len(made) == len(set(made)) == 12
         assert found[0] == found[1]
@@ -102,18 +103,23 @@ class TestOnce:
         held = coordinator.identity(spec(0)).run_id(spec(0).key)
         lease = store.lease("s", held)
         assert lease is not None
-        told: list[int] = []
+        told, other_is_seen = list[int](), threading.Event()
+
+        def elsewhere(runs: int) -> None:
+            told.append(runs)
+            if engine.jobs:
+                other_is_seen.set()
+
         thread = threading.Thread(
-            target=lambda: run_suite(plan, tmp_path, engine=engine, callbacks=Callbacks(held_elsewhere=told.append)), daemon=True
+            target=lambda: run_suite(plan, tmp_path, engine=engine, callbacks=Callbacks(held_elsewhere=elsewhere)), daemon=True
         )
         thread.start()
-        time.sleep(1.5)
+        assert other_is_seen.wait(PATIENCE_S)
         assert [job.spec.seed for job in engine.jobs] == [1]
         assert thread.is_alive()
-        assert told
         assert set(told) == {1}
         lease.close()
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE_S)
         assert [job.spec.seed for job in engine.jobs] == [1, 0]
 
 
@@ -323,6 +329,7 @@ def test_the_options_are_three_attempts_and_half_a_minute() -> None:
     assert (RunOptions().attempts, RunOptions().checkpoint_s) == (3, 30.0)
 
 
+@pytest.mark.end_to_end
 def test_a_coordinator_that_is_killed_leaves_its_results_to_the_next(tmp_path: Path) -> None:
     """The lease of a process that died is free, and its run is taken up."""
     code = f"""
@@ -332,7 +339,7 @@ from pathlib import Path
 from bench.engines.inline import Inline
 from bench.plan import Plan
 from bench.suite_loading import load_suite
-from running import run_suite
+from running import PATIENCE_S, run_suite
 from test_coordinator import spec
 
 class Fatal(Inline):
@@ -366,8 +373,9 @@ class Replaying(Inline):
         return [Finished(job, record)]
 
 
-@pytest.mark.slow
-def test_a_thousand_specs_cost_two_percent_of_what_the_smallest_suites_runs_take(tmp_path: Path) -> None:
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [200, *exhaustive(1000)])
+def test_many_specs_cost_two_percent_of_what_the_smallest_suites_runs_take(tmp_path: Path, number: int) -> None:
     """A ratio in one process: choosing, leasing, writing and settling a run, against a run of suite tiny."""
     _, entries = load_suite("tiny", {})
     plan = Plan(entries, only="copy*", seeds=[0])
@@ -376,6 +384,6 @@ def test_a_thousand_specs_cost_two_percent_of_what_the_smallest_suites_runs_take
     each = inline.busy_s / (len(records) + len(plan.trials()))
     engine = Replaying(records[0])
     begun = time.perf_counter()
-    assert len(run_suite(Plan([spec(seed) for seed in range(1000)]), tmp_path / "many", engine=engine)) == 1000
-    own = (time.perf_counter() - begun - engine.busy_s) / 1000
+    assert len(run_suite(Plan([spec(seed) for seed in range(number)]), tmp_path / "many", engine=engine)) == number
+    own = (time.perf_counter() - begun - engine.busy_s) / number
     assert own < 0.02 * each, (own, each)

@@ -8,13 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from running import cluster
+from cases import exhaustive
+from running import PATIENCE_S, cluster
 
 from bench.attempts import progress_of
 from bench.catalog import build_task
@@ -32,6 +34,7 @@ from bench.run import run
 from bench.spec import Limits, Named, Settings, Spec, Train
 
 Make = Callable[..., Job]
+pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,7 +63,7 @@ def spec(label: str, name: str = "gru", settings: Settings | None = None, **chan
     )
 
 
-def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = 20.0, **changes: Any) -> Spec:
+def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = PATIENCE_S, **changes: Any) -> Spec:
     settings: Settings = {"width": 4, "how": how, "at": 2, "folder": str(folder), "wait_s": wait_s}
     return spec(label, "user_models:Misfit", settings, **changes)
 
@@ -69,12 +72,14 @@ def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = 20.0, 
 def job(tmp_path: Path) -> Make:
     """A spec's job, its state below the test's folder."""
 
-    def make(spec: Spec, **changes: Any) -> Job:
-        identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
-        run_id = identity.run_id(spec.key)
-        return Job(run_id=run_id, suite="s", spec=spec, identity=identity, folder=tmp_path / "work" / run_id, **changes)
+    return partial(job_in, tmp_path)
 
-    return make
+
+def job_in(folder: Path, spec: Spec, **changes: Any) -> Job:
+    """A spec's job, its state below a folder."""
+    identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
+    run_id = identity.run_id(spec.key)
+    return Job(run_id=run_id, suite="s", spec=spec, identity=identity, folder=folder / "work" / run_id, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,7 @@ def address(alone: None) -> Iterator[str]:
         yield found.address
 
 
-@pytest.fixture(params=["inline", "local", "ray"])
+@pytest.fixture(params=["inline", "local", *exhaustive("ray")])  # test_ray has a cluster
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Every engine."""
     make: dict[str, Callable[[], Engine]] = {
@@ -108,7 +113,7 @@ def local() -> Iterator[Local]:
 def finish(engine: Engine, jobs: list[Job], seen: list[Event] | None = None) -> dict[str, Event]:
     """Run the jobs, as many at a time as there are slots; the last event of each, by label."""
     waiting, running, ends = list(jobs), 0, {}
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + PATIENCE_S
     while waiting or running:
         assert time.monotonic() < limit
         while waiting and running < engine.slots:
@@ -126,7 +131,7 @@ def finish(engine: Engine, jobs: list[Job], seen: list[Event] | None = None) -> 
 
 def gone(pid: int) -> bool:
     """Whether a process is dead (a zombie is: its parent, the fork server, has yet to look)."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
@@ -135,7 +140,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_for(folder: Path, pattern: str, engine: Engine | None = None) -> list[Path]:
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while not (found := list(folder.glob(pattern))):
         assert time.monotonic() < end
         if engine is not None:
@@ -196,7 +201,7 @@ def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: En
     assert "stopped by the test" in str(end.why if isinstance(end, Stopped) else end.record.why)
 
 
-def until_it_trains(engine: Engine, seconds: float = 60.0) -> None:
+def until_it_trains(engine: Engine, seconds: float = PATIENCE_S) -> None:
     """Wait for a run's first step; a run that ends before it fails the test."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
@@ -207,7 +212,7 @@ def until_it_trains(engine: Engine, seconds: float = 60.0) -> None:
 
 
 def finish_one(engine: Engine) -> Event:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + PATIENCE_S
     while time.monotonic() < limit:
         for event in engine.wait(1.0):
             if not isinstance(event, Progress):
@@ -297,7 +302,7 @@ class TestLocal:
     def test_a_record_that_has_arrived_counts_whatever_keeps_its_process(
         self, local: Local, job: Make, tmp_path: Path, how: str
     ) -> None:
-        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
+        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=2 * PATIENCE_S))])[how]
         end_children(tmp_path)
         assert isinstance(end, Finished)
         assert end.record.status == "ok"
@@ -315,7 +320,7 @@ class TestLocal:
     def test_a_dead_run_is_an_event_whatever_it_left(
         self, local: Local, job: Make, tmp_path: Path, how: str, why: str, fault: str | None
     ) -> None:
-        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=120.0))])[how]
+        end = finish(local, [job(misfit(how, how, tmp_path, wait_s=2 * PATIENCE_S))])[how]
         end_children(tmp_path)
         assert isinstance(end, Lost)
         assert why in end.why
@@ -323,19 +328,19 @@ class TestLocal:
 
     def test_a_run_that_closes_its_connection_is_ended(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.engines.process.GRACE_S", 0.5)
-        end = finish(local, [job(misfit("l", "close", wait_s=120.0))])["l"]
+        end = finish(local, [job(misfit("l", "close", wait_s=2 * PATIENCE_S))])["l"]
         assert isinstance(end, Lost)
         assert (end.fault, end.why) == ("crashed", "closed its connection to the coordinator and did not end")
 
     def test_a_fork_server_that_dies_costs_no_run(self, local: Local, job: Make, tmp_path: Path) -> None:
         """Those under way go on and are recorded; the next gets a new server."""
-        local.submit(job(misfit("sleeper", "sleep", tmp_path, wait_s=60.0)))
+        local.submit(job(misfit("sleeper", "sleep", tmp_path, wait_s=PATIENCE_S)))
         wait_for(tmp_path, "*.asleep", local)
         os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
         local.submit(job(spec("next")))
         ends: dict[str, Event] = {}
         (tmp_path / "go").touch()
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + PATIENCE_S
         while len(ends) < 2:
             assert time.monotonic() < limit
             ends |= {event.job.spec.label: event for event in local.wait(0.5) if not isinstance(event, Progress)}
@@ -354,7 +359,7 @@ class TestLocal:
     def test_waiting_for_the_machine_is_no_time_of_the_run(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.engines.process._PATIENCE_S", 0.0)
         monkeypatch.setattr("bench.engines.process.GRACE_S", 0.0)
-        limit = 4.0
+        limit = 10.0  # of which a busy machine may take some for the run itself
         one = job(spec("l"), limits=Limits(seconds=limit))
         events: list[Event] = []
         with Machine().exclusive():
@@ -374,7 +379,7 @@ class TestLocal:
         assert "another benchmark has the machine" in one.log.read_text()
         assert not progress_of(one)["waiting"]
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+    @pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)], ids=lambda number: number.name)
     def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Make, number: signal.Signals) -> None:
         one = job(spec("long", train={"steps": 1_000_000}))
         local.submit(one)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_page import Read
 from test_report import METRICS, comparison, save
@@ -51,7 +51,6 @@ def test_every_unseen_character_is_an_escape_and_every_letter_stays() -> None:
 
 
 @given(st.text())
-@settings(max_examples=100, deadline=None)
 def test_no_renderer_lets_an_unseen_character_through(text: str) -> None:
     for shown in (one_line(text), markdown_escape(text), latex_escape(text), str(UserError(text))):
         assert not any(map(unseen, shown))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import exhaustive
 from torch import Tensor, nn
 
 import bench.gate.counts as counts
@@ -333,7 +334,7 @@ def gate(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         env=environment,
     )
 
@@ -366,7 +367,7 @@ def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
     assert seconds > 0
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.alone
 class TestOwnProject:
     def test_code_that_got_slower_fails_and_every_form_says_so(self, project: Path) -> None:
@@ -374,7 +375,7 @@ class TestOwnProject:
         git(project, "commit", "-qam", "two")
         said = gate(
             project,
-            *("--against", "HEAD~1", "--head", "HEAD", "--benchmarks", "speed", "--budget", "60"),
+            *("--against", "HEAD~1", "--head", "HEAD", "--benchmarks", "speed", "--budget", "600"),
             *("--markdown", "sum.md", "--bencher", "bencher.json", "--json"),
         )
         assert said.returncode == 1, said.stdout + said.stderr
@@ -387,6 +388,7 @@ class TestOwnProject:
         worktrees = subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True, text=True, check=True).stdout
         assert len(worktrees.splitlines()) == 1
 
+    @pytest.mark.exhaustive
     def test_the_same_code_does_not_fail(self, project: Path) -> None:
         said = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "45", "--json")
         assert said.returncode == 0, said.stdout + said.stderr
@@ -416,11 +418,13 @@ class TestOwnProject:
         ("arguments", "said"),
         [
             (("--against", "nowhere", "--head", "HEAD"), "git rev-parse"),
-            (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "none"), "no benchmarks at"),
             (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "work.py"), "no benchmark ran"),
-            (("--exact", "--against", "HEAD"), "nothing to be timed against"),
-            (("--head", "HEAD"), "belong to --against"),
-            (("--exact", "--markdown", "no/such/place.md"), "cannot write no/such/place.md"),
+            *exhaustive(
+                (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "none"), "no benchmarks at"),
+                (("--exact", "--against", "HEAD"), "nothing to be timed against"),
+                (("--head", "HEAD"), "belong to --against"),
+                (("--exact", "--markdown", "no/such/place.md"), "cannot write no/such/place.md"),
+            ),
         ],
     )
     def test_a_wrong_call_is_a_line_and_status_2(self, project: Path, arguments: tuple[str, ...], said: str) -> None:

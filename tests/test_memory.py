@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import product
 from torch import nn
 from typer.testing import CliRunner
 
@@ -66,8 +67,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["whole", "core"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(("name", "ends"), product(list(MODELS), [True, False]))
 def test_fake_and_real_agree_to_the_byte(name: str, ends: bool) -> None:
     shape = dataclasses.replace(SHAPE, ends=ends, auxiliary=0.1 if "trellisnet" in name and ends else 0.0)
     real, fake = measured(MODELS[name], shape), predicted(MODELS[name], shape)

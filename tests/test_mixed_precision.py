@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import product
 from torch import Tensor, nn
 
 from baselines import NeuralODE
@@ -39,15 +40,8 @@ ADJOINTS = {
 }
 
 
-def pairs() -> list[tuple[str, str, str]]:
-    found = []
-    for cell in sorted(CELLS):
-        for solver in sorted(SOLVERS):
-            for adjoint in ADJOINTS:
-                possible = {"shine": solver == "broyden", "unroll": solver == "picard", "propagation": cell == "energy"}
-                if possible.get(adjoint, True):
-                    found.append((cell, solver, adjoint))
-    return found
+def possible(cell: str, solver: str, adjoint: str, *_: object) -> bool:
+    return {"shine": solver == "broyden", "unroll": solver == "picard", "propagation": cell == "energy"}.get(adjoint, True)
 
 
 def network(cell: str, solver: str, adjoint: str, stop: Stop = STOP) -> tuple[nn.Linear, DEQ]:
@@ -71,8 +65,9 @@ def run(below: nn.Linear, layer: DEQ, autocast: torch.dtype | None) -> tuple[Ten
     return y, torch.cat([g.flatten().float() for g in gradients if g is not None]), seen
 
 
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(("cell", "solver", "adjoint"), pairs())
+@pytest.mark.parametrize(
+    ("cell", "solver", "adjoint", "dtype"), product(sorted(CELLS), sorted(SOLVERS), list(ADJOINTS), HALF, possible=possible)
+)
 def test_under_autocast_every_solve_converges_and_the_gradient_is_that_of_float32(
     cell: str, solver: str, adjoint: str, dtype: torch.dtype
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import product
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -95,8 +96,7 @@ IN_PLACE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
 }
 
 
-@pytest.mark.parametrize("how", IN_PLACE)
-@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize(("name", "how"), product(list(CORES), list(IN_PLACE)))
 def test_an_in_place_operation_on_the_output_leaves_the_gradient_and_the_memory_right(name: str, how: str) -> None:
     core, x = CORES[name]().eval(), torch.randn(2, 5, WIDTH)
     if name == "tcn":  # it ends in a ReLU, whose backward needs its result: torch refuses, as after any ReLU

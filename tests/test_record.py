@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from running import IDENTITY
@@ -393,7 +393,6 @@ def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return changed
 
 
-@settings(max_examples=400)
 @given(change=mutations())
 def test_a_mutated_record_is_refused_in_one_line_or_is_the_same_record(
     tmp_path_factory: pytest.TempPathFactory, change: Callable[[bytes], bytes]

@@ -116,6 +116,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
 
 
 @pytest.mark.alone
+@pytest.mark.end_to_end
 class TestMeasures:
     @pytest.mark.parametrize("name", MODELS)
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
@@ -233,6 +234,7 @@ class TestMeasures:
         json.dumps(record.probes, allow_nan=False)
 
 
+@pytest.mark.end_to_end
 class TestTraining:
     @pytest.mark.parametrize("name", MODELS)
     def test_learns_what_is_easy(self, name: str) -> None:

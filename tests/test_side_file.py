@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -54,7 +54,6 @@ def plain(content: Any) -> Any:
 
 
 @given(JSON)
-@settings(max_examples=60, deadline=None)
 def test_what_is_read_is_what_was_written(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
     path = tmp_path_factory.mktemp("side") / "a.json"
     path.write_text(json.dumps(KIND.sealed({"rows": rows}), indent=1))
@@ -105,7 +104,6 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(name=st.sampled_from(sorted(FILES)), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), data=st.data())
-@settings(max_examples=40, deadline=None)
 def test_a_damaged_side_file_is_never_a_traceback_and_never_another_number(
     copied: Path, name: str, where: float, bit: int, data: st.DataObject
 ) -> None:
@@ -128,7 +126,6 @@ def test_a_damaged_side_file_is_never_a_traceback_and_never_another_number(
 
 
 @given(where=st.floats(0, 1, exclude_max=True), length=st.integers(0, 40), written=st.binary(max_size=40))
-@settings(max_examples=60, deadline=None)
 def test_a_damaged_figure_is_never_a_traceback(copied: Path, where: float, length: int, written: bytes) -> None:
     whole = (RESULTS / "memory" / "waterfall.svg").read_bytes()
     at = int(where * len(whole))

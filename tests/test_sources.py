@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cases import exhaustive
 from running import run_suite
 from test_engine import Make, finish, job, local, spec
 
@@ -83,6 +84,7 @@ def here(one: Spec) -> Identity:
     return identify(one, build_task(one.task, {}), environment("cpu", 1))
 
 
+@pytest.mark.end_to_end
 def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, mine: Callable[[str], Path]) -> None:
     """The first record is there when the file is edited; the next command makes other runs, with the edit."""
     path = mine(MODEL)
@@ -100,7 +102,7 @@ def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, mine: Call
     assert losses(edited) != losses(records[0])
 
 
-@pytest.mark.parametrize("change", ["edited", "broken", "gone"])
+@pytest.mark.parametrize("change", ["edited", *exhaustive("broken", "gone")])
 def test_what_was_imported_is_digested_and_runs_whatever_the_file_holds_by_then(
     local: Local, job: Make, mine: Callable[[str], Path], change: str
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
     assert end.record.curve == []
 
 
+@pytest.mark.end_to_end
 def test_a_corpus_that_changes_during_a_matrix_makes_no_record_of_other_data(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("abcdefgh" * 200)
@@ -210,18 +213,18 @@ FAILING = [
 ]
 
 
-@pytest.mark.parametrize(("line", "status", "why"), FAILING, ids=[line for line, _, _ in FAILING])
-def test_code_that_fails_where_a_run_imports_it_is_a_row_and_the_others_go_on(
-    tmp_path: Path, mine: Callable[[str], Path], line: str, status: str, why: str
-) -> None:
-    path = mine(f"{ELSEWHERE}{line}\n{MODEL}")
-    limited = Limits(seconds=2.0)
-    failing = of(path, "failing").model_copy(update={"limits": limited})
-    records = run_suite(Plan([failing, spec("fine")]), tmp_path / "results", jobs=1)
-    assert [record.status for record in records] == [status, "ok"]
-    assert why in str(records[0].why)
+@pytest.mark.end_to_end
+def test_code_that_fails_where_a_run_imports_it_is_a_row_and_the_others_go_on(tmp_path: Path, mine: Callable[[str], Path]) -> None:
+    failing = [of(mine(f"{ELSEWHERE}{line}\n{MODEL}"), f"failing {number}") for number, (line, *_) in enumerate(FAILING)]
+    timeout = failing[-1].model_copy(update={"limits": Limits(seconds=2.0)})
+    *records, fine = run_suite(Plan([*failing[:-1], timeout, spec("fine")]), tmp_path / "results", jobs=2)
+    assert fine.status == "ok"
+    for record, (line, status, why) in zip(records, FAILING, strict=True):
+        assert record.status == status, line
+        assert why in str(record.why), line
 
 
+@pytest.mark.end_to_end
 def test_a_task_that_fails_where_a_run_builds_it_is_a_row(tmp_path: Path, mine: Callable[[str], Path]) -> None:
     path = mine(
         "import os\nfrom user_models import Echo\n\n"

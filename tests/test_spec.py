@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from running import IDENTITY
@@ -68,7 +68,6 @@ class TestRunId:
         assert again.key == spec().key
         assert [type(value) for value in again.model.settings.values()] == [int, float, str, type(None), bool]
 
-    @settings(max_examples=25)
     @given(st.dictionaries(st.text(min_size=1, max_size=5), st.booleans() | st.integers() | st.floats(allow_nan=False), max_size=3))
     def test_survives_json_whatever_the_settings(self, chosen: dict[str, Any]) -> None:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.corpora import parse_data
@@ -83,7 +83,6 @@ def test_a_folder_named_like_a_split_is_not_passed_over(name: str, tmp_path: Pat
     assert set(content(loaded(tmp_path), "train")) == {"r"}
 
 
-@settings(max_examples=150)
 @given(data=st.data())
 def test_test_text_is_never_trained_on_whatever_the_files_are_called(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -150,7 +149,6 @@ def test_bytes_that_are_no_text_are_found_where_they_are_behind_a_mark_too(
             tokenise(tmp_path / "a.txt", "char")
 
 
-@settings(max_examples=150)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=40),
     encoding=st.sampled_from(
@@ -183,7 +181,6 @@ def test_a_text_is_read_as_it_was_written_or_refused(
 PIECES = [b"a", b" ", b"\n", b"\r", b"\r\n", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3", "é日".encode()]
 
 
-@settings(max_examples=100)
 @given(
     raw=st.binary(max_size=9) | st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join), unit=st.sampled_from(["char", "word"])
 )
@@ -236,7 +233,6 @@ def test_what_is_no_regular_file_is_refused_at_once(kind: str, name: str, tmp_pa
     assert isinstance(error, UserError)
 
 
-@settings(max_examples=100)
 @given(pair=st.text(max_size=30) | st.text("ab=./~ \0\n", max_size=30) | st.builds("a={}".format, st.text(max_size=600)))
 def test_any_data_option_is_read_or_refused_in_a_line(pair: str) -> None:
     try:

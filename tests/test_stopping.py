@@ -1,9 +1,11 @@
 """Being stopped: the state is saved first, whoever is there to read about it, and what is said about it is so."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import run_suite
+from cases import exhaustive
+from running import PATIENCE_S, run_suite
 from test_coordinator import Scripted, spec
 
 from bench.__main__ import _stopping
@@ -29,7 +32,7 @@ SUITE = """
 from bench.spec import Named, Spec, Train
 
 def one(seed):
-    settings = {"width": 4, "how": "sleep", "at": 2, "folder": FOLDER, "wait_s": 60.0}
+    settings = {"width": 4, "how": "sleep", "at": 2, "folder": FOLDER, "wait_s": 600.0}
     return Spec(group="g", label="sleeper", model=Named(name="user_models:Misfit", settings=settings), seed=seed,
                 task=Named(name="user_models:Echo"), train=Train(steps=1000, batch=4, learning_rate=0.01, evaluation_batch=8))
 
@@ -37,32 +40,42 @@ SPECS = [one(0), one(1)]
 """
 
 
+def ended(process: subprocess.Popen[str], folder: Path) -> str:
+    """What a command that should still be at work said, and what became of its runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    said = [stream for stream in process.communicate() if stream]
+    files = sorted((folder / "results").rglob("*.json")) + sorted((folder / "results").rglob("*.log"))
+    return "\n".join([f"status {process.returncode}", *said, *(f"{path}:\n{path.read_text()[:3000]}" for path in files)])
+
+
 @contextmanager
 def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
     """The command line in a group of its own, its first run at its second step."""
     (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
-    (folder / "locks").mkdir()
+    locks = tempfile.mkdtemp(prefix="locks")  # not in the test's folder: the address of the fork server's socket must be short
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder / "locks"), "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": locks, "COLUMNS": "200"},
         stdout=stdout,
         stderr=stderr,
         text=True,
         start_new_session=True,
     )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE_S
         while not list(folder.glob("*.asleep")):
-            assert process.poll() is None
-            assert time.monotonic() < end
+            assert process.poll() is None, ended(process, folder)
+            assert time.monotonic() < end, ended(process, folder)
             time.sleep(0.05)
         yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        shutil.rmtree(locks)
 
 
 def saved_step(folder: Path) -> int:
@@ -72,8 +85,8 @@ def saved_step(folder: Path) -> int:
     return checkpoint.step
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [*exhaustive(signal.SIGINT), signal.SIGHUP], ids=lambda number: number.name)
 def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C under `2>&1 | tee log` ends tee too; a terminal that is closed takes both outputs along. All processes hear it."""
     read, write = os.pipe()
@@ -82,16 +95,16 @@ def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Pa
         os.close(read)
         os.killpg(process.pid, number)
         (tmp_path / "go").touch()
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=PATIENCE_S) == 130
     assert saved_step(tmp_path) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_what_is_said_to_be_saved_is(tmp_path: Path) -> None:
     with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.killpg(process.pid, signal.SIGTERM)
         (tmp_path / "go").touch()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "stopped by SIGTERM: the runs under way save their state" in err
     assert "stopped; finished runs are recorded, the state of 1 is saved: the same command goes on from there\n" in err

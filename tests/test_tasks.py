@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -529,7 +529,6 @@ def numbered(folder: Path, tokens: int, length: int) -> Text:
     return read_text(folder, length=length)
 
 
-@settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(60, 400), size=st.integers(1, 9), length=st.integers(1, 6), seed=st.integers(0, 5))
 def test_training_lanes_are_contiguous_and_an_epoch_never_repeats(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int, seed: int
@@ -554,7 +553,6 @@ def test_training_epochs_and_seeds_start_at_different_offsets(corpus: Path) -> N
     assert all(not torch.equal(one, other) for one, other in itertools.combinations(starts, 2))
 
 
-@settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(60, 400), size=st.integers(1, 9), length=st.integers(1, 6), first=st.integers(0, 40))
 def test_a_training_batch_goes_on_where_the_last_one_ended_unless_it_begins(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int, first: int
@@ -590,7 +588,6 @@ def test_a_carried_memory_begins_anew_with_every_epoch(tmp_path: Path, monkeypat
     assert [number for number, memory in enumerate(carried) if not memory] == [0, 10, 20]
 
 
-@settings(max_examples=60, deadline=None)
 @given(tokens=st.integers(9, 200), size=st.integers(1, 40), length=st.integers(1, 8))
 def test_evaluation_scores_every_token_once_in_contiguous_lanes(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, size: int, length: int
