@@ -44,9 +44,9 @@ def test_a_machine_that_would_make_another_run_refuses_it(machines: Any, tmp_pat
     plan = Plan([spec("l")])
     coordinator = Coordinator(plan, suite="s", store=Store(tmp_path), engine=engine)
     identity = coordinator.identity(plan.finals({})[0])
-    other = Identity(**identity.model_dump() | {"code": identity.code | {"deq.core": "0" * 12}})
+    other = Identity(**identity.model_dump() | {"environment": identity.environment | {"torch": "0.1"}})
     coordinator.identity = lambda spec: other  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"machine .+ of the cluster differs: code of deq\.core"):
+    with pytest.raises(UserError, match=r"machine .+ of the cluster differs: torch 0.1"):
         coordinator.run()
     assert Store(tmp_path).ids("s") == []
 

@@ -19,7 +19,7 @@ from bench.claims.claim import judged
 from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS
 from bench.errors import UserError
-from bench.gate.expected import read_expected
+from bench.gate.accepted import read_accepted
 from bench.page.drawing import Shapes
 from bench.page.peers import peers_sheets
 from bench.page.sheets import memory_sheets
@@ -37,7 +37,7 @@ FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
     "peers/peers.json": (side_file.PEERS, peers_sheets, "python -m bench peers"),
     "gate/expected.json": (
         side_file.COUNTS,
-        lambda folder: read_expected(folder / "gate/expected.json"),
+        lambda folder: read_accepted(folder / "gate/expected.json"),
         "python -m bench gate accept",
     ),
 }
@@ -165,7 +165,7 @@ def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_pa
 
 
 def test_a_change_log_that_is_no_text_is_named(tmp_path: Path) -> None:
-    from bench.gate.expected import Count, accept
+    from bench.gate.accepted import Count, accept
 
     (tmp_path / "C.md").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"C\.md cannot be read"):

@@ -1,9 +1,8 @@
-"""The performance gate: what a change does to counted quantities (exactly) and to times (against the code before it, in one job).
+"""The performance gate: does a change make anything worse? Counts are compared exactly, times with the code before it, in one job.
 
-counts.py     the exact tier's quantities: parameters, bytes, FLOPs, operators, host syncs, evaluations, data
-expected.py   the quantities as they were accepted, compared with those that are found
-timing.py     the timing tier: base and head in turns, in fresh processes, from pytest-benchmark's JSON
-decide.py     when a difference of times is one
-show.py       tables for a terminal, Markdown, JSON, Bencher
+counts.py     what is counted: parameters, bytes, FLOPs, operators, host syncs, evaluations, data
+accepted.py   the accepted counts, and how they differ from those found
+timing.py     base and head timed alternately, in fresh processes, by pytest-benchmark, and when a difference is significant
+show.py       tables for a terminal, Markdown, JSON
 cli.py        `python -m bench gate`
 """

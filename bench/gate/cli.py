@@ -1,4 +1,4 @@
-"""`python -m bench gate`: fails when a change made something worse, and says so when it cannot tell."""
+"""`python -m bench gate`: fails when a change made something worse, and reports what it cannot decide."""
 
 import json
 import tempfile
@@ -49,7 +49,6 @@ def gate(
     only: Annotated[str | None, typer.Option(metavar="EXPRESSION", help="benchmarks: as pytest's -k")] = None,
     budget: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="time for the timing tier")] = 420.0,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="add the tables to this file (a job's summary)")] = None,
-    bencher: Annotated[Path | None, typer.Option(metavar="FILE", help="write head's times in Bencher's format")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for scripts")] = False,
 ) -> None:
     """Compare counts with the accepted ones and, with --against, times with another revision's.
@@ -61,33 +60,30 @@ def gate(
         return
     if exact and against is not None:
         raise UserError("--exact and --against: the exact tier alone has nothing to be timed against")
-    if (head is not None or bencher is not None) and against is None:
-        raise UserError("--head and --bencher belong to --against")
+    if head is not None and against is None:
+        raise UserError("--head belongs to --against")
     from bench.gate import show
-    from bench.gate.expected import differences, read_expected
+    from bench.gate.accepted import differences, read_accepted
 
-    for place in (markdown, bencher):
+    if markdown is not None:  # before minutes are spent on what cannot be written
         try:
-            if place is not None:
-                place.open("a").close()
-        except OSError as error:  # before minutes are spent on what could not be written
-            raise UserError(f"gate: cannot write {place}: {error.strerror}") from error
-    apart, counts = None, 0
+            markdown.open("a").close()
+        except OSError as error:
+            raise UserError(f"gate: cannot write {markdown}: {error.strerror}") from error
+    different, counts = None, 0
     if head is None:  # what is counted is the code that is here
-        known, version = read_expected(expected), torch_version()
+        known, version = read_accepted(expected), torch_version()
         if version not in known:
             raise UserError(f"{expected} has no counts for torch {version}: python -m bench gate accept --why '…'")
         found = counted(suite)
-        apart, counts = differences(known[version], found), len(found)
+        different, counts = differences(known[version], found), len(found)
     timed = None if against is None else _timed(against, head, benchmarks, only, budget, quiet=as_json)
     slower = timed is not None and any(effect.verdict == "regression" for effect in timed.effects().values())
-    failed = bool(apart) or slower or (timed is not None and bool(timed.lost))
+    failed = bool(different) or slower or (timed is not None and bool(timed.lost))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as file:
-            file.write(show.markdown(apart, counts, timed))
-    if bencher is not None and timed is not None:
-        bencher.write_text(json.dumps(show.bencher(timed), indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(show.as_data(apart, counts, timed, failed), indent=1) if as_json else show.text(apart, counts, timed))
+            file.write(show.markdown(different, counts, timed))
+    print(json.dumps(show.as_data(different, counts, timed, failed), indent=1) if as_json else show.text(different, counts, timed))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -105,13 +101,13 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
         ours = Benchmarks(benchmarks if head is None else tip / benchmarks, Path(folder), only)
         sides = {"base": base, "head": tip}
 
-        def told(found: Any) -> None:
+        def report(found: Any) -> None:
             open_ = sum(effect.verdict == "inconclusive" for effect in found.effects().values())
             if not quiet:
                 typer.echo(f"round {len(found.rounds)}: {open_} of {len(found.names)} open ({found.seconds:.0f} s)", err=True)
 
         with Machine().exclusive():
-            found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, told=told)
+            found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, report=report)
         if not found.names:
             raise UserError("gate: base and head have no benchmark in common")
         found.base, found.head = names
@@ -127,13 +123,13 @@ def accept(
 ) -> None:
     """Take the counts as they are now for the accepted ones, and say why in the change log."""
     from bench.gate import show
-    from bench.gate.expected import accept, reason
+    from bench.gate.accepted import accept, one_line_reason
 
-    why = reason(why)  # before anything is counted
-    apart = accept(expected, torch_version(), counted(suite), why, changes)
-    if not apart:
+    why = one_line_reason(why)  # before anything is counted
+    different = accept(expected, torch_version(), counted(suite), why, changes)
+    if not different:
         print("nothing differs from what was accepted; nothing was written")
         return
-    if any(one.expected is not None for one in apart):
-        print(show.text(apart, len(apart), None).rpartition("\n\n")[0])
-    print(f"{len(apart)} counts written to {expected}, the reason to {changes}")
+    if any(one.accepted is not None for one in different):
+        print(show.text(different, len(different), None).rpartition("\n\n")[0])
+    print(f"{len(different)} counts written to {expected}, the reason to {changes}")

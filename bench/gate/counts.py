@@ -1,7 +1,7 @@
-"""Quantities that are the same on every machine: no clock, no unseeded random number, solves in float64 or of fixed length.
+"""Quantities that are the same on every machine: no clock, every random number seeded, solves in float64 or of fixed length.
 
-A count has a name `subject / what`. What a training step stores and computes is counted with every solve run to its cap, since in
-float32 where a solve stops hangs on the last bit; how many evaluations solves take is counted in float64, on fixed problems.
+A count is named `subject / quantity`. In a training step every solve runs to its cap, since in float32 the last bit decides where a
+solve stops; how many evaluations solves take is counted in float64, on fixed problems.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.loop import loss_of, make_optimiser, training_step
@@ -29,27 +29,19 @@ from deq.solve import without_looking
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
-_LATE = (16, 24)  # solver steps: what comes between is what a step costs once every history is full
-_SYNCS = frozenset(
-    [
-        "_local_scalar_dense",
-        "nonzero",
-        "equal",
-        "masked_select",
-        "_unique2",
-        "unique_dim",
-        "repeat_interleave",
-        "_linalg_check_errors",
-    ]
+_LATE = (16, 24)  # solver steps: the difference is what steps cost once every history is full
+_SYNCS = (
+    *("_local_scalar_dense", "nonzero", "equal", "masked_select"),
+    *("_unique2", "unique_dim", "repeat_interleave", "_linalg_check_errors"),
 )
 _INDEXING = ("index", "index_put", "index_put_")  # by a mask, they count its ones
-_WITHIN = 5  # losses that are averaged
-_GOAL = 0.6  # of the loss at the start
-_MOST_STEPS = 200
+_AVERAGED = 5  # losses
+_GOAL = 0.6  # of the first loss
+_MAX_STEPS = 200
 
 
 class Count(BaseModel):
-    """A counted quantity; it may be off by `tolerance` from what is expected."""
+    """A counted quantity, and how far a later count may differ from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,21 +51,28 @@ class Count(BaseModel):
 
 
 def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
-    """The counts of every model and task of a plan; with `solvers`, of the library's solvers on problems of their own, too."""
+    """The counts of every model and task of a plan; with `solvers`, of the library's solvers on fixed problems too.
+
+    A group "gate copy" of the task copy is called "gate".
+    """
     found: dict[str, Count] = {}
     for spec in {(spec.group, spec.label): spec for spec in plan.specs()}.values():
-        task = plan.task(spec.task)
-        subject = f"{spec.group}, {spec.label}"
+        task, group = plan.task(spec.task), spec.group.removesuffix(f" {spec.task.name}")
+        subject = f"{group}, {spec.label}"
         found |= {f"{subject} / {name}": one for name, one in _model_counts(spec, task).items()}
         found[f"{subject} / steps to {_GOAL:g} of the first loss, float64"] = _steps_to_goal(spec, task)
-        found[f"{spec.task.name}, {spec.group} / data"] = _data(task, spec)
+        found[f"{spec.task.name}, {group} / data"] = _data(task, spec)
     return found | (solver_counts() if solvers else {})
 
 
 def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
-    """One training step, after one that makes the optimiser's state."""
+    """Of one training step, after a first one that creates the optimiser's state."""
     model = _built(spec, task)
-    _to_the_cap(model)
+    for part in model.modules():
+        if isinstance(part, DEQ):  # every solve runs to its cap
+            part.stop = dataclasses.replace(part.stop, rtol=None)
+            if isinstance(part.adjoint, Implicit):
+                part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
     optimiser, _ = make_optimiser(model, spec.train)
     inputs, targets = next(task.batches("train", spec.train.batch, spec.seed))
 
@@ -89,14 +88,14 @@ def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
     states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
     peak = peak_live_bytes(step, iter([*model.parameters(), *model.buffers(), *states, inputs, targets]))
     optimiser.zero_grad(set_to_none=True)
-    found, elsewhere = ran(step), ran_elsewhere(step)
+    on_cpu, on_gpu = operations(step), gpu_operations(step)
     return {
         "parameters": Count(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
         "saved for backward": Count(value=saved, unit="B"),
         "peak live": Count(value=peak.peak, unit="B"),
         "FLOPs a step": Count(value=flops(step).total, unit="FLOP"),
-        "operators a step": Count(value=found.operators, unit="1"),
-        "host syncs a step": Count(value=elsewhere.syncs, unit="1"),
+        "operators a step": Count(value=on_cpu.operators, unit="1"),
+        "host syncs a step": Count(value=on_gpu.syncs, unit="1"),
     }
 
 
@@ -107,27 +106,19 @@ def _built(spec: Spec, task: Task) -> LanguageModel:
     return model
 
 
-def _to_the_cap(model: nn.Module) -> None:
-    for part in model.modules():
-        if isinstance(part, DEQ):
-            part.stop = dataclasses.replace(part.stop, rtol=None)
-            if isinstance(part.adjoint, Implicit):
-                part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
-
-
 def _steps_to_goal(spec: Spec, task: Task) -> Count:
-    """Training steps until the mean of the last few losses is a share of the first; in float64, whose last bits decide nothing."""
+    """Training steps until the mean of the last losses is a share of the first; float64, where the last bit does not matter."""
     with _float64():
         model = _built(spec, task)
-        optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MOST_STEPS}))
+        optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MAX_STEPS}))
         losses: list[float] = []
         for inputs, targets in task.batches("train", spec.train.batch, spec.seed):
             loss, _ = training_step(model, optimiser, spec.train.clip, inputs, targets)
             schedule.step()
             losses.append(loss.item())
-            if sum(losses[-_WITHIN:]) / _WITHIN <= _GOAL * losses[0] and len(losses) >= _WITHIN:
+            if sum(losses[-_AVERAGED:]) / _AVERAGED <= _GOAL * losses[0] and len(losses) >= _AVERAGED:
                 return Count(value=len(losses), unit="steps", tolerance=1)
-            if len(losses) == _MOST_STEPS or not math.isfinite(losses[-1]):
+            if len(losses) == _MAX_STEPS or not math.isfinite(losses[-1]):
                 break
     return Count(value=None, unit="steps")
 
@@ -143,7 +134,7 @@ def _float64() -> Iterator[None]:
 
 
 def _data(task: Task, spec: Spec) -> Count:
-    """The data's fingerprint with a first training and a first test batch, as the model would see them."""
+    """A digest of the data's fingerprint, the first training batch and the first test batch."""
     digest = hashlib.sha256(task.fingerprint().encode())
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -162,11 +153,11 @@ def solver_counts() -> dict[str, Count]:
                     for phase, nfe in _evaluations(make, solver(), Stop(rtol=rtol, max_steps=_CAP)).items():
                         found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Count(value=nfe, unit="1")
         for name, solver in SOLVERS.items():
-            few, many = (ran(partial(_solved, solver(), steps)) for steps in _LATE)
-            few_there, many_there = (ran_elsewhere(partial(_solved, solver(), steps)) for steps in _LATE)
+            early, late = (operations(partial(_solve, solver(), steps)).operators for steps in _LATE)
+            early_syncs, late_syncs = (gpu_operations(partial(_solve, solver(), steps)).syncs for steps in _LATE)
             subject = f"{name}, {_LATE[1] - _LATE[0]} late steps"
-            found[f"{subject} / operators"] = Count(value=many.operators - few.operators, unit="1")
-            found[f"{subject} / host syncs"] = Count(value=many_there.syncs - few_there.syncs, unit="1")
+            found[f"{subject} / operators"] = Count(value=late - early, unit="1")
+            found[f"{subject} / host syncs"] = Count(value=late_syncs - early_syncs, unit="1")
     return found
 
 
@@ -178,7 +169,7 @@ def _evaluations(make: Callable[[], tuple[Map, Tensor]], solver: Any, stop: Stop
     return counted
 
 
-def _solved(solver: Any, steps: int) -> None:
+def _solve(solver: Any, steps: int) -> None:
     f, z0 = PROBLEMS["contraction"]()
     solve(lambda z: f(z).detach(), z0, solver, Stop(rtol=1e-300, max_steps=steps))
 
@@ -188,7 +179,7 @@ def _contraction() -> tuple[Map, Tensor]:
     random = torch.Generator().manual_seed(derive_seed("gate", "contraction"))
     weight = torch.randn(32, 32, generator=random)
     weight = (0.9 / torch.linalg.matrix_norm(weight, 2) * weight).requires_grad_()
-    x = 0.1 * torch.randn(8, 32, generator=random)  # small: tanh hardly flattens, and W's norm is what counts
+    x = 0.1 * torch.randn(8, 32, generator=random)  # small: tanh is nearly linear, and W's norm decides
     return (lambda z: torch.tanh(z @ weight.T) + x), torch.zeros_like(x)
 
 
@@ -203,8 +194,8 @@ def _block() -> tuple[Map, Tensor]:
 PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
 
 
-class _Operators(TorchDispatchMode):
-    """Counts every aten operator that runs, in the backward pass too."""
+class _OperatorCounter(TorchDispatchMode):
+    """Counts every aten operator that runs, in the backward pass too, and those that index by a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,24 +211,24 @@ class _Operators(TorchDispatchMode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
-    """How many operators ran, and for how many of them the host waits on a device that it does not compute on itself.
+class Operations:
+    """How many operators run, and how many of them make the host wait for a GPU.
 
-    Not seen: copies to the host (`.cpu()`, `.tolist()`), which on a CPU are none.
+    Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing.
     """
 
     operators: int
     syncs: int
 
 
-def ran(run: Callable[[], object]) -> Ran:
-    """What `run()` runs, forward and backward."""
-    with _Operators() as mode:
+def operations(run: Callable[[], object]) -> Operations:
+    """The operations of `run()`, forward and backward."""
+    with _OperatorCounter() as mode:
         run()
-    return Ran(operators=mode.counts.total(), syncs=sum(mode.counts[name] for name in _SYNCS) + mode.masks)
+    return Operations(operators=mode.counts.total(), syncs=sum(mode.counts[name] for name in _SYNCS) + mode.masks)
 
 
-def ran_elsewhere(run: Callable[[], object]) -> Ran:
-    """What `run()` would run on a GPU: there a solve does not look at values, which on a CPU is no sync."""
+def gpu_operations(run: Callable[[], object]) -> Operations:
+    """Those that `run()` would have on a GPU, where a solve reads no values."""
     with without_looking():
-        return ran(run)
+        return operations(run)

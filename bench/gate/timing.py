@@ -1,9 +1,14 @@
-"""The timing tier: base and head in turns on one machine, in fresh processes, by the micro-benchmarks of pytest-benchmark.
+"""The timing tier: base and head timed alternately on one machine, in fresh processes, by pytest-benchmark.
 
-No time is compared with a stored one. Both sides run head's benchmarks, so that a benchmark that was changed is no regression.
+No time is compared with a stored one, and both sides run head's benchmarks. Each round times base, head and base again, in random
+order. The log-ratio of head to base (the mean of its two) is the effect, that of base to itself the noise; its 95 % half-width, the
+floor, is what identical code can seem to differ by. A regression is slower by more than the threshold (3 %, or twice the floor),
+its interval above 0; a pass is surely not slower by 3 %; between them, more rounds decide. 20 % trimmed means ignore single slow
+processes.
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -12,18 +17,61 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
+from typing import Literal
+
+from scipy.stats import mstats
 
 from bench.errors import UserError
-from bench.gate.decide import Effect, decide
 
+Verdict = Literal["pass", "regression", "faster", "inconclusive"]
+Times = Mapping[str, float]  # seconds by benchmark
+LEAST = math.log1p(0.03)
+ROUNDS = 6  # before anything is decided
 _SHORT = ("--benchmark-min-rounds=5", "--benchmark-max-time=0.1", "--benchmark-warmup=on", "--benchmark-warmup-iterations=2")
 _PROCESS_S = 300.0
-Times = Mapping[str, float]  # seconds by benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """Log-ratio of head to base with its 95 % interval, the floor and the threshold (log-ratios too), and the verdict."""
+
+    rounds: int
+    mean: float
+    low: float
+    high: float
+    floor: float
+    threshold: float
+    verdict: Verdict
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the 20 % trimmed mean; infinite with fewer than three values."""
+    if len(values) < 3:
+        return -math.inf, math.inf
+    low, high = mstats.trimmed_mean_ci(values, limits=(0.2, 0.2), alpha=0.05)
+    return float(low), float(high)
+
+
+def decide(effects: Sequence[float], noise: Sequence[float]) -> Effect:
+    """From each round's log-ratios: of head to base, and of base to itself."""
+    (low, high), (noise_low, noise_high) = interval(effects), interval(noise)
+    mean = (low + high) / 2 if math.isfinite(high) else statistics.fmean(effects or [0.0])
+    floor = (noise_high - noise_low) / 2
+    threshold = max(LEAST, 2 * floor)
+    verdict: Verdict = "inconclusive"
+    if len(effects) >= ROUNDS and math.isfinite(high) and math.isfinite(floor):
+        if mean > threshold and low > 0:
+            verdict = "regression"
+        elif mean < -threshold and high < 0:
+            verdict = "faster"
+        elif high < LEAST:
+            verdict = "pass"
+    return Effect(rounds=len(effects), mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
 
 
 @dataclass
@@ -52,13 +100,13 @@ class Comparison:
         return sorted({name for base, _, _ in self.rounds for name in base} - {name for _, head, _ in self.rounds for name in head})
 
     def effect(self, name: str) -> Effect:
-        """What the rounds say of one benchmark."""
+        """The effect on one benchmark."""
         effects = [log(head[name]) - (log(base[name]) + log(again[name])) / 2 for base, head, again in self.rounds]
         noise = [log(again[name] / base[name]) for base, _, again in self.rounds]
         return decide(effects, noise)
 
     def effects(self) -> dict[str, Effect]:
-        """What they say of each."""
+        """The effect on each benchmark."""
         return {name: self.effect(name) for name in self.names}
 
     def median_s(self, side: int, name: str) -> float:
@@ -67,8 +115,12 @@ class Comparison:
 
     @property
     def decided(self) -> bool:
-        """Whether no benchmark is left that more rounds could decide."""
-        return bool(self.names) and all(effect.verdict != "inconclusive" for effect in self.effects().values())
+        """Whether every benchmark has a verdict."""
+        return (
+            len(self.rounds) >= ROUNDS
+            and bool(self.names)
+            and all(effect.verdict != "inconclusive" for effect in self.effects().values())
+        )
 
 
 def compare(
@@ -77,28 +129,28 @@ def compare(
     run: Callable[[str], Times],
     *,
     budget_s: float,
-    most: int = 40,
+    max_rounds: int = 40,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
-    told: Callable[[Comparison], None] = lambda _: None,
+    report: Callable[[Comparison], None] = lambda _: None,
 ) -> Comparison:
-    """Rounds of base, head and base again, their order random, until all is decided or the budget would be overrun.
+    """Rounds of base, head and base again, in random order, until all is decided or another round would exceed the budget.
 
     `run` times all benchmarks of a side, by the side's name, in a fresh process.
     """
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     found = Comparison(base, head)
-    begun = clock()
-    while len(found.rounds) < most and not found.decided:
-        each = (clock() - begun) / len(found.rounds) if found.rounds else 0.0
-        if found.rounds and clock() - begun + each > budget_s:
+    start = clock()
+    while len(found.rounds) < max_rounds and not found.decided:
+        each = (clock() - start) / len(found.rounds) if found.rounds else 0.0
+        if found.rounds and clock() - start + each > budget_s:
             break
         order = [0, 1, 2]
-        chance.shuffle(order)
+        generator.shuffle(order)
         times: dict[int, Times] = {turn: run(head if turn == 1 else base) for turn in order}
         found.rounds.append((times[0], times[1], times[2]))
-        found.seconds = clock() - begun
-        told(found)
+        found.seconds = clock() - start
+        report(found)
     return found
 
 
@@ -132,12 +184,12 @@ def _git(folder: Path, *arguments: str) -> str:
     # GIT_DIR and the like, as set inside a hook, would answer for another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        said = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, env=variables)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, env=variables)
     except OSError as error:
         raise UserError(f"gate: git cannot be run ({error})") from error
-    if said.returncode:
-        raise UserError(f"gate: git {arguments[0]} {arguments[-1]}: {said.stderr.strip() or 'failed'}")
-    return said.stdout.strip()
+    if done.returncode:
+        raise UserError(f"gate: git {arguments[0]} {arguments[-1]}: {done.stderr.strip() or 'failed'}")
+    return done.stdout.strip()
 
 
 class Benchmarks:
@@ -162,11 +214,11 @@ class Benchmarks:
         command += ["-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={file}", *_SHORT]
         command += ["-k", self._only] if self._only else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # What a surrounding pytest was told is not for this one: as a worker of pytest-xdist it would time nothing.
+        # The options of a surrounding pytest are not for this one: as a worker of pytest-xdist it would time nothing.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment = inherited | threads | {"PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
         try:
-            said = subprocess.run(
+            done = subprocess.run(
                 command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=_PROCESS_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -176,5 +228,5 @@ class Benchmarks:
             found = json.loads(file.read_text())["benchmarks"]
             return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            last = said.stdout.strip().splitlines()[-1:]
+            last = done.stdout.strip().splitlines()[-1:]
             raise UserError(f"gate: no benchmark ran with the code in {code.name}: {' '.join(last) or error}") from error

@@ -1,4 +1,4 @@
-"""What the gate counts: each family once, small, on data that is made here."""
+"""What the gate counts: each family of models once, small, on synthetic data; a group for each task."""
 
 from bench.spec import Named, Settings, Spec, Train
 
@@ -12,7 +12,7 @@ _ROTARY: Settings = {"cell": "transformer", "cell.heads": 2}
 def _spec(label: str, name: str, task: Named, settings: Settings) -> Spec:
     model = Named(name=name, settings={"width": 16} | settings)
     train = Train(steps=200, batch=8, learning_rate=1e-2, warmup=10)
-    return Spec(group="gate", label=label, model=model, task=task, train=train, seed=0)
+    return Spec(group=f"gate {task.name}", label=label, model=model, task=task, train=train, seed=0)
 
 
 SPECS = [
