@@ -27,7 +27,7 @@ from bench.columns import groups
 from bench.errors import UserError
 from bench.identity import Identity
 from bench.metric import Metric
-from bench.page.told import told
+from bench.page.text import render
 from bench.record import Record
 from bench.record import measured as measure
 from bench.side_file import EXPERIMENTS, MEMORY
@@ -451,7 +451,7 @@ def test_a_count_is_called_a_fact_and_has_no_p(tmp_path: Path) -> None:
     assert {(one.fact, one.adjusted, one.decided_by) for one in found.parts} == {(True, None, "fact")}
     assert {row[4].text for row in tables.parts(found).rows} == {"fact"}
     assert {line["fact"] for line in tables.summary([found]).data} == {"yes"}
-    assert "fact" in told(found)
+    assert "fact" in render(found)
     tried = finding(part(p_for=1e-9, p_against=1.0))
     assert (tried.parts[0].fact, tried.parts[0].decided_by) == (False, "< 1e-4")
 

@@ -21,7 +21,7 @@ from bench.__main__ import app
 from bench.console import PlainConsole
 from bench.errors import UserError
 from bench.escape import csv_cell, latex_escape, markdown_escape, one_line, visible
-from bench.page.page import page
+from bench.page.page import render_page
 from bench.report import csv_text, summary, write_report
 from bench.tables import Table
 
@@ -114,11 +114,11 @@ def test_files_of_a_report_hold_no_unseen_character_and_no_formula(hostile: Path
 
 def test_the_page_holds_no_unseen_character_and_shows_them(hostile: Path) -> None:
     write_report(hostile)
-    content = page(hostile, ())
+    content = render_page(hostile, ())
     assert not [c for c in content if unseen(c) and c not in "\n\t"]
     read = Read(content)
     assert any(SHOWN in word for word in read.words)
-    assert not [word for word in read.evidence["words"] for c in word if unseen(c) and c not in "\n\t"]
+    assert not [c for text in read.sources for c in text if unseen(c) and c != "\n"]
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

@@ -20,9 +20,9 @@ from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS
 from bench.errors import UserError
 from bench.gate.accepted import read_accepted
-from bench.page.drawing import Shapes
-from bench.page.peers import peers_sheets
-from bench.page.sheets import memory_sheets
+from bench.page.figures import embed
+from bench.page.peer_sources import peer_tables
+from bench.page.table_sources import memory_tables
 from bench.side_file import SideFile
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -33,8 +33,8 @@ FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
         lambda folder: judged(CLAIMS, Evidence(folder)),
         "python -m bench claims --measure",
     ),
-    "memory/paper.json": (side_file.MEMORY, memory_sheets, "python -m bench memory"),
-    "peers/peers.json": (side_file.PEERS, peers_sheets, "python -m bench peers"),
+    "memory/paper.json": (side_file.MEMORY, memory_tables, "python -m bench memory"),
+    "peers/peers.json": (side_file.PEERS, peer_tables, "python -m bench peers"),
     "gate/expected.json": (
         side_file.COUNTS,
         lambda folder: read_accepted(folder / "gate/expected.json"),
@@ -132,7 +132,7 @@ def test_a_damaged_figure_is_never_a_traceback(copied: Path, where: float, lengt
     path = copied / "a.svg"
     path.write_bytes(whole[:at] + written + whole[at + length :])
     with suppress(UserError):
-        assert Shapes().drawn(path, "a figure").startswith("<svg ")
+        assert embed(path, "make it")
 
 
 COMMANDS = {

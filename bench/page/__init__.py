@@ -1,1 +1,1 @@
-"""One self-contained page of all that was measured, in which every number opens what it comes from; and the same in a terminal."""
+"""The results as one self-contained HTML page, and `bench explain`: where a number comes from."""

@@ -1,4 +1,4 @@
-"""`python -m bench page` and `python -m bench explain`: what was measured as one page, and what one number comes from."""
+"""`python -m bench page` writes the results as one HTML page; `python -m bench explain` says where a number comes from."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,13 @@ def page(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one HTML file of all verdicts, tables and figures, in which every number opens its evidence; runs nothing."""
-    from bench.page.page import write_page
+    """Write one HTML file of all verdicts, tables and figures, in which every number opens its source; runs nothing."""
+    from bench.page.page import render_page
+    from bench.record import write_bytes
 
-    file = out or results / "report.html"
-    size = write_page(results, file)
+    file, content = out or results / "report.html", render_page(results).encode()
+    write_bytes(file, content)
+    size = len(content)
     print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
 
 
@@ -33,15 +35,9 @@ def explain(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """What a number comes from: its runs, their values, the statistic, method and scope, and the command that makes it anew."""
-    from bench.claims.claim import Finding
-    from bench.page import evidence
-    from bench.page.find import find
-    from bench.page.told import told
+    """Where a number comes from: its runs, their values, the statistic, method and scope, and the command that reproduces it."""
+    from bench.page.lookup import find
+    from bench.page.text import render
 
     found = find(results, cell)
-    if as_json:
-        data = found.as_data() if isinstance(found, Finding) else evidence.as_data(found)
-        print(json.dumps(data, indent=1))
-    else:
-        print(told(found), end="")
+    print(json.dumps(found.as_data(), indent=1) if as_json else render(found), end="\n" if as_json else "")

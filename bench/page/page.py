@@ -1,230 +1,36 @@
-"""The page: one HTML file that asks nothing of any network, the same bytes for the same records.
+"""The page: one HTML file that loads nothing from a network, the same bytes for the same records.
 
-What records and figures hold is escaped or left out; a policy in the page's head lets the browser run and load only what was
-written here, so that a text that slipped through could do nothing.
+The template escapes every text of a record, and a content security policy lets the browser run and show only what is in the file.
 """
 
 import base64
+import gzip
 import hashlib
-import importlib.resources
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bench.claims.claim import Claim, Finding, judged, tally
 from bench.claims.evidence import Evidence
 from bench.claims.ledger import CLAIMS
 from bench.columns import Group, groups, slug, unequal_terms
 from bench.escape import visible
-from bench.page.drawing import Shapes
-from bench.page.evidence import Origin, Sheet
-from bench.page.figures import Picture, claims_pictures, group_pictures, memory_pictures, split
-from bench.page.peers import peers_sheets
-from bench.page.places import failures, places
-from bench.page.sheets import group_sheets, memory_sheets
-from bench.report import read_suites
-from bench.tables import Table
+from bench.page.figures import claim_figures, group_figures, memory_figures
+from bench.page.peer_sources import peer_tables
+from bench.page.sources import CellSource
+from bench.page.table_sources import memory_tables, sourced_group_tables
+from bench.page.text import render
+from bench.record import Record
+from bench.report import read_suites, revision_told
 
-MOST_BYTES = 5_000_000
-
-
-@dataclass
-class Block:
-    """The evidence of all cells, by the number that a cell carries; every text once."""
-
-    words: dict[str, int] = field(default_factory=dict)
-    cells: list[list[Any]] = field(default_factory=list)
-    _known: dict[str, int] = field(default_factory=dict)
-
-    def key(self, origin: Origin) -> int:
-        """The number of a cell's evidence; cells of one address share it."""
-        if origin.address not in self._known:
-            self._known[origin.address] = len(self.cells)
-            self.cells.append(self._packed(origin))
-        return self._known[origin.address]
-
-    def _word(self, text: str) -> int:
-        return self.words.setdefault(visible(text), len(self.words))
-
-    def _packed(self, origin: Origin) -> list[Any]:
-        """The fields in the order in which page.js reads them."""
-        one = origin.estimate
-        names = ("suite", "group", "row", "column", "shown", "shown_unit", "unit", "statistic", "command")
-        return [
-            *(self._word(getattr(origin, name)) for name in names),
-            0 if one is None else [one.mean, one.low, one.high, one.n],
-            [
-                part
-                for r in origin.readings
-                for part in (
-                    self._word(r.about),
-                    [self._word(r.value)] if isinstance(r.value, str) else r.value,
-                    self._word(r.run),
-                    self._word(r.why),
-                )
-            ],
-            [self._word(text) for pair in origin.methods for text in pair],
-            [self._word(text) for pair in origin.facts for text in pair],
-        ]
-
-    def script(self) -> Markup:
-        """The block as JSON in which nothing ends a script element."""
-        text = json.dumps(
-            {"words": list(self.words), "cells": self.cells}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
-        for character in "<>&\u2028\u2029":
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        return Markup(text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What the page shows of a group."""
-
-    group: Group
-    anchor: str
-    terms: str
-    unequal: str
-    first: Sheet | None
-    more: list[Sheet]
-    pictures: list[Picture]
-    more_pictures: list[Picture]
-    remarks: tuple[str, ...]
-
-
-def write_page(results: Path, out: Path, claims: Sequence[Claim] | None = None) -> int:
-    """Write the page of a results folder; how many bytes it has."""
-    from bench.record import write_bytes
-
-    content = page(results, claims).encode()
-    write_bytes(out, content)
-    return len(content)
-
-
-def page(results: Path, claims: Sequence[Claim] | None = None) -> str:
-    """The page of a results folder, judged by these claims (None: the ledger's); UserError where it holds no records."""
-    suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
-    records = [record for found in suites.values() for group in found for record in group.records]
-    shapes, block = Shapes(), Block()
-    shown = {suite: [_comparison(results, group, shapes) for group in found] for suite, found in suites.items()}
-    memory, peers = memory_sheets(results), peers_sheets(results)
-    found = judged(CLAIMS if claims is None else claims, Evidence(results, read=suites))
-    memory_drawn, claims_drawn = memory_pictures(results, shapes), claims_pictures(results, shapes)
-    style, head, script = _own("page.css") + shapes.sheet(), _own("theme.js"), _own("page.js")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"key": block.key, "evidence": block.script, "sorted_by": _sorted_by, "slug": slug}
-    environment.globals |= {"rows_of": _rows_of, "methods_of": _methods_of}
-    environment.filters["coded"] = _coded
-    written = environment.from_string(_own("page.html")).render(
-        policy=_policy(style, head, script),
-        style=Markup(style),
-        head=Markup(head),
-        script=Markup(script),
-        summary=_summary(suites, found),
-        findings=found,
-        tally=tally(found),
-        suites=shown,
-        memory=memory,
-        memory_pictures=memory_drawn,
-        claims_pictures=claims_drawn,
-        peers=peers,
-        places=places(records),
-        failures=failures(records),
-        shared=Markup(shapes.shared()),
-    )
-    return visible(written)
-
-
-def _own(name: str) -> str:
-    return importlib.resources.files("bench.page").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, *scripts: str) -> str:
-    """What the browser may do: these styles and scripts, pictures that are part of the page, nothing else."""
-
-    def digest(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    allowed = " ".join(map(digest, scripts))
-    return (
-        f"default-src 'none'; style-src {digest(style)}; script-src {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _sorted_by(origin: Origin | None) -> str:
-    """The number by which a cell is sorted, as JavaScript reads it; empty where there is none."""
-    if origin is None or origin.value is None or math.isnan(origin.value):
-        return ""
-    return "Infinity" if origin.value == math.inf else "-Infinity" if origin.value == -math.inf else f"{origin.value:.10g}"
-
-
-def _comparison(results: Path, group: Group, shapes: Shapes) -> Comparison:
-    sheets = group_sheets(group)
-    first = next((sheet for sheet in sheets if not sheet.table.ending), None)
-    pictures, more_pictures = split(group_pictures(results, group, shapes), "tradeoff")
-    terms, unequal = _terms(group)
-    return Comparison(
-        group=group,
-        anchor=f"{slug(group.suite)}-{group.slug}",
-        terms=terms,
-        unequal=unequal,
-        first=first,
-        more=[sheet for sheet in sheets if sheet is not first],
-        pictures=pictures,
-        more_pictures=more_pictures,
-        remarks=_runs(sheet.table for sheet in sheets),
-    )
-
-
-def _coded(text: str) -> Markup:
-    """Text with what stands between backticks set as code."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one without its pair
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
-    )
-
-
-def _rows_of(sheet: Sheet) -> tuple[list[Any], list[Any]]:
-    """The rows of what a guess and the optimum score, which sorting leaves alone, and the others with their origins."""
-    fixed = [entries for entries in sheet.table.rows if entries[0].text in ("(chance)", "(optimum)")]
-    lines = [pair for pair in zip(sheet.table.rows, sheet.origins, strict=True) if pair[0] not in fixed]
-    return fixed, lines
-
-
-_OF_RUNS = ("Run, ", "Runs, ", "Trials, ")
-
-
-def _methods_of(table: Table) -> list[str]:
-    """What a table says of its methods; its runs are listed once for all tables of a group."""
-    return [remark for remark in table.remarks if not remark.startswith(_OF_RUNS)]
-
-
-def _runs(tables: Iterable[Table]) -> tuple[str, ...]:
-    """What all tables of a group say of its runs, once."""
-    return tuple(dict.fromkeys(r for table in tables for r in table.remarks if r.startswith(_OF_RUNS)))
-
-
-def _terms(group: Group) -> tuple[str, str]:
-    """What the rows share, and what they do not."""
-    if not group.rows:
-        return "Trials only: no final run has ended yet.", ""
-    shared, unequal = unequal_terms(group)
-    task = ", ".join(f"{name[5:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("task."))
-    train = [f"{name[6:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("train.")]
-    said = f"Task {shared.get('task', 'differs')}{f' ({task})' if task else ''}. Training, equal for all rows: "
-    said += f"{', '.join(train)}; {shared.get('device', 'device differs')}, threads {shared.get('threads', 'differ')}."
-    return said, ", ".join(unequal)
-
-
-_VERBS = (
+MOST_BYTES = 8_000_000
+_VERDICTS = (
     ("holds", "hold"),
     ("does not hold", "do not hold"),
     ("is inconclusive", "are inconclusive"),
@@ -232,24 +38,110 @@ _VERBS = (
 )
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
+    """The page of a results folder, judged by these claims (None: all of the package); UserError where there are no records."""
+    suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
+    records = [record for found in suites.values() for group in found for record in group.records]
+    findings = judged(CLAIMS if claims is None else claims, Evidence(results, read=suites))
+    keys: dict[str, int] = {}  # by the text of a source: its number on the page
 
+    def key(source: CellSource) -> int:
+        return keys.setdefault(visible(render(source)), len(keys))
 
-def _summary(suites: dict[str, list[Group]], found: Sequence[Finding]) -> list[str]:
-    """Three sentences: what was run, what it says of the claims, how to go on."""
-    all_groups = [group for members in suites.values() for group in members]
-    runs = sum(len(row.finals) for group in all_groups for row in group.rows)
-    trials = sum(len(group.trials) for group in all_groups)
-    models = len({row.label for group in all_groups for row in group.rows})
-    tasks = len({json.dumps(row.finals[0].spec.task.model_dump(), sort_keys=True) for group in all_groups for row in group.rows})
-    first = (
-        f"Deep equilibrium models beside the explicit networks that they would replace: {runs:,} training runs of {models} models "
-        f"on {tasks} tasks, and {trials:,} trials that chose their learning rates."
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"key": key, "sort_value": _sort_value, "slug": slug}
+    style, script = _file("page.css"), _file("page.js")
+    page = environment.from_string(_file("page.html")).render(
+        policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        summary=_summary(list(suites.values()), findings),
+        findings=findings,
+        tally=tally(findings),
+        claim_figures=claim_figures(results),
+        suites={suite: [_comparison(results, group) for group in found] for suite, found in suites.items()},
+        memory={"tables": memory_tables(results), "figures": memory_figures(results)},
+        peers={"tables": peer_tables(results), "figures": []},
+        environments=_environments(records),
+        failures=[record for record in records if record.status != "ok"],
+        packed_sources=lambda: _pack(list(keys)),  # called at the end, when all keys are known
     )
-    second = "No claims are given, so that none is judged here."
-    if found:
-        said = [f"{count} {one if count == 1 else many}" for (_, count), (one, many) in zip(tally(found), _VERBS, strict=True)]
-        said = [words for words in said if not words.startswith("0 ")]
-        second = f"Of {len(found)} claims of the paper, as far as these runs can tell, {_listed(said)}."
-    return [first, second, "Every number opens the runs, seeds and method that it comes from, and the command that makes it anew."]
+    return visible(page)
+
+
+def _file(name: str) -> str:
+    return files("bench.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _pack(texts: Sequence[str]) -> str:
+    return base64.b64encode(gzip.compress(json.dumps(texts).encode(), mtime=0)).decode()
+
+
+def _sort_value(source: CellSource | None) -> str:
+    """The number that a cell is sorted by, as JavaScript reads it; empty where there is none."""
+    if source is None or source.value is None or math.isnan(source.value):
+        return ""
+    return f"{source.value:.10g}" if math.isfinite(source.value) else "Infinity" if source.value > 0 else "-Infinity"
+
+
+def _comparison(results: Path, group: Group) -> dict[str, Any]:
+    """What the page shows of a group."""
+    terms = "Trials only: no final run has ended yet."
+    unequal: list[str] = []
+    if group.rows:
+        shared, unequal = unequal_terms(group)
+        task = ", ".join(f"{name[5:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("task."))
+        train = [f"{name[6:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("train.")]
+        terms = f"Task {shared.get('task', 'differs')}{f' ({task})' if task else ''}. Training, equal for all rows: "
+        terms += f"{', '.join(train)}; {shared.get('device', 'device differs')}, threads {shared.get('threads', 'differ')}."
+    return {
+        "name": group.name,
+        "anchor": f"{slug(group.suite)}-{group.slug}",
+        "terms": terms,
+        "unequal": ", ".join(unequal),
+        "tables": sourced_group_tables(group),
+        "figures": group_figures(results, group),
+    }
+
+
+def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> str:
+    """What was run, and what it says of the claims."""
+    found = [group for members in suites for group in members]
+    rows = [row for group in found for row in group.rows]
+    tasks = {json.dumps(row.finals[0].spec.task.model_dump(), sort_keys=True) for row in rows}
+    text = f"Deep equilibrium models and explicit networks: {sum(len(row.finals) for row in rows):,} training runs of "
+    text += f"{len({row.label for row in rows})} models on {len(tasks)} tasks, and {sum(len(g.trials) for g in found):,} trials of "
+    text += "learning rates. "
+    counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n]
+    return text + (f"Of {len(findings)} claims of the paper, {', '.join(counts)}." if findings else "No claims are judged here.")
+
+
+def _environments(records: Sequence[Record]) -> list[dict[str, str]]:
+    """The machines and versions, with the runs that were made there, their revisions and the hashes of their data."""
+    members: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        members.setdefault(tuple(_environment(record.environment).items()), []).append(record)
+    found = []
+    for environment, mine in sorted(members.items()):
+        suites = [record.suite for record in mine]
+        data = {f"{record.spec.task.name} {str(record.identity.data)[:8]}" for record in mine}
+        revisions = {revision_told(record.environment, 12) or "unknown" for record in mine}
+        runs = {"runs": ", ".join(f"{suite} {suites.count(suite)}" for suite in sorted(set(suites)))}
+        found.append({**runs, **dict(environment), "code at": ", ".join(sorted(revisions)), "data": ", ".join(sorted(data))})
+    return found
+
+
+def _environment(recorded: dict[str, Any]) -> dict[str, str]:
+    names = {"cpu": "processor", "cpu_capability": "kernels", "usable_cores": "usable cores", "threads": "threads a run"}
+    names |= {"torch": "torch", "python": "Python", "system": "system"}
+    memory, gpu = recorded.get("memory_bytes"), recorded.get("gpu")
+    return {
+        **{head: str(recorded.get(name) or "unknown") for name, head in names.items()},
+        "memory": f"{memory / 2**30:.0f} GiB" if isinstance(memory, int | float) else "unknown",
+        "GPU": f"{gpu.get('name', 'unknown')}, driver {gpu.get('driver', 'unknown')}" if isinstance(gpu, dict) else "none used",
+    }
