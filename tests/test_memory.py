@@ -22,6 +22,7 @@ from bench.memory.step import SOLVING, Shape, measured, predicted
 from bench.model import build_model
 from bench.probes import flops, peak_live_bytes
 from bench.report import csv_text, latex, markdown
+from bench.side_file import MEMORY
 from bench.spec import Named, Settings, Train
 from bench.statistics import growth
 from deq import DEQ, Stop
@@ -282,7 +283,9 @@ def test_every_printed_figure_has_a_row_and_every_pair_its_models() -> None:
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Any]:
-    return record.read(FOLDER)
+    found = MEMORY.read(FOLDER / record.NAME)
+    assert found is not None
+    return found
 
 
 def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:

@@ -22,63 +22,45 @@ _HISTORY = "solver history"
 Verdict = Literal["consistent", "cannot tell", "not consistent", "not built"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reading:
-    """One way to read the protocol: how the step is taken, and how often each kind of bytes counts, where that is not once."""
+    """One way to read the protocol: how the step is taken, what that means, and how often a kind of bytes counts if not once."""
 
     name: str
     configuration: str
-    times: Mapping[str, int] = field(default_factory=dict)
     means: str
+    times: Mapping[str, int] = field(default_factory=dict)
 
 
+_TABLES = {"embeddings": 0}
 READINGS = (
     Reading(
-        name="model",
-        configuration="model",
-        times={"embeddings": 0},
-        means="the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state",
+        "model",
+        "model",
+        "the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state",
+        _TABLES,
     ),
     Reading(
-        name="model, clusters",
-        configuration="clusters",
-        times={"embeddings": 0},
-        means="as `model`, the softmax split in clusters as in TrellisNet's scripts (2800, 20000, 76000)",
+        "model, clusters",
+        "clusters",
+        "as `model`, the softmax split in clusters as in TrellisNet's scripts (2800, 20000, 76000)",
+        _TABLES,
     ),
-    Reading(name="core", configuration="core", means="embedding and softmax left out altogether, with what they compute"),
+    Reading("core", "core", "embedding and softmax left out altogether, with what they compute"),
+    Reading("core, activations", "core", "as `core`, without weights, gradients and optimiser state", _HELD),
+    Reading("core, no history", "core", "as `core`, without what the solver stores of its steps", {_HISTORY: 0}),
+    Reading("core, activations, no history", "core", "as `core`, without any of these", {**_HELD, _HISTORY: 0}),
     Reading(
-        name="core, activations",
-        configuration="core",
-        times=_HELD,
-        means="as `core`, without weights, gradients and optimiser state",
+        "core, U and V",
+        "core",
+        "as `core`, with two states a solver step, as the released Broyden solver keeps them; this library's keeps one",
+        {_HISTORY: 2},
     ),
+    Reading("core, carried", "carried", "as `core`, with the memory of 150 positions before (Transformers)"),
     Reading(
-        name="core, no history",
-        configuration="core",
-        times={_HISTORY: 0},
-        means="as `core`, without what the solver stores of its steps",
-    ),
-    Reading(
-        name="core, activations, no history",
-        configuration="core",
-        times={**_HELD, _HISTORY: 0},
-        means="as `core`, without any of these",
-    ),
-    Reading(
-        name="core, U and V",
-        configuration="core",
-        times={_HISTORY: 2},
-        means="as `core`, with two states a solver step, as the released Broyden solver keeps them; this library's keeps one",
-    ),
-    Reading(
-        name="core, carried",
-        configuration="carried",
-        means="as `core`, with the memory of 150 positions before (Transformers)",
-    ),
-    Reading(
-        name="core, other caps",
-        configuration="caps",
-        means="as `core`, capped as in other versions of the scripts: 30 and 50 (Transformer), 50 and 70 (TrellisNet)",
+        "core, other caps",
+        "caps",
+        "as `core`, capped as in other versions of the scripts: 30 and 50 (Transformer), 50 and 70 (TrellisNet)",
     ),
 )
 _CLUSTERED = 100_000  # words; a smaller vocabulary has no clusters
@@ -149,20 +131,14 @@ def _row(
     shape = Shape(batch=BATCH, length=LENGTH, vocabulary=vocabulary, auxiliary=auxiliary)
     for configuration, built, changed in configurations(model, shape):
         waterfall = predicted(built, changed)
-        row["steps"][configuration] = {"settings": built.settings, "shape": changed.__dict__, **_said(waterfall)}
+        row["steps"][configuration] = {
+            **{"settings": built.settings, "shape": changed.__dict__, "peak": waterfall.peak, "phase": waterfall.phase},
+            **{"phases": waterfall.phases, "fused": sorted(waterfall.operators & FUSED.keys())},
+        }
         for reading in READINGS:
             if reading.configuration == configuration and _applies(reading, waterfall):
                 row["readings"][reading.name] = waterfall.counted(reading.times)
     return row
-
-
-def _said(waterfall: Waterfall) -> dict[str, Any]:
-    return {
-        "peak": waterfall.peak,
-        "phase": waterfall.phase,
-        "phases": waterfall.phases,
-        "fused": sorted(waterfall.operators & FUSED.keys()),
-    }
 
 
 def _applies(reading: Reading, waterfall: Waterfall) -> bool:
@@ -220,7 +196,7 @@ def printed_reduction(found: list[dict[str, Any]], pair: tuple[str, str, str]) -
     return float(1 - by_label[pair[0]] / by_label[pair[1]])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Claim:
     """A reduction that the paper claims in words, the pairs it is about, and the least (or most, of an "up to") that it says."""
 
@@ -231,10 +207,10 @@ class Claim:
 
 
 CLAIMS = (
-    Claim(words="up to 88 % less", kinds=("tied", "untied"), share=0.88, up_to=True),
-    Claim(words="over 80 % less than weight-tied networks", kinds=("tied",), share=0.80),
-    Claim(words="over 60 % less than networks that are not weight-tied", kinds=("untied",), share=0.60),
-    Claim(words="less than gradient checkpointing", kinds=("checkpointed",), share=0.0),
+    Claim("up to 88 % less", ("tied", "untied"), 0.88, up_to=True),
+    Claim("over 80 % less than weight-tied networks", ("tied",), 0.80),
+    Claim("over 60 % less than networks that are not weight-tied", ("untied",), 0.60),
+    Claim("less than gradient checkpointing", ("checkpointed",), 0.0),
 )
 
 

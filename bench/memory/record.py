@@ -1,4 +1,4 @@
-"""The memory record: made, written with its tables and figures, read back."""
+"""The memory record: made, and written with its tables and figures."""
 
 import json
 from collections.abc import Mapping
@@ -35,14 +35,6 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
     followed = {part: list(islice(found, len(parts[part]))) for part in longest_first}
     measured = {"device": device.follow(followed["rows"], on)}
     return {"environment": environment(on, 1)} | {part: followed[part] for part in parts} | measured
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """A record that was written; UserError where there is none, or a damaged one."""
-    found = MEMORY.read(folder / NAME)
-    if found is None:
-        raise UserError(f"memory: no record in {folder}: `python -m bench memory` makes it")
-    return found
 
 
 def write(record: dict[str, Any], out: Path) -> None:
