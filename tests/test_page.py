@@ -24,9 +24,9 @@ from bench.escape import one_line
 from bench.page.cli import app
 from bench.page.figures import embed
 from bench.page.lookup import find
-from bench.page.page import MOST_BYTES, render_page
+from bench.page.page import render_page
 from bench.page.peer_sources import peer_tables
-from bench.page.sources import CellSource, command, unshown
+from bench.page.sources import CellSource, command
 from bench.page.table_sources import memory_tables, number, sourced_group_tables
 from bench.page.text import render
 from bench.report import read_suites, write_report
@@ -131,7 +131,7 @@ def test_the_same_records_give_the_same_page(written: Path, monkeypatch: pytest.
 
 
 def test_the_published_page_is_small_and_loads_nothing(published: str) -> None:
-    assert len(published.encode()) < MOST_BYTES
+    assert len(published.encode()) < 8_000_000
     read = Read(published)
     for tag, attributes in read.elements:
         assert "style" not in attributes
@@ -144,16 +144,12 @@ def test_the_published_page_is_small_and_loads_nothing(published: str) -> None:
     assert "unsafe" not in policy
 
 
-def test_the_published_page_has_every_figure_as_published(published: str) -> None:
-    files = [svg for folder in ("figures/*", "memory", "claims") for svg in RESULTS.glob(f"{folder}/*.svg")]
-    images = Read(published).all("img")
-    assert min(len(image["alt"]) for image in images) > 40
-    embedded = sorted(gzip.decompress(base64.b64decode(image["data-svg"])) for image in images)
-    assert embedded == sorted(path.read_bytes() for path in files)
-
-
-def test_tables_are_captioned_cells_have_sources_and_links_a_target(published: str) -> None:
+def test_the_published_page_has_every_figure_as_published_and_a_source_for_each_number(published: str) -> None:
     read = Read(published)
+    files = [svg for folder in ("figures/*", "memory", "claims") for svg in RESULTS.glob(f"{folder}/*.svg")]
+    embedded = sorted(gzip.decompress(base64.b64decode(image["data-svg"])) for image in read.all("img"))
+    assert embedded == sorted(path.read_bytes() for path in files)
+    assert min(len(image["alt"]) for image in read.all("img")) > 40
     assert len(read.all("table")) == len(read.all("caption")) > 20
     assert {head.get("scope") for head in read.all("th")} == {"row", "col"}
     keys = {int(one["data-source"]) for one in read.all("td") if "data-source" in one}
@@ -197,12 +193,14 @@ def test_cells_of_other_tables_come_from_their_own_lines(written: Path) -> None:
                 assert (line[-1] is None) == (entries[0].text in ("(chance)", "(optimum)"))
 
 
-def test_a_failed_run_is_listed_and_does_not_count(written: Path) -> None:
+def test_a_failed_run_is_listed_does_not_count_and_is_one_line_without_control_characters(written: Path) -> None:
     found = cell(written, "quick/copy T30/LSTM/loss")
     assert found.estimate is not None
     assert found.estimate.n == 2
     assert [one.value is None for one in found.samples] == [False, False, True]
     assert found.samples[2].why == f"oom: {HOSTILE}"
+    assert f"oom: {one_line(HOSTILE)}\n" in render(found)
+    assert "\x07" not in render(found)
     lost = cell(written, "quick/copy T30/GRU/loss")
     assert (lost.estimate, lost.value, lost.shown) == (None, None, "—")
 
@@ -258,13 +256,6 @@ def test_a_claim_is_on_the_page_and_in_the_terminal(written: Path) -> None:
         assert expected in words
 
 
-def test_the_terminal_gets_no_control_characters(tmp_path: Path) -> None:
-    bell = [one.model_copy(update={"why": "\x1b[2J\x07gone\r\nmore"}) if one.why else one for one in comparison()]
-    text = render(find(save(tmp_path, bell), "quick/copy T30/LSTM/loss"))
-    assert not [character for character in text if ord(character) < 32 and character != "\n"]
-    assert r"oom: \x1b[2J\x07gone more" in text
-
-
 def test_the_commands_work_from_a_shell(written: Path, tmp_path: Path) -> None:
     def output(*arguments: str) -> str:
         return CliRunner().invoke(app, [*arguments, "--results", str(written)]).stdout
@@ -299,18 +290,9 @@ def test_table_1_opens_its_runs_and_names_what_is_printed(tmp_path: Path) -> Non
     assert (printed.shown, printed.statistic, printed.samples) == ("0.0491", "printed in the paper: not measured here", ())
 
 
-def test_measures_that_no_table_shows_can_be_explained(written: Path) -> None:
-    measures = {source.measure for source in unshown(groups("quick", read_suites(written)["quick"])[0])}
-    assert {"valid_loss", "forward_flops", "energy_J"} <= measures
-    assert "test_loss" not in measures
-
-
-@pytest.mark.parametrize(
-    ("shown", "value"),
-    [("1,234.5 [1, 2]", 1234.5), ("never", math.inf), ("—", None), ("-0.3 x", -0.3), ("6e-09", 6e-9), ("", None)],
-)
-def test_a_text_is_sorted_by_the_number_it_begins_with(shown: str, value: float | None) -> None:
-    assert number(shown) == value
+def test_a_text_is_sorted_by_the_number_it_begins_with() -> None:
+    texts = ("1,234.5 [1, 2]", "never", "—", "-0.3 x", "6e-09", "")
+    assert [number(text) for text in texts] == [1234.5, math.inf, None, -0.3, 6e-9, None]
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from bench.page.text import render
 from bench.record import Record
 from bench.report import read_suites, revision_told
 
-MOST_BYTES = 8_000_000
 _VERDICTS = (
     ("holds", "hold"),
     ("does not hold", "do not hold"),
