@@ -28,7 +28,8 @@ functions of records.
     record.py       the record and its file; compact.py: many of them in little memory
     startup.py      the command line's streams and exits
     frame.py        records as pandas data frames: `bench.load(results)`
-    report.py       tables, figures and results/README.md from records; columns.py tables.py plots.py statistics.py: its parts
+    report.py       tables, figures and results/README.md from records; columns.py grid.py tables.py probe_tables.py
+                    figures.py plots.py statistics.py: its parts
     escape.py console.py    text of records and users made safe to show, in every format and on the terminal
     side_file.py    records next to the runs: read and written with a digest
     quality.py      time to the tied network's final loss, from the curves; quality_table.py: its table and figure

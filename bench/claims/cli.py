@@ -31,7 +31,7 @@ def claims(
     A claim whose runs are missing says which. `--measure` looks at models that it trains for that: what tolerance, cap, solver,
     batch and adjoint do to them, and maps that have no fixed point. It goes on where it was interrupted."""
     from bench.claims import copying, tables
-    from bench.claims.audit import audits
+    from bench.claims.audit import audit_table, audits
     from bench.claims.claim import judged
     from bench.claims.evidence import Evidence
     from bench.claims.ledger import CLAIMS, SUITES
@@ -62,7 +62,9 @@ def claims(
         return
     summary, copied = tables.summary(found), copying.table(evidence)
     printed = [summary] if copied is None else [summary, copied]
-    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, list(audits(evidence, (*SUITES, *own))))}")
+    audited = list(audits(evidence, (*SUITES, *own)))
+    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
+    write_text(results / "claims" / "audit.csv", csv_text(audit_table(audited)))
     for table in printed:
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))

@@ -56,7 +56,10 @@ def peers(
 
 
 def write(record: dict[str, Any], out: Path) -> None:
-    """The record, and a table a file."""
+    """Write the record, and each table as Markdown and, with every timed round, as CSV."""
+    import pandas as pd
+
+    from bench.escape import csv_cell
     from bench.peers import show
     from bench.record import write_text
     from bench.side_file import PEERS
@@ -64,3 +67,7 @@ def write(record: dict[str, Any], out: Path) -> None:
     write_text(out / "peers.json", json.dumps(PEERS.sealed(record), indent=1) + "\n")
     for name, text in show.tables(record).items():
         write_text(out / f"{name}.md", text)
+        rows = pd.DataFrame(record[name], dtype=object)
+        rounds = [column for column in rows if rows[column].map(lambda value: isinstance(value, list)).any()]
+        tidy = rows.explode(rounds) if rounds else rows
+        write_text(out / f"{name}.csv", tidy.map(csv_cell).to_csv(index=False, lineterminator="\n"))
