@@ -1,13 +1,11 @@
 """The doctor and the environment answer whatever is broken, and tell nothing private."""
 
-import gc
 import getpass
 import json
 import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +17,6 @@ from bench import doctor, nvml
 from bench.doctor import Instrument, examine
 from bench.environment import cpu_name, driver, environment, gpu, revision
 from bench.probes import Flops
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_collections() -> Iterator[None]:
-    """Probes collect garbage; what the imports made need not be looked at each time (0.1 s)."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def by_name() -> dict[str, Instrument]:

@@ -15,15 +15,6 @@ N = 256
 KIB = 4 * N  # bytes of N floats
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast_collections() -> Iterator[None]:
-    """Probes collect garbage; what the imports made need not be looked at each time (0.1 s)."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def floats(requires_grad: bool = False) -> Tensor:
     return torch.linspace(0.1, 0.9, N, requires_grad=requires_grad)
 

@@ -1,7 +1,6 @@
 """One run does what its spec says, measures without touching, and survives whatever a model does."""
 
 import errno
-import gc
 import json
 import math
 import tempfile
@@ -42,13 +41,10 @@ MODELS: dict[str, Settings] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of this module's own, and no imports for the probes' collections to look at."""
+    """Locks of this module's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))
-        gc.collect()
-        gc.freeze()
         yield
-        gc.unfreeze()
 
 
 def spec(name: str = "gru", settings: Settings | None = None, task: Named = ECHO, seed: int = 0, **changes: Any) -> Spec:
