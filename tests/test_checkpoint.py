@@ -71,6 +71,7 @@ def stopping_at(steps: set[int], interrupt: Interrupt) -> Callable[[int, int, fl
     return progress
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec(kind)
@@ -115,6 +116,7 @@ class Evil:
         return (Path.touch, (Path("evil-was-here"),))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "content",
     [
@@ -165,6 +167,7 @@ def forged(step: int | float) -> Callable[[Path], None]:
     return damaged(lambda saved: (saved.update(step=step), saved["state"].update(done=step)))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "spoil",
     [
