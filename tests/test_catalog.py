@@ -270,6 +270,7 @@ class TestDottedPaths:
         refused(lambda: build_task(Named(name="user_models:Echo", settings=dict(change)), {}), "headline", "nothing")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -75,6 +75,7 @@ def stopped(checkpoint: Checkpoint, steps: set[int]) -> RunControl:
     return RunControl(checkpoint=checkpoint, interrupt=interrupt, progress=progress)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec(kind)
@@ -117,6 +118,7 @@ class Evil:
         return (Path.touch, (Path("evil-was-here"),))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "content",
     [
@@ -167,6 +169,7 @@ def forged(step: int | float) -> Callable[[Path], None]:
     return damaged(lambda saved: (saved.update(step=step), saved["state"].update(done=step)))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "spoil",
     [

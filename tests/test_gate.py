@@ -140,6 +140,7 @@ class TestExact:
         (one,) = differences({"d": Count(value="x", unit="1")}, {"d": Count(value="y", unit="1")})
         assert one.change == "other"
 
+    @pytest.mark.end_to_end
     def test_the_accepted_counts_are_those_of_the_code_that_is_here(self) -> None:
         """The gate itself, on every test run."""
         known = read_accepted(ROOT / "results" / "gate" / "expected.json")
