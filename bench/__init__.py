@@ -11,7 +11,7 @@ functions of records.
     catalog.py      the literal registries of models and tasks; settings checked against signatures
     model.py        embedding, Core and head, with dropout, tied or adaptive (adaptive.py) where a model asks for it
     recipe.py       applies a training recipe: shallow pre-training, schedules of tolerance, cap and Jacobian weight
-    presets.py      recipes with a name; tuning.py: a Comparison whose rates are chosen on several seeds
+    presets.py      recipes with a name;
     budget.py       equal parameters: the width (or another size) that comes nearest to a count
     params.py       how many parameters the models of a suite have, beside what the paper prints
     suite_loading.py  a suite by its name or from a file

@@ -21,7 +21,6 @@ from bench.record import Record
 from bench.spec import Comparison, Named, Spec, Train
 from bench.suite_loading import Entry, readable
 from bench.tasks.task import Task
-from bench.tuning import seeds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,9 @@ class _SizedComparison:
 
     def sweep(self, label: str) -> list[Spec]:
         """The trials of a row: every rate at every trial seed."""
-        return [self.trial(label, rate, seed) for rate in self.comparison.learning_rates for seed in seeds_of(self.comparison)]
+        return [
+            self.trial(label, rate, seed) for rate in self.comparison.learning_rates for seed in self.comparison.all_trial_seeds()
+        ]
 
     def trials(self) -> list[Spec]:
         """The trials that the wanted rows need; none where there is one rate only."""

@@ -139,8 +139,9 @@ class Row(_Frozen):
 class Comparison(_Frozen):
     """Models on equal terms: same task, data order, token budget, optimiser and schedule; parameters within 2 % of the reference.
 
-    Each row without `like` gets its learning rate from a declared sweep: one trial a rate, of `trial_steps` steps at `trial_seed`
-    (which no final run uses), judged on the validation split. One rate alone means no trials.
+    Each row without `like` gets its learning rate from a declared sweep: trials of `trial_steps` steps a rate at `trial_seed` and
+    the seeds that follow, `trial_seeds` of them (which no final run uses); the mean of their scores on the validation split
+    decides. One rate alone means no trials.
     """
 
     group: Name
@@ -151,6 +152,7 @@ class Comparison(_Frozen):
     learning_rates: Annotated[tuple[Rate, ...], AfterValidator(_distinct)] = Field(min_length=1)
     trial_steps: int = Field(gt=0)
     trial_seed: Seed = 1000
+    trial_seeds: int = Field(default=1, gt=0)
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(min_length=1)
     depths: tuple[Depth, ...] = Field(default=(), description="memory is probed at these depths in the first seed's runs")
 
@@ -158,11 +160,14 @@ class Comparison(_Frozen):
     def _consistent(self) -> "Comparison":
         if self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is not a row; rows: {', '.join(self.rows)}")
-        if self.trial_seed in self.seeds:
-            raise ValueError(
-                f"trial_seed {self.trial_seed} is also a final seed: a rate must not be chosen on a run it is judged by"
-            )
+        both = sorted(set(self.all_trial_seeds()) & set(self.seeds))
+        if both:
+            raise ValueError(f"trial seed {both[0]} is also a final seed: a rate must not be chosen on a run it is judged by")
         for label, row in self.rows.items():
             if row.like is not None and (row.like not in self.rows or self.rows[row.like].like is not None):
                 raise ValueError(f"row {label!r} is like {row.like!r}, which is not a row with trials of its own")
         return self
+
+    def all_trial_seeds(self) -> tuple[int, ...]:
+        """The seeds that every rate is tried at."""
+        return tuple(range(self.trial_seed, self.trial_seed + self.trial_seeds))

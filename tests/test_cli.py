@@ -216,7 +216,7 @@ class TestRefused:
             ('group="echo"', 'group="../up"', ["../up"]),
             ('"mean": Row', '"a/b": Row', ["a/b"]),
             ("seeds=(0,)", "seeds=(-1,)", ["seeds"]),
-            ("seeds=(0,)", "seeds=(1000,)", ["trial_seed 1000"]),
+            ("seeds=(0,)", "seeds=(1000,)", ["trial seed 1000"]),
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),
             ("trial_steps=2", "trial_steps=0", ["trial_steps"]),
             ('"how": "nan"', '"how": "build"', ["cannot be"]),

@@ -17,7 +17,6 @@ from bench.plan import Plan, choose
 from bench.record import Record, measured
 from bench.spec import Comparison, Named, Row, Settings, Spec, Train
 from bench.suite_loading import load_suite
-from bench.tuning import Tuned
 from deq import CELLS
 
 ECHO = Named(name="user_models:Echo")
@@ -232,8 +231,8 @@ class TestChoose:
 
 
 class TestSeveralTrialsARate:
-    def tuned(self, **changes: Any) -> Tuned:
-        return Tuned(**(comparison().model_dump() | {"trial_seeds": 3} | changes))
+    def tuned(self, **changes: Any) -> Comparison:
+        return Comparison(**(comparison().model_dump() | {"trial_seeds": 3} | changes))
 
     def test_every_rate_is_tried_at_so_many_seeds_and_a_final_run_names_them_all(self) -> None:
         plan = Plan([self.tuned()])
@@ -295,7 +294,7 @@ class TestSelection:
         assert {(f.group, f.seed) for f in plan.finals({})} == {("g", 7), ("g", 8), ("h", 7), ("h", 8)}
 
     def test_a_seed_that_is_the_trials_is_refused_in_one_short_line(self) -> None:
-        with pytest.raises(UserError, match="trial_seed 1000") as caught:
+        with pytest.raises(UserError, match="trial seed 1000") as caught:
             Plan([comparison()], seeds=[0, 1000])
         assert len(str(caught.value)) < 300
 

@@ -227,7 +227,7 @@ class TestComparison:
         ("change", "said"),
         [
             ({"reference": "c"}, "reference 'c' is not a row; rows: a, b"),
-            ({"seeds": (0, 1000)}, "trial_seed 1000 is also a final seed"),
+            ({"seeds": (0, 1000)}, "trial seed 1000 is also a final seed"),
             ({"seeds": ()}, "seeds"),
             ({"learning_rates": ()}, "learning_rates"),
             ({"trial_steps": 0}, "trial_steps"),

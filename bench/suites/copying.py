@@ -12,7 +12,6 @@ the DEQ, at which the first of its final runs ended above chance, its solves lef
 
 from bench.presets import LEAN
 from bench.spec import Named, Row, Settings, Train
-from bench.tuning import Tuned
 
 # One head, since attention over 420 positions is what a step costs; and frequencies that tell positions of that range apart.
 _CELL: Settings = {"cell": "transformer-xl", "cell.heads": 1, "cell.position_base": 420.0, "width": 30}
@@ -21,7 +20,7 @@ _SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "eva
 _HALF = LEAN.model_copy(update={"hold": 0.5})
 
 SPECS = [
-    Tuned(
+    Comparison(
         group="copy memory T=400",
         task=Named(name="copy", settings={"T": 400}),
         train=Train(steps=12_000, batch=2, learning_rate=3e-3, warmup=200, evaluate_every=12_000, evaluation_batch=50),
@@ -35,6 +34,7 @@ SPECS = [
         reference="DEQ-Transformer",
         learning_rates=(1.5e-3, 3e-3, 6e-3),
         trial_steps=12_000,
+        trial_seeds=2,
         seeds=(0, 1, 2),
     )
 ]

@@ -7,7 +7,6 @@ training's own clock.
 
 from bench.presets import FAST, LEAN, SHARED
 from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
-from bench.tuning import Tuned
 
 _TRAIN = Train(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
 
@@ -28,7 +27,7 @@ def _deq(memory: int, recipe: Recipe | None = None, **more: int | str) -> Row:
 
 def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> list[Comparison]:
     def comparison(steps: int, reference: str, rows: dict[str, Row]) -> Comparison:
-        return Tuned(
+        return Comparison(
             group=group,
             task=task,
             train=_TRAIN.model_copy(update={"steps": steps, "carry": memory > 0}),
@@ -36,6 +35,7 @@ def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> 
             reference=reference,
             learning_rates=(8e-3, 1.6e-2, 3.2e-2),
             trial_steps=steps,
+            trial_seeds=2,
             seeds=(0, 1, 2, 3, 4),
         )
 
