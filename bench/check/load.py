@@ -38,6 +38,11 @@ class Definition:
     path: str
     make: Any
 
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        return self.path.partition(":")[2]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
