@@ -45,10 +45,10 @@ functions of records.
 
 from typing import TYPE_CHECKING, Any
 
-from bench.sources import install
+from bench.records.source_code import install
 
 if TYPE_CHECKING:
-    from bench.frame import load
+    from bench.analysis.frame import load
 
 install()
 
@@ -57,7 +57,7 @@ __all__ = ["load"]
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # imported when it is asked for: pandas takes half a second
-        from bench.frame import load
+        from bench.analysis.frame import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

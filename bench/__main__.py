@@ -14,16 +14,16 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 from rich.table import Table
 
-from bench.check.cli import app as check
-from bench.claims.cli import app as claims
-from bench.console import PlainConsole
-from bench.corpora import parse_data
-from bench.errors import UserError, one_line, unknown
-from bench.gate.cli import app as gate
-from bench.memory.cli import app as memory
-from bench.page.cli import app as pages
-from bench.peers.cli import app as peers
-from bench.startup import begin, complain, end, fail
+from bench.cli.check import app as check
+from bench.cli.claims import app as claims
+from bench.cli.data import parse_data
+from bench.cli.gate import app as gate
+from bench.cli.memory import app as memory
+from bench.cli.page import app as pages
+from bench.cli.peers import app as peers
+from bench.cli.startup import begin, complain, end, fail
+from bench.records.errors import UserError, one_line, unknown
+from bench.report.console import PlainConsole
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -94,11 +94,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run what a suite lacks, then write tables and figures and print the tables."""
-    from bench.coordinator import Coordinator, Halted, RunOptions
-    from bench.display import Display
-    from bench.report import summary, write_report
-    from bench.spec import Limits
-    from bench.store import Store
+    from bench.cli.progress import Display
+    from bench.execution.coordinator import Coordinator, Halted, RunOptions
+    from bench.records.spec import Limits
+    from bench.records.store import Store
+    from bench.report.report import summary, write_report
 
     options = RunOptions(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
@@ -145,8 +145,8 @@ def _planned(
     suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int
 ) -> tuple[str, Any, dict[str, Path]]:
     """The suite's short name, its plan, and the corpora."""
-    from bench.plan import Plan
-    from bench.suite_loading import load_suite
+    from bench.execution.plan import Plan
+    from bench.execution.suite_loading import load_suite
 
     corpora = parse_data(data or [])
     chosen = parse_seeds(seeds) if seeds is not None else None
@@ -157,14 +157,14 @@ def _planned(
 
 
 def _slots(plan: Any, jobs: int | None) -> int:
-    from bench.coordinator import slots
+    from bench.execution.coordinator import slots
 
     return slots(plan.specs(), jobs)
 
 
 def parse_retry(text: str | None) -> frozenset[Any]:
     """`all`, or statuses with commas between: those of records that are to be made anew."""
-    from bench.record import RunStatus
+    from bench.records.record import RunStatus
 
     failed = [status for status in get_args(RunStatus) if status != "ok"]
     names = failed if text == "all" else [] if text is None else [name.strip() for name in text.split(",")]
@@ -177,15 +177,15 @@ def parse_retry(text: str | None) -> frozenset[Any]:
 def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
     """The engine by name; how many runs go side by side is decided by the plan's runs where `jobs` does not say."""
     if name == "local":
-        from bench.engines.local import Local
+        from bench.execution.engines.local import Local
 
         return Local(_slots(plan, jobs))
     if name == "inline":
-        from bench.engines.inline import Inline
+        from bench.execution.engines.inline import Inline
 
         return Inline()
     if name == "ray":
-        from bench.engines.ray import Ray
+        from bench.execution.engines.ray import Ray
 
         specs = plan.specs()
         gpus = max(spec.processes if spec.device == "cuda" else 0 for spec in specs)
@@ -196,7 +196,7 @@ def make_engine(name: str, plan: Any, jobs: int | None, address: str) -> Any:
 @contextmanager
 def _importing_within(seconds: float | None) -> Iterator[None]:
     """Inside, an import of the user's code that takes longer than a run may is an error: nothing else would end it."""
-    from bench.sources import importing
+    from bench.records.source_code import importing
 
     def look(number: int, frame: object) -> None:
         found = importing()
@@ -251,8 +251,8 @@ def status(
     """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
     import dataclasses
 
-    from bench.status import overview, status
-    from bench.store import Store
+    from bench.execution.status import overview, status
+    from bench.records.store import Store
 
     store = Store(results)
     if suite is None:
@@ -278,7 +278,7 @@ def status(
 @app.command()
 def report(results: Results = RESULTS, as_json: Json = False) -> None:
     """Write tables and figures anew from the records; runs nothing."""
-    from bench.report import write_report
+    from bench.report.report import write_report
 
     files = write_report(results)
     print(json.dumps([str(file) for file in files], indent=1) if as_json else f"wrote {len(files)} files below {results}")
@@ -293,7 +293,7 @@ def params(
     """How many parameters each model of a suite has; of suite paper, beside what the paper prints. Trains nothing."""
     import dataclasses
 
-    from bench.params import counts
+    from bench.execution.parameter_table import counts
 
     rows = counts(suite, parse_data(data or []))
     if as_json:
@@ -329,9 +329,9 @@ def _count(number: float | None) -> str:
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """What can be run: suites, models, tasks, cells, solvers, adjoints, and the corpora that are fetched by name."""
-    from bench.catalog import ADJOINTS, MODELS, TASKS
     from bench.suites import SUITES
-    from bench.tasks.published import CORPORA
+    from bench.tasks.corpora import CORPORA
+    from bench.training.registry import ADJOINTS, MODELS, TASKS
     from deq import CELLS, SOLVERS
 
     suites = {name: _claim(__import__(module, fromlist=["x"])) for name, module in SUITES.items()}
@@ -373,7 +373,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: what it was, how it ended, every measure with its unit, method and scope."""
-    from bench.store import Store
+    from bench.records.store import Store
 
     store = Store(results)
     runs = [(suite, name) for suite in store.suites() for name in store.ids(suite)]
@@ -415,7 +415,7 @@ def doctor(as_json: Json = False) -> None:
     """Which instruments work on this machine, and why the others do not."""
     import dataclasses
 
-    from bench.doctor import examine
+    from bench.instruments.self_test import examine
 
     instruments = examine()
     if as_json:
@@ -430,7 +430,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def golden(accept: Annotated[bool, typer.Option(help="write the curves anew")] = False) -> None:
     """Compare ten float64 training steps of every model, task and adjoint with the accepted curves."""
-    from bench import golden as curves
+    from bench.perf_gate import golden as curves
 
     found = curves.curves()
     lines = curves.differences(found, curves.read() if curves.FILE.exists() else {})

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("whole", deadline=None, derandomize=True, max_examples=400)
 settings.load_profile("project")  # `--hypothesis-profile` comes after
-_LONG = {"test_survival.py", "test_gate.py", "test_memory.py", "test_cli.py", "test_ray.py", "test_spread.py", "test_check.py"}
+_LONG = {"test_survival.py", "test_gate.py", "test_memory.py", "test_cli.py", "test_ray.py", "test_torchrun.py", "test_check.py"}
 _END_TO_END = {
     "finished",
     "local",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from bench.coordinator import Callbacks, Coordinator, RunOptions
-from bench.engines.local import Local
-from bench.identity import Identity
-from bench.plan import Plan
-from bench.record import Record
-from bench.store import Store
+from bench.execution.coordinator import Callbacks, Coordinator, RunOptions
+from bench.execution.engines.local import Local
+from bench.execution.plan import Plan
+from bench.records.identity import Identity
+from bench.records.record import Record
+from bench.records.store import Store
 
 IDENTITY = Identity(data="0" * 64, numerics={"DEQ": 1}, code={}, environment={"torch": "2.13.0"})
 PATIENCE_S = 300.0  # on a machine that is busy; what is waited for comes within seconds on one that is not

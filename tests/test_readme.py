@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from running import run_suite
 
-from bench.plan import Plan
-from bench.suite_loading import load_suite
+from bench.execution.plan import Plan
+from bench.execution.suite_loading import load_suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

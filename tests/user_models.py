@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.metric import Metric
+from bench.records.metric import Metric
 from bench.tasks.task import Split, Task, derive_seed
 from deq import Cell, Core, Map, Output
 

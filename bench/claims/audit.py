@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.analysis.aggregate import Group
+from bench.analysis.grid import Table, line
 from bench.claims.evidence import Evidence
-from bench.columns import Group
-from bench.grid import Table, line
 
 
 @dataclass(frozen=True, kw_only=True)

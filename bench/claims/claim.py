@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.claims.paired import holm
-from bench.statistics import LEVEL, significant
+from bench.analysis.statistics import LEVEL, significant
+from bench.claims.hypothesis_tests import holm
 
 if TYPE_CHECKING:
     from bench.claims.evidence import Evidence

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.analysis.aggregate import PARAMETERS, Column, Group, Row, cell, metric_columns
+from bench.analysis.grid import Cell, Line, Table, line
+from bench.analysis.statistics import significant, written
 from bench.claims.claim import decided
 from bench.claims.evidence import Evidence, by_seed
-from bench.claims.measured import between, part
-from bench.claims.paired import tested
-from bench.columns import PARAMETERS, Column, Group, Row, cell, metric_columns
-from bench.grid import Cell, Line, Table, line
-from bench.statistics import significant, written
+from bench.claims.hypothesis_tests import tested
+from bench.claims.judges_runs import between, part
 
 SUITE = "copy"
 NEAR = 1.1  # of chance, either way

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import side_file
+from bench.analysis.aggregate import Group, Row, groups
 from bench.claims.claim import Source
-from bench.columns import Group, Row, groups
-from bench.record import Record
-from bench.store import Store
+from bench.records import side_file
+from bench.records.record import Record
+from bench.records.store import Store
 
 EXPERIMENTS = Path("claims") / "experiments.json"
 MEMORY = Path("memory") / "paper.json"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from bench.analysis.grid import Cell, Table, line
 from bench.claims.audit import Audit, audit_table
 from bench.claims.claim import Finding, Part, tally
-from bench.grid import Cell, Table, line
-from bench.report import markdown
+from bench.report.report import markdown
 
 _ENTRY_RULE = (
     "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "

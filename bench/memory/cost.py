@@ -12,17 +12,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.errors import UserError
-from bench.flops import flops
-from bench.grid import Table, line
-from bench.loop import loss_of, make_optimiser, training_step
-from bench.memory.ledger import partly_real, written
+from bench.analysis.grid import Table, line
+from bench.analysis.statistics import significant
+from bench.instruments.flops import flops
 from bench.memory.paper import BATCH, LENGTH, whole_history
 from bench.memory.step import Call, Shape, filled, fix_caps, tokens
-from bench.model import build_model
-from bench.spec import Named, Train
-from bench.statistics import significant
+from bench.memory.storage_tracker import partly_real, written
+from bench.records.errors import UserError
+from bench.records.spec import Named, Train
 from bench.suites.paper import PRINTED, WIKITEXT
+from bench.training.language_model import build_model
+from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq.solve import without_looking
 
 # A DEQ, the explicit network beside it, and how much longer the DEQ takes in training and in inference: table 4.

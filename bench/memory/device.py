@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from bench.errors import failure
-from bench.grid import Table, line
-from bench.loop import loss_of, make_optimiser, training_step
+from bench.analysis.grid import Table, line
+from bench.analysis.statistics import significant
+from bench.instruments.meters import CudaMemory
+from bench.instruments.nvml import Nvml
 from bench.memory import cost
 from bench.memory.paper import GB
 from bench.memory.step import Shape, fix_caps, tokens
-from bench.meters import CudaMemory
-from bench.model import build_model
-from bench.nvml import Nvml
-from bench.record import Measure, measured
-from bench.spec import Named, Train
-from bench.statistics import significant
+from bench.records.errors import failure
+from bench.records.record import Measure, measured
+from bench.records.spec import Named, Train
+from bench.training.language_model import build_model
+from bench.training.trainer import loss_of, make_optimiser, training_step
 
 _STEPS = 5
 _READ = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "nvml_process_bytes")

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.memory import laws
-from bench.memory.ledger import KINDS
+from bench.memory import scaling
 from bench.memory.paper import GB
+from bench.memory.storage_tracker import KINDS
 
 _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75", "#A6761D")
@@ -84,12 +84,12 @@ def shape(record: dict[str, Any]) -> Figure:
     """Bytes against length, batch and width."""
     rows = record["laws"]
     figure = Figure(figsize=(10.2, 5.2))
-    panels = figure.subplots(1, len(laws.AXES), sharey=True)
+    panels = figure.subplots(1, len(scaling.AXES), sharey=True)
     figure.suptitle("Memory of a training step against length, batch size and width", x=0.01, ha="left", fontweight="bold")
     labels = list(dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth"))
-    for axes, axis in zip(panels, laws.AXES, strict=True):
+    for axes, axis in zip(panels, scaling.AXES, strict=True):
         for place, (label, colour, marker) in enumerate(zip(labels, cycle(_LINES), cycle("osD^vPX*ph"), strict=False)):
-            values, amounts = laws.along(rows, label, axis)
+            values, amounts = scaling.along(rows, label, axis)
             axes.plot(
                 values,
                 [amount / 2**20 for amount in amounts],

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bench.memory.ledger import Waterfall
 from bench.memory.step import Call, Shape, predicted
-from bench.spec import Named, Settings
+from bench.memory.storage_tracker import Waterfall
+from bench.records.spec import Named, Settings
 from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, Printed
 
 BATCH, LENGTH = 15, 150

@@ -6,14 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench import figures
-from bench.errors import UserError
-from bench.memory import cost, device, laws, paper, tables
+from bench.memory import cost, device, paper, scaling, tables
 from bench.memory.step import together
-from bench.record import write_text
-from bench.report import csv_text, latex, markdown
-from bench.side_file import MEMORY
-from bench.spec import Named
+from bench.records.errors import UserError
+from bench.records.record import write_text
+from bench.records.side_file import MEMORY
+from bench.records.spec import Named
+from bench.report import figures
+from bench.report.report import csv_text, latex, markdown
 
 NAME = "paper.json"
 
@@ -24,12 +24,14 @@ def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 
     `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows are taken
     for real too.
     """
-    from bench.environment import environment
+    from bench.instruments.environment import environment
 
-    families = list(laws.FAMILIES)
+    families = list(scaling.FAMILIES)
     if constant_in is not None:
-        families += [laws.Family(label=label, model=model, depth=constant_in, flat=True, own=True) for label, model in also.items()]
-    parts = {"rows": paper.calls(also), "cost": cost.calls(), "laws": laws.calls(families)}
+        families += [
+            scaling.Family(label=label, model=model, depth=constant_in, flat=True, own=True) for label, model in also.items()
+        ]
+    parts = {"rows": paper.calls(also), "cost": cost.calls(), "laws": scaling.calls(families)}
     longest_first = ("cost", "rows", "laws")
     found = iter(together([call for part in longest_first for call in parts[part]], jobs))
     followed = {part: list(islice(found, len(parts[part]))) for part in longest_first}

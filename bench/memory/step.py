@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import (
 
 from baselines import NeuralODE
 from baselines.continuous import ADAPTIVE
-from bench.errors import UserError, one_line
-from bench.loop import Losses, loss_of, make_optimiser, training_step
-from bench.memory.ledger import Ledger, Waterfall
-from bench.model import LanguageModel, build_model
-from bench.spec import Named, Train
+from bench.memory.storage_tracker import Ledger, Waterfall
+from bench.records.errors import UserError, one_line
+from bench.records.spec import Named, Train
 from bench.tasks.task import derive_seed
+from bench.training.language_model import LanguageModel, build_model
+from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
 from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
 from deq.solve import without_looking
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from bench.grid import Cell, Table, line
-from bench.memory import cost, device, laws, paper
-from bench.memory.ledger import KINDS
-from bench.statistics import significant
+from bench.analysis.grid import Cell, Table, line
+from bench.analysis.statistics import significant
+from bench.memory import cost, device, paper, scaling
+from bench.memory.storage_tracker import KINDS
 
 _PROTOCOL = (
     f"A whole training step (forward, loss, backward, clipping, AdamW) at length {paper.LENGTH}, batch size {paper.BATCH}, "
@@ -174,6 +174,6 @@ def paper_tables(record: dict[str, Any]) -> list[Table]:
         cost.table(record["cost"]),
         device.table(record),
         device.times(record),
-        laws.depth_table(record["laws"]),
-        laws.shape_table(record["laws"]),
+        scaling.depth_table(record["laws"]),
+        scaling.shape_table(record["laws"]),
     ]

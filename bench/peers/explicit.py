@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.catalog import build_task
-from bench.context import make_context
-from bench.loop import Trainer, make_optimiser, training_step
-from bench.model import build_model
-from bench.spec import Named, Spec, Train
+from bench.records.spec import Named, Spec, Train
+from bench.training.context import make_context
+from bench.training.language_model import build_model
+from bench.training.registry import build_task
+from bench.training.trainer import Trainer, make_optimiser, training_step
 
 _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.records.errors import UserError
 from deq import Anderson, Broyden, Implicit, Map, Picard, Solver, Stop, solve
 
 METHODS = ("picard", "anderson", "broyden")

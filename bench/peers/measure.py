@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.peers.libraries import METHODS, Library
 from bench.peers.problems import PROBLEMS, Problem
-from bench.probes import peak_live_bytes, saved_bytes
 
 STEPS = 20  # forward, and as many backward
 TIMED = {"tiny": 100, "block": 21, "large": 21}  # rounds

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.model import LanguageModel
-from bench.spec import Spec
+from bench.records.spec import Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
+from bench.training.language_model import LanguageModel
 from deq import Anderson, Stop, solve
 
 Answers = tuple[Tensor, Tensor, Tensor]  # losses (S,), logits (S, T, V), steps (S,)

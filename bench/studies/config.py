@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bench.spec import Named, Settings, Spec, Train
+from bench.records.spec import Named, Settings, Spec, Train
 
 DEQ_LABEL = "DEQ"
 

@@ -1,12 +1,12 @@
 """How well a dependency of growing length is learned: a DEQ, its weight-tied network, and recurrent networks of the same size."""
 
-from bench.budget import match
-from bench.catalog import build_task
-from bench.model import count_parameters
-from bench.spec import Named, Settings, Spec
+from bench.execution.parameter_matching import match
+from bench.records.spec import Named, Settings, Spec
 from bench.studies.config import DEQ_LABEL, Case, Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number
+from bench.training.language_model import count_parameters
+from bench.training.registry import build_task
 
 _SENTENCES = 2  # closers a sequence at every length, so that all trainings see equally many
 # The rate that the sweeps of suite smoke chose for all four on this language, and its DEQ's caps.

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.model import LanguageModel
-from bench.spec import Spec
+from bench.records.spec import Spec
 from bench.studies.config import Config, GradientConfig
 from bench.studies.exact import Exact, root
 from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
+from bench.training.language_model import LanguageModel
 from deq import Anderson, Implicit, Phantom, Picard, Solution, Solver, Stop, Unroll
 from deq.adjoint import Adjoint
 

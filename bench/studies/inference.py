@@ -6,13 +6,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from bench.contention import CONTENDED, Contention
-from bench.machine import Machine
-from bench.model import LanguageModel
-from bench.spec import Spec
+from bench.instruments.contention import CONTENDED, Contention
+from bench.instruments.machine_lock import Machine
+from bench.records.spec import Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, NoValues, solutions_of
 from bench.studies.study import PlannedRow, Study, Values, number
+from bench.training.language_model import LanguageModel
 
 _TRIES = 4
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from baselines import Unrolled
-from bench.catalog import build_task
-from bench.checkpoint import Checkpoint
-from bench.context import RunControl
-from bench.environment import environment
-from bench.identity import Identity, decisive
-from bench.model import LanguageModel, build_model
-from bench.provenance import identify
-from bench.record import Record, read_record, write_record
-from bench.run import run
-from bench.spec import Named, Spec
+from bench.instruments.environment import environment
+from bench.records.identity import Identity, decisive
+from bench.records.record import Record, read_record, write_record
+from bench.records.spec import Named, Spec
 from bench.tasks.task import Split, Task, derive_seed
+from bench.training.checkpoint import Checkpoint
+from bench.training.context import RunControl
+from bench.training.language_model import LanguageModel, build_model
+from bench.training.registry import build_task
+from bench.training.run import run
+from bench.training.run_identity import identify
 from deq import DEQ, Cell, Map, Solution, Solver, Stop
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.spec import Named, Settings, Spec
+from bench.records.spec import Named, Settings, Spec
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.evaluation import evaluate
-from bench.spec import Spec
+from bench.records.spec import Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, deq_of, solutions_of
 from bench.studies.study import PlannedRow, Study, Values, median, number
+from bench.training.evaluation import evaluate
 from deq import Anderson, Solution, Stop
 
 _UNITS = {"loss": "nats", "steps": "evaluations a sample", "nfe": "evaluations a batch", "residual": "1", "converged": "fraction"}

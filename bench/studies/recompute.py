@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.flops import flops
-from bench.loop import loss_of
-from bench.model import build_model
-from bench.spec import Named
+from bench.instruments.flops import flops
+from bench.records.spec import Named
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values
+from bench.training.language_model import build_model
+from bench.training.trainer import loss_of
 
 KINDS = ("none", "sqrt", "every")
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from baselines import Unrolled
-from bench.evaluation import evaluate
-from bench.spec import Named, Spec
+from bench.records.spec import Named, Spec
 from bench.studies.config import Config
 from bench.studies.models import Models, bind, cell_of
 from bench.studies.study import PlannedRow, Study, Values, median, number
+from bench.training.evaluation import evaluate
 from deq import Anderson, Broyden, Map, Picard, Solution, Solver, Stop, solve, spectral_radius
 
 _REACH = (1e-2, 1e-4)  # the paper reads its curves at 1e-4

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from scipy.optimize import NoConvergence, newton_krylov
 from torch import Tensor
 
-from bench.model import LanguageModel
-from bench.spec import Spec
+from bench.records.spec import Spec
 from bench.studies.config import Config
 from bench.studies.exact import Exact
 from bench.studies.gradient_error import error, gradient, rooted, too_few, work
 from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
+from bench.training.language_model import LanguageModel
 from deq import SOLVERS, Implicit, Map, Stop, solve
 
 _RTOL = 1e-6

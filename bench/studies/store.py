@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from bench import figures
-from bench.contention import CONTENDED
-from bench.environment import environment
-from bench.errors import UserError
-from bench.record import write_text
-from bench.report import revision_told
-from bench.side_file import EXPERIMENTS
+from bench.instruments.contention import CONTENDED
+from bench.instruments.environment import environment
+from bench.records.errors import UserError
+from bench.records.record import write_text
+from bench.records.side_file import EXPERIMENTS
+from bench.report import figures
+from bench.report.report import revision_told
 from bench.studies import (
     batches,
     dependency,

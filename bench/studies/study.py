@@ -12,8 +12,8 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from bench.errors import one_line
-from bench.spec import Spec
+from bench.records.errors import one_line
+from bench.records.spec import Spec
 from bench.studies.models import Models, NoValues
 
 Values = dict[str, Any]

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from bench.record import Point
-from bench.spec import Spec
+from bench.records.record import Point
+from bench.records.spec import Spec
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number

@@ -10,8 +10,8 @@ seed, were broken off after 7 of 18 and 4 of 15 final runs, test losses among th
 the DEQ, at which the first of its final runs ended above chance, its solves left undone. None of these runs is kept.
 """
 
-from bench.presets import LEAN
-from bench.spec import Named, Row, Settings, Train
+from bench.records.spec import Comparison, Named, Row, Settings, Train
+from bench.suites.recipes import LEAN
 
 # One head, since attention over 420 positions is what a step costs; and frequencies that tell positions of that range apart.
 _CELL: Settings = {"cell": "transformer-xl", "cell.heads": 1, "cell.position_base": 420.0, "width": 30}

@@ -1,6 +1,6 @@
 """What the gate counts: each family of models once, small, on synthetic data; a group for each task."""
 
-from bench.spec import Named, Settings, Spec, Train
+from bench.records.spec import Named, Settings, Spec, Train
 
 _COPY = Named(name="copy", settings={"T": 10, "samples": 1000, "test_samples": 100})
 _AGREEMENT = Named(name="agreement", settings={"test_samples": 64})

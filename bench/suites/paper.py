@@ -23,7 +23,7 @@ every TrellisNet. Other rows train as their table does. Not followed:
 
 from dataclasses import dataclass
 
-from bench.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import Named, Recipe, Settings, Spec, Train
 
 COPY, PTB, WIKITEXT = "Table 1, copy memory T=400", "Table 2, Penn Treebank", "Table 3, WikiText-103"
 VOCABULARY = {COPY: 10, PTB: 10_000, WIKITEXT: 267_735}

@@ -3,8 +3,8 @@
 The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
 """
 
-from bench.presets import FAST
-from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.records.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.suites.recipes import FAST
 
 _WIDTH = 32
 _DEPTH = 12

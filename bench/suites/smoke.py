@@ -1,6 +1,6 @@
 """Everything once, small: copy memory and a language of known entropy, a DEQ beside its baselines, in minutes on two cores."""
 
-from bench.spec import Comparison, Named, Row, Settings, Train
+from bench.records.spec import Comparison, Named, Row, Settings, Train
 
 _CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 32

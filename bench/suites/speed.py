@@ -5,8 +5,8 @@ Rows that train for longer ask whether steps that are cheaper buy quality. Run i
 training's own clock.
 """
 
-from bench.presets import FAST, LEAN, SHARED
-from bench.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.records.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.suites.recipes import FAST, LEAN, SHARED
 
 _TRAIN = Train(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
 

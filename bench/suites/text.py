@@ -1,7 +1,7 @@
 """Language modelling on any text: a comparison by character and one by word for every corpus named with `--data NAME=PATH`."""
 
-from bench.errors import UserError
-from bench.spec import Comparison, Named, Row, Settings, Train
+from bench.records.errors import UserError
+from bench.records.spec import Comparison, Named, Row, Settings, Train
 
 _CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 48

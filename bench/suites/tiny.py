@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.spec import Comparison, Limits, Named, Row, Spec, Train
+from bench.records.spec import Comparison, Limits, Named, Row, Spec, Train
 from deq import Core, Output
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.errors import UserError, unknown
+from bench.records.errors import UserError, unknown
 from bench.tasks.task import Metric, Split, Task, derive_seed
 
 Delimiter = Literal["single", "run"]

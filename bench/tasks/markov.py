@@ -13,7 +13,7 @@ from scipy.special import entr
 from torch import Tensor
 from torch.nn import functional
 
-from bench.errors import UserError, unknown
+from bench.records.errors import UserError, unknown
 from bench.tasks.task import Metric, Split, Task, derive_seed
 
 Distribution = npt.NDArray[np.float64]

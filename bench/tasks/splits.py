@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.records.errors import UserError
 from bench.tasks.task import Split
 
 SPLIT_WORDS: dict[Split, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bench.metric import Metric
+from bench.records.metric import Metric
 
 __all__ = ["Metric", "Split", "Task", "derive_seed"]
 

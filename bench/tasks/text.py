@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.errors import UserError, unknown
-from bench.tasks.published import CORPORA, check, fetch, located
+from bench.records.errors import UserError, unknown
+from bench.tasks.corpora import CORPORA, check, fetch, located
 from bench.tasks.task import Metric, Split, Task, derive_seed
 from bench.tasks.tokens import Ids, Unit, tokenise
 

@@ -16,8 +16,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bench.errors import UserError
-from bench.tasks.published import alone_in, data_folder
+from bench.records.errors import UserError
+from bench.tasks.corpora import alone_in, data_folder
 from bench.tasks.splits import split_files
 from bench.tasks.task import Split
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from bench.errors import UserError
+from bench.records.errors import UserError
 
 _BLOCK = 1 << 20
 # What zipfile and its decompressors raise at what they cannot read: a name is not UTF-8, an LZMA dictionary claims gigabytes.

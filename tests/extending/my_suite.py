@@ -1,6 +1,6 @@
 """All four of your own beside a DEQ, its unrolling and a GRU of the package, in the same tables and figures."""
 
-from bench.spec import Comparison, Named, Row, Train
+from bench.records.spec import Comparison, Named, Row, Train
 
 SPECS = [
     Comparison(

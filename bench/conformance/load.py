@@ -1,0 +1,185 @@
+"""Import a user's file and make what it defines, as a suite that names it would."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+
+from bench.conformance.cells import CELL
+from bench.conformance.common import Subject
+from bench.conformance.models import MODEL
+from bench.conformance.result import Check, Result, describe_error, run_checks
+from bench.conformance.solvers import SOLVER
+from bench.conformance.tasks import TASK
+from bench.records.errors import UserError, unknown
+from bench.records.spec import Named, Settings, Value
+from bench.tasks.task import Task
+from bench.training.registry import build_core, build_task, parameters_of
+from deq import Cell, Core
+
+Kind = Literal["cell", "model", "solver", "task"]
+CONTRACTS: dict[Kind, tuple[Check, ...]] = {"cell": CELL, "model": MODEL, "solver": SOLVER, "task": TASK}
+_CLASSES: dict[Kind, type] = {"cell": Cell, "model": Core, "task": Task}
+_KINDS = "Cell, Core, Solver (init and step) or Task"
+_WIDTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A class or function of a file that can be checked; `path` is the name that a suite gives it."""
+
+    kind: Kind
+    path: str
+    make: Any
+
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        return self.path.partition(":")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The results of one definition; `parameters`: how many numbers it trains, None for a solver or task."""
+
+    kind: Kind
+    path: str
+    settings: Settings
+    parameters: int | None
+    findings: list[Result]
+
+    @property
+    def failed(self) -> bool:
+        return any(result.verdict == "FAIL" for result in self.findings)
+
+    @property
+    def title(self) -> str:
+        """Kind, path, settings and size."""
+        size = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
+        details = ", ".join([*(f"{name} {value}" for name, value in self.settings.items()), *size])
+        return f"{self.kind} {self.path}" + (f" ({details})" if details else "")
+
+
+def load(path: Path) -> ModuleType:
+    """Import the file under its own name, its folder first on the path, as for a suite in the same folder."""
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"check: {path} is not a Python file" if path.exists() else f"check: {path} does not exist")
+    if "." in path.stem:
+        raise UserError(f"check: no suite can name what is in {path.name}: a module's name has no dots")
+    sys.path.insert(0, str(path.parent.resolve()))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(path.stem)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"check: {path} fails on import: {describe_error(error, path)}") from error
+    origin = getattr(module, "__file__", None)
+    if origin is None or Path(origin).resolve() != path.resolve():
+        taken = f"a module named {path.stem!r} exists already ({origin or 'built in'})"
+        raise UserError(f"check: {taken}, so that no suite can name what is in {path}: rename the file")
+    return module
+
+
+def find(module: ModuleType, only: Sequence[str] = ()) -> list[Definition]:
+    """What the module defines and does not import, in its order; or what `only` names. UserError where there is nothing."""
+    kinds = {name: kind for name, thing in vars(module).items() if (kind := kind_of(thing)) is not None}
+    for name in only:
+        if name not in kinds and hasattr(module, name):
+            raise UserError(f"check: {name} in {module.__name__}.py is no {_KINDS}, nor a function annotated to return one")
+        if name not in kinds:
+            raise unknown(f"name in {module.__name__}.py", name, kinds)
+    names = only or [name for name in kinds if not name.startswith("_") and _is_own(module, name)]
+    if not names:
+        hint = ": it is a suite; check the files that it names" if hasattr(module, "SPECS") else ""
+        raise UserError(f"check: {module.__name__}.py defines no {_KINDS}{hint}")
+    return [Definition(kind=kinds[name], path=f"{module.__name__}:{name}", make=getattr(module, name)) for name in names]
+
+
+def _is_own(module: ModuleType, name: str) -> bool:
+    """Whether the module defines it, and it is not an abstract class that another one completes."""
+    thing = getattr(module, name)
+    classes = [other for key, other in vars(module).items() if inspect.isclass(other) and not key.startswith("_")]
+    completed = inspect.isabstract(thing) and any(issubclass(other, thing) and not inspect.isabstract(other) for other in classes)
+    return getattr(thing, "__module__", "") == module.__name__ and not completed
+
+
+def kind_of(thing: Any) -> Kind | None:
+    """The kind of a class by its ancestors (a solver by its methods), of a function by its return annotation."""
+    if inspect.isclass(thing):
+        is_solver = all(callable(getattr(thing, name, None)) for name in ("init", "step"))
+        return next((kind for kind, parent in _CLASSES.items() if issubclass(thing, parent)), "solver" if is_solver else None)
+    if not inspect.isfunction(thing):
+        return None
+    try:
+        signature = inspect.signature(thing, eval_str=True)
+    except Exception:  # annotations are the user's
+        return None
+    returned = signature.return_annotation
+    if inspect.isclass(returned) and returned not in (inspect.Signature.empty, Any):
+        return kind_of(returned)
+    return "model" if {"inputs", "width"} <= set(signature.parameters) else None
+
+
+def settings_for(found: Sequence[Definition], given: Mapping[str, Value]) -> list[Settings]:
+    """The settings that each definition takes, with a width where it has one; UserError for a setting that none takes."""
+    defaults: dict[Kind, Settings] = {"cell": {"width": _WIDTH}, "model": {"width": _WIDTH, "inputs": _WIDTH}}
+    shared: list[Settings] = []
+    allowed = {"width"}
+    for one in found:
+        parameters = parameters_of(f"{one.kind} {one.path!r}", one.make)
+        allowed |= set(parameters) - {"self", "parts", "paths"}
+        names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        names |= set(defaults.get(one.kind, ()))
+        own = {name: value for name, value in given.items() if name in names or ("." in name and "parts" in parameters)}
+        shared.append(({"width": _WIDTH} if one.kind in defaults else {}) | own)
+    unused = [name for name in given if not any(name in own for own in shared)]
+    if unused:
+        raise unknown("setting", unused[0], allowed)
+    return shared
+
+
+def check_definition(one: Definition, settings: Settings, file: Path) -> Report:
+    """Run every check of its kind; UserError where it cannot be made. The global random state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        subject = _subject(one, settings)
+        try:
+            made = subject.make()
+        except UserError as error:
+            hint = "; give it with --set NAME=VALUE" if "needs the setting" in str(error) else ""
+            raise UserError(f"check: {error}{hint}") from error
+        except (Exception, SystemExit) as error:
+            raise UserError(f"check: {one.kind} {one.path!r} cannot be made: {describe_error(error, file)}") from error
+        size = sum(p.numel() for p in made.parameters() if p.requires_grad) if isinstance(made, (Cell, Core)) else None
+        results = run_checks(CONTRACTS[one.kind], subject, file)
+        return Report(kind=one.kind, path=one.path, settings=settings, parameters=size, findings=results)
+
+
+def _subject(one: Definition, settings: Settings) -> Subject:
+    """How it is made: by the catalog, from the name and settings that a suite would give; a cell or solver as part of a DEQ."""
+    if one.kind == "task":
+        task = Named(name=one.path, settings=settings)
+        return Subject(make=lambda: build_task(task, {}))
+    own: Settings = dict(settings)
+    width = _size("width", own.pop("width", _WIDTH))
+    inputs = _size("inputs", own.pop("inputs", width)) if one.kind == "model" else width
+    if one.kind == "model":
+        named = Named(name=one.path, settings={"width": width, "inputs": inputs, **own})
+    else:
+        rest: Settings = {"solver": "picard"} if one.kind == "cell" else {"cell": "mlp"}
+        part = {one.kind: one.path, **{f"{one.kind}.{name}": value for name, value in own.items()}}
+        named = Named(name="deq", settings={"width": width, "steps": 4, **rest, **part})
+    core = Named(name=named.name, settings={key: value for key, value in named.settings.items() if key not in ("width", "inputs")})
+    parts: dict[Kind, Callable[[Any], Any]] = {"cell": lambda made: made.cell, "solver": lambda made: made.solver}
+    part_of = parts.get(one.kind, lambda made: made)
+    return Subject(make=lambda: part_of(build_core(core, inputs, width)), inputs=inputs, named=named)
+
+
+def _size(name: str, value: Value) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"check: {name} must be a positive integer, got {value!r}")
+    return value

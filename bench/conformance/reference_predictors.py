@@ -1,0 +1,148 @@
+"""Check a task's chance and floor against the scores of predictors that know frequencies, or every target."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from bench.conformance.common import Subject
+from bench.conformance.result import Result, check, judge
+from bench.records.metric import Metric
+from bench.tasks.task import Split, Task
+
+Predictor = Callable[[Tensor, Tensor], Tensor]  # logits (B, T, V) for inputs and targets
+_SEQUENCES = 2048
+_MAX_NUMBERS = 1 << 26  # in a table of frequencies, or in the logits of all sequences
+_SMOOTHING = 0.01  # added to each count: a token that was not seen is improbable, not impossible
+_RTOL = 0.02  # frequencies come from a finite sample
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a predictor on the test split, and four standard errors of it."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.error:.1g}"
+
+    def exceeds(self, value: float, scale: float) -> bool:
+        """Whether it is above the value by more than its error allows."""
+        return self.value - value > self.error + _RTOL * scale + 1e-6
+
+    def agrees(self, value: float) -> bool:
+        return not self.exceeds(value, abs(value)) and not Score(-self.value, self.error).exceeds(-value, abs(value))
+
+
+def _sequences(task: Task, split: Split) -> tuple[Tensor, Tensor]:
+    number = max(64, min(_SEQUENCES, _MAX_NUMBERS // (task.length * task.vocabulary)))
+    inputs, targets = zip(*islice(task.batches(split, 64, 0), -(-number // 64)), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def predictors(task: Task) -> dict[str, Predictor]:
+    """Predictors by what they know, with frequencies from the training split."""
+    V, T = task.vocabulary, task.length
+    inputs, targets = _sequences(task, "train")
+    places = torch.arange(T)
+
+    def frequencies(given: Tensor, rows: int) -> Tensor:
+        """Logarithms of the smoothed counts (rows, V) of the targets, given the row."""
+        counts = torch.bincount((given * V + targets).flatten(), minlength=rows * V).view(rows, V)
+        return counts.double().add(_SMOOTHING).log()
+
+    overall = frequencies(torch.zeros_like(targets), 1)
+    found: dict[str, Predictor] = {
+        "uniform": lambda some, _: torch.zeros(*some.shape, V, dtype=torch.float64),
+        "frequencies": lambda some, _: overall[torch.zeros_like(some)],
+    }
+    if T * V <= _MAX_NUMBERS // 16 and len(targets) // 8 >= V:
+        by_place = frequencies(places.expand_as(targets), T)
+        found["frequencies by place"] = lambda some, _: by_place[places.expand_as(some)]
+    if targets.numel() // 8 >= V * V:
+        by_input = frequencies(inputs, V)
+        found["frequencies by input"] = lambda some, _: by_input[some]
+    return found
+
+
+def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]:
+    """Every metric of a predictor on up to 2048 test sequences, its error from their parts."""
+    inputs, targets = _sequences(task, "test")
+    parts = min(parts, len(inputs))
+    sums = []
+    for some, wanted in zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True):
+        sums.append({name: (total.item(), n) for name, (total, n) in task.score(predictor(some, wanted), wanted).items()})
+    total = {name: (sum(part[name][0] for part in sums), sum(part[name][1] for part in sums)) for name in sums[0]}
+    values, *each = (task.summarise({name: amount / n for name, (amount, n) in part.items() if n}) for part in (total, *sums))
+    found = {}
+    for name, value in values.items():
+        spread = torch.tensor([one[name] for one in each if name in one], dtype=torch.float64)
+        error = 4 * spread.std().item() / math.sqrt(len(spread)) if len(spread) > 1 else abs(value)
+        found[name] = Score(value, error)
+    return found
+
+
+@check("batches", "ids", "same seed", "score")
+def chance(subject: Subject) -> Result:
+    """Chance is the score of frequencies alone, by token or by place.
+
+    The closed form leaves something out: positions that are always the same, or tokens that are not equally frequent. Chance is
+    the entropy of the targets given their frequencies alone, without the input; None where it is not known.
+    """
+    task: Task = subject.make()
+    declared = {name: metric.chance for name, metric in task.metrics.items() if metric.chance is not None}
+    if not declared:
+        return Result("skip", "", "no chance is declared")
+    known = predictors(task)
+    found = {name: scores(task, known[name]) for name in ("frequencies", "frequencies by place") if name in known}
+    for metric, value in declared.items():
+        if not any(one[metric].agrees(value) for one in found.values()):
+            measured = ", ".join(f"{one[metric]} by {name}" for name, one in found.items())
+            return judge(False, f"{metric}: declared {value:.4g}, measured {measured}")
+    first = task.headline if task.headline in declared else next(iter(declared))
+    name = next(name for name, one in found.items() if one[first].agrees(declared[first]))
+    return judge(True, f"{first} {declared[first]:.4g}, measured {found[name][first]} by {name}")
+
+
+@check("batches", "ids", "same seed", "score")
+def floor(subject: Subject) -> Result:
+    """The floor can be reached, and frequencies alone do not beat it.
+
+    A simple predictor beats it (then it is no bound: the entropy is lower), or a predictor that knows every target does not reach
+    it (then nothing does). The floor is the conditional entropy of the targets given the inputs so far; None where it is not
+    known.
+    """
+    task: Task = subject.make()
+    declared = {name: metric.floor for name, metric in task.metrics.items() if metric.floor is not None}
+    if not declared:
+        return Result("skip", "", "no floor is declared")
+    simple = {name: scores(task, predictor) for name, predictor in predictors(task).items()}
+    perfect = scores(task, lambda inputs, targets: 60.0 * one_hot(targets, task.vocabulary).double())
+    oracle = getattr(task, "oracle", None)
+    best = scores(task, lambda inputs, targets: oracle(inputs)) if callable(oracle) else None
+    for name, value in declared.items():
+        wrong = _wrong_floor(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
+        if wrong is None and best is not None and not best[name].agrees(value):
+            wrong = f"the task's oracle scores {best[name]}"
+        if wrong is not None:
+            return judge(False, f"{name}: declared {value:.4g}, yet {wrong}")
+    first = task.headline if task.headline in declared else next(iter(declared))
+    nearest = min(simple, key=lambda key: abs(simple[key][first].value - declared[first]))
+    end = f", oracle {best[first]}" if best is not None else ""
+    return judge(True, f"{first} {declared[first]:.4g}, nearest {simple[nearest][first]} by {nearest}{end}")
+
+
+def _wrong_floor(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
+    sign = 1 if metric.better == "lower" else -1
+    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the floor 0, and scatters all the same
+    for name, score in simple.items():
+        if Score(-sign * score.value, score.error).exceeds(-sign * value, scale):
+            return f"{name} alone score {score}"
+    if sign * (perfect.value - value) > 1e-6:
+        return f"knowing every target scores {perfect.value:.4g}"
+    return None

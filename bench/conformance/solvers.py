@@ -1,0 +1,187 @@
+"""The contract of a solver: it finds known fixed points, each sample by itself, and keeps its state in its memory."""
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from bench.analysis.statistics import growth
+from bench.conformance import test_maps
+from bench.conformance.common import Subject
+from bench.conformance.compare import distance, gradient_errors, random_tensor, same_bytes
+from bench.conformance.memory import FLAT, fake_tensors
+from bench.conformance.result import Result, check, judge
+from deq import Map, Solution, Solver, Stop, solve
+
+_FEW = Stop(rtol=None, max_steps=8)
+
+
+@check()
+def shapes(subject: Subject) -> Result:
+    """init and step; iterates of the shape and dtype of z.
+
+    init(z, steps) returns the memory, step(f, z, fz, memory) the pair (z, memory), z (B, …) with its shape and dtype unchanged.
+    Flatten with z.flatten(1) and restore with .view(z.shape).
+    """
+    solver = subject.make()
+    if not isinstance(solver.differentiable, bool):
+        return judge(False, f"differentiable is {solver.differentiable!r}, not True or False")
+    for dtype in (torch.float32, torch.float64):  # a solve in half precision keeps a float32 state
+        z = torch.zeros(3, 2, 4, dtype=dtype)
+        memory = solver.init(z, 8)
+        for number in range(1, 5):
+            z, memory = solver.step(torch.cos, z, torch.cos(z), memory)
+            if z.shape != (3, 2, 4) or z.dtype != dtype:
+                return judge(False, f"iterate {number} is {tuple(z.shape)} {z.dtype} for z (3, 2, 4) {dtype}".replace("torch.", ""))
+            if not z.isfinite().all():
+                return judge(False, f"iterate {number} is not finite in {dtype}".replace("torch.", ""))
+    return judge(True, "iterates like z in float32 and float64")
+
+
+@check()
+def solves(subject: Subject) -> Result:
+    """Three known fixed points are found, to 1e-10 in float64.
+
+    A wrong sign (the residual is f(z) - z), a ridge or damping too large for the last digits (make it relative to the residuals),
+    or a step that is never full.
+    """
+    found = []
+    for known in (test_maps.affine(), test_maps.tanh(), test_maps.cosine()):
+        solution = solve(known.f, known.z0, subject.make(), Stop(rtol=1e-10, max_steps=subject.max_evaluations))
+        error, converged = known.error(solution.z), int(solution.converged.sum())
+        if converged < 3 or not error < 1e-8:
+            return judge(False, f"{known.name}: {converged} of 3 samples in {solution.nfe} evaluations, error {error:.1g}")
+        found.append(f"{known.name} in {solution.nfe}")
+    return judge(True, ", ".join(found) + " evaluations")
+
+
+@check()
+def samples(subject: Subject) -> Result:
+    """Each sample is solved as if it were alone.
+
+    A norm, inner product, damping or least-squares system over the whole batch. Take them over flatten(1), row by row
+    (vector_norm(…, dim=1), bmm, solve_ex), so that a hard sample changes nothing for the others.
+    """
+    known = test_maps.affine()
+
+    def differs(f: Map, z0: Tensor, rows: list[int], wanted: Solution, of: list[int]) -> float:
+        found = solve(f, z0, subject.make(), _FEW)
+        return max(distance(found.z[rows], wanted.z[of]), distance(found.gaps[:, rows], wanted.gaps[:, of]))
+
+    def one_nan(z: Tensor) -> Tensor:
+        fz = known.f(z).clone()
+        fz[1] = torch.nan
+        return fz
+
+    batch = solve(known.f, known.z0, subject.make(), _FEW)
+    alone = 0.0
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = max(alone, differs(lambda z, one=one: known.f(z.expand(3, -1))[one], known.z0[one], [0], batch, [row]))  # type: ignore[misc]
+    if alone > 1e-8:
+        return judge(False, f"alone and in a batch, the first iterates differ by {alone:.2g}")
+    error = differs(one_nan, known.z0, [0, 2], batch, [0, 2])
+    return judge(error <= 1e-8, f"differ by {alone:.2g}; in a batch with a sample that is NaN, by {error:.2g}")
+
+
+@check()
+def singular(subject: Subject) -> Result:
+    """Iterates stay finite where residuals are zero or equal.
+
+    A division by a residual, or a system of equal or zero residuals. Use cholesky_ex or solve_ex, clamp denominators, and fall
+    back on a plain step, z <- f(z), for the samples that have no solution.
+    """
+    for name, f in test_maps.SINGULAR.items():
+        solution = solve(f, torch.zeros(3, 4, dtype=torch.float64), subject.make(), Stop(rtol=None, max_steps=12))
+        bad = (~solution.gaps.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            return judge(False, f"z -> {name}: not finite from evaluation {bad[0] + 1} on")
+    return judge(True, f"finite on z -> {', z -> '.join(test_maps.SINGULAR)}")
+
+
+@check()
+def same_solve(subject: Subject) -> Result:
+    """The solver holds settings only; the state is in its memory.
+
+    init reuses something of the last solve, a step writes to self, or random numbers are drawn. One solver serves the forward and
+    backward solves of every layer: make all state in init, return it, and take it from step's argument.
+    """
+    solver, known, other = subject.make(), test_maps.affine(), test_maps.cosine()
+    first = solve(known.f, known.z0, solver, _FEW)
+    seconds = []
+    for interrupted in (False, True):
+        memory = solver.init(known.z0, 8)
+        z, memory = solver.step(known.f, known.z0, known.f(known.z0), memory)
+        if interrupted:
+            solve(other.f, other.z0, solver, _FEW)
+        seconds.append(solver.step(known.f, z, known.f(z), memory)[0])
+    error = distance(*seconds)
+    if error:
+        return judge(False, f"after another solve, the next step of the first differs by {error:.2g}")
+    again = solve(known.f, known.z0, solver, _FEW)
+    if not same_bytes([first.z, first.gaps], [again.z, again.gaps]):
+        return judge(False, f"a second solve of the same problem differs by {distance(again.gaps, first.gaps):.2g}")
+    kept = [leaf for leaf in tree_leaves(getattr(solver, "__dict__", {})) if isinstance(leaf, Tensor) and leaf.numel() > 1]
+    return judge(not kept, f"{len(kept)} tensors on the solver itself" if kept else "two solves are bitwise equal")
+
+
+@check()
+def memory(subject: Subject) -> Result:
+    """The memory does not grow beyond its window.
+
+    Its memory grows although it declares a `window`: write step k at k modulo window instead of appending, or drop the oldest.
+    """
+    known, window = test_maps.affine(), getattr(subject.make(), "window", None)
+    declared = isinstance(window, int) and window > 0
+    steps = [factor * window for factor in (1, 2, 4)] if declared and isinstance(window, int) else [4, 8, 16, 32, 64]
+    sizes = [solve(known.f, known.z0, subject.make(), Stop(rtol=None, max_steps=number)).solver_bytes for number in steps]
+    flat = not any(sizes) or growth(steps, sizes).verdict in FLAT
+    found = f"{sizes[0]:,} B after {steps[0]} steps, {sizes[-1]:,} B after {steps[-1]}, a state is {known.z0.nbytes} B"
+    if declared:
+        return judge(flat, f"window {window}: {found}")
+    if flat:
+        return judge(True, found)
+    return Result("warn", found, "its memory grows with the steps: give it a window, or expect it in the tables' memory column")
+
+
+@check()
+def evaluations(subject: Subject) -> Result:
+    """A step does not evaluate the map itself.
+
+    step raised when it was given a map.
+    """
+    known, solver, calls = test_maps.affine(), subject.make(), 0
+
+    def counted(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return known.f(z)
+
+    z, memory = known.z0, solver.init(known.z0, 8)
+    for _ in range(4):
+        z, memory = solver.step(counted, z, known.f(z), memory)
+    if calls:
+        return Result("warn", f"{calls} evaluations in 4 steps", "nfe, the cost in every table, does not count evaluations in step")
+    return judge(True, "no evaluation of its own")
+
+
+@check("singular")
+def gradient(subject: Subject) -> Result:
+    """Where differentiable, the gradient through its steps agrees with difference quotients.
+
+    `differentiable` is True, but step writes its history in place or detaches. Set it to False (Implicit does not need it), or
+    build new tensors in step.
+    """
+    solver: Solver = subject.make()
+    if not solver.differentiable:
+        return Result("skip", "", "`differentiable` is False: it is not differentiated through")
+    W, b = (0.3 * random_tensor(4, 4, seed=0)).requires_grad_(), random_tensor(3, 4, seed=1)
+
+    def value() -> Tensor:
+        solution = solve(lambda z: torch.tanh(z @ W + b), torch.zeros(3, 4).double(), subject.make(), _FEW)
+        return (solution.z * random_tensor(3, 4, seed=2)).sum()
+
+    error = gradient_errors(value, {"W": [W]}, directions=4)["W"]
+    return judge(error <= 1e-4, f"relative error {error:.2g} in 4 directions")
+
+
+SOLVER = (shapes, solves, samples, singular, same_solve, memory, evaluations, gradient, fake_tensors)

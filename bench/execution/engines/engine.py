@@ -1,0 +1,84 @@
+"""The interface of an engine: it takes jobs and yields events; the end of a run, of whatever kind, is one event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.execution.job import Job
+from bench.records.record import Record, RunStatus
+
+__all__ = ["Engine", "Event", "Finished", "Lost", "Progress", "Refused", "Stopped"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run has done `done` of `total` steps; with `waiting`, it waits for the machine that another benchmark holds."""
+
+    job: Job
+    done: int
+    total: int
+    loss: float | None
+    waiting: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run has its record."""
+
+    job: Job
+    record: Record
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run was stopped on request before it could send a record; its state, if it had any, is saved."""
+
+    job: Job
+    why: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run's process, or its node, is gone.
+
+    `fault`: the status where the run is at fault (a crash, out of memory or time); None where it was killed from outside, so that
+    resuming it can help. `peak_bytes`: the process's peak resident memory, if known.
+    """
+
+    job: Job
+    why: str
+    fault: RunStatus | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The job cannot be executed: the user's error, not the run's."""
+
+    job: Job
+    why: str
+
+
+Event = Progress | Finished | Stopped | Lost | Refused
+
+
+class Engine(Protocol):
+    """Executes jobs side by side. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
+
+    slots: int  # runs at a time
+    beside: int  # of these, as many as one machine may get
+
+    def environment(self, device: str, threads: int) -> Mapping[str, Any]:
+        """`bench.instruments.environment.environment` where the jobs run."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job; the caller submits at most `slots` at a time."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """The events since the last call; waits at most so long for one."""
+
+    def stop(self, reason: str) -> None:
+        """Ask every running run to save its state and end; their events follow."""
+
+    def close(self) -> None:
+        """Kill what still runs, and release the engine's resources."""

@@ -1,0 +1,52 @@
+"""Execute runs on this machine, a process each, `slots` at a time; each timing holds the machine exclusively."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bench.execution.engines.engine import Event, Lost, Progress
+from bench.execution.engines.process import Worker, listen_to
+from bench.execution.job import Job
+from bench.instruments.environment import environment
+
+
+class Local:
+    """Processes forked from one server."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = self.beside = slots
+        self._workers: dict[str, Worker] = {}
+        self._unstarted: list[Event] = []
+
+    def environment(self, device: str, threads: int) -> Mapping[str, Any]:
+        """This machine's."""
+        return environment(device, threads)
+
+    def submit(self, job: Job) -> None:
+        """Fork a process for the job."""
+        try:
+            self._workers[job.run_id] = Worker(job)
+        except (EOFError, OSError) as error:  # the fork server died; the next process gets a new one
+            self._unstarted.append(Lost(job, f"its process could not be started ({type(error).__name__}: {error})"))
+
+    def wait(self, seconds: float) -> list[Event]:
+        """The events of the processes."""
+        unstarted, self._unstarted = self._unstarted, []
+        if not self._workers and not unstarted:
+            time.sleep(seconds)
+        events = listen_to(self._workers.values(), 0.0 if unstarted else seconds)
+        for event in events:
+            if not isinstance(event, Progress):
+                del self._workers[event.job.run_id]
+        return [*unstarted, *events]
+
+    def stop(self, reason: str) -> None:
+        """Ask the processes to save their state and end."""
+        for worker in self._workers.values():
+            worker.stop(reason)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()

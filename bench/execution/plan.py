@@ -1,0 +1,266 @@
+"""Turn a suite into specs: learning-rate trials first, then, with their records, the final runs."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from bench.execution.parameter_matching import match_rows
+from bench.execution.suite_loading import Entry, readable
+from bench.records.errors import UserError
+from bench.records.identity import Identity
+from bench.records.metric import Metric
+from bench.records.record import Record
+from bench.records.spec import Comparison, Named, Spec, Train
+from bench.tasks.task import Task
+from bench.training.language_model import count_parameters
+from bench.training.recipe_schedule import check_recipe
+from bench.training.registry import build_task
+from bench.training.run_identity import identify
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placement:
+    """The device and the number of processes that the command line asks for."""
+
+    device: Literal["cpu", "cuda"]
+    processes: int
+
+    def apply(self, spec: Spec) -> Spec:
+        """The spec there; its group then says so, so that no table mixes placements."""
+        fields: dict[str, Any] = spec.model_dump()
+        if self.device != "cpu" and spec.device != self.device:
+            fields |= {"device": self.device, "group": f"{fields['group']} on GPU"}
+        if self.processes > 1 and spec.processes == 1:
+            fields |= {"processes": self.processes, "group": f"{fields['group']}, {self.processes} processes"}
+        try:
+            return Spec.model_validate(fields)
+        except ValidationError as error:
+            raise UserError(readable(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SizedComparison:
+    """A comparison whose models have their matched sizes."""
+
+    comparison: Comparison
+    models: Mapping[str, tuple[Named, int | None]]  # by label, with the parameter budget
+    labels: Sequence[str]  # of the rows that are wanted
+    probed_seed: int  # whose runs probe memory by depth
+    placement: _Placement
+
+    def trial(self, label: str, rate: float, seed: int) -> Spec:
+        """A short run at one learning rate."""
+        comparison, steps = self.comparison, self.comparison.trial_steps
+        warmup = min(comparison.train.warmup, steps // 2)
+        changes = {"steps": steps, "warmup": warmup, "learning_rate": rate, "evaluate_every": 0}
+        recipe = comparison.rows[label].recipe
+        return self.placement.apply(
+            Spec(
+                group=comparison.group,
+                label=label,
+                role="trial",
+                model=self.models[label][0],
+                task=comparison.task,
+                train=comparison.train.model_copy(update=changes),
+                recipe=recipe and recipe.shortened(steps / comparison.train.steps),
+                seed=seed,
+                parameters=self.models[label][1],
+            )
+        )
+
+    def sweep(self, label: str) -> list[Spec]:
+        """The trials of a row: every rate at every trial seed."""
+        return [
+            self.trial(label, rate, seed) for rate in self.comparison.learning_rates for seed in self.comparison.all_trial_seeds()
+        ]
+
+    def trials(self) -> list[Spec]:
+        """The trials that the wanted rows need; none where there is one rate only."""
+        if len(self.comparison.learning_rates) == 1:
+            return []
+        tuned = {self.comparison.rows[label].like or label for label in self.labels}
+        return [spec for label in self.comparison.rows if label in tuned for spec in self.sweep(label)]
+
+    def finals(self, records: Mapping[str, Record]) -> Iterator[Spec]:
+        """The final runs of the wanted rows, at the learning rates that their trials chose."""
+        comparison = self.comparison
+        for label in self.labels:
+            rate, keys = comparison.learning_rates[0], tuple[str, ...]()
+            if len(comparison.learning_rates) > 1:
+                keys = tuple(trial.key for trial in self.sweep(comparison.rows[label].like or label))
+                rate = choose([records[key] for key in keys])
+            for seed in comparison.seeds:
+                spec = Spec(
+                    group=comparison.group,
+                    label=label,
+                    model=self.models[label][0],
+                    task=comparison.task,
+                    train=comparison.train.model_copy(update={"learning_rate": rate}),
+                    recipe=comparison.rows[label].recipe,
+                    seed=seed,
+                    parameters=self.models[label][1],
+                    depths=comparison.depths if seed == self.probed_seed else (),
+                    trials=keys,
+                )
+                yield self.placement.apply(spec)
+
+
+class Plan:
+    """The runs of a suite: `trials()` first; `finals(records)` once the trials' records exist.
+
+    The constructor builds every task, matches every size and checks every setting, so that a wrong one costs no run.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        data: Mapping[str, Path] | None = None,
+        only: str | None = None,
+        seeds: Sequence[int] | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+        processes: int = 1,
+    ) -> None:
+        self._data = data or {}
+        self._tasks: dict[str, Task] = {}
+        placement = _Placement(device=device, processes=processes)
+        wanted = [entry for entry in entries if any(_matches(only, entry.group, label) for label in _labels(entry))]
+        comparisons = [
+            (entry.seeds[0], _with_seeds(entry, seeds))  # probed in the same seed, whichever are asked for
+            for entry in wanted
+            if isinstance(entry, Comparison)
+        ]
+        specs = [
+            placement.apply(entry.model_copy(update={"seed": seed}))
+            for entry in wanted
+            if isinstance(entry, Spec)
+            for seed in ([entry.seed] if seeds is None else seeds)
+        ]
+        self._comparisons = [
+            _SizedComparison(
+                comparison=comparison,
+                models=match_rows(comparison, self.task(comparison.task).vocabulary),
+                labels=[label for label in comparison.rows if _matches(only, comparison.group, label)],
+                probed_seed=probed_seed,
+                placement=placement,
+            )
+            for probed_seed, comparison in comparisons
+        ]
+        for spec in specs:
+            count_parameters(spec.model, self.task(spec.task).vocabulary)
+            check_recipe(spec.model, spec.recipe, self.task(spec.task).vocabulary)
+            self._check_training(spec.task, spec.train)
+        for _, comparison in comparisons:
+            self._check_training(comparison.task, comparison.train)
+        self._specs = [spec for spec in specs if _matches(only, spec.group, spec.label)]
+        if not self._specs and not any(sized.labels for sized in self._comparisons):
+            labels = sorted({f"{entry.group}/{label}" for entry in entries for label in _labels(entry)})
+            raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
+        self._check_headlines()
+
+    def task(self, named: Named) -> Task:
+        """The task, built once."""
+        key = named.model_dump_json()
+        if key not in self._tasks:
+            self._tasks[key] = build_task(named, self._data)
+        return self._tasks[key]
+
+    def _check_training(self, named: Named, train: Train) -> None:
+        """UserError where the training does not fit the task; builds one batch."""
+        task = self.task(named)
+        if train.carry and not task.streams:
+            raise UserError(f"carry: the batches of task {named.name!r} do not continue one another")
+        task.batches("train", train.batch, seed=0)
+
+    def _check_headlines(self) -> None:
+        """UserError where the tasks of one group rank their models by different metrics: no table could."""
+        first: dict[str, str] = {}
+        for spec in self.specs():
+            headline = self.task(spec.task).headline
+            if first.setdefault(spec.group, headline) != headline:
+                message = f"group {spec.group!r} has two headline metrics, {first[spec.group]!r} and {headline!r}"
+                raise UserError(f"{message} (of {spec.label!r}): give each a group of its own")
+
+    def check_metrics(self) -> None:
+        """UserError where the tasks of one group define a metric differently: its runs could not be reported."""
+        metrics: dict[tuple[str, str], Metric] = {}
+        for spec in self.specs():
+            for name, metric in self.task(spec.task).metrics.items():
+                if (known := metrics.setdefault((spec.group, name), metric)) != metric:
+                    message = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
+                    raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
+
+    def models(self) -> list[tuple[str, str, Named, int]]:
+        """Every wanted row: its group, label, model (with its width) and vocabulary."""
+        found = [(spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self._specs]
+        for sized in self._comparisons:
+            group, vocabulary = sized.comparison.group, self.task(sized.comparison.task).vocabulary
+            found += [(group, label, sized.models[label][0], vocabulary) for label in sized.labels]
+        return list({(group, label): (group, label, model, size) for group, label, model, size in found}.values())
+
+    def trials(self) -> list[Spec]:
+        """Every learning-rate trial that a wanted row needs."""
+        return [spec for sized in self._comparisons for spec in sized.trials()]
+
+    def finals(self, records: Mapping[str, Record]) -> list[Spec]:
+        """Every final run, at the learning rate its trials chose, interleaved over seeds, so that early results compare.
+
+        `records`: the trials', by the keys of their specs.
+        """
+        specs = [*self._specs, *(spec for sized in self._comparisons for spec in sized.finals(records))]
+        return list({spec.key: spec for spec in sorted(specs, key=lambda spec: spec.seed)}.values())
+
+    def specs(self) -> list[Spec]:
+        """What is known of the runs before any trial: a spec for each row, with its device, threads and processes."""
+        rows = [(sized, label, sized.comparison) for sized in self._comparisons for label in sized.labels]
+        return [*self._specs, *(sized.trial(label, c.learning_rates[0], c.trial_seed) for sized, label, c in rows)]
+
+    def wanted(self) -> int:
+        """How many final runs there will be, whatever rates the trials choose."""
+        return len(self._specs) + sum(len(sized.labels) * len(sized.comparison.seeds) for sized in self._comparisons)
+
+    def identity(self, spec: Spec, environment: Mapping[str, Any]) -> Identity:
+        """The spec's Identity in that environment."""
+        return identify(spec, self.task(spec.task), environment)
+
+
+def _labels(entry: Entry) -> list[str]:
+    return list(entry.rows) if isinstance(entry, Comparison) else [entry.label]
+
+
+def _matches(only: str | None, group: str, label: str) -> bool:
+    return only is None or any(fnmatchcase(name.lower(), only.lower()) for name in (label, group, f"{group}/{label}"))
+
+
+def _with_seeds(comparison: Comparison, seeds: Sequence[int] | None) -> Comparison:
+    if seeds is None:
+        return comparison
+    try:
+        return type(comparison).model_validate(comparison.model_dump() | {"seeds": tuple(seeds)})
+    except ValidationError as error:
+        raise UserError(readable(error)) from error
+
+
+def _difference(one: Metric, other: Metric) -> str:
+    a, b = asdict(one), asdict(other)
+    return ", ".join(f"{name} {a[name]} and {b[name]}" for name in a if a[name] != b[name])
+
+
+def choose(trials: Sequence[Record]) -> float:
+    """The learning rate whose trials have the best mean validation headline; the smallest where all failed."""
+
+    def cost(record: Record) -> float:
+        value = record.value(f"valid_{record.headline}")
+        if record.status != "ok" or value is None:
+            return math.inf
+        return value if record.metrics[record.headline].better == "lower" else -value
+
+    by_rate: dict[float, list[float]] = {}
+    for record in trials:
+        by_rate.setdefault(record.spec.train.learning_rate, []).append(cost(record))
+    return min(sorted(by_rate), key=lambda rate: math.fsum(by_rate[rate]) / len(by_rate[rate]))

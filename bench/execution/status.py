@@ -1,0 +1,175 @@
+"""The state of a suite: done, running, failed, left and stale runs, and the time left. Reads the results, runs nothing."""
+
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from bench.execution.attempts import progress_of
+from bench.execution.job import Job
+from bench.execution.plan import Plan
+from bench.instruments.environment import environment
+from bench.records.identity import Identity, changed_modules, first_of
+from bench.records.record import Head
+from bench.records.spec import Spec
+from bench.records.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A run that some process executes now."""
+
+    run_id: str
+    step: int | None
+    steps: int | None
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Counts of a suite's wanted runs.
+
+    `left`: neither recorded nor running; of these `saved` have a checkpoint and `stale` have a record of other numerics, data,
+    user code or environment. `older`: recorded runs that another version of the project's `modules` made, which is advice: their
+    numerics are those of today. `seconds`: the estimated time left, None if unknown.
+    """
+
+    wanted: int
+    ok: int
+    failed: Mapping[str, int]
+    running: Sequence[Running]
+    left: int
+    saved: int
+    stale: int
+    reasons: Sequence[str]
+    older: int
+    modules: Sequence[str]
+    seconds: float | None
+
+    def lines(self) -> Iterator[str]:
+        """The report in lines of text."""
+        failed = sum(self.failed.values())
+        yield f"{self.wanted} runs: {self.ok} ok, {failed} failed, {len(self.running)} running, {self.left} left"
+        if failed:
+            listed = ", ".join(f"{count} {name}" for name, count in sorted(self.failed.items()))
+            yield f"failed: {listed} (`run --retry all` makes them anew, or --retry with some of these)"
+        if self.saved:
+            yield f"{self.saved} of those left have saved their state and go on from there"
+        if self.stale:
+            yield f"{self.stale} of those left have a stale record: {'; '.join(self.reasons[:4])}"
+        if self.older:
+            yield f"{self.older} were made by older code ({len(self.modules)} modules changed: {first_of(self.modules)})"
+        for run in self.running:
+            loss = f", loss {run.loss:.4g}" if run.loss is not None else ""
+            yield f"  {run.run_id}" + (f": step {run.step} of {run.steps}{loss}" if run.step is not None else "")
+        if self.left or self.running:
+            yield "time left: " + (
+                "unknown, nothing is recorded yet" if self.seconds is None else f"about {duration(self.seconds)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What a results folder holds of one suite."""
+
+    suite: str
+    recorded: int
+    ok: int
+    failed: Mapping[str, int]
+    running: int
+    saved: int
+
+
+def overview(store: Store) -> list[Overview]:
+    """Each suite of the folder."""
+    return [_overview(store, suite) for suite in store.suites()]
+
+
+def _overview(store: Store, suite: str) -> Overview:
+    heads, running = list(store.heads(suite)), store.leased(suite)
+    return Overview(
+        suite=suite,
+        recorded=len(heads),
+        ok=sum(head.status == "ok" for head in heads),
+        failed=_failed(heads),
+        running=len(running),
+        saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
+    )
+
+
+def _failed(heads: Iterable[Head]) -> dict[str, int]:
+    return dict(sorted(Counter(head.status for head in heads if head.status != "ok").items()))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
+    """The state of a plan's runs in a results folder, were they to run on this machine, `slots` at a time."""
+    here = cache(environment)
+
+    def identity(spec: Spec) -> Identity:
+        return plan.identity(spec, here(spec.device, spec.threads))
+
+    heads = {head.run_id: head for head in store.heads(suite)}
+    trials = {identity(spec).run_id(spec.key): spec for spec in plan.trials()}
+    records = {record.spec.key: record for record in store.read_sound(suite, [run_id for run_id in trials if run_id in heads])}
+    ready = all(spec.key in records for spec in trials.values())
+    finals = plan.finals(records) if ready else []
+    unknown = 0 if ready else plan.wanted()  # final runs whose rate no trial has chosen yet
+    specs = trials | {identity(spec).run_id(spec.key): spec for spec in finals}
+    done = [heads[run_id] for run_id in specs if run_id in heads]
+    missing = {run_id: spec for run_id, spec in specs.items() if run_id not in heads}
+    running = [run_id for run_id in store.leased(suite) if run_id in missing]
+    old = {spec.key: [run_id for run_id in heads if run_id[:-13] == spec.key] for spec in missing.values()}
+    stale = [spec for spec in missing.values() if old[spec.key]]
+    reasons = {
+        reason
+        for spec in stale
+        for record in store.read_sound(suite, old[spec.key])
+        for reason in record.identity.differs(identity(spec))
+    }
+    recorded = store.read_sound(suite, [head.run_id for head in done])
+    older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
+    return Status(
+        wanted=len(specs) + unknown,
+        ok=sum(head.status == "ok" for head in done),
+        failed=_failed(done),
+        running=[_running(store, suite, run_id) for run_id in running],
+        left=len(missing) + unknown - len(running),
+        saved=len(set(store.unfinished(suite)) & set(missing) - set(running)),
+        stale=len(stale),
+        reasons=sorted(reasons),
+        older=len(older),
+        modules=sorted({module for modules in older for module in modules}),
+        seconds=_seconds_left([(specs[head.run_id], head.elapsed_s) for head in done], missing.values(), unknown, slots),
+    )
+
+
+def _running(store: Store, suite: str, run_id: str) -> Running:
+    found = progress_of(Job.model_construct(folder=store.work(suite, run_id)))
+    return Running(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
+
+
+def _seconds_left(done: Iterable[tuple[Spec, float]], missing: Collection[Spec], unknown: int, slots: int) -> float | None:
+    """Seconds for the missing runs, from the mean of similar ones: of the same row and role, else the same role, else any."""
+    if not missing and not unknown:
+        return 0.0
+    taken: dict[tuple[str, ...], list[float]] = {}
+    for spec, seconds in done:
+        for kind in _kinds(spec):
+            taken.setdefault(kind, []).append(seconds)
+    if not taken:
+        return None
+    each = [next(statistics.mean(taken[kind]) for kind in _kinds(spec) if kind in taken) for spec in missing]
+    other = taken.get(("final",)) or taken[()]
+    return (sum(each) + unknown * statistics.mean(other)) / slots
+
+
+def _kinds(spec: Spec) -> tuple[tuple[str, ...], ...]:
+    return (spec.group, spec.label, spec.role), (spec.role,), ()

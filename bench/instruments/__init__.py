@@ -1,0 +1,4 @@
+"""Passive meters (clocks, memory, energy, solver statistics) and intrusive probes.
+
+Imports records.
+"""

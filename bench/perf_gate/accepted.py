@@ -1,0 +1,110 @@
+"""The accepted counts of each version of torch; every difference, also for the better, needs a reason."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.perf_gate.counts import Count
+from bench.records.errors import UserError, one_line
+from bench.records.record import write_text
+from bench.records.side_file import COUNTS
+
+_COUNTS = TypeAdapter(dict[str, dict[str, Count]])
+_LISTED = 5  # differences in a line of the change log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A count that differs from the accepted one; None where one of them is missing."""
+
+    name: str
+    unit: str
+    accepted: int | str | None
+    found: int | str | None
+
+    @property
+    def change(self) -> str:
+        """`+3 (+12.0 %)`, `new`, `gone` or `other`."""
+        if self.accepted is None:
+            return "new"
+        if self.found is None:
+            return "gone"
+        if isinstance(self.accepted, str) or isinstance(self.found, str):
+            return "other"
+        share = f" ({100 * (self.found / self.accepted - 1):+.1f} %)" if self.accepted else ""
+        return f"{self.found - self.accepted:+,}{share}"
+
+
+def read_accepted(path: Path) -> dict[str, dict[str, Count]]:
+    """The accepted counts by version of torch; empty without the file, UserError where it is damaged."""
+    try:
+        return _COUNTS.validate_python(COUNTS.read(path) or {})
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged ({error.errors()[0]['msg']}); {COUNTS.again}") from error
+
+
+def differences(accepted: Mapping[str, Count], found: Mapping[str, Count]) -> list[Difference]:
+    """What differs by more than the accepted count's tolerance, by name."""
+    different = []
+    for name in sorted({*accepted, *found}):
+        was, now = accepted.get(name), found.get(name)
+        if was is None or now is None or not _same(was, now):
+            values = [None if one is None else one.value for one in (was, now)]
+            unit = now.unit if now is not None else accepted[name].unit
+            different.append(Difference(name=name, unit=unit, accepted=values[0], found=values[1]))
+    return different
+
+
+def _same(was: Count, now: Count) -> bool:
+    if isinstance(was.value, int) and isinstance(now.value, int):
+        return abs(was.value - now.value) <= was.tolerance
+    return was.value == now.value
+
+
+def accept(path: Path, torch: str, found: Mapping[str, Count], why: str, changes: Path) -> list[Difference]:
+    """Write the counts as the accepted ones of this version of torch, and the reason into the change log; return what changed."""
+    why = one_line_reason(why)
+    known = read_accepted(path)
+    different = differences(known.get(torch, {}), found)
+    if not different:
+        return []
+    known[torch] = dict(found)
+    data = {version: {name: one.model_dump() for name, one in sorted(counts.items())} for version, counts in sorted(known.items())}
+    _log(changes, f"- Gate, torch {torch}: {why} ({_listed(different)}).")  # first: no count is accepted without its reason
+    write_text(path, json.dumps(COUNTS.sealed(data), indent=1, ensure_ascii=False) + "\n")
+    return different
+
+
+def one_line_reason(why: str) -> str:
+    """The reason as one line; UserError where it is empty."""
+    if not why.strip():
+        raise UserError("--why: say what changed the counts; it goes into the change log")
+    return one_line(" ".join(why.split()))
+
+
+def _listed(different: list[Difference]) -> str:
+    if all(one.accepted is None for one in different):
+        return f"{len(different)} counts are new"
+    more = [f"and {len(different) - _LISTED} more"] if len(different) > _LISTED else []
+    return "; ".join([*(f"{one.name} {one.change}" for one in different[:_LISTED]), *more])
+
+
+def _log(changes: Path, line: str) -> None:
+    """Add a line to the newest section of the change log; start one where there is none."""
+    try:
+        text = changes.read_text(encoding="utf-8") if changes.is_file() else "# Changes\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"gate: {changes} cannot be read ({error}): the change log is UTF-8 text") from error
+    lines = text.splitlines()
+    heads = [number for number, one in enumerate(lines) if one.startswith("## ")]
+    if not heads:
+        lines += ["", "## Unreleased"]
+        heads = [len(lines) - 1]
+    end = heads[1] if len(heads) > 1 else len(lines)
+    while not lines[end - 1].strip():
+        end -= 1
+    lines[end:end] = [line] if end - 1 != heads[0] else ["", line]
+    write_text(changes, "\n".join(lines) + "\n")

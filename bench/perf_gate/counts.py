@@ -1,0 +1,234 @@
+"""Quantities that are the same on every machine: no clock, every random number seeded, solves in float64 or of fixed length.
+
+A count is named `subject / quantity`. In a training step every solve runs to its cap, since in float32 the last bit decides where a
+solve stops; how many evaluations solves take is counted in float64, on fixed problems.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.execution.plan import Plan
+from bench.instruments.probes import flops, peak_live_bytes, saved_bytes
+from bench.records.spec import Spec
+from bench.tasks.task import Split, Task, derive_seed
+from bench.training.language_model import LanguageModel, build_model
+from bench.training.trainer import loss_of, make_optimiser, training_step
+from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
+from deq.solve import without_looking
+
+_RTOLS = (1e-3, 1e-6, 1e-9)
+_CAP = 200
+_LATE = (16, 24)  # solver steps: the difference is what steps cost once every history is full
+_SYNCS = (
+    *("_local_scalar_dense", "nonzero", "equal", "masked_select"),
+    *("_unique2", "unique_dim", "repeat_interleave", "_linalg_check_errors"),
+)
+_INDEXING = ("index", "index_put", "index_put_")  # by a mask, they count its ones
+_AVERAGED = 5  # losses
+_GOAL = 0.6  # of the first loss
+_MAX_STEPS = 200
+
+
+class Count(BaseModel):
+    """A counted quantity, and how far a later count may differ from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: int | str | None
+    unit: str
+    tolerance: int = 0
+
+
+def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
+    """The counts of every model and task of a plan; with `solvers`, of the library's solvers on fixed problems too.
+
+    A group "gate copy" of the task copy is called "gate".
+    """
+    found: dict[str, Count] = {}
+    for spec in {(spec.group, spec.label): spec for spec in plan.specs()}.values():
+        task, group = plan.task(spec.task), spec.group.removesuffix(f" {spec.task.name}")
+        subject = f"{group}, {spec.label}"
+        found |= {f"{subject} / {name}": one for name, one in _model_counts(spec, task).items()}
+        found[f"{subject} / steps to {_GOAL:g} of the first loss, float64"] = _steps_to_goal(spec, task)
+        found[f"{spec.task.name}, {group} / data"] = _data(task, spec)
+    return found | (solver_counts() if solvers else {})
+
+
+def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
+    """Of one training step, after a first one that creates the optimiser's state."""
+    model = _built(spec, task)
+    for part in model.modules():
+        if isinstance(part, DEQ):  # every solve runs to its cap
+            part.stop = dataclasses.replace(part.stop, rtol=None)
+            if isinstance(part.adjoint, Implicit):
+                part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
+    optimiser, _ = make_optimiser(model, spec.train)
+    inputs, targets = next(task.batches("train", spec.train.batch, spec.seed))
+
+    def step() -> None:
+        training_step(model, optimiser, spec.train.clip, inputs, targets)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets).total
+
+    step()
+    saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
+    optimiser.zero_grad(set_to_none=True)
+    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    peak = peak_live_bytes(step, iter([*model.parameters(), *model.buffers(), *states, inputs, targets]))
+    optimiser.zero_grad(set_to_none=True)
+    on_cpu, on_gpu = operations(step), gpu_operations(step)
+    return {
+        "parameters": Count(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
+        "saved for backward": Count(value=saved, unit="B"),
+        "peak live": Count(value=peak.peak, unit="B"),
+        "FLOPs a step": Count(value=flops(step).total, unit="FLOP"),
+        "operators a step": Count(value=on_cpu.operators, unit="1"),
+        "host syncs a step": Count(value=on_gpu.syncs, unit="1"),
+    }
+
+
+def _built(spec: Spec, task: Task) -> LanguageModel:
+    torch.manual_seed(derive_seed("model", spec.seed))
+    model = build_model(spec.model, task.vocabulary)
+    torch.manual_seed(derive_seed("training", spec.seed))
+    return model
+
+
+def _steps_to_goal(spec: Spec, task: Task) -> Count:
+    """Training steps until the mean of the last losses is a share of the first; float64, where the last bit does not matter."""
+    with _float64():
+        model = _built(spec, task)
+        optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MAX_STEPS}))
+        losses: list[float] = []
+        for inputs, targets in task.batches("train", spec.train.batch, spec.seed):
+            loss, _ = training_step(model, optimiser, spec.train.clip, inputs, targets)
+            schedule.step()
+            losses.append(loss.item())
+            if sum(losses[-_AVERAGED:]) / _AVERAGED <= _GOAL * losses[0] and len(losses) >= _AVERAGED:
+                return Count(value=len(losses), unit="steps", tolerance=1)
+            if len(losses) == _MAX_STEPS or not math.isfinite(losses[-1]):
+                break
+    return Count(value=None, unit="steps")
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _data(task: Task, spec: Spec) -> Count:
+    """A digest of the data's fingerprint, the first training batch and the first test batch."""
+    digest = hashlib.sha256(task.fingerprint().encode())
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        for part in next(task.batches(split, spec.train.batch, spec.seed)):
+            digest.update(part.numpy().tobytes())
+    return Count(value=digest.hexdigest()[:16], unit="SHA-256")
+
+
+def solver_counts() -> dict[str, Count]:
+    """Evaluations to each tolerance in float64, forward and backward, and operators and host syncs of late solver steps."""
+    found: dict[str, Count] = {}
+    with _float64():
+        for problem, make in PROBLEMS.items():
+            for name, solver in SOLVERS.items():
+                for rtol in _RTOLS:
+                    for phase, nfe in _evaluations(make, solver(), Stop(rtol=rtol, max_steps=_CAP)).items():
+                        found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Count(value=nfe, unit="1")
+        for name, solver in SOLVERS.items():
+            early, late = (operations(partial(_solve, solver(), steps)).operators for steps in _LATE)
+            early_syncs, late_syncs = (gpu_operations(partial(_solve, solver(), steps)).syncs for steps in _LATE)
+            subject = f"{name}, {_LATE[1] - _LATE[0]} late steps"
+            found[f"{subject} / operators"] = Count(value=late - early, unit="1")
+            found[f"{subject} / host syncs"] = Count(value=late_syncs - early_syncs, unit="1")
+    return found
+
+
+def _evaluations(make: Callable[[], tuple[Map, Tensor]], solver: Any, stop: Stop) -> dict[str, int]:
+    f, z0 = make()
+    counted: dict[str, int] = {}
+    y = Implicit(solver=solver, stop=stop)(f, z0, solver, stop, lambda phase, solution: counted.update({phase: solution.nfe}))
+    y.sin().sum().backward()
+    return counted
+
+
+def _solve(solver: Any, steps: int) -> None:
+    f, z0 = PROBLEMS["contraction"]()
+    solve(lambda z: f(z).detach(), z0, solver, Stop(rtol=1e-300, max_steps=steps))
+
+
+def _contraction() -> tuple[Map, Tensor]:
+    """tanh(W z) + x, the norm of W 0.9, (8, 32)."""
+    random = torch.Generator().manual_seed(derive_seed("gate", "contraction"))
+    weight = torch.randn(32, 32, generator=random)
+    weight = (0.9 / torch.linalg.matrix_norm(weight, 2) * weight).requires_grad_()
+    x = 0.1 * torch.randn(8, 32, generator=random)  # small: tanh is nearly linear, and W's norm decides
+    return (lambda z: torch.tanh(z @ weight.T) + x), torch.zeros_like(x)
+
+
+def _block() -> tuple[Map, Tensor]:
+    """A Transformer-XL cell of width 16 over 16 positions, (4, 16, 16)."""
+    torch.manual_seed(derive_seed("gate", "block"))
+    cell = CELLS["transformer-xl"](width=16, heads=2)
+    x = torch.randn(4, 16, 16)
+    return cell.bind(x), cell.start(x)
+
+
+PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
+
+
+class _OperatorCounter(TorchDispatchMode):
+    """Counts every aten operator that runs, in the backward pass too, and those that index by a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.masks = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.counts[name] += 1
+        if name in _INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]):
+            self.masks += 1
+        return func(*args, **(kwargs or {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """How many operators run, and how many of them make the host wait for a GPU.
+
+    Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing.
+    """
+
+    operators: int
+    syncs: int
+
+
+def operations(run: Callable[[], object]) -> Operations:
+    """The operations of `run()`, forward and backward."""
+    with _OperatorCounter() as mode:
+        run()
+    return Operations(operators=mode.counts.total(), syncs=sum(mode.counts[name] for name in _SYNCS) + mode.masks)
+
+
+def gpu_operations(run: Callable[[], object]) -> Operations:
+    """Those that `run()` would have on a GPU, where a solve reads no values."""
+    with without_looking():
+        return operations(run)

@@ -1,0 +1,153 @@
+"""Golden curves: ten float64 training steps of every model, task and adjoint, kept to tell when numbers change.
+
+A curve that moves while no `numerics` of what it uses was raised is an error: the ids of runs would then stand for two sets of
+numbers. `python -m bench golden` compares, `--accept` writes the curves anew. About half a minute on one core.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.records.record import Record, write_text
+from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.training.registry import ADJOINTS, MODELS, TASKS
+from bench.training.run import run
+from deq import CELLS, SOLVERS
+
+FILE = Path(__file__).parents[2] / "tests" / "golden" / "curves.json"
+TOLERANCE = 1e-9  # relative
+STEPS = 10
+_CELL_OF_MODEL = ("deq", "tied", "ode")
+_HEADS: Settings = {"cell.heads": 2}
+_OWN: dict[str, Settings] = {  # settings that a model needs beside its width
+    "transformer-xl": {"heads": 2},
+    "tied": {"depth": 3, **_HEADS},
+    "ode": {"time": 1.0, **_HEADS},
+    "deq": {"steps": 40, "rtol": 1e-6, "backward_rtol": 1e-6, "backward_steps": 40, **_HEADS},
+    "trellisnet": {"depth": 3},
+}
+_TASKS: dict[str, Settings] = {
+    "copy": {"T": 5, "samples": 64, "test_samples": 8},
+    "text": {"data": "golden", "length": 8},
+    "agreement": {"test_samples": 8},
+    "markov": {"test_samples": 8},
+}
+_RECIPE = Recipe(
+    pretrain_steps=2, rtol=1e-3, steps=10, backward_steps=10, hold=0.5, jacobian=0.1, jacobian_final=0.2, jacobian_probability=0.5
+)
+
+
+def cases() -> Iterator[tuple[str, Spec]]:
+    """Every case with its name: models by task, a DEQ's adjoints by task, its cells and solvers, a recipe, and carried memory."""
+    for task in TASKS:
+        for model in MODELS:
+            yield f"{model} on {task}", _spec(_model(model), task)
+        for adjoint in ADJOINTS:
+            yield f"deq by {adjoint} on {task}", _spec(_deq(adjoint=adjoint), task)
+    for cell in CELLS:
+        yield f"deq of {cell}", _spec(_deq(cell=cell))
+    for solver in SOLVERS:
+        yield f"deq by {solver}", _spec(_deq(cell="mlp", solver=solver))
+    yield "deq of two layers", _spec(_model("deq", layers=2))
+    yield "deq with a recipe", _spec(_model("deq"), recipe=_RECIPE)
+    for model in MODELS:
+        yield f"{model} with carried memory", _spec(_model(model), "text", carry=True)
+
+
+def _model(name: str, **more: Any) -> Named:
+    return Named(name=name, settings={"width": 8, **_OWN.get(name, {}), **more})
+
+
+def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden") -> Named:
+    """A DEQ that the adjoint can differentiate: equilibrium propagation needs an energy, unrolling plain iteration."""
+    solver = "picard" if adjoint == "unroll" else solver
+    settings: Settings = {"width": 8, "steps": 30, "rtol": 1e-6, "adjoint": adjoint, "solver": solver}
+    settings["cell"] = "energy" if adjoint == "propagation" else cell
+    if settings["cell"] in ("transformer", "transformer-xl"):
+        settings |= _HEADS
+    return Named(name="deq", settings=settings)
+
+
+def _spec(model: Named, task: str = "copy", *, recipe: Recipe | None = None, carry: bool = False) -> Spec:
+    train = Train(steps=STEPS, batch=4, learning_rate=1e-2, warmup=3, weight_decay=0.1, evaluation_batch=8, carry=carry)
+    named = Named(name=task, settings=_TASKS[task])
+    return Spec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
+
+
+def curves() -> dict[str, dict[str, Any]]:
+    """Train every case in float64; by name its numerics versions, its loss at each step and its validation at the end."""
+    with tempfile.TemporaryDirectory() as folder, _float64():
+        corpus = Path(folder) / "golden.txt"
+        corpus.write_text("".join("abcdefgh \n"[(n * n + n // 7) % 10] for n in range(2000)))
+        return {name: _curve(run(spec, suite="golden", data={"golden": corpus})) for name, spec in cases()}
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_num_threads(threads)
+
+
+def _curve(record: Record) -> dict[str, Any]:
+    if record.status != "ok":
+        return {"numerics": record.identity.numerics, "status": f"{record.status}: {record.why}"}
+    losses = [point.train_loss for point in record.curve]
+    return {"numerics": record.identity.numerics, "loss": losses, "valid": record.curve[-1].valid}
+
+
+def read(file: Path = FILE) -> dict[str, dict[str, Any]]:
+    """The accepted curves."""
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text())
+    return found
+
+
+def accept(found: Mapping[str, Mapping[str, Any]], file: Path = FILE) -> None:
+    """Write curves as the accepted ones, a line each."""
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(curve, sort_keys=True)}" for name, curve in sorted(found.items()))
+    write_text(file, f"{{\n{lines}\n}}\n")
+
+
+def differences(found: Mapping[str, Mapping[str, Any]], accepted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What does not agree, a line each, and what to do about it; empty where all agrees."""
+    lines = []
+    moved = {name for name in {*found} & {*accepted} if not _agree(found[name], accepted[name])}
+    silent = {name for name in moved if found[name]["numerics"] == accepted[name]["numerics"]}
+    if silent:
+        parts = _suspects([found[name]["numerics"] for name in silent], [found[name]["numerics"] for name in {*found} - moved])
+        raised = " or ".join(f"{part} ({version})" for part, version in sorted(parts.items()))
+        lines.append(f"numbers changed in {_named(silent)}, and no version was raised: raise `numerics` of {raised}")
+    both = {*found} & {*accepted}
+    renewed = ({*found} ^ {*accepted}) | {name for name in both if found[name]["numerics"] != accepted[name]["numerics"]}
+    if renewed:
+        lines.append(f"new, gone, or of other versions: {_named(renewed)}; `python -m bench golden --accept` writes them anew")
+    return lines
+
+
+def _named(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _suspects(moved: list[Mapping[str, int]], unmoved: list[Mapping[str, int]]) -> dict[str, int]:
+    """The versions that every moved case has and no other does; where there is none such, all that the moved ones share."""
+    shared = {part: version for part, version in moved[0].items() if all(part in other for other in moved)}
+    alone = {part: version for part, version in shared.items() if not any(part in other for other in unmoved)}
+    return alone or shared
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if one.get("status") != other.get("status"):
+        return False
+    ours, theirs = ([*curve.get("loss", []), *(v for _, v in sorted(curve.get("valid", {}).items()))] for curve in (one, other))
+    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))

@@ -1,0 +1,257 @@
+"""A run exists if and only if its Record, one JSON file, exists.
+
+A Record holds what was asked (the Spec), what its numbers come from (the Identity), what happened (status and why), what was
+measured (Measures, each with its unit, method and scope, or null with a reason) and where (the environment). It is written once,
+atomically, and never changed. A file opens with what a listing needs, so that a listing reads no further.
+
+A file has two digests, of its opening lines and of all its content, so that a changed digit is found. They are of the content, not
+of the bytes: other line ends or another layout change nothing. Files that were written before there were digests have none.
+"""
+
+import datetime
+import hashlib
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bench.records.errors import UserError, shortened
+from bench.records.identity import Identity
+from bench.records.metric import Metric
+from bench.records.spec import Spec
+
+SCHEMA = 2
+RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
+# Why something failed or is missing; cut to a length that can be kept and shown, where it is made.
+Reason = Annotated[str | None, BeforeValidator(lambda text: shortened(text) if isinstance(text, str) else text)]
+DIGESTS = ("head_digest", "digest")
+
+
+class Measure(BaseModel):
+    """One measured quantity: a value with its unit, how it was obtained and over what, or null and the reason why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    value: float | int | None
+    unit: str
+    method: str
+    scope: str
+    why: Reason = None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> "Measure":
+        if self.value is None and not self.why:
+            raise ValueError("a measure without a value needs a reason (why)")
+        return self
+
+
+def measured(value: float | int | None, unit: str, method: str, scope: str, why: str | None = None) -> Measure:
+    """A Measure whose non-finite value becomes null with that as its reason: JSON has no NaN, and a table must not hide one."""
+    if value is not None and not math.isfinite(value):
+        return Measure(value=None, unit=unit, method=method, scope=scope, why=why or f"not finite ({value})")
+    return Measure(value=value, unit=unit, method=method, scope=scope, why=why)
+
+
+class Point(BaseModel):
+    """One point of a learning curve. Losses are in nats; `seconds` counts training steps alone, never evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: int
+    seconds: float
+    train_loss: float | None = None
+    valid: dict[str, float] = Field(default_factory=dict)
+    forward_nfe: float | None = None
+    backward_nfe: float | None = None
+    residual: float | None = None
+
+
+class Record(BaseModel):
+    """What one run asked, did and measured; `elapsed_s` is its wall time, every restart's work included.
+
+    `metrics` says what the task's scores mean (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`) and
+    `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against
+    NFE).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: int = SCHEMA
+    run_id: str
+    suite: str
+    status: RunStatus
+    why: Reason = None
+    elapsed_s: float = 0.0
+    spec: Spec
+    identity: Identity
+    headline: str = "loss"
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    curve: list[Point] = Field(default_factory=list)
+    measures: dict[str, Measure] = Field(default_factory=dict)
+    probes: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _digests_fit(cls, data: Any) -> Any:
+        """Whatever is read from a record's text is what was written; content without digests is older than they are."""
+        if not isinstance(data, dict) or not data.keys() & set(DIGESTS):
+            return data
+        rest = {name: value for name, value in data.items() if name not in DIGESTS}
+        if {name: data.get(name) for name in DIGESTS} != _digests(rest):
+            raise ValueError("its digest does not fit: the file was changed after it was written")
+        return rest
+
+    @model_validator(mode="after")
+    def _failure_has_a_reason(self) -> "Record":
+        if self.status != "ok" and not self.why:
+            raise ValueError(f"a run with status {self.status} needs a reason (why)")
+        return self
+
+    def value(self, name: str) -> float | None:
+        """The value of a measure, or None where it is absent or null."""
+        measure = self.measures.get(name)
+        return None if measure is None else measure.value
+
+
+def order(record: Record) -> int:
+    """Where a record stands among those of one Spec: as its store has noted it, or else by the time that it gives."""
+    noted = record.provenance.get("order")
+    if type(noted) is int:
+        return noted
+    try:
+        return int(1000 * datetime.datetime.fromisoformat(str(record.provenance.get("finished"))).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file whole or not at all (a temporary neighbour, fsync, rename); raise UserError when the disk refuses.
+
+    The file may be read by whom the process's umask lets read.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """As write_bytes, for text: UTF-8, lines ended as they are."""
+    write_bytes(path, text.encode())
+
+
+class Head(BaseModel):
+    """How a run ended, read from the opening lines of its record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: int
+    run_id: str
+    suite: str
+    status: RunStatus
+    why: str | None
+    elapsed_s: float
+
+
+_HEAD = tuple(Head.model_fields)
+_HEAD_BYTES = 4096
+
+
+def head_of(record: Record) -> Head:
+    """What a record's Head says."""
+    return Head(**{name: getattr(record, name) for name in _HEAD})
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digests(data: dict[str, Any]) -> dict[str, str]:
+    """The digests of a record's content: of what its Head says, and of all."""
+    return dict(zip(DIGESTS, (_digest({name: data.get(name) for name in _HEAD}), _digest(data)), strict=True))
+
+
+def record_text(record: Record) -> str:
+    """The record as indented JSON: the fields of its Head first, a line each, and the digests; then the others, sorted."""
+    data = record.model_dump(mode="json")
+    head = {name: data[name] for name in _HEAD} | _digests(data)
+    rest = {name: value for name, value in data.items() if name not in head}
+    lines = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}," for name, value in head.items()]
+    text = json.dumps(rest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return "\n".join(["{", *lines, text.removeprefix("{\n")]) + "\n"
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically."""
+    write_text(path, record_text(record))
+
+
+def read_head(path: Path) -> Head | None:
+    """How the run ended, without reading all of its record; None where the file does not begin as a record does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            start = file.read(_HEAD_BYTES)
+            while start.count(b"\n") <= len(_HEAD) + 1 and (more := file.read(_HEAD_BYTES)):  # an old reason may be long
+                start += more
+        lines = start.split(b"\n")[1 : len(_HEAD) + 2]
+        said = _parsed(b"{" + b"".join(lines).rstrip(b", \r") + b"}") if b'"head_digest"' in lines[-1] else None
+        if said is not None and said.pop("head_digest") != _digest(said):
+            return None
+        return Head.model_validate_json(b"{" + b"".join(lines[:-1]).rstrip(b", \r") + b"}")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _parsed(text: str | bytes) -> Any:
+    """The content of a JSON text; ValueError for what is none, NaN and infinity among it."""
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def read_record(path: Path) -> Record:
+    """Read one record; raise UserError, naming the file and the first thing wrong, where it is damaged or of another schema."""
+    try:
+        if path.is_symlink():
+            raise ValueError("a link, not a file")
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
+        data = _parsed(path.read_text(encoding="utf-8"))
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA:
+            raise UserError(f"{path}: record schema {version!r}, this version reads {SCHEMA}; move it away to run it again")
+        record = Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: damaged record ({message}); move it away or delete it to run it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged record ({error}); move it away or delete it to run it again") from error
+    if record.run_id != path.stem:
+        raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
+    told = record.identity.run_id(record.spec.key)
+    if told != record.run_id:
+        raise UserError(f"{path}: its content is that of run {told}; move it away or delete it to run it again")
+    return record

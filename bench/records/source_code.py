@@ -1,0 +1,151 @@
+"""The source code that this process has imported: the project's modules and the user's, as bytes.
+
+A run's id has digests of the user's modules: an edit while a matrix runs must not give later runs other numbers under one id. The
+bytes that are compiled are kept here and digested (`bench.records.identity`). A job carries the user's modules to the process that
+executes it, which imports those, not what the files hold by then. Cached bytecode is not used: it is stale after two edits within
+a second.
+"""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import ModuleSpec, SourceFileLoader, all_suffixes
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+OURS = ("deq", "baselines", "bench")
+
+
+class Source(NamedTuple):
+    """A module's file and its content."""
+
+    path: str
+    content: bytes
+
+
+_imported: dict[str, Source] = {}  # what was compiled
+_fixed: dict[str, Source] = {}  # what the module's first import is to compile
+_importing: list[tuple[str, float]] = []  # of the user's, and since when
+_loads = 0
+
+
+def loads() -> int:
+    """How many imports of such modules there have been: what was found out about them holds until the next."""
+    return _loads
+
+
+def importing() -> tuple[str, float] | None:
+    """The user's module whose code runs now because it is imported, and since when (monotonic); None where none is."""
+    return _importing[0] if _importing else None
+
+
+def is_ours(module: str) -> bool:
+    """Whether the module is the project's own."""
+    return module.partition(".")[0] in OURS
+
+
+def source_of(module: str) -> Source | None:
+    """The source that this process has imported for a module of the project or the user, or would; None for any other module.
+
+    A module that is yet to be imported is fixed by this: its import compiles what was returned. UserError where it cannot be read.
+    """
+    found = _imported.get(module) or _fixed.get(module)
+    if found is None:
+        file = _file(module)
+        if file is None:
+            return None
+        found = Source(file, _read(module, file))
+        (_imported if module in sys.modules else _fixed)[module] = found
+    return found
+
+
+def users(modules: Iterable[str]) -> dict[str, Source]:
+    """The sources of the user's modules, those that are compiled left out."""
+    found = {name: source_of(name) for name in modules}
+    return {name: source for name, source in found.items() if source is not None and source.path.endswith(".py")}
+
+
+def fix(sources: Mapping[str, Source]) -> None:
+    """Let imports that are yet to come compile these sources, whatever the files hold by then."""
+    _fixed.update({name: source for name, source in sources.items() if name not in _imported})
+
+
+class _Loader(SourceFileLoader):
+    """Compiles a module from its source, fixed or read now, and keeps that."""
+
+    def get_code(self, fullname: str) -> Any:
+        global _loads
+        found = _fixed.pop(fullname, None) or Source(self.path, self.get_data(self.path))
+        _imported[fullname] = found
+        _loads += 1
+        return self.source_to_code(found.content, self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if is_ours(module.__name__):
+            super().exec_module(module)
+            return
+        _importing.append((module.__name__, time.monotonic()))
+        try:
+            super().exec_module(module)
+        finally:
+            _importing.pop()
+
+
+class _Finder:
+    """Finds what the finders after it find, and has ours and the user's modules loaded by the loader above."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in _fixed:
+            file = _fixed[name].path
+            return importlib.util.spec_from_file_location(name, file, loader=_Loader(name, file))
+        for finder in sys.meta_path[sys.meta_path.index(cls) + 1 :]:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if type(spec.loader) is SourceFileLoader and _counts(name, spec.loader.path):
+                    spec.loader = _Loader(name, spec.loader.path)
+                return spec
+        return None
+
+
+def install() -> None:
+    """Keep the source of what is imported from now on; once in a process."""
+    if _Finder not in sys.meta_path:
+        names = [getattr(finder, "__name__", "") for finder in sys.meta_path]
+        # Not first: pytest's own finder rewrites the modules of tests.
+        sys.meta_path.insert(names.index("PathFinder") if "PathFinder" in names else len(names), _Finder)
+
+
+@cache
+def _file(module: str) -> str | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        try:
+            spec = importlib.util.find_spec(module)
+        except Exception:  # a package above it may fail in any way when it is imported
+            return None
+        file = spec.origin if spec is not None else None
+    return file if file is not None and _counts(module, file) else None
+
+
+def _counts(module: str, file: str) -> bool:
+    """Whether the module is the project's or the user's, and not the standard library's, an installed package's or built in."""
+    if not file.endswith(tuple(all_suffixes())):
+        return False
+    top, parts = module.partition(".")[0], Path(file).parts
+    return is_ours(module) or not (top in sys.stdlib_module_names or {"site-packages", "dist-packages"} & set(parts))
+
+
+def _read(module: str, file: str) -> bytes:
+    with suppress(OSError):
+        return Path(file).read_bytes()
+    loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)  # a zip file's, say
+    with suppress(ImportError, AttributeError):
+        return str(loader.get_source(module)).encode()  # type: ignore[union-attr]
+    from bench.records.errors import UserError  # imported with the others, from a source that is kept
+
+    raise UserError(f"the code of module {module} cannot be read ({file}): a run's id could not say what the run came from")

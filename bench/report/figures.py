@@ -1,0 +1,76 @@
+"""All figures: one registry, one style, one place that draws and writes them.
+
+To add a figure, write a function that returns a matplotlib Figure, or None where there is nothing to show, and name it below.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Literal
+
+from matplotlib import style
+
+from bench.records.record import write_bytes
+from bench.report.style import STYLE, rendered
+
+Kind = Literal["comparison", "memory", "experiments"]
+Images = dict[str, dict[str, bytes]]  # by name, then by format: png, svg
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """Where the function is that draws a figure (imported when it is drawn: some need torch), and the figure's title."""
+
+    draw: str
+    title: str = ""
+
+
+FIGURES: dict[Kind, dict[str, FigureEntry]] = {
+    "comparison": {  # drawn from a Group and the line styles of its suite
+        "tradeoff": FigureEntry("bench.report.plots:tradeoff", "Score against cost"),
+        "quality": FigureEntry("bench.report.plots:time_to_quality", "Time to equal quality"),
+        "curves-steps": FigureEntry("bench.report.plots:curves_by_step", "Learning curves by step"),
+        "curves-seconds": FigureEntry("bench.report.plots:curves_by_time", "Learning curves by time"),
+        "solver": FigureEntry("bench.report.plots:solver", "The solver during training"),
+        "residual": FigureEntry("bench.report.plots:residual", "Residual against solver work, after training"),
+        "memory": FigureEntry("bench.report.plots:memory", "Memory against depth"),
+    },
+    "memory": {  # drawn from the memory record
+        "waterfall": FigureEntry("bench.memory.figures:waterfall"),
+        "depth": FigureEntry("bench.memory.figures:depth"),
+        "shape": FigureEntry("bench.memory.figures:shape"),
+    },
+    "experiments": {  # drawn from the record of experiments
+        "fig2-steps": FigureEntry("bench.studies.figures:solver_steps"),
+        "fig2-residual": FigureEntry("bench.studies.figures:residual"),
+        "fig3-tolerance": FigureEntry("bench.studies.figures:quality_by_tolerance"),
+        "fig3-cap": FigureEntry("bench.studies.figures:quality_by_cap"),
+        "work-precision": FigureEntry("bench.studies.figures:work_precision"),
+        "fig4-layers": FigureEntry("bench.studies.figures:layers"),
+        "gradient-fidelity": FigureEntry("bench.studies.figures:gradient"),
+        "dependency-length": FigureEntry("bench.studies.figures:dependency"),
+    },
+}
+
+
+def render(kind: Kind, *subject: Any) -> Images:
+    """Draw the figures of a kind that have something to show; a user's matplotlibrc changes nothing."""
+    images: Images = {}
+    with style.context(["default", STYLE]):
+        for name, entry in FIGURES[kind].items():
+            figure = resolve_name(entry.draw)(*subject)
+            if figure is not None:
+                images[name] = rendered(figure)
+    return images
+
+
+def write(folder: Path, images: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> list[Path]:
+    """Write `<prefix><name>.<format>` for every image; return the paths."""
+    written = []
+    for name, formats in images.items():
+        for extension, content in formats.items():
+            path = folder / f"{prefix}{name}.{extension}"
+            write_bytes(path, content)
+            written.append(path)
+    return written

@@ -1,0 +1,72 @@
+"""The source of a cell, or the finding of a claim, as plain text: what `explain` prints and the page shows."""
+
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from bench.analysis.statistics import significant
+from bench.claims.claim import Finding
+from bench.records.escape import one_line
+from bench.report.html.sources import CellSource
+
+
+def render(found: CellSource | Finding) -> str:
+    """Everything that `explain` prints; each text of a record is one line without control characters."""
+    return "\n".join(_finding(found) if isinstance(found, Finding) else _cell(found))
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    align = ["right" if index in right else "left" for index in range(len(heads))]
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    body = tabulate(cells, headers=list(map(one_line, heads)), tablefmt="simple", disable_numparse=True, colalign=align)
+    return f"{one_line(title)}\n\n{body}\n"
+
+
+def _number(value: float | int | str | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.7g}" if isinstance(value, float) else value
+
+
+def _cell(source: CellSource) -> Iterator[str]:
+    unit = f" {source.unit}" if source.unit else ""
+    lines: list[tuple[str, str]] = []
+    if (one := source.estimate) is not None:
+        lines.append(("mean", _number(one.mean) + unit))
+        if one.low is not None and one.high is not None and not one.exact:
+            lines.append(("interval", f"{_number(one.low)} to {_number(one.high)}{unit}"))
+        lines.append(("n", str(one.n)))
+    lines.append(("statistic", source.statistic))
+    for method, scope in source.methods:
+        lines += [("method", method), ("scope", scope)]
+    lines += [(name.lower(), text) for name, text in source.facts]
+    lines.append(("reproduce", source.command))
+    yield _table(source.address, ("value", f"{source.shown} {source.shown_unit}".strip()), lines)
+    if source.samples:
+        heads = ("of", f"value ({source.unit})" if source.unit else "value", "run", "why")
+        rows = [(one.about, _number(one.value), one.run, one.why) for one in source.samples]
+        kept = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+        yield _table("computed from", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows], right=[1])
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    claim = finding.claim
+    sources = list(dict.fromkeys(source for part in finding.parts for source in part.sources))
+    lines = [(name, getattr(claim, name)) for name in ("says", "where", "measured", "statistic")]
+    lines += [("threshold", f"{claim.threshold} (fixed {claim.fixed})"), ("needs", claim.needs)]
+    lines += [("reproduce", command) for command in dict.fromkeys(source.command for source in sources)]
+    yield _table(claim.id, ("verdict", f"{finding.verdict}: {finding.why}"), lines)
+    if not finding.parts:
+        return
+    rows = []
+    for part in finding.parts:
+        p = ["—" if value is None else significant(value, 2) for value in (part.p_for, part.p_against)]
+        rows.append((part.about, part.value, part.asked, part.verdict or "not tested", *p, part.decided_by, part.note))
+    heads = ("about", "found", "asked", "verdict", "p for", "p against", "p corrected, or fact", "note")
+    yield _table("parts", heads, rows, right=[4, 5, 6])
+    samples = [(part.about, ", ".join(map(_number, part.samples))) for part in finding.parts if part.samples]
+    if samples:
+        yield _table("a number a seed", ("about", "samples"), samples)
+    runs = [(source.path, run) for source in sources for run in source.runs or ("—",)]
+    if runs:
+        yield _table("from", ("record", "run"), list(dict.fromkeys(runs)))

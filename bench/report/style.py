@@ -1,0 +1,153 @@
+"""How figures look: one colour a row in all figures of a suite, axes that say their units and better direction.
+
+Colours are Okabe and Ito's (safe for colour-blind readers), a hue a family; within it shade, dash and marker tell rows apart.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from bench.analysis.aggregate import ORDER, Family, Group, Row, natural
+from bench.records.escape import one_line
+
+MARK = "bench.report"
+_HUES: dict[Family, str] = {
+    **{"deq": "#0072B2", "ode": "#56B4E9", "tied": "#D55E00", "attention": "#E69F00"},
+    **{"convolution": "#CC79A7", "recurrent": "#009E73", "other": "#777777"},
+}
+_TINTS = (0.0, 0.45, -0.4, 0.25, -0.2)  # towards white where positive, towards black where negative
+# One fewer than the tints: the first twenty rows of a family all differ.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_MARKERS: dict[Family, str] = {
+    **{"deq": "osD^v", "ode": "o<>pd", "tied": "sPXp*", "attention": "XPdh8"},
+    **{"convolution": "DhHd8", "recurrent": "^v<>D", "other": "8Hp*P"},
+}
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": MARK,  # or element ids are random
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 1.0,  # pixels, of long lines: a line a seed would make the page too large
+    **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
+    **{"axes.titlesize": 10.5, "axes.titlelocation": "left"},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
+    **{"axes.grid": True, "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444"},
+    **{"grid.color": "#E4E4E4", "grid.linewidth": 0.7},
+    **{"legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8},
+    "legend.handlelength": 2.6,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a row is drawn."""
+
+    colour: tuple[float, float, float]
+    dash: Any
+    marker: str
+
+
+def looks(groups: Iterable[Group]) -> dict[str, Look]:
+    """A look for each label of a suite, the same in all its figures."""
+    members: dict[Family, set[str]] = {family: set() for family in ORDER}
+    for group in groups:
+        for row in group.rows:
+            members[row.family].add(row.label)
+    return {
+        label: _look(family, index) for family, labels in members.items() for index, label in enumerate(sorted(labels, key=natural))
+    }
+
+
+def _look(family: Family, index: int) -> Look:
+    red, green, blue = to_rgb(_HUES[family])
+    tint = _TINTS[index % len(_TINTS)]
+    towards = 1.0 if tint > 0 else 0.0
+    colour = tuple(part + (towards - part) * abs(tint) for part in (red, green, blue))
+    return Look(
+        colour=(colour[0], colour[1], colour[2]),
+        dash=_DASHES[index % len(_DASHES)],
+        marker=_MARKERS[family][(index + index // len(_TINTS)) % len(_MARKERS[family])],
+    )
+
+
+METHOD_HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+
+
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """Both formats, each drawn once: savefig draws once more for the layout, which is solved here with the first."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, "Source": MARK})
+    figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Creator": MARK, "Date": None})
+    return {"png": png.getvalue(), "svg": svg.getvalue()}
+
+
+def panels_of(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels side by side, and its title."""
+    figure = Figure(figsize=(8.4 if panels < 3 else 10.2, height))
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    figure.suptitle(plain_text(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure, list(axes)
+
+
+def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
+    """Below the panels, where it covers nothing; a long one makes the figure higher."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = columns or max(1, min(len(handles), int(figure.get_figwidth() * 13 // (longest + 7))))
+    lines = math.ceil(len(handles) / columns)
+    if lines > 1:
+        figure.set_figheight(figure.get_figheight() + 0.21 * (lines - 1))
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
+
+
+def plain_text(text: str) -> str:
+    """Text of which nothing is mathematics, and all can be seen."""
+    return one_line(text).replace("$", r"\$")
+
+
+def row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:
+    """A row's entry in a legend, with how many of its runs ended ok where not all did."""
+    label = row.label + (f" ({len(row.ok)}/{len(row.finals)} ok)" if row.failed else "")
+    how: dict[str, Any] = {"linestyle": "none", "marker": look.marker} if marker else {"linestyle": look.dash}
+    return Line2D([], [], color=look.colour, label=plain_text(label), **how)
+
+
+def axis_label(name: str, unit: str, better: str | None) -> str:
+    """What an axis shows, its unit and the better direction."""
+    direction = {"lower": ", ↓ better", "higher": ", ↑ better"}.get(better or "", "")
+    return plain_text(f"{name.replace('_', ' ')}{f' [{unit}]' if unit and unit != '1' else ''}{direction}")
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """A log axis whose ticks are numbers one can read: 0.5, 2, 30, and powers of ten beyond."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    decades = math.log10(high / low)
+    steps = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    if decades > 0.25:
+        axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    else:  # less than a factor of two: the log axis is as good as linear
+        axis.set_major_locator(MaxNLocator(4))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, _: int | None = None) -> str:
+    if value <= 0:
+        return "0"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    if -4 <= exponent < 5:
+        return f"{value:,.6g}"
+    mantissa, power = value / 10**exponent, rf"10^{{{exponent}}}"
+    return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}\times{power}$"

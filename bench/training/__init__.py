@@ -1,0 +1,4 @@
+"""One run: registry, language model, trainer, evaluation, final probes, checkpoint.
+
+Imports records, tasks and instruments.
+"""

@@ -1,0 +1,269 @@
+"""The probes of a finished run: memory, FLOPs and time of one training step, memory by depth, convergence, causality."""
+
+import copy
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines import NeuralODE, TrellisNet, Unrolled
+from bench.instruments.contention import CONTENDED, Contention
+from bench.instruments.flops import flops
+from bench.instruments.probes import peak_live_bytes, saved_bytes, step_times
+from bench.records.record import Measure, measured
+from bench.records.spec import Spec
+from bench.tasks.task import Task
+from bench.training.distributed import Ranks
+from bench.training.evaluation import evaluate
+from bench.training.language_model import LanguageModel
+from bench.training.trainer import Trainer, loss_of, training_step
+from deq import DEQ, SOLVERS, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
+
+_PROBED = 64  # test sequences in a probe, at most
+_STEP = "one training step on the first training batch, after training"
+_TIMED_STEPS = 20
+_TIMINGS = 3
+_RESIDUAL_STEPS = 60
+_BETAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def parameters(model: LanguageModel) -> dict[str, Measure]:
+    """Trainable numbers, in all and without the embedding (the output layer is counted in both)."""
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    embedding = sum(p.numel() for p in model.embedding.parameters() if p.requires_grad)
+    scope = "whole model"
+    return {
+        "parameters_total": measured(total, "1", "trainable numbers", scope),
+        "parameters_nonembedding": measured(total - embedding, "1", "trainable numbers without the input embedding", scope),
+    }
+
+
+def step_measures(trainer: Trainer) -> dict[str, Measure]:
+    """Bytes, FLOPs and milliseconds of one training step, a Jacobian penalty included where the recipe has one.
+
+    Runs steps at learning rate zero: the model stays as it was.
+    """
+    model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
+    batch = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
+    inputs, targets = (trainer.ranks.share(part).to(spec.device) for part in batch)
+    trainer.recipe.force_penalty()
+    for group in optimiser.param_groups:
+        group["lr"], group["weight_decay"] = 0.0, 0.0
+    model.train()
+    fixed = [*model.parameters(), *model.buffers(), inputs, targets]
+
+    def step() -> None:
+        training_step(model, optimiser, spec.train.clip, inputs, targets, loss=trainer.loss)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets, auxiliary=trainer.recipe.auxiliary).total
+
+    saved = saved_bytes(forward, fixed)
+    optimiser.zero_grad(set_to_none=True)
+    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    peak = peak_live_bytes(step, [*fixed, *states])
+    optimiser.zero_grad(set_to_none=True)
+    counted = flops(step)
+    with torch.no_grad():
+        forward_only = flops(forward)
+    timings = _timings(trainer, step, inputs.numel())
+    optimiser.zero_grad(set_to_none=True)
+    formula = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
+    return {
+        "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", _STEP),
+        "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", _STEP),
+        "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", _STEP),
+        "train_step_flops": measured(counted.total, "FLOP", formula, _STEP, counted.why),
+        "forward_flops": measured(forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.why),
+    } | timings
+
+
+def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[str, Measure]:
+    """Milliseconds of a step and tokens a second, with the machine held; null where other work ran all the same."""
+    spec, machine = trainer.spec, trainer.context.machine
+    with machine.exclusive():
+        times, contended = _uncontended_times(step, spec, trainer.ranks)
+    alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
+    scope = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
+    deciles = statistics.quantiles(times, n=10)
+    median = statistics.median(times)
+
+    def timing(value: float, unit: str, method: str) -> Measure:
+        method += f"; {contended}, median then {1e3 * median:.4g} ms" if contended else ""
+        return measured(None if contended else value, unit, method, scope, CONTENDED if contended else None)
+
+    return {
+        "step_ms_median": timing(1e3 * median, "ms", "median step"),
+        "step_ms_p10": timing(1e3 * deciles[0], "ms", "10th percentile of steps"),
+        "step_ms_p90": timing(1e3 * deciles[-1], "ms", "90th percentile of steps"),
+        "tokens_per_s": timing(trainer.ranks.size * tokens / median, "tokens/s", "tokens of a batch over the median step"),
+    }
+
+
+def _uncontended_times(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tuple[list[float], str | None]:
+    """Seconds of each step, and why they are unreliable or None; a contended timing is repeated, `_TIMINGS` times at most.
+
+    Ranks time together, once the first holds the machine; it alone decides whether to repeat, as each step needs all of them.
+    """
+    for _ in range(_TIMINGS):
+        ranks.any(False)
+        contention = Contention(spec.threads * ranks.size, together=ranks.total)
+        times = step_times(step, _TIMED_STEPS, 2, spec.device)
+        reason = contention.read()
+        if not ranks.broadcast_flag(reason is not None):
+            break
+    return times, reason
+
+
+@torch.no_grad()
+def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
+    """How far predictions depend on later tokens: not at all in a causal model, up to its tolerance in a DEQ.
+
+    Changes every token in the second half of the first test batch and measures the change in the first half's predictions.
+    """
+    model.eval()
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
+    half = inputs.shape[1] // 2
+    inputs = inputs.to(spec.device)
+    shifted = (inputs[:, half:] + task.vocabulary // 2) % task.vocabulary
+    changed = torch.cat((inputs[:, :half], shifted), dim=1)
+    before, after = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, changed))
+    model.train()
+    value = (before - after).abs().max().item() if half else None
+    how = "largest change of a log-probability in the first half when every token of the second half is another"
+    return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
+
+
+def as_trained(model: LanguageModel, task: Task, spec: Spec, ranks: Ranks | None = None) -> dict[str, Measure]:
+    """The test headline with the solver stops of training, where evaluation has others: whether the model is good at its
+    equilibrium or only at its cap."""
+    layers = [module for module in model.modules() if isinstance(module, DEQ)]
+    own = [layer.evaluation_stop for layer in layers]
+    if all(layer.stop == layer.evaluation_stop for layer in layers):
+        return {}
+    for layer in layers:
+        layer.evaluation_stop = layer.stop
+    try:
+        value = evaluate(model, task, "test", spec, ranks)[task.headline]
+    finally:
+        for layer, stop in zip(layers, own, strict=True):
+            layer.evaluation_stop = stop
+    unit = task.metrics[task.headline].unit
+    scope = "test split, the training's stops"
+    return {f"test_{task.headline}_as_trained": measured(value, unit, "mean over the split, model in evaluation mode", scope)}
+
+
+def _at_depth(core: Core, depth: int) -> dict[str, Core]:
+    """The same core at another depth or number of solver steps, by the name of the method."""
+    if isinstance(core, DEQ):
+        layers: dict[str, Core] = {}
+        for name, make in SOLVERS.items():
+            solver: Solver = Broyden(window=max(2, depth)) if make is Broyden else make()
+            stop = Stop(rtol=None, max_steps=depth)
+            layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=Implicit(solver=solver, stop=stop))
+        return layers
+    if isinstance(core, TrellisNet):
+        return {_checkpointed("TrellisNet", core): core.at_depth(depth)} if core.injection == "tied" else {}
+    if isinstance(core, Unrolled):
+        return {_checkpointed("tied", core): Unrolled(core.cell, depth=depth, checkpointing=core.checkpointing)}
+    if isinstance(core, NeuralODE):
+        step = core.time / depth
+        euler = NeuralODE(core.cell, time=core.time, method="euler", step_size=step, adjoint=core.adjoint)
+        return {"Neural ODE, Euler": euler}
+    return {}
+
+
+def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
+    return name + {"none": "", "every": ", checkpoint every step", "sqrt": ", checkpoint sqrt"}[core.checkpointing]
+
+
+def memory_by_depth(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+    """Saved, peak live and solver bytes of forward and backward at each of `spec.depths`; a DEQ with each solver, steps = depth."""
+    rows = []
+    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    own = model.core
+    exclude = [*model.parameters(), *model.buffers(), inputs, targets]
+    try:
+        for depth in spec.depths:
+            for method, core in _at_depth(own, depth).items():
+                model.core = core.train()
+                rows.append({"method": method, "depth": depth} | _bytes(model, inputs, targets, exclude))
+    finally:
+        model.core = own
+    return rows
+
+
+def _bytes(model: LanguageModel, inputs: Tensor, targets: Tensor, exclude: list[Tensor]) -> dict[str, Any]:
+    largest = 0
+
+    def note(phase: str, solution: Any) -> None:
+        nonlocal largest
+        largest = max(largest, solution.solver_bytes)
+
+    if isinstance(model.core, DEQ):
+        model.core.watch(note)
+
+    def forward() -> Tensor:
+        return loss_of(model, inputs, targets).total
+
+    saved = saved_bytes(forward, exclude)
+    model.zero_grad(set_to_none=True)
+    peak = peak_live_bytes(lambda: forward().backward(), exclude)
+    model.zero_grad(set_to_none=True)
+    return {"saved_bytes": saved, "peak_live_bytes": peak.peak, "solver_bytes": largest if isinstance(model.core, DEQ) else None}
+
+
+@torch.no_grad()
+def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, list[list[float]]]:
+    """Relative residual against evaluations of f on the first test batch, [nfe, p50, p95] a step: a DEQ with each solver, a
+    weight-tied net by its own iteration (whether it would converge). Steps with a value that is not finite are left out."""
+    core = model.core
+    if not isinstance(core, (DEQ, Unrolled)):
+        return {}
+    model.eval()
+    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
+    x = model.embed(inputs.to(spec.device))
+    f, z0 = core.cell.bind(x), core.cell.start(x)
+    solvers: dict[str, Solver] = (
+        {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}
+    )
+    curves: dict[str, list[list[float]]] = {}
+    for name, solver in solvers.items():
+        solution = solve(f, z0, solver, Stop(rtol=None, max_steps=_RESIDUAL_STEPS))
+        size = f(solution.z).flatten(1).norm(dim=1)  # not gap / residual: an exact fixed point has neither
+        relative = (solution.gaps / size).double().cpu()
+        curves[name] = [
+            [step + 1, *row.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()]
+            for step, row in enumerate(relative)
+            if torch.isfinite(row).all()
+        ]
+    model.train()
+    return curves
+
+
+def gradient_by_beta(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+    """Compare equilibrium propagation's gradient with the implicit one, of the whole model on the first training batch: 1 - cosine
+    and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias remains."""
+    own = model.core
+    if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
+        return []
+    exact = copy.deepcopy(model).double().train()
+    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    stop = Stop(rtol=1e-10, max_steps=1000)
+    cell = copy.deepcopy(own.cell).double()
+
+    def gradient(adjoint: EquilibriumPropagation | Implicit) -> Tensor:
+        exact.core = DEQ(cell, solver=own.solver, stop=stop, adjoint=adjoint)
+        wanted = torch.autograd.grad(loss_of(exact, inputs, targets).total, list(exact.parameters()))
+        return torch.cat([part.flatten() for part in wanted])
+
+    expected, rows = gradient(Implicit(solver=own.solver, stop=stop)), []
+    for symmetric in (True, False):
+        for beta in _BETAS:
+            got = gradient(EquilibriumPropagation(beta=beta, symmetric=symmetric, solver=own.solver, stop=stop))
+            off = 1 - torch.nn.functional.cosine_similarity(got, expected, dim=0)
+            distance = (got - expected).norm() / expected.norm()
+            rows.append({"symmetric": symmetric, "beta": beta, "one_less_cosine": off.item(), "distance": distance.item()})
+    return rows

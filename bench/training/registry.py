@@ -1,0 +1,289 @@
+"""The literal registries of models and tasks, and how a name with settings becomes an object.
+
+A name is an entry of a registry or a dotted path `package.module:attribute` to the user's own class or function. Settings are
+checked against the signature of what they configure: an unknown one, or one of the wrong type, is a UserError that names the
+allowed ones.
+A setting `part.name` goes to the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from bench.records.errors import CodeError, UserError, unknown
+from bench.records.spec import Named, Settings
+from bench.tasks.agreement import Agreement
+from bench.tasks.copy import CopyMemory
+from bench.tasks.markov import Markov
+from bench.tasks.task import Task
+from bench.tasks.text import Text
+from deq import (
+    CELLS,
+    DEQ,
+    SOLVERS,
+    Cell,
+    Core,
+    EquilibriumPropagation,
+    Implicit,
+    Phantom,
+    Stack,
+    Stop,
+    TrellisCell,
+    Unroll,
+)
+from deq.adjoint import Adjoint
+from deq.shine import Shine
+
+Parts = dict[str, Settings]
+Builder = Callable[..., Core]
+
+# Which adjoints solve something backward, and so take backward_solver, backward_rtol and backward_steps.
+SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
+ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll, "shine": Shine}
+
+
+def deq(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    solver: str = "anderson",
+    rtol: float = 1e-3,
+    steps: int = 30,
+    adjoint: str = "implicit",
+    backward_solver: str | None = None,
+    backward_rtol: float | None = None,
+    backward_steps: int | None = None,
+    evaluation_rtol: float | None = None,
+    evaluation_steps: int | None = None,
+    layers: int = 1,
+) -> Core:
+    """A DEQ: `steps` caps the forward solve, `backward_steps` the adjoint's; the backward uses the forward's solver unless told.
+
+    `layers` stacks so many DEQs of the same settings, each with parameters of its own.
+    """
+    if layers < 1:
+        raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
+    forward = _part("solver", SOLVERS, solver, parts)
+    given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
+    idle = [name for name, value in given.items() if value is not None]
+    if idle and adjoint not in SOLVING and adjoint in ADJOINTS:
+        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
+    backward = {}
+    if adjoint in SOLVING:
+        backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
+        rtol_backward, most = 1e-3 if backward_rtol is None else backward_rtol, 30 if backward_steps is None else backward_steps
+        backward["stop"] = Stop(rtol=rtol_backward, max_steps=most)
+    how: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
+    stop = Stop(rtol=rtol, max_steps=steps)
+    evaluation = Stop(
+        rtol=rtol if evaluation_rtol is None else evaluation_rtol,
+        max_steps=steps if evaluation_steps is None else evaluation_steps,
+    )
+    made = []
+    for layer in range(layers):
+        own = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
+        f = _cell(cell, inputs if layer == 0 else width, width, own)
+        made.append(DEQ(f, solver=forward, stop=stop, adjoint=how, evaluation_stop=evaluation))
+    return made[0] if layers == 1 else Stack(made)
+
+
+def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
+    """The weight-tied network: the DEQ's own cell applied `depth` times, plain or checkpointed ("every", "sqrt")."""
+    return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
+
+
+def ode(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    time: float = 4.0,
+    method: str = "dopri5",
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+    adjoint: bool = True,
+    step_size: float | None = None,
+) -> Core:
+    """The Neural ODE dz/dt = f(z) - z over the DEQ's own cell, by torchdiffeq, its gradient by the adjoint (constant memory)."""
+    f = _cell(cell, inputs, width, parts)
+    return NeuralODE(f, time=time, method=method, rtol=rtol, atol=atol, adjoint=adjoint, step_size=step_size)
+
+
+def trellisnet(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    depth: int = 12,
+    auxiliary_every: int = 0,
+    injection: str = "tied",
+    checkpointing: str = "none",
+) -> Core:
+    """The TrellisNet of `depth` levels; `auxiliary_every` k supervises every k-th level (a recipe's `auxiliary` weighs it)."""
+    cell = _part("cell", {"trellis": TrellisCell}, "trellis", parts, {"inputs": inputs, "width": width})
+    return TrellisNet(
+        cell,
+        depth=depth,
+        auxiliary_every=auxiliary_every,
+        injection=injection,  # type: ignore[arg-type]
+        checkpointing=checkpointing,  # type: ignore[arg-type]
+    )
+
+
+def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
+    def make(
+        inputs: int,
+        width: int,
+        *,
+        layers: int = 1,
+        outputs: int | None = None,
+        hidden_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+    ) -> Core:
+        return Recurrent(
+            kind=kind,
+            inputs=inputs,
+            width=width,
+            layers=layers,
+            outputs=outputs,
+            hidden_dropout=hidden_dropout,
+            weight_dropout=weight_dropout,
+        )
+
+    make.__doc__ = f"torch's nn.{kind.upper()}, with the regularisation of AWD-LSTM where it is asked for."
+    return make
+
+
+MODELS: dict[str, Builder] = {
+    "deq": deq,
+    "tied": tied,
+    "trellisnet": trellisnet,
+    "transformer-xl": TransformerXL,
+    "ode": ode,
+    "tcn": TCN,
+    "lstm": _recurrent("lstm"),
+    "gru": _recurrent("gru"),
+}
+TASKS: dict[str, Callable[..., Task]] = {"copy": CopyMemory, "agreement": Agreement, "markov": Markov, "text": Text}
+
+
+def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
+    given = {"width": width}
+    if "inputs" in parameters_of(f"cell {name!r}", resolve("cell", CELLS, name)):
+        given["inputs"] = inputs
+    elif inputs != width:
+        raise UserError(f"the input of cell {name!r} is added to its state: inputs ({inputs}) must equal width ({width})")
+    cell: Cell = _part("cell", CELLS, name, parts, given)
+    return cell
+
+
+def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
+    kind = part.replace("_", " ")
+    made = construct(f"{kind} {name!r}", resolve(kind, registry, name), parts.pop(part, {}), given or {})
+    if part.endswith("solver") and not all(hasattr(made, name) for name in ("init", "step", "differentiable")):
+        raise UserError(f"{kind} {name!r} made a {type(made).__name__}; a solver must have init, step and differentiable")
+    if part == "cell" and not isinstance(made, Cell):
+        raise UserError(f"cell {name!r} made a {type(made).__name__}; a cell must be a deq.Cell")
+    return made
+
+
+def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
+    """The registry's entry, or what a dotted path `package.module:attribute` names; UserError where there is none."""
+    if name in registry:
+        return registry[name]
+    if ":" not in name:
+        raise unknown(kind, name, registry)
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CodeError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's module ran and failed
+        raise CodeError(f"{kind} {name!r} fails on import: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise UserError(f"{kind} {name!r} is not a class or a function")
+    return found
+
+
+def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """Call `make` with the arguments the harness gives and the settings, each checked against the signature."""
+    parameters = parameters_of(kind, make)
+    wrong = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
+    if wrong:
+        raise UserError(f"{kind} takes no {wrong[0]!r}, which the harness gives; it takes: {', '.join(parameters) or 'nothing'}")
+    allowed = {name: p for name, p in parameters.items() if name not in given and p.kind is p.KEYWORD_ONLY}
+    for name in settings:
+        if name not in allowed:
+            if name in parameters and name not in given:
+                raise UserError(f"{kind} setting {name!r} must be a keyword-only parameter")
+            raise unknown(f"{kind} setting", name, allowed) if allowed else UserError(f"{kind} has no settings, got {name!r}")
+    missing = [name for name, p in allowed.items() if p.default is p.empty and name not in settings]
+    if missing:
+        raise UserError(f"{kind} needs the setting {missing[0]!r}")
+    checked = {name: _checked(f"{kind} setting {name!r}", allowed[name].annotation, value) for name, value in settings.items()}
+    try:
+        return make(**given, **checked)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind}: {error}") from error
+
+
+def parameters_of(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The signature, annotations evaluated (a user's file may hold them as text)."""
+    try:
+        return inspect.signature(make, eval_str=True).parameters
+    except Exception as error:  # no signature, or an annotation that is no Python
+        raise UserError(f"{kind} cannot be made with settings: {type(error).__name__}: {error}") from error
+
+
+def _checked(what: str, annotation: Any, value: Any) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{what}: {error.errors()[0]['msg']}, got {value!r}") from error
+
+
+def build_core(model: Named, inputs: int, width: int) -> Core:
+    """The Core of a model: (B, T, inputs) features to (B, T, core.width)."""
+    own: Settings = {}
+    parts: Parts = {}
+    for name, value in model.settings.items():
+        part, dot, rest = name.partition(".")
+        if dot:
+            parts.setdefault(part, {})[rest] = value
+        else:
+            own[name] = value
+    make = resolve("model", MODELS, model.name)
+    given: dict[str, Any] = {"inputs": inputs, "width": width}
+    if "parts" in parameters_of(f"model {model.name!r}", make):
+        given["parts"] = parts
+    core = construct(f"model {model.name!r}", make, own, given)
+    left = sorted(f"{part}.{name}" for part, settings in parts.items() for name in settings)
+    if left:
+        raise UserError(f"model {model.name!r} has no part for the setting {left[0]!r}")
+    if not isinstance(core, Core):
+        raise UserError(f"model {model.name!r} made a {type(core).__name__}; a model must be a deq.Core")
+    return core
+
+
+def build_task(task: Named, data: Mapping[str, Path]) -> Task:
+    """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
+    make = resolve("task", TASKS, task.name)
+    given = {"paths": data} if "paths" in parameters_of(f"task {task.name!r}", make) else {}
+    made = construct(f"task {task.name!r}", make, task.settings, given)
+    if not isinstance(made, Task):
+        raise UserError(f"task {task.name!r} made a {type(made).__name__}; a task must be a bench.tasks.task.Task")
+    if made.headline not in made.metrics:
+        raise unknown(f"headline of task {task.name!r},", made.headline, made.metrics)
+    return made

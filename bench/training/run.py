@@ -1,0 +1,259 @@
+"""One run: build, train, evaluate, probe; whatever happens, a Record."""
+
+import datetime
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.execution.memory_limit import lift_memory_limit
+from bench.instruments.contention import CONTENDED
+from bench.instruments.environment import environment
+from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
+from bench.records.identity import Identity, code_here, project_code
+from bench.records.record import Measure, Record, RunStatus, measured
+from bench.records.spec import Spec
+from bench.tasks.task import Task, derive_seed
+from bench.training.checkpoint import Interrupted
+from bench.training.context import RunControl, TrainingContext, make_context
+from bench.training.evaluation import evaluate
+from bench.training.final_probes import (
+    as_trained,
+    future_leak,
+    gradient_by_beta,
+    memory_by_depth,
+    parameters,
+    residual_by_nfe,
+    step_measures,
+)
+from bench.training.language_model import LanguageModel, build_model
+from bench.training.registry import build_task
+from bench.training.run_identity import identify
+from bench.training.trainer import Diverged, Trainer
+
+_ODE_FAILURES = ("non-finite values in state", "underflow in dt")  # torchdiffeq's assertions
+_PROBES = {"residual_by_nfe": residual_by_nfe, "gradient_by_beta": gradient_by_beta, "depth": memory_by_depth}
+_BY_RANK = (
+    *("train_forward_nfe_mean", "train_backward_nfe_mean", "train_residual_p95"),
+    *("saved_bytes", "peak_live_bytes", "solver_bytes"),
+)
+
+
+def run(
+    spec: Spec,
+    *,
+    suite: str,
+    data: Mapping[str, Path] | None = None,
+    beside: int = 1,
+    identity: Identity | None = None,
+    verify: bool = False,
+    control: RunControl | None = None,
+) -> Record:
+    """Execute a spec and return its Record; never raises for what the run did, only UserError for an invalid spec.
+
+    `beside` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it is not
+    given; where another process computed it, `verify` checks that data and code are the same here, and refuses to train otherwise.
+    With a checkpoint of this run in `control`, the run resumes from there; an interrupt ends it with its state saved.
+    """
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: torch sees no CUDA device here")
+    torch.set_num_threads(spec.threads)
+    task = build_task(spec.task, data or {})
+    if spec.train.carry and not task.streams:
+        raise UserError(f"carry: the batches of task {spec.task.name!r} do not continue one another")
+    context = make_context(spec, task, control)
+    identity = identity or identify(spec, task, environment(spec.device, spec.threads))
+    execution = _Execution(context)
+    status, reason = execution.run(identity if verify else None)
+    if status == "oom":
+        lift_memory_limit()
+    return Record(
+        run_id=identity.run_id(spec.key),
+        suite=suite,
+        spec=spec,
+        identity=identity,
+        status=status,
+        why=reason,
+        elapsed_s=context.clocks.total(),
+        headline=task.headline,
+        metrics=dict(task.metrics),
+        curve=execution.trainer.curve if execution.trainer else [],
+        measures=execution.measures | execution.read_clocks(beside),
+        probes=execution.probes,
+        provenance={
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "runs_side_by_side": beside,
+            "checkpoint": context.checkpoint.problem,
+            "checkpoint_step": context.checkpoint.step,
+            "code": dict(project_code()),
+        },
+        environment=environment(spec.device, spec.threads),
+    )
+
+
+class _Changed(UserError):
+    """The data or code here are not those that the run's id was computed from."""
+
+
+class _Execution:
+    """Build, train, evaluate and probe; keeps what was measured before a failure."""
+
+    def __init__(self, context: TrainingContext) -> None:
+        self.context, self.spec, self.task = context, context.spec, context.task
+        self.trainer: Trainer | None = None
+        self.measures: dict[str, Measure] = {}
+        self.probes: dict[str, Any] = {}
+        self._contended: str | None = None  # why the clocks are unreliable
+
+    def run(self, expected: Identity | None) -> tuple[RunStatus, str | None]:
+        """The status and, for a failure, the reason. `expected`: what the data and code must be."""
+        interrupt, ranks = self.context.interrupt, self.context.ranks
+        try:
+            with interrupt.deferred(raising=False) if ranks.size > 1 else nullcontext():
+                if expected is not None:
+                    self._verify(expected)
+                self.context.host.start()
+                trainer = self.trainer = self._resume() or self._build()
+                self._train(trainer)
+                self.context.raise_if_interrupted()
+                self._evaluate(trainer)
+                self.context.raise_if_interrupted()
+                if self.spec.role == "final":
+                    with self.context.clocks.phase("probe"):
+                        self._probe(trainer)
+        except Interrupted as request:
+            return request.status, str(request)  # type: ignore[return-value]
+        except Diverged as error:
+            return "diverged", str(error)
+        except Exception as error:
+            if isinstance(error, UserError) and not isinstance(error, (CodeError, _Changed)) and out_of_memory(error) is None:
+                raise
+            if any(message in str(error) for message in _ODE_FAILURES):
+                return "diverged", one_line(f"the ODE solver gave up: {error}")
+            return failure(error)
+        return "ok", None
+
+    def _verify(self, expected: Identity) -> None:
+        code = code_here(expected.code)
+        here = expected.model_copy(update={"data": self.task.fingerprint(), "code": code})
+        if self.context.ranks.any(here != expected):
+            changed = "; ".join(expected.differs(here)) or "what another process of this run has imported"
+            raise _Changed(f"refused: {changed} changed after the run's id was made from it; run the suite again")
+
+    def _resume(self) -> Trainer | None:
+        """A trainer in its checkpoint's state; None where there is none, or where it does not fit in every rank."""
+        checkpoint, ranks = self.context.checkpoint, self.context.ranks
+        state, trainer = checkpoint.load(), None
+        if not ranks.any(state is None):
+            try:
+                trainer = self._build(state)
+            except Exception as error:  # a file of another model fails in any way
+                if out_of_memory(error) is not None:
+                    raise
+        if ranks.any(trainer is None):
+            if state is not None:
+                checkpoint.discard("does not fit this run")
+            return None
+        return trainer
+
+    def _build(self, state: dict[str, Any] | None = None) -> Trainer:
+        """The model and its trainer, at the first step or in a checkpoint's state."""
+        spec, rank = self.spec, self.context.ranks.rank
+        with self.context.clocks.phase("build"):
+            torch.manual_seed(derive_seed("model", spec.seed))
+            model = build_model(spec.model, self.task.vocabulary).to(spec.device)
+        self.measures |= parameters(model)
+        trainer = Trainer(model, self.context)
+        torch.manual_seed(derive_seed("training", spec.seed, *([rank] if rank else [])))
+        if state is not None:
+            trainer.restore(state)
+        return trainer
+
+    def _train(self, trainer: Trainer) -> None:
+        context = self.context
+        context.cuda.start()
+        context.nvml.start()
+        context.contention.start()
+        finished = False
+        try:
+            trainer.run()
+            finished = True
+        finally:
+            with context.interrupt.deferred():
+                self._contended = context.contention.read(alone=not finished)  # another rank may be elsewhere
+                self.measures |= context.read_peaks()  # now: the probes allocate memory of their own
+                self.measures |= _over_attempts(self.measures, trainer.resumed_peaks)
+                if finished:
+                    trainer.save()  # for the last time: the probes run steps of their own
+
+    def _evaluate(self, trainer: Trainer) -> None:
+        stats = trainer.solver_stats
+        stats.split = "evaluation"
+        self._add_scores("valid", trainer.curve[-1].valid)
+        if self.spec.role == "final":
+            with self.context.machine.shared(), self.context.clocks.phase("evaluation"):
+                scores = evaluate(trainer.model, self.task, "test", self.spec, self.context.ranks)
+            self._add_scores("test", scores)
+        self.measures |= stats.read()
+        stats.close()
+
+    def _add_scores(self, split: str, scores: Mapping[str, float]) -> None:
+        for name, value in scores.items():
+            metric = self.task.metrics.get(name)
+            method = "mean over the split, model in evaluation mode"
+            self.measures[f"{split}_{name}"] = measured(value, metric.unit if metric else "1", method, f"{split} split")
+
+    def _probe(self, trainer: Trainer) -> None:
+        model, ranks = trainer.model, self.context.ranks
+        if ranks.first:
+            self.measures |= self._probe_unless_interrupted(future_leak, model) or {}
+            for name, probe in _PROBES.items():
+                found = self._probe_unless_interrupted(probe, model)
+                if found:
+                    self.probes[name] = found
+        self.measures |= as_trained(model, self.task, self.spec, ranks)
+        self.context.raise_if_interrupted()
+        self.measures |= step_measures(trainer)
+        if ranks.size > 1:
+            values = {name: None if (found := self.measures.get(name)) is None else found.value for name in _BY_RANK}
+            self.probes["ranks"] = ranks.gather(values)
+
+    def _probe_unless_interrupted(self, probe: Callable[[LanguageModel, Task, Spec], Any], model: LanguageModel) -> Any:
+        """The probe's result; None after a request to stop, which all ranks then raise at the same place."""
+        if self.context.interrupt.asked is not None:
+            return None
+        with self.context.machine.shared():
+            return probe(model, self.task, self.spec)
+
+    def read_clocks(self, beside: int) -> dict[str, Measure]:
+        """The clocks, and the solver statistics where a failure kept them from being read."""
+        contended = f"{beside} runs side by side" if beside > 1 else self._contended
+        measures = {name: _contended(measure, contended) for name, measure in self.context.clocks.read().items()}
+        if self.trainer is not None and "solver_bytes" not in self.measures:
+            measures |= self.trainer.solver_stats.read()
+        return measures
+
+
+def _contended(measure: Measure, reason: str | None) -> Measure:
+    """The wall clock, null where other work ran on the machine; its method then keeps the value."""
+    if reason is None or measure.value is None:
+        return measure
+    method = f"{measure.method}; {reason}, the clock then said {measure.value:.4g} s"
+    return measure.model_copy(update={"value": None, "why": CONTENDED, "method": method})
+
+
+def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float | None]) -> dict[str, Measure]:
+    """The meters of a resumed run: peaks are the largest over its attempts, sums and means over a window are null."""
+    found = {}
+    for name, past in before.items():
+        measure = measures[name]
+        if name.endswith("_peak_bytes") or name.startswith("nvml_"):
+            values = [value for value in (past, measure.value) if value is not None]
+            if values:
+                method = f"{measure.method}; largest over the attempts of a resumed run"
+                found[name] = measure.model_copy(update={"value": max(values), "why": None, "method": method})
+        elif measure.value is not None:
+            found[name] = measure.model_copy(update={"value": None, "why": "the run was resumed: its window has a gap"})
+    return found

@@ -1,0 +1,59 @@
+"""Compute a run's Identity from its spec, its task and the environment where it runs."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+
+from baselines import Unrolled
+from bench.records.identity import Identity, decisive, versions_and_code
+from bench.records.source_code import loads
+from bench.records.spec import Named, Spec
+from bench.tasks.task import Task
+from bench.training.language_model import build_model
+from bench.training.registry import MODELS, TASKS, resolve
+from bench.training.trainer import Trainer
+
+
+def identify(spec: Spec, task: Task, environment: Mapping[str, Any]) -> Identity:
+    """Compute what the run's numbers come from; builds the model without storage to see what it is made of."""
+    named = (spec.model.model_dump_json(), spec.task.model_dump_json())
+    pretrained = spec.recipe is not None and spec.recipe.pretrain_steps > 0
+    numerics, code = _made_of(*named, pretrained, _Held(task), loads())
+    return Identity(data=task.fingerprint(), numerics=numerics, code=code, environment=decisive(environment))
+
+
+class _Held:
+    """A task as part of a cache's key, which its settings are enough for."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+
+@cache
+def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _loads: int) -> tuple[dict[str, int], dict[str, str]]:
+    model, task = Named.model_validate_json(model_json), Named.model_validate_json(task_json)
+    makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
+    numerics, code = versions_and_code(makers, [_built(model, held.task.vocabulary), held.task])
+    numerics |= {Trainer.__name__: Trainer.numerics}
+    if pretrained:  # a recipe trains the cell unrolled first
+        numerics |= {Unrolled.__name__: Unrolled.numerics}
+    return numerics, code
+
+
+def _built(model: Named, vocabulary: int) -> object:
+    try:
+        with torch.device("meta"):
+            return build_model(model, vocabulary)
+    except Exception:  # it looks at its numbers while it is built, or cannot be built at all
+        try:
+            return build_model(model, vocabulary)
+        except Exception:
+            return None

@@ -1,0 +1,262 @@
+"""The training loop, the same for every model, and how a training resumes from a checkpoint."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from bench.instruments.solver_stats import Telemetry
+from bench.records.record import Point
+from bench.records.spec import Train
+from bench.training.checkpoint import Interrupted
+from bench.training.context import TrainingContext
+from bench.training.evaluation import evaluate
+from bench.training.language_model import LanguageModel
+from bench.training.recipe_schedule import RecipeSchedule
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+
+class Losses(NamedTuple):
+    """What is minimised (scalar, attached), its cross-entropy alone (nats, detached), and the memory to carry on."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    memory: Any
+
+
+def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any = None, auxiliary: float = 0.0) -> Losses:
+    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times the sum of its auxiliary features'."""
+    total, output, supervision = model.loss(inputs, targets, memory)
+    cross_entropy = total.detach()
+    if output.penalty is not None:
+        total = total + output.penalty
+    if auxiliary and supervision is not None:
+        total = total + auxiliary * supervision
+    return Losses(total, cross_entropy, output.memory)
+
+
+class _Loss(nn.Module):
+    """`loss_of` as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: LanguageModel, auxiliary: float) -> None:
+        super().__init__()
+        self.model, self.auxiliary = model, auxiliary
+
+    def forward(self, inputs: Tensor, targets: Tensor, memory: Any = None) -> Losses:
+        return loss_of(self.model, inputs, targets, memory, self.auxiliary)
+
+
+def make_optimiser(model: nn.Module, train: Train) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, and its learning rate: linear warm-up over `warmup` steps, then a cosine that reaches zero after the last step."""
+
+    def factor(step: int) -> float:
+        if step < train.warmup:
+            return (step + 1) / train.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
+
+    optimiser = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def training_step(
+    model: LanguageModel,
+    optimiser: torch.optim.Optimizer,
+    clip: float | None,
+    inputs: Tensor,
+    targets: Tensor,
+    memory: Any = None,
+    loss: Callable[[Tensor, Tensor, Any], Losses] | None = None,
+) -> tuple[Tensor, Any]:
+    """Forward, backward, clipped update; the cross-entropy (detached) and the memory to carry on. `loss`: instead of `loss_of`."""
+    optimiser.zero_grad(set_to_none=True)
+    losses = loss_of(model, inputs, targets, memory) if loss is None else loss(inputs, targets, memory)
+    losses.total.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)  # after backward: a published baseline clips before, so not at all
+    optimiser.step()
+    return losses.cross_entropy, losses.memory
+
+
+class Trainer:
+    """Train one model: runs the steps and keeps the curve, also where `run` raises Diverged.
+
+    Resumed from a checkpoint, it ends in the same numbers, to the last bit on a CPU: batches are a function of their number, and
+    model, optimiser, schedule, random generators, carried memory and solver statistics are in the file. What else a user's model
+    keeps, outside parameters and buffers, is not.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(self, model: LanguageModel, context: TrainingContext) -> None:
+        self.model, self.context, self.spec, self.ranks = model, context, context.spec, context.ranks
+        self.solver_stats = Telemetry(model)
+        self.recipe = RecipeSchedule(model, self.spec.recipe, self.spec.train.steps)
+        self.loss = self.ranks.wrap_ddp(_Loss(model, self.recipe.auxiliary))
+        self.optimiser, self.schedule = make_optimiser(model, self.spec.train)
+        self.curve: list[Point] = []
+        self.done = 0
+        self.resumed_peaks: dict[str, float | None] = {}  # what the meters had read when the checkpoint was written
+        self._losses: list[Tensor] = []  # since the curve's last point
+        self._memory: Any = None
+
+    def run(self) -> None:
+        """All steps, with validation every `evaluate_every` and at the end.
+
+        Diverged at the first loss that is not finite; Interrupted after a request to stop, with the state saved.
+        """
+        context, steps = self.context, self.spec.train.steps
+        batches = context.task.batches("train", self.spec.train.batch, self.spec.seed, self.done)
+        interval = max(1, steps // 100)
+        self.model.train()
+        try:
+            while self.done < steps or self._losses:
+                start = self.done - len(self._losses)
+                end = min(start + interval, steps)
+                phase = context.clocks.phase("train" if start else "warmup")
+                with context.machine.shared(), phase, context.interrupt.deferred():
+                    while self.done < end:
+                        self._step(*next(batches))
+                        context.raise_if_interrupted()
+                        if self.ranks.broadcast_flag(context.checkpoint.due()):
+                            self.save()
+                context.nvml.sample()
+                if end == steps:
+                    self.recipe.restore()  # the model itself is validated last, tested and probed
+                self._add_point(start, end)
+        except Interrupted:
+            self.solver_stats.forget("evaluation")
+            self.solver_stats.split = "train"
+            self.model.train()
+            self.save()
+            raise
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+        train = self.spec.train
+        self.recipe.set_step(self.done)
+        inputs, targets = (self.ranks.share(part).to(self.spec.device) for part in (inputs, targets))
+        if self.context.task.begins(self.done, train.batch):
+            self._memory = None
+        loss, memory = training_step(self.model, self.optimiser, train.clip, inputs, targets, self._memory, self.loss)
+        self._memory = memory if train.carry else None
+        self.schedule.step()
+        self._losses.append(loss)
+        self.done += 1
+        self.context.progress(self.done, train.steps, self.curve[-1].train_loss if self.curve else None)
+
+    def _add_point(self, start: int, done: int) -> None:
+        """Add the mean of the losses since step `start`, and the validation where it is due, to the curve."""
+        losses = self.ranks.sum(torch.stack(self._losses).double()).cpu() / self.ranks.size
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            index = int((~finite).nonzero()[0].item())
+            raise Diverged(f"training loss {losses[index].item()} at step {start + index + 1} of {self.spec.train.steps}")
+        valid = self._validate(start, done)
+        solves = len(losses) * len(self.solver_stats.layers)
+        forward, residual = self.solver_stats.recent("forward", solves)
+        backward, _ = self.solver_stats.recent("backward", solves)
+        clocks = self.context.clocks
+        point = Point(
+            step=done,
+            seconds=(clocks.seconds("train") or 0.0) + (clocks.seconds("warmup") or 0.0),
+            train_loss=losses.mean().item(),
+            valid=valid,
+            forward_nfe=forward,
+            backward_nfe=backward,
+            residual=residual,
+        )
+        with self.context.interrupt.deferred():
+            self.curve.append(point)
+            self._losses = []
+
+    def _validate(self, start: int, done: int) -> dict[str, float]:
+        """The validation scores; empty where none is due between the steps. Diverged where one is not finite."""
+        every = self.spec.train.evaluate_every
+        if done < self.spec.train.steps and not (every and done // every > start // every):
+            return {}
+        with self.context.machine.shared(), self.context.clocks.phase("evaluation"):
+            self.solver_stats.split = "evaluation"
+            valid = evaluate(self.model, self.context.task, "valid", self.spec, self.ranks)
+            self.solver_stats.forget("evaluation")
+            self.solver_stats.split = "train"
+        for name, value in valid.items():
+            if not math.isfinite(value):
+                raise Diverged(f"validation {name} is {value} after step {done}")
+        return valid
+
+    def save(self) -> None:
+        """Write the checkpoint, if one is kept: all that the rest of the run depends on."""
+        context = self.context
+        if not self.ranks.broadcast_flag(context.checkpoint.kept):
+            return
+        with context.clocks.phase("checkpoint"):
+            own = {
+                "generator": torch.get_rng_state(),
+                "cuda_generator": torch.cuda.get_rng_state() if self.spec.device == "cuda" else None,
+                "memory": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(self._memory)],
+                "telemetry": self.solver_stats.state(),
+                "losses": [loss.cpu() for loss in self._losses],
+            }
+            state = {
+                "done": self.done,
+                "curve": [point.model_dump() for point in self.curve],
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "clocks": context.clocks.state(),
+                "peaks": _largest(self.resumed_peaks, {name: m.value for name, m in context.read_peaks().items()}),
+                "ranks": self.ranks.gather(own),
+            }
+            if self.ranks.first:
+                context.checkpoint.save(state, self.done)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Resume from a checkpoint's state. Any exception may be raised where it is not this run's; the model is then unusable."""
+        own = state["ranks"][self.ranks.rank]
+        _check_steps(state, own["losses"], self.spec.train.steps)
+        self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in own["losses"]]
+        self.curve = [Point.model_validate(point) for point in state["curve"]]
+        self.recipe.set_step(max(0, self.done - 1))  # before the weights: pre-training has another core
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._memory = _restored_memory(self, own["memory"])
+        self.solver_stats.restore(own["telemetry"])
+        self.context.clocks.restore(state["clocks"])
+        self.resumed_peaks = {str(name): value for name, value in state["peaks"].items()}
+        torch.set_rng_state(own["generator"])
+        if own["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(own["cuda_generator"])
+        if self.done == self.spec.train.steps and not self._losses:
+            self.recipe.restore()
+
+
+def _restored_memory(trainer: Trainer, leaves: list[Any]) -> Any:
+    """The carried memory from its tensors, shaped like the memory that the model's first batch leaves."""
+    if not leaves:
+        return None
+    spec = trainer.spec
+    inputs, _ = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
+    with torch.no_grad(), trainer.solver_stats.deaf():
+        output, _ = trainer.model.run(trainer.ranks.share(inputs).to(spec.device))
+    form = tree_flatten(output.memory)[1]
+    return tree_unflatten([leaf.to(spec.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
+
+
+def _check_steps(state: dict[str, Any], losses: Sequence[Tensor], steps: int) -> None:
+    """ValueError where the steps that a state names contradict each other, or are more than the training has."""
+    done, points = state["done"], [0, *(point["step"] for point in state["curve"])]
+    rising = all(before < after for before, after in pairwise(points))
+    if not (type(done) is int and rising and points[-1] + len(losses) == done == state["schedule"]["last_epoch"] <= steps):
+        raise ValueError(f"no state of this training: step {done} of {steps}, a curve up to step {points[-1]}")
+
+
+def _largest(before: dict[str, float | None], now: dict[str, float | None]) -> dict[str, float | None]:
+    pairs = {name: [value for value in (before.get(name), now.get(name)) if value is not None] for name in {**before, **now}}
+    return {name: max(values) if values else None for name, values in pairs.items()}

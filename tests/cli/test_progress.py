@@ -1,0 +1,31 @@
+"""What is shown while a suite runs: how each run ended."""
+
+import pytest
+from running import IDENTITY
+
+from bench.cli.progress import Display
+from bench.records.record import Record, RunStatus, measured
+from bench.records.spec import Named, Spec, Train
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [("ok", "test loss 2.042"), ("timeout", "timeout: 60 s are over"), ("oom", "oom: 60 s are over")]
+)
+def test_a_run_that_failed_after_its_test_is_shown_as_failed(
+    status: RunStatus, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, task = Train(steps=1, batch=1, learning_rate=0.1), Named(name="copy")
+    spec = Spec(group="g", label="l", model=Named(name="gru"), task=task, train=train, seed=0)
+    record = Record(
+        run_id=IDENTITY.run_id(spec.key),
+        suite="s",
+        status=status,
+        why=None if status == "ok" else "60 s are over",
+        spec=spec,
+        identity=IDENTITY,
+        measures={"test_loss": measured(2.042, "nats", "m", "s")},
+    )
+    Display(quiet=False).callbacks.recorded(record, 1, 1)
+    line = capsys.readouterr().err
+    assert shown in line
+    assert ("2.042" in line) == (status == "ok")

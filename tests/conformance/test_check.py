@@ -1,0 +1,437 @@
+"""What `check` passes keeps the contract, what breaks one rule fails that check and no other, and is told how to mend it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from running import run_suite
+from typer.testing import CliRunner
+
+from bench.claims.claim import judged
+from bench.claims.entries import CLAIMS
+from bench.claims.evidence import Evidence
+from bench.cli.check import app, parse_settings
+from bench.conformance.common import Subject
+from bench.conformance.compare import distance, gradient_errors
+from bench.conformance.load import CONTRACTS, Report, check_definition, find, kind_of, load, settings_for
+from bench.conformance.reference_predictors import predictors, scores
+from bench.conformance.result import Check, Result, judge, render, run_checks
+from bench.conformance.tasks import TASK
+from bench.execution.engines.inline import Inline
+from bench.execution.plan import Plan
+from bench.execution.suite_loading import load_suite
+from bench.records.errors import UserError
+from bench.records.spec import Comparison, Settings
+from bench.report.report import write_report
+from bench.tasks.agreement import Agreement
+from bench.tasks.copy import CopyMemory
+from bench.tasks.markov import Markov
+from deq import Cell
+
+EXAMPLES = Path(__file__).parent / "extending"
+BROKEN = EXAMPLES / "broken"
+
+# The check that each broken thing fails; a warning where its rule is a matter of cost.
+FAILS = {
+    "broken_cells:Narrow": "shapes",
+    "broken_cells:Single": "shapes",
+    "broken_cells:Roots": "finite",
+    "broken_cells:Dropping": "one map",
+    "broken_cells:Static": "one map",
+    "broken_cells:Writing": "one map",
+    "broken_cells:Noisy": "evaluation",
+    "broken_cells:Unseeded": "same seed",
+    "broken_cells:Mixing": "samples",
+    "broken_cells:Normalising": "samples",
+    "broken_cells:Ahead": "causality",
+    "broken_cells:Crooked": "gradient",
+    "broken_cells:Idle": "parameters",
+    "broken_cells:Secret": "state",
+    "broken_cells:Dragging": "carried memory",
+    "broken_cells:Adding": "fixed point",
+    "broken_cells:Clipping": "implicit gradient",
+    "broken_cells:Leaky": "memory",
+    "broken_models:Bare": "shapes",
+    "broken_models:Failing": "shapes",
+    "broken_models:Leaving": "shapes",
+    "broken_models:Logarithms": "finite",
+    "broken_models:Dropping": "evaluation",
+    "broken_models:Counting": "evaluation",
+    "broken_models:Unseeded": "same seed",
+    "broken_models:Unsolved": "solve",
+    "broken_models:Mixing": "samples",
+    "broken_models:MixingInTraining": "samples",
+    "broken_models:Ahead": "causality",
+    "broken_models:AheadBehindAMemory": "causality",
+    "broken_models:Crooked": "gradient",
+    "broken_models:Cut": "gradient",
+    "broken_models:Idle": "parameters",
+    "broken_models:Secret": "state",
+    "broken_models:Dragging": "carried memory",
+    "broken_models:Strange": "carried memory",
+    "broken_models:Hoarding": "memory",
+    "broken_solvers:Flat": "shapes",
+    "broken_solvers:Backward": "solves",
+    "broken_solvers:Shared": "samples",
+    "broken_solvers:Poisoned": "samples",
+    "broken_solvers:Dividing": "singular",
+    "broken_solvers:Counting": "same solve",
+    "broken_solvers:Keeping": "same solve",
+    "broken_solvers:Growing": "memory",
+    "broken_solvers:Detaching": "gradient",
+    "broken_tasks:Contrary": "declaration",
+    "broken_tasks:Changing": "declaration",
+    "broken_tasks:Short": "batches",
+    "broken_tasks:Endless": "batches",
+    "broken_tasks:FromOne": "ids",
+    "broken_tasks:Straying": "same seed",
+    "broken_tasks:Numberless": "same seed",
+    "broken_tasks:Deaf": "seeds",
+    "broken_tasks:Moving": "seeds",
+    "broken_tasks:Leaking": "splits",
+    "broken_tasks:Means": "score",
+    "broken_tasks:Optimist": "chance",
+    "broken_tasks:Modest": "floor",
+    "broken_tasks:Unreachable": "floor",
+}
+WARNS = {
+    "broken_cells:Looking": "fake tensors",
+    "broken_models:Looking": "fake tensors",
+    "broken_models:Opening": "parameters",
+    "broken_solvers:Looking": "fake tensors",
+    "broken_solvers:Endless": "memory",
+    "broken_solvers:Peeking": "evaluations",
+}
+
+
+@pytest.fixture(autouse=True)
+def _paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The import path, and what was imported from a test's own folder, are afterwards as they were."""
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", [str(BROKEN), *sys.path])
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith((str(tmp_path), str(BROKEN))):
+            del sys.modules[name]
+
+
+def result_of(path: str, **settings: Any) -> Report:
+    """What is found of a broken thing."""
+    module, _, name = path.partition(":")
+    file = BROKEN / f"{module}.py"
+    (one,) = find(load(file), [name])
+    return check_definition(one, settings_for([one], settings)[0], file)
+
+
+def verdicts(one: Report) -> dict[str, str]:
+    return {finding.check: finding.verdict for finding in one.findings}
+
+
+def written(tmp_path: Path, text: str, name: str = "own_things.py") -> str:
+    """A user's file."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return str(tmp_path / name)
+
+
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a wrong call ends in."""
+    result = call(*arguments)
+    assert isinstance(result.exception, UserError), result.output
+    line = str(result.exception)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", ["my_cell", "my_solver", "my_model", "my_task"])
+def test_an_example_passes_every_check(name: str) -> None:
+    result = call(str(EXAMPLES / f"{name}.py"))
+    assert result.exit_code == 0, result.output
+    kind = name.removeprefix("my_")
+    assert f"{kind} {name}:" in result.output
+    for check in CONTRACTS[kind]:
+        assert f"  {check.name} " in result.output
+    assert "FAIL" not in result.output
+    assert "warn" not in result.output
+
+
+@pytest.mark.parametrize(("path", "check"), FAILS.items())
+def test_what_breaks_one_rule_fails_that_check_alone_and_is_told_how_to_mend_it(path: str, check: str) -> None:
+    one = result_of(path)
+    found = verdicts(one)
+    assert [name for name, verdict in found.items() if verdict == "FAIL"] == [check]
+    assert not [name for name, verdict in found.items() if verdict == "warn"]
+    rule = next(rule for rule in CONTRACTS[one.kind] if rule.name == check)
+    assert rule.remedy in " ".join(render(one.title, one.findings).split())
+    skipped = [result.why for result in one.findings if result.verdict == "skip"]
+    own = ("not run until", "no DEQ", "differentiated", "so few different sequences")
+    assert all(any(reason in why for reason in own) for why in skipped), skipped
+
+
+@pytest.mark.parametrize(("path", "check"), WARNS.items())
+def test_what_costs_more_is_warned_of_with_the_reason_and_fails_nothing(path: str, check: str) -> None:
+    one = result_of(path)
+    assert [name for name, verdict in verdicts(one).items() if verdict in ("warn", "FAIL")] == [check]
+    (finding,) = (finding for finding in one.findings if finding.verdict == "warn")
+    assert finding.why
+    assert not one.failed
+
+
+def test_every_check_has_something_that_breaks_it() -> None:
+    kinds = {path: path.partition(":")[0].removeprefix("broken_").removesuffix("s") for path in (*FAILS, *WARNS)}
+    broken = {(kinds[path], check) for path, check in {**FAILS, **WARNS}.items()}
+    assert broken == {(kind, check.name) for kind, checks in CONTRACTS.items() for check in checks}
+
+
+def test_nothing_that_is_broken_is_left_out() -> None:
+    found = {one.path for kind in ("cells", "models", "solvers", "tasks") for one in find(load(BROKEN / f"broken_{kind}.py"))}
+    assert found == {*FAILS, *WARNS, "broken_models:Rough"}
+
+
+def test_an_adjoint_that_is_inexact_by_design_is_not_held_to_the_slope() -> None:
+    one = result_of("broken_models:Rough")
+    (gradient,) = (finding for finding in one.findings if finding.check == "gradient")
+    assert gradient.verdict == "skip"
+    assert "Phantom" in gradient.why
+    assert float(gradient.found.split()[-1]) > 1e-3
+    assert not one.failed
+
+
+def test_a_map_without_a_fixed_point_is_told_plainly() -> None:
+    (finding,) = (one for one in result_of("broken_cells:Adding").findings if one.check == "fixed point")
+    assert "no fixed point found: 0 of 24 samples" in finding.found
+
+
+def test_the_tensor_whose_gradient_is_wrong_is_named() -> None:
+    (finding,) = (one for one in result_of("broken_models:Crooked").findings if one.check == "gradient")
+    assert "layer.weight" in finding.found
+
+
+def test_what_raises_is_found_with_the_line_of_the_users_file() -> None:
+    (finding,) = (one for one in result_of("broken_models:Failing").findings if one.check == "shapes")
+    lines = (BROKEN / "broken_models.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if 'RuntimeError("too' in text)
+    assert finding.found == f"RuntimeError: too short (broken_models.py, line {line})"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CopyMemory(T=4, samples=4096, test_samples=1024),
+        lambda: Agreement(),
+        lambda: Agreement(vocabulary=12, classes=3, dependency=2, noise=0.3),
+        lambda: Markov(),
+        lambda: Markov(states=5, length=8),
+    ],
+    ids=["copy", "agreement", "small agreement", "markov", "small markov"],
+)
+def test_a_task_of_the_package_keeps_its_contract(make: Any) -> None:
+    findings = run_checks(TASK, Subject(make=make))
+    assert [finding for finding in findings if finding.verdict not in ("pass", "skip")] == []
+    assert {finding.check for finding in findings if finding.verdict == "skip"} <= {"splits"}
+
+
+def test_frequencies_score_the_entropies_that_they_should() -> None:
+    task = Markov(states=4, length=16, test_samples=2048)
+    found = {name: scores(task, predictor)["loss"] for name, predictor in predictors(task).items()}
+    chance, floor = task.metrics["loss"].chance, task.metrics["loss"].floor
+    assert found["uniform"].value == pytest.approx(torch.tensor(4.0).log().item())
+    assert found["frequencies"].value == pytest.approx(chance, abs=0.02)
+    assert found["frequencies by input"].value == pytest.approx(floor, abs=0.02)
+
+
+def test_gradient_errors_tell_a_gradient_from_one_that_is_a_thousandth_off() -> None:
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64).requires_grad_()
+    before = x.detach().clone()
+    assert gradient_errors(lambda: x.sin().sum(), {"x": [x]})["x"] < 1e-7
+    # x + (x / 1000 as autograd does not see it)
+    assert gradient_errors(lambda: (x.sin() + 1e-3 * x.detach().sin()).sum(), {"x": [x]})["x"] > 1e-4
+    assert torch.equal(x.detach(), before)
+
+
+def test_the_distance_is_infinite_where_nothing_can_be_compared() -> None:
+    one = torch.ones(2)
+    assert distance(one, torch.ones(3)) == float("inf")
+    assert distance(torch.tensor([1.0, torch.nan]), one) == float("inf")
+    assert distance(torch.tensor([1.0, 4.0]), one) == 1.5
+    assert distance(torch.empty(0), torch.empty(0)) == 0.0
+
+
+def test_a_check_that_needs_a_failed_one_is_not_run() -> None:
+    def never(subject: int) -> Result:
+        raise ZeroDivisionError("run")
+
+    def one(name: str, good: bool | None, *needs: str) -> Check:
+        run = never if good is None else lambda subject: judge(good, str(subject))
+        return Check(name=name, expected="", remedy="remedy", run=run, needs=needs)
+
+    results = run_checks([one("a", True), one("b", False, "a"), one("c", None, "b"), one("d", None, "c"), one("e", None)], 7)
+    assert [one.verdict for one in results] == ["pass", "FAIL", "skip", "skip", "FAIL"]
+    assert (results[1].found, results[1].why) == ("7", "remedy")
+    assert results[4].found == "ZeroDivisionError: run"
+    assert [one.verdict for one in run_checks([one("a", False), one("b", None)], 7)] == ["FAIL", "skip"]
+
+
+class TestCommand:
+    def test_a_failure_is_status_1_and_its_mending_is_printed(self) -> None:
+        result = call(str(BROKEN / "broken_cells.py"), "--only", "Ahead")
+        assert result.exit_code == 1
+        assert "causality" in result.output
+        assert "Attention without a causal mask" in " ".join(result.output.split())
+
+    def test_json_says_the_same(self) -> None:
+        result = call(str(BROKEN / "broken_tasks.py"), "--only", "FromOne", "--json", "--only", "Contrary")
+        assert result.exit_code == 1
+        told_of = json.loads(result.output)
+        assert told_of["failed"] is True
+        assert [one["path"] for one in told_of["checked"]] == ["broken_tasks:FromOne", "broken_tasks:Contrary"]
+        findings = {one["check"]: one for one in told_of["checked"][0]["findings"]}
+        assert findings["ids"]["verdict"] == "FAIL"
+        assert findings["ids"]["found"] == "1..8, vocabulary 8"
+        assert findings["splits"]["why"] == "not run until ids passes"
+
+    def test_settings_reach_what_takes_them(self) -> None:
+        result = call(str(EXAMPLES / "my_task.py"), "--set", "symbols=3", "--set", "lag=2")
+        assert result.exit_code == 0, result.output
+        assert "task my_task:Lookback (symbols 3, lag 2)" in result.output
+        assert "3 ids" in result.output
+
+    def test_a_width_is_that_of_the_cell(self) -> None:
+        result = call(str(EXAMPLES / "my_cell.py"), "--set", "width=6", "--json")
+        (one,) = json.loads(result.output)["checked"]
+        assert one["settings"] == {"width": 6}
+        assert one["parameters"] == (12 * 6 + 6) + 2 * (6 * 6 + 6)
+
+    def test_the_global_generator_is_left_as_it_was(self) -> None:
+        before = torch.random.get_rng_state()
+        result_of("broken_models:Idle")
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("def (", ["fails on import", "SyntaxError"]),
+            ("import no_such_module_at_all", ["fails on import", "no_such_module_at_all", "line 1"]),
+            ("\nraise SystemExit('bye\\nbye')", ["fails on import", "SystemExit: bye bye", "line 2"]),
+            ("1 / 0", ["ZeroDivisionError", "line 1"]),
+            ("", ["defines no Cell, Core, Solver"]),
+            ("SPECS = []", ["it is a suite", "files that it names"]),
+            ("from deq import Cell, MLPCell", ["defines no Cell"]),
+            (
+                "from deq import MLPCell\nclass Own(MLPCell):\n    def __init__(self, *, width, rank):\n        pass",
+                ["needs the setting 'rank'", "--set NAME=VALUE"],
+            ),
+            ("from deq import MLPCell\nclass Own(MLPCell):\n    def __init__(self):\n        pass", ["takes no 'width'"]),
+            ("from deq import Cell\nclass Own(Cell):\n    pass", ["Own", "abstract", "bind"]),
+            (
+                "from deq import Core\nclass Own(Core):\n    def __init__(self, *, inputs, width):\n"
+                "        raise KeyError('a\\nb')\n"
+                "    def forward(self, x, memory=None):\n        pass",
+                ["cannot be made", "KeyError", "line 4"],
+            ),
+            ("class Own:\n    def init(self, z, steps): ...\n    def step(self, f, z, fz, memory): ...", ["must have init, step"]),
+            ("from deq import Core\ndef make(*, inputs, width) -> Core:\n    return 7", ["made a int"]),
+            ("from bench.tasks.task import Task\nclass Own(Task):\n    pass", ["Own", "abstract"]),
+        ],
+    )
+    def test_a_file_that_is_not_fit_is_refused_in_one_line(self, tmp_path: Path, text: str, said: list[str]) -> None:
+        line = refused(written(tmp_path, text))
+        assert all(part in line for part in said), line
+
+    def test_a_file_whose_name_no_suite_can_use_is_refused(self, tmp_path: Path) -> None:
+        text = "from deq import MLPCell\nclass Own(MLPCell): ..."
+        assert "no dots" in refused(written(tmp_path, text, "own.things.py"))
+        assert "'json' exists already" in refused(written(tmp_path, text, "json.py"))
+        assert "'sys' exists already (built in)" in refused(written(tmp_path, text, "sys.py"))
+        assert "does not exist" in refused(str(tmp_path / "nothing.py"))
+        assert "is not a Python file" in refused(str(tmp_path))
+        assert "is not a Python file" in refused(written(tmp_path, text, "own.txt"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--only", "Gat"], ["unknown name in my_cell.py 'Gat'", "did you mean 'Gate'"]),
+            (["--only", "functional"], ["functional in my_cell.py is no Cell"]),
+            (["--set", "gian=0.3"], ["unknown setting 'gian'", "'gain'"]),
+            (["--set", "gain"], ["give NAME=VALUE"]),
+            (["--set", "gain=1", "--set", "gain=2"], ["given twice"]),
+            (["--set", "gain=high"], ["gain", "'high'"]),
+            (["--set", "width=0"], ["width must be a positive integer, got 0"]),
+            (["--set", "width=wide"], ["width must be a positive integer, got 'wide'"]),
+        ],
+    )
+    def test_a_wrong_option_is_one_line(self, arguments: list[str], said: list[str]) -> None:
+        line = refused(str(EXAMPLES / "my_cell.py"), *arguments)
+        assert all(part in line for part in said), line
+
+
+class TestFinding:
+    def test_what_is_imported_or_private_is_left_alone_unless_named(self, tmp_path: Path) -> None:
+        text = "from deq import MLPCell, Picard\nclass _Hidden(MLPCell): ...\nclass Own(MLPCell): ...\n"
+        module = load(Path(written(tmp_path, text, "own_names.py")))
+        assert [(one.kind, one.path) for one in find(module)] == [("cell", "own_names:Own")]
+        named = find(module, ["_Hidden", "Picard"])
+        assert [(one.kind, one.name) for one in named] == [("cell", "_Hidden"), ("solver", "Picard")]
+
+    def test_an_abstract_parent_is_left_alone(self, tmp_path: Path) -> None:
+        text = "from deq import Cell\nclass Parent(Cell): ...\nclass Own(Parent):\n    def bind(self, x, memory=None): ...\n"
+        module = load(Path(written(tmp_path, text, "own_parents.py")))
+        assert [one.name for one in find(module)] == ["Own"]
+
+    def test_a_function_is_what_it_says_that_it_returns(self, tmp_path: Path) -> None:
+        text = (
+            "from __future__ import annotations\nfrom deq import Core, Cell, Anderson\nfrom bench.tasks.markov import Markov\n"
+            "def core(inputs, width): ...\ndef cell(*, width: int) -> Cell: ...\ndef solver() -> Anderson: ...\n"
+            "def task() -> Markov: ...\ndef other(x: int) -> int: ...\ndef strange(x) -> Nowhere: ...\nNUMBER = 7\n"
+        )
+        module = load(Path(written(tmp_path, text, "own_functions.py")))
+        kinds = {one.name: one.kind for one in find(module)}
+        assert kinds == {"core": "model", "cell": "cell", "solver": "solver", "task": "task"}
+
+    def test_no_kind_is_made_up(self) -> None:
+        assert kind_of(7) is None
+        assert kind_of(int) is None
+        assert kind_of(Cell) == "cell"
+
+    def test_a_setting_goes_to_those_that_take_it_alone(self) -> None:
+        found = find(load(EXAMPLES / "my_cell.py")) + find(load(EXAMPLES / "my_solver.py"))
+        given: Settings = {"gain": 0.3, "first": 0.5, "width": 8}
+        assert settings_for(found, given) == [{"gain": 0.3, "width": 8}, {"first": 0.5}]
+
+    def test_values_are_read_as_what_they_look_like(self) -> None:
+        wanted = {"a": 1, "b": 0.5, "c": True, "d": None, "e": "x=y"}
+        assert parse_settings(["a=1", "b=.5", "c=true", "d=none", "e=x=y"]) == wanted
+
+
+def test_the_suite_of_the_examples_puts_them_into_every_table_and_figure(tmp_path: Path) -> None:
+    name, (entry,) = load_suite(str(EXAMPLES / "my_suite.py"), {})
+    assert isinstance(entry, Comparison)
+    train = entry.train.model_copy(update={"steps": 4, "evaluate_every": 2, "warmup": 0})
+    short = entry.model_copy(update={"train": train, "seeds": (0,), "depths": (2, 3, 4)})
+    records = run_suite(Plan([short]), tmp_path, suite=name, engine=Inline())
+    assert {record.spec.label: record.status for record in records} == dict.fromkeys(entry.rows, "ok")
+    files = {file.relative_to(tmp_path).as_posix() for file in write_report(tmp_path)}
+    rows = set(entry.rows)
+    for ending in ("", "-cost", "-memory"):
+        table = (tmp_path / f"tables/{name}/my-own{ending}.md").read_text(encoding="utf-8")
+        assert all(f"| {row} |" in table for row in rows)
+    solved = (tmp_path / f"tables/{name}/my-own-solver.md").read_text(encoding="utf-8")
+    assert all(f"| {row} |" in solved for row in rows if row.startswith("DEQ"))
+    assert {f"figures/{name}/my-own-{what}.png" for what in ("curves-steps", "memory", "solver", "tradeoff")} <= files
+    for figure, wanted in (("curves-steps", rows), ("tradeoff", rows), ("solver", {"DEQ", "DEQ, my cell and solver"})):
+        drawn = (tmp_path / f"figures/{name}/my-own-{figure}.svg").read_text(encoding="utf-8")
+        assert all(f"<!-- {row} -->" in drawn for row in wanted), figure
+    evidence = Evidence(tmp_path, own=(name,))
+    about = {one.claim.id: [part.about for part in one.parts] for one in judged(CLAIMS, evidence)}
+    mine = "my own: DEQ, my cell and solver"
+    for claim in ("converges", "perplexity", "training-time", "memory-saved"):
+        assert any(text.startswith(mine) for text in about[claim]), claim
+    assert f"{mine} over tied 6, my cell" in about["perplexity"]
+    assert not any(part for one in judged(CLAIMS, Evidence(tmp_path)) for part in one.parts)

@@ -1,0 +1,119 @@
+"""The counts beside the paper's: every row built or explained, and the known ones equal to their closed forms."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.execution.parameter_table import WITHIN, Count, count, counts
+from bench.records.spec import Named
+from bench.suites.paper import PRINTED, SPECS
+
+ROWS = {(row.group, row.label): row for row in counts("paper", {})}
+WIKITEXT, PTB = "Table 3, WikiText-103", "Table 2, Penn Treebank"
+V = 267_735
+
+
+def test_every_row_of_the_three_tables_is_there() -> None:
+    assert [sum(row.table.startswith(f"Table {n},") for row in PRINTED) for n in (1, 2, 3)] == [4, 7, 15]
+    assert len(ROWS) == len(PRINTED) == 26
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.label)
+def test_a_row_is_within_three_percent_of_the_paper_or_says_why_not(row: Count) -> None:
+    assert row.agrees or row.remark
+    assert "\n" not in row.remark
+
+
+def test_the_rows_of_the_family_agree_but_for_the_known_disagreements() -> None:
+    off = {row.label for row in ROWS.values() if row.total is not None and not row.agrees}
+    assert off == {
+        "Transformer-XL X-large, adaptive",
+        "Transformer-XL medium, 18 layers, adaptive",
+        "DEQ-Transformer medium, adaptive",
+    }
+
+
+def test_trellisnet_has_the_count_of_its_closed_form() -> None:
+    inputs, hidden = 400, 1400
+    f = 2 * inputs * 4 * hidden + 4 * hidden + 2 * hidden * 4 * hidden
+    for label in ("TrellisNet-60", "DEQ-TrellisNet"):
+        row = ROWS[PTB, label]
+        assert row.nonembedding == f
+        assert row.total == f + 10_000 * inputs + 10_000  # one tied table and the head's bias
+
+
+def test_the_deq_transformer_of_the_released_script_has_the_98_million_that_the_paper_does_not_print() -> None:
+    row = ROWS[WIKITEXT, "DEQ-Transformer medium, adaptive"]
+    d, inner = 700, 48_000
+    f = 5 * d * d + 2 * d * inner
+    injection = 3 * d * d
+    assert row.nonembedding == pytest.approx(f + injection, rel=2e-3)
+    # Transformer-XL's code has a 700 x 700 projection of the frequent words on either side, and a bias a word.
+    assert row.total + 2 * d * d + V == pytest.approx(97.8e6, rel=5e-3)
+
+
+def test_the_lstm_and_the_tcn_have_the_count_of_their_closed_form() -> None:
+    total, nonembedding = count(Named(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
+    assert nonembedding == 2 * (4 * 1500 * 3000 + 8 * 1500)
+    assert total == nonembedding + 2 * 10_000 * 1500 + 10_000
+    total, _ = count(Named(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
+    assert total == 12_530 + 10  # of the TCN repository, and an embedding of ten numbers for its one channel
+
+
+def test_off_and_agreement() -> None:
+    row = Count(group="g", label="l", total=102, nonembedding=50, printed_total=100.0)
+    assert row.off == (pytest.approx(0.02), None)
+    assert row.agrees
+    assert not Count(group="g", label="l", total=104, nonembedding=50, printed_total=100.0).agrees
+    assert not Count(group="g", label="l", total=None, nonembedding=None, printed_total=100.0).agrees
+    assert WITHIN == 0.03
+
+
+def test_the_paper_suite_trains_every_row_that_it_counts() -> None:
+    assert [(spec.group, spec.label) for spec in SPECS] == [(row.table, row.label) for row in PRINTED if row.model is not None]
+
+
+def test_a_row_has_the_task_and_training_of_its_script_where_they_are_not_its_table_s() -> None:
+    specs = {(spec.group, spec.label): spec for spec in SPECS}
+    for label in ("TrellisNet-70", "TrellisNet-70, checkpointed", "DEQ-TrellisNet"):
+        spec = specs[WIKITEXT, label]
+        assert spec.task.settings["length"] == 100
+        assert (spec.train.batch, spec.train.learning_rate, spec.train.clip) == (49, 1e-3, 0.07)
+    deq, transformer = specs[WIKITEXT, "DEQ-TrellisNet"], specs[WIKITEXT, "DEQ-Transformer medium, adaptive"]
+    assert (deq.model.settings["steps"], deq.model.settings["backward_steps"]) == (45, 45)
+    assert (transformer.task.settings["length"], transformer.train.batch) == (150, 56)
+    assert (transformer.model.settings["steps"], transformer.model.settings["backward_steps"]) == (30, 40)
+
+
+def test_every_language_model_of_the_paper_suite_has_dropout() -> None:
+    for spec in SPECS:
+        if not spec.group.startswith("Table 1"):
+            assert spec.model.settings["input_dropout"], spec.label
+            assert spec.model.settings["output_dropout"], spec.label
+
+
+def test_a_row_carries_the_printed_score() -> None:
+    assert ROWS[WIKITEXT, "DEQ-Transformer small"].printed_score == 32.4
+    assert all(row.printed_score is not None for row in ROWS.values())
+
+
+def test_the_command_prints_both_counts() -> None:
+    out = subprocess.run([sys.executable, "-m", "bench", "params", "--suite", "paper"], capture_output=True, text=True, check=True)
+    line = next(line for line in out.stdout.splitlines() if "DEQ-Transformer medium, adaptive" in line)
+    assert "110M" in line
+    assert "96.44M" in line
+    assert "released script" in line
+    out = subprocess.run([sys.executable, "-m", "bench", "params", "--as-json"], capture_output=True, text=True, check=False)
+    assert out.returncode == 2
+
+
+def test_the_command_counts_any_suite(tmp_path: Path) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "bench", "params", "--suite", "smoke", "--json"], capture_output=True, text=True, check=True
+    )
+    rows = json.loads(out.stdout)
+    assert {row["label"] for row in rows} >= {"DEQ (Anderson)", "LSTM", "GRU", "tied 12"}
+    assert all(row["printed_total"] is None for row in rows)

@@ -1,0 +1,204 @@
+"""Being stopped: the state is saved first, whoever is there to read about it, and what is said about it is so."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import exhaustive
+from running import PATIENCE_S, run_suite
+from test_coordinator import Scripted, spec
+
+from bench.__main__ import _stopping
+from bench.cli.progress import Display
+from bench.execution.coordinator import Callbacks, Coordinator, Halted
+from bench.execution.engines.engine import Event, Finished, Progress, Stopped
+from bench.execution.engines.inline import Inline
+from bench.execution.job import Job
+from bench.execution.plan import Plan
+from bench.records.store import Store
+from bench.training.checkpoint import Checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = """
+from bench.records.spec import Named, Spec, Train
+
+def one(seed):
+    settings = {"width": 4, "how": "sleep", "at": 2, "folder": FOLDER, "wait_s": 600.0}
+    return Spec(group="g", label="sleeper", model=Named(name="user_models:Misfit", settings=settings), seed=seed,
+                task=Named(name="user_models:Echo"), train=Train(steps=1000, batch=4, learning_rate=0.01, evaluation_batch=8))
+
+SPECS = [one(0), one(1)]
+"""
+
+
+def ended(process: subprocess.Popen[str], folder: Path) -> str:
+    """What a command that should still be at work said, and what became of its runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    said = [stream for stream in process.communicate() if stream]
+    files = sorted((folder / "results").rglob("*.json")) + sorted((folder / "results").rglob("*.log"))
+    return "\n".join([f"status {process.returncode}", *said, *(f"{path}:\n{path.read_text()[:3000]}" for path in files)])
+
+
+@contextmanager
+def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
+    """The command line in a group of its own, its first run at its second step."""
+    (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
+    locks = tempfile.mkdtemp(prefix="locks")  # not in the test's folder: the address of the fork server's socket must be short
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": locks, "COLUMNS": "200"},
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while not list(folder.glob("*.asleep")):
+            assert process.poll() is None, ended(process, folder)
+            assert time.monotonic() < end, ended(process, folder)
+            time.sleep(0.05)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        shutil.rmtree(locks)
+
+
+def saved_step(folder: Path) -> int:
+    (path,) = (folder / "results" / "work" / "mine").glob("*/checkpoint.pt")
+    checkpoint = Checkpoint(path, path.parent.name)
+    checkpoint.load()
+    return checkpoint.step
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [*exhaustive(signal.SIGINT), signal.SIGHUP], ids=lambda number: number.name)
+def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C under `2>&1 | tee log` ends tee too; a terminal that is closed takes both outputs along. All processes hear it."""
+    read, write = os.pipe()
+    with started(tmp_path, stdout=write, stderr=write) as process:
+        os.close(write)
+        os.close(read)
+        os.killpg(process.pid, number)
+        (tmp_path / "go").touch()
+        assert process.wait(timeout=PATIENCE_S) == 130
+    assert saved_step(tmp_path) >= 2
+
+
+@pytest.mark.end_to_end
+def test_what_is_said_to_be_saved_is(tmp_path: Path) -> None:
+    with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.killpg(process.pid, signal.SIGTERM)
+        (tmp_path / "go").touch()
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "stopped by SIGTERM: the runs under way save their state" in err
+    assert "stopped; finished runs are recorded, the state of 1 is saved: the same command goes on from there\n" in err
+    assert saved_step(tmp_path) >= 2
+
+
+class Stopping(Scripted):
+    """Is asked to stop at its first job, which then ends as it is told to."""
+
+    def __init__(self, end: Callable[[Job], Event]) -> None:
+        super().__init__()
+        self.end, self.halt, self.order = end, lambda: None, list[str]()
+
+    def wait(self, seconds: float) -> list[Event]:
+        """Nothing, and a signal; then the job's end."""
+        if self._job is None or not self.order:
+            self.halt()
+            return []
+        job, self._job = self._job, None
+        return [self.end(job)]
+
+    def stop(self, why: str) -> None:
+        """Note when."""
+        self.order.append("stop")
+
+
+def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[str]]:
+    """How a suite of one run says that it was stopped, and what came before what."""
+    engine = Stopping(end)
+    callbacks = Callbacks(stopping=engine.order.append)
+    coordinator = Coordinator(Plan([spec()]), suite="s", store=Store(tmp_path), engine=engine, callbacks=callbacks)
+    engine.halt = lambda: coordinator.halt("stopped by the test")
+    with pytest.raises(Halted, match="stopped by the test") as found:
+        coordinator.run()
+    return found.value, engine.order
+
+
+def interrupted(job: Job, said: str | None) -> Event:
+    (record,) = run_suite(Plan([job.spec]), job.folder.parent / "other", engine=Inline())
+    update = {"status": "interrupted", "why": "stopped", "provenance": {"checkpoint": said, "checkpoint_step": 2}}
+    return Finished(job, record.model_copy(update=update))
+
+
+def test_the_runs_are_asked_to_stop_before_anything_is_shown(tmp_path: Path) -> None:
+    _, order = halted(tmp_path, lambda job: Stopped(job, "stopped"))
+    assert order == ["stop", "stopped by the test"]
+
+
+def test_a_run_whose_state_the_disk_refused_is_not_said_to_be_saved(tmp_path: Path) -> None:
+    found, _ = halted(tmp_path, lambda job: interrupted(job, None))
+    assert (found.saved, found.lost) == (1, ())
+
+    def refused(job: Job) -> Event:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.progress.write_text('{"step": 2, "steps": 3, "loss": null}')
+        return interrupted(job, "not written at step 2: cannot write: No space left on device")
+
+    found, _ = halted(tmp_path / "full", refused)
+    assert (found.saved, found.lost) == (0, ("g · l: from the start",))
+
+
+def test_a_run_that_had_not_begun_has_nothing_to_lose(tmp_path: Path) -> None:
+    found, _ = halted(tmp_path, lambda job: Stopped(job, "stopped"))
+    assert (found.saved, found.lost) == (0, ())
+
+
+def test_a_signal_that_was_to_be_ignored_still_is() -> None:
+    """`nohup`, and a job in the background of a shell."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _stopping(Any):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_that_is_gone_ends_no_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    gone = os.fdopen(write, "w", buffering=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        with Display(quiet=False) as display:
+            (record,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=display.callbacks)
+    assert record.status == "ok"
+    with pytest.raises(BrokenPipeError):
+        gone.close()  # what it still holds
+
+
+def test_a_wait_for_the_machine_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs: list[Job] = []
+    run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=Callbacks(started=jobs.append))
+    with Display(quiet=False) as display:
+        for _ in range(3):
+            display.callbacks.progress(Progress(jobs[0], 0, 3, None, waiting=True))
+    assert capfd.readouterr().err.count("waiting for the machine") == 1

@@ -1,0 +1,80 @@
+"""A timing that other work ran beside is found out, and the processes of one run are not other work."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.instruments.contention import Contention
+
+
+class Kernel:
+    """What the kernel would say: seconds on the clock, of everything, of this process, and of waits for a processor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock, self.everything, self.own, self.folder = 0.0, 0.0, 0.0, folder
+        (folder / "task" / "1").mkdir(parents=True)
+        self.wait(0.0)
+
+    def wait(self, seconds: float) -> None:
+        (self.folder / "task" / "1" / "schedstat").write_text(f"1 {int(1e9 * seconds)} 1\n")
+
+    def watched(self, threads: int, together: Callable[[float], float] = float) -> Contention:
+        return Contention(
+            threads, together=together, process=self.folder, clock=lambda: self.clock, used=lambda: (self.everything, self.own)
+        )
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    return Kernel(tmp_path)
+
+
+@pytest.mark.parametrize(("others", "said"), [(0.0, None), (4.0, None), (6.0, "other processes used 0.60 of 4 cores")])
+def test_others_may_use_a_little_of_what_the_run_leaves_free(kernel: Kernel, others: float, said: str | None) -> None:
+    contention = kernel.watched(threads=1)
+    kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 10.03 + others  # and the clocks' grain
+    assert contention.read() == said
+
+
+def test_a_wait_for_a_processor_is_seen(kernel: Kernel) -> None:
+    contention = kernel.watched(threads=2)
+    kernel.clock, kernel.own, kernel.everything = 10.0, 20.0, 20.0
+    kernel.wait(0.9)
+    assert contention.read() is None
+    kernel.wait(3.03)
+    assert contention.read() == "the run waited for a processor 15 % of the time"
+
+
+def test_processes_that_work_together_are_not_others(kernel: Kernel) -> None:
+    contention = kernel.watched(threads=2, together=lambda own: 2 * own)
+    kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 20.0
+    assert contention.read() is None
+    assert contention.read(alone=True) == "other processes used 1.00 of 4 cores"
+
+
+def test_a_window_begins_anew(kernel: Kernel) -> None:
+    contention = kernel.watched(threads=1)
+    kernel.clock, kernel.everything = 10.0, 40.0
+    contention.start()
+    kernel.clock, kernel.everything, kernel.own = 20.0, 50.0, 10.0
+    assert contention.read() is None
+
+
+def test_a_thread_that_has_ended_takes_no_wait_of_the_others_along(kernel: Kernel) -> None:
+    """Its count goes with it: less than nothing must not hide what another process waited."""
+    kernel.wait(5.0)
+    contention = kernel.watched(threads=1, together=lambda own: own + 3.0)
+    kernel.clock = 10.0
+    kernel.wait(0.0)
+    assert contention.read() == "the run waited for a processor 30 % of the time"
+
+
+def test_a_thread_that_ends_while_it_is_looked_at_is_passed_over(kernel: Kernel) -> None:
+    (kernel.folder / "task" / "0").mkdir()  # gone before its file is read
+    contention = kernel.watched(threads=1)
+    kernel.clock = 10.0
+    kernel.wait(3.03)
+    assert contention.read() == "the run waited for a processor 30 % of the time"

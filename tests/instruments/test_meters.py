@@ -1,0 +1,281 @@
+"""Meters read what runs anyway; what they cannot read is null with the reason. CUDA is a stand-in here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.instruments.meters import Clocks, CudaMemory, HostMemory, Meter, Nvml
+from bench.records.errors import UserError
+from bench.records.record import Measure
+
+MIB = 1 << 20
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestClocks:
+    def clocks(self) -> tuple[Clocks, Clock]:
+        clock = Clock()
+        return Clocks(clock=clock), clock
+
+    def test_each_phase_gets_its_own_time_and_a_nested_one_stops_the_outer(self) -> None:
+        clocks, clock = self.clocks()
+        clock.now += 50  # before any phase: nobody's
+        with clocks.phase("build"):
+            clock.now += 1
+        clock.now += 7  # between phases: nobody's
+        for _ in range(2):
+            with clocks.phase("train"):
+                clock.now += 10
+                with clocks.phase("evaluation"):
+                    clock.now += 3
+                clock.now += 0.5
+        measures = clocks.read()
+        assert {name: measure.value for name, measure in measures.items() if measure.value is not None} == {
+            "build_s": 1,
+            "train_s": 21,
+            "evaluation_s": 6,
+        }
+        assert measures["train_s"].unit == "s"
+
+    def test_a_phase_inside_itself_counts_once(self) -> None:
+        clocks, clock = self.clocks()
+        with clocks.phase("train"), clocks.phase("train"):
+            clock.now += 2
+        assert clocks.seconds("train") == 2
+
+    def test_a_phase_never_entered_is_null(self) -> None:
+        clocks, _ = self.clocks()
+        measure = clocks.read()["warmup_s"]
+        assert measure.value is None
+        assert measure.why == "the run never reached its warmup phase"
+
+    def test_an_open_phase_counts_so_far(self) -> None:
+        clocks, clock = self.clocks()
+        with clocks.phase("train"):
+            clock.now += 4
+            assert clocks.seconds("train") == 4
+            clock.now += 1
+            assert clocks.read()["train_s"].value == 5
+        assert clocks.seconds("train") == 5
+
+    def test_an_exception_keeps_the_time_and_the_outer_phase(self) -> None:
+        clocks, clock = self.clocks()
+
+        def fail() -> None:
+            with clocks.phase("evaluation"):
+                clock.now += 2
+                raise RuntimeError
+
+        with clocks.phase("train"):
+            with pytest.raises(RuntimeError):
+                fail()
+            clock.now += 3
+        assert (clocks.seconds("evaluation"), clocks.seconds("train")) == (2, 3)
+
+    def test_queued_work_falls_to_the_phase_that_queued_it(self) -> None:
+        clock = Clock()
+        queued = [0.0]
+
+        def synchronize() -> None:
+            clock.now += queued[0]
+            queued[0] = 0.0
+
+        clocks = Clocks(synchronize, clock)
+        with clocks.phase("train"):
+            queued[0] = 5
+            with clocks.phase("evaluation"):
+                queued[0] = 2
+            queued[0] = 1
+        assert (clocks.seconds("train"), clocks.seconds("evaluation")) == (6, 2)
+        assert "synchronised" in clocks.read()["train_s"].method
+
+    def test_a_broken_device_does_not_hide_the_failure(self) -> None:
+        broken = False
+
+        def synchronize() -> None:
+            if broken:
+                raise RuntimeError("device-side assert")
+
+        def run() -> None:
+            nonlocal broken
+            with Clocks(synchronize, Clock()).phase("train"):
+                broken = True
+                raise ValueError("the true failure")
+
+        with pytest.raises(ValueError, match="the true failure"):
+            run()
+
+    def test_start_begins_anew(self) -> None:
+        clocks, clock = self.clocks()
+        with clocks.phase("train"):
+            clock.now += 4
+        clocks.start()
+        assert clocks.seconds("train") is None
+
+    def test_an_unknown_phase_is_refused_with_a_hint(self) -> None:
+        clocks, _ = self.clocks()
+        with pytest.raises(UserError, match="did you mean 'train'"), clocks.phase("trian"):  # type: ignore[arg-type]
+            pass
+
+
+class TestHostMemory:
+    def process(self, folder: Path, resident: int, mark: int, resettable: bool = True) -> Path:
+        folder.mkdir(exist_ok=True)
+        (folder / "status").write_text(f"Name:\tpython\nVmPeak:\t 9999999 kB\nVmHWM:\t   {mark} kB\nVmRSS:\t   {resident} kB\n")
+        if resettable:
+            (folder / "clear_refs").touch()
+        else:
+            (folder / "clear_refs").mkdir(exist_ok=True)  # writing to it fails
+        return folder
+
+    def peak(self, meter: HostMemory) -> Measure:
+        return meter.read()["host_peak_bytes"]
+
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+    def test_a_freed_block_is_seen(self) -> None:
+        first, second = HostMemory(), HostMemory()
+        first.start()
+        block = b"\x01" * (64 * MIB)
+        del block
+        seen = self.peak(first)
+        second.start()  # the block was before
+        if "not reset" in seen.method:
+            pytest.skip("this kernel lets nobody reset the mark")
+        assert 60 * MIB < (seen.value or 0) < 80 * MIB
+        assert (self.peak(second).value or 0) < 30 * MIB
+
+    def test_the_mark_is_reset_and_the_baseline_taken_off(self, tmp_path: Path) -> None:
+        meter = HostMemory(self.process(tmp_path, resident=1000, mark=1000))
+        meter.start()
+        assert (tmp_path / "clear_refs").read_text() == "5"
+        self.process(tmp_path, resident=1200, mark=3000)
+        measure = self.peak(meter)
+        assert measure.value == 2000 * 1024
+        assert measure.method == "VmHWM minus VmRSS at start (mark reset at start)"
+
+    def test_a_mark_that_cannot_be_reset_must_move(self, tmp_path: Path) -> None:
+        meter = HostMemory(self.process(tmp_path, resident=1000, mark=5000, resettable=False))
+        meter.start()
+        hidden = self.peak(meter)
+        assert hidden.value is None
+        assert "could not be reset" in str(hidden.why)
+        self.process(tmp_path, resident=1000, mark=6000, resettable=False)
+        passed = self.peak(meter)
+        assert passed.value == 5000 * 1024
+        assert "not reset" in passed.method
+
+    @pytest.mark.parametrize("platform", ["darwin", "win32"])
+    def test_elsewhere_it_is_null(self, platform: str) -> None:
+        meter = HostMemory(platform=platform)
+        meter.start()
+        measure = self.peak(meter)
+        assert measure.value is None
+        assert platform in str(measure.why)
+
+    def test_an_unreadable_status_is_null(self, tmp_path: Path) -> None:
+        meter = HostMemory(tmp_path / "absent", platform="linux")
+        assert self.peak(meter).why == "the meter was not started"
+        meter.start()
+        assert "cannot be read" in str(self.peak(meter).why)
+        meter = HostMemory(self.process(tmp_path, 1, 1))
+        meter.start()
+        (tmp_path / "status").write_text("Name:\tpython\n")
+        assert "no VmHWM" in str(self.peak(meter).why)
+
+
+class Cuda:
+    """A stand-in for torch.cuda: one device, an allocator whose statistics the test sets, and a diary."""
+
+    def __init__(self, available: bool = True, **statistics: int) -> None:
+        self.available = available
+        self.statistics = statistics
+        self.diary: list[str] = []
+        self.broken = False
+
+    def is_available(self) -> bool:
+        return self.available
+
+    def synchronize(self, device: torch.device) -> None:
+        self.diary.append("synchronize")
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def empty_cache(self) -> None:
+        self.diary.append("empty_cache")
+
+    def reset_peak_memory_stats(self, device: torch.device) -> None:
+        self.diary.append("reset")
+
+    def memory_stats(self, device: torch.device) -> dict[str, int]:
+        return {f"{name.replace('__', '.')}": value for name, value in self.statistics.items()}
+
+
+class TestCudaMemory:
+    NAMES = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "cuda_baseline_bytes")
+
+    def test_the_peaks_are_read_after_a_reset(self) -> None:
+        cuda = Cuda(allocated_bytes__all__current=512)
+        meter = CudaMemory("cuda:0", cuda)
+        meter.start()
+        assert cuda.diary == ["synchronize", "empty_cache", "reset"]
+        cuda.statistics = {
+            "requested_bytes__all__peak": 1000,
+            "allocated_bytes__all__peak": 1024,
+            "reserved_bytes__all__peak": 2 * MIB,
+            "allocated_bytes__all__current": 700,
+        }
+        measures = meter.read()
+        assert [measures[name].value for name in self.NAMES] == [1000, 1024, 2 * MIB, 512]
+        assert {measure.unit for measure in measures.values()} == {"B"}
+        assert cuda.diary[-1] == "synchronize"
+
+    def test_an_allocator_without_a_statistic_is_null_for_it_alone(self) -> None:
+        cuda = Cuda(allocated_bytes__all__current=0, allocated_bytes__all__peak=8, reserved_bytes__all__peak=8)
+        meter = CudaMemory("cuda", cuda)
+        meter.start()
+        measures = meter.read()
+        assert measures["cuda_requested_peak_bytes"].why == "the allocator keeps no requested_bytes.all.peak"
+        assert measures["cuda_allocated_peak_bytes"].value == 8
+        assert measures["cuda_baseline_bytes"].value == 0  # a measured zero stays a zero
+
+    def test_all_null_with_the_reason(self) -> None:
+        def broken_at_start() -> CudaMemory:
+            cuda = Cuda()
+            cuda.broken = True
+            return CudaMemory("cuda", cuda)
+
+        for meter, why in (
+            (CudaMemory("cpu", Cuda()), "run on the CPU"),
+            (CudaMemory("cuda", Cuda(available=False)), "CUDA is not available"),
+            (broken_at_start(), "CUDA failed at start (CUDA error: an illegal memory access was encountered)"),
+        ):
+            meter.start()
+            assert {name: measure.why for name, measure in meter.read().items()} == dict.fromkeys(self.NAMES, why)
+        assert {measure.why for measure in CudaMemory("cuda", Cuda()).read().values()} == {"the meter was not started"}
+
+    def test_a_device_that_breaks_during_the_run_is_null(self) -> None:
+        cuda = Cuda(allocated_bytes__all__peak=8, allocated_bytes__all__current=8)
+        meter = CudaMemory("cuda", cuda)
+        meter.start()
+        cuda.broken = True
+        assert all("illegal memory access" in str(measure.why) for measure in meter.read().values())
+
+
+def test_every_meter_is_one() -> None:
+    meters: list[Meter] = [Clocks(), HostMemory(), CudaMemory("cpu"), Nvml("cpu")]
+    for meter in meters:
+        meter.start()
+        for measure in meter.read().values():
+            assert measure.value is not None or measure.why
+            assert measure.method
+            assert measure.scope

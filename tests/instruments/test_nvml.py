@@ -1,0 +1,318 @@
+"""Every way that NVML can fail ends as null with the reason; the library and the device are stand-ins."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.instruments import nvml
+from bench.instruments.nvml import Nvml
+from bench.records.record import Measure
+
+MIB = 1 << 20
+GPU = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Cuda:
+    """A stand-in for torch.cuda with one device."""
+
+    def __init__(self, available: bool = True, properties: Any = None) -> None:
+        self.available = available
+        self.properties = properties or SimpleNamespace(uuid=GPU.removeprefix("GPU-"))
+        self.broken = False
+
+    def is_available(self) -> bool:
+        return self.available
+
+    def get_device_properties(self, device: torch.device) -> Any:
+        return self.properties
+
+    def synchronize(self, device: torch.device) -> None:
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class NVMLError(Exception):
+    pass
+
+
+class Library:
+    """A stand-in for pynvml: the state is plain attributes, and an operation named in `failing` raises NVMLError."""
+
+    NVMLError = NVMLError
+    own = 4242
+
+    def __init__(self, failing: dict[str, str] | None = None) -> None:
+        self.failing = failing or {}
+        self.used = 1000 * MIB
+        self.processes: dict[int, int | None] = {self.own: 600 * MIB}
+        self.millijoules = 5_000_000
+        self.sliced = [0, 0]
+        self.asked: list[str] = []
+
+    def _check(self, operation: str) -> None:
+        if operation in self.failing:
+            raise NVMLError(self.failing[operation])
+
+    def nvmlInit(self) -> None:
+        self._check("init")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.asked.append(uuid)
+        self._check("uuid")
+        return "handle"
+
+    def nvmlDeviceGetHandleByPciBusId(self, address: str) -> str:
+        self.asked.append(address)
+        return "handle"
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
+        self._check("mig")
+        return self.sliced
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
+        self._check("memory")
+        return SimpleNamespace(used=self.used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
+        self._check("processes")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        self._check("energy")
+        return self.millijoules
+
+
+MEMORY = ("nvml_process_bytes", "nvml_device_bytes")
+ENERGY = ("energy_J", "mean_power_W")
+
+
+class TestNvml:
+    def measure(self, library: Library, during: Callable[[Library], object] = lambda _: None, **others: Any) -> dict[str, Measure]:
+        """A run of 8 s and 1600 J that `during` disturbs."""
+        clock = Clock()
+        meter = Nvml(others.get("device", "cuda"), library, others.get("cuda", Cuda()), process_id=Library.own, clock=clock)
+        meter.start()
+        clock.now += 8
+        library.millijoules += 1_600_000
+        during(library)
+        return meter.read()
+
+    def values(self, measures: dict[str, Measure], names: tuple[str, ...]) -> list[float | None]:
+        return [measures[name].value for name in names]
+
+    def reasons(self, measures: dict[str, Measure], names: tuple[str, ...]) -> set[str]:
+        assert self.values(measures, names) == [None] * len(names)
+        return {str(measures[name].why) for name in names}
+
+    def test_a_process_alone_on_its_device(self) -> None:
+        measures = self.measure(Library())
+        assert self.values(measures, MEMORY) == [600 * MIB, 1000 * MIB]
+        assert self.values(measures, ENERGY) == [1600, 200]
+        assert measures["energy_J"].scope == "device, window of 8.0 s"
+        assert [measures[name].unit for name in (*MEMORY, *ENERGY)] == ["B", "B", "J", "W"]
+        assert measures["nvml_process_bytes"].method == "NVML compute process usedGpuMemory, peak of samples"
+
+    def test_samples_make_a_peak(self) -> None:
+        library = Library()
+        meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
+        meter.start()
+        library.used, library.processes = 3000 * MIB, {Library.own: 2500 * MIB}
+        meter.sample()
+        library.used, library.processes = 500 * MIB, {Library.own: 100 * MIB}
+        assert self.values(meter.read(), MEMORY) == [2500 * MIB, 3000 * MIB]
+
+    def test_no_driver(self) -> None:
+        why = "NVML cannot be used (NVMLError: NVML Shared Library Not Found)"
+        measures = self.measure(Library({"init": "NVML Shared Library Not Found"}))
+        assert self.reasons(measures, (*MEMORY, *ENERGY)) == {why}
+
+    def test_no_binding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent() -> Any:
+            raise ModuleNotFoundError("No module named 'pynvml'")
+
+        monkeypatch.setattr(nvml, "load_library", absent)
+        meter = Nvml("cuda", cuda=Cuda())
+        meter.start()
+        meter.sample()
+        assert self.reasons(meter.read(), (*MEMORY, *ENERGY)) == {
+            "NVML cannot be used (ModuleNotFoundError: No module named 'pynvml')"
+        }
+
+    def test_off_the_gpu(self) -> None:
+        assert self.reasons(self.measure(Library(), device="cpu"), (*MEMORY, *ENERGY)) == {"run on the CPU"}
+        absent = self.measure(Library(), cuda=Cuda(available=False))
+        assert self.reasons(absent, (*MEMORY, *ENERGY)) == {"CUDA is not available"}
+        assert self.reasons(Nvml("cuda", Library(), Cuda()).read(), (*MEMORY, *ENERGY)) == {"the meter was not started"}
+
+    def test_an_invisible_process_alone_gets_the_device_delta(self) -> None:
+        library = Library()
+        library.processes = {17: 600 * MIB}
+
+        def during(library: Library) -> None:
+            library.used += 250 * MIB
+
+        measures = self.measure(library, during)
+        assert self.values(measures, MEMORY) == [250 * MIB, 1250 * MIB]
+        assert "minus used at start" in measures["nvml_process_bytes"].method
+        assert "one compute process" in measures["nvml_process_bytes"].method
+        assert measures["energy_J"].value == 1600
+
+    def test_an_invisible_process_among_two_is_null(self) -> None:
+        library = Library()
+        library.processes = {17: 600 * MIB, 18: 100 * MIB}
+        measures = self.measure(library)
+        assert "not among the 2 compute processes" in self.reasons(measures, ("nvml_process_bytes",)).pop()
+        assert "2 compute processes on the device" in self.reasons(measures, ENERGY).pop()
+        assert measures["nvml_device_bytes"].value == 1000 * MIB
+
+    def test_when_no_process_is_listed_sole_use_is_unchecked(self) -> None:
+        library = Library()
+        library.processes = {}
+        measures = self.measure(library)
+        assert "no compute process" in self.reasons(measures, ("nvml_process_bytes",)).pop()
+        assert measures["energy_J"].value == 1600
+        assert "sole use unchecked" in measures["energy_J"].scope
+
+    def test_a_driver_that_hides_memory_by_process(self) -> None:
+        library = Library()
+        library.processes = {Library.own: None}
+        measures = self.measure(library)
+        assert "WDDM" in self.reasons(measures, ("nvml_process_bytes",)).pop()
+        assert self.values(measures, ("nvml_device_bytes", *ENERGY)) == [1000 * MIB, 1600, 200]
+
+    def test_no_energy_counter(self) -> None:
+        measures = self.measure(Library({"energy": "Not Supported"}))
+        assert self.reasons(measures, ENERGY) == {"no energy counter (NVML: Not Supported)"}
+        assert self.values(measures, MEMORY) == [600 * MIB, 1000 * MIB]
+
+    def test_a_sliced_device(self) -> None:
+        library = Library()
+        library.sliced = [1, 1]
+        measures = self.measure(library)
+        assert self.reasons(measures, ENERGY) == {"MIG is on: the counter is the whole device's"}
+        assert self.reasons(measures, ("nvml_device_bytes",)) == {"MIG is on: the memory is all slices'"}
+        assert measures["nvml_process_bytes"].value == 600 * MIB
+        library.processes = {17: 600 * MIB}
+        assert "no device delta: MIG is on" in self.reasons(self.measure(library), ("nvml_process_bytes",)).pop()
+
+    def test_a_device_that_cannot_be_sliced(self) -> None:
+        assert self.values(self.measure(Library({"mig": "Not Supported"})), ENERGY) == [1600, 200]
+
+    def test_a_foreign_process_takes_the_energy_away(self) -> None:
+        def during(library: Library) -> None:
+            library.processes[99] = 5 * MIB
+
+        measures = self.measure(Library(), during)
+        assert "2 compute processes" in self.reasons(measures, ENERGY).pop()
+        assert measures["nvml_process_bytes"].value == 600 * MIB
+
+    def test_a_foreign_process_at_the_start_does_too(self) -> None:
+        library = Library()
+        library.processes[99] = 5 * MIB
+        measures = self.measure(library, lambda library: library.processes.pop(99))
+        assert "2 compute processes" in self.reasons(measures, ENERGY).pop()
+
+    def test_a_foreign_process_that_left_again_still_does(self) -> None:
+        library = Library()
+        meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
+        meter.start()
+        library.processes[99] = 5 * MIB
+        meter.sample()
+        del library.processes[99]
+        library.millijoules += 10
+        assert "2 compute processes" in self.reasons(meter.read(), ENERGY).pop()
+
+    @pytest.mark.parametrize(
+        ("operation", "null"),
+        [
+            ("energy", ENERGY),
+            ("memory", ("nvml_device_bytes",)),
+            ("processes", ("nvml_process_bytes", *ENERGY)),
+        ],
+    )
+    def test_an_error_during_the_run_is_null_for_what_it_touches(self, operation: str, null: tuple[str, ...]) -> None:
+        measures = self.measure(Library(), lambda library: library.failing.update({operation: "GPU is lost"}))
+        assert all("GPU is lost" in reason for reason in self.reasons(measures, null))
+        assert None not in self.values(measures, tuple(set(measures) - set(null)))
+
+    def test_a_counter_that_goes_backwards_or_stands(self) -> None:
+        def back(library: Library) -> None:
+            library.millijoules = 12
+
+        def stand(library: Library) -> None:
+            library.millijoules = 5_000_000
+
+        assert "went backwards" in self.reasons(self.measure(Library(), back), ENERGY).pop()
+        assert "did not move" in self.reasons(self.measure(Library(), stand), ENERGY).pop()
+
+    def test_a_cuda_failure_at_the_end(self) -> None:
+        cuda = Cuda()
+
+        def during(library: Library) -> None:
+            cuda.broken = True
+
+        assert "illegal memory access" in self.reasons(self.measure(Library(), during, cuda=cuda), ENERGY).pop()
+
+    def test_a_second_start_forgets_the_first(self) -> None:
+        library = Library()
+        library.processes[99] = 1
+        meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
+        meter.start()
+        del library.processes[99]
+        meter.start()
+        library.millijoules += 10
+        assert meter.read()["energy_J"].value == 0.01
+
+
+class TestDeviceHandle:
+    def asked(self, library: Library, **properties: Any) -> list[str]:
+        nvml.device_handle(library, torch.device("cuda"), Cuda(properties=SimpleNamespace(**properties)))
+        return library.asked
+
+    def test_by_uuid_in_either_spelling(self) -> None:
+        assert self.asked(Library(), uuid=GPU.removeprefix("GPU-")) == [GPU]
+        assert self.asked(Library(), uuid=GPU) == [GPU]
+
+    def test_by_pci_address_when_the_uuid_is_absent_or_unknown(self) -> None:
+        address = {"pci_domain_id": 0, "pci_bus_id": 0x3B, "pci_device_id": 0}
+        assert self.asked(Library(), **address) == ["00000000:3b:00.0"]
+        assert self.asked(Library({"uuid": "Not Found"}), uuid="x", **address)[-1] == "00000000:3b:00.0"
+
+    def test_never_by_index(self) -> None:
+        with pytest.raises(LookupError):
+            self.asked(Library())
+        library = Library()
+        meter = Nvml("cuda", library, Cuda(properties=SimpleNamespace(name="old")))
+        meter.start()
+        assert "neither a UUID" in str(meter.read()["energy_J"].why)
+
+    def test_the_own_process_is_this_one(self) -> None:
+        library = Library()
+        library.processes = {os.getpid(): 3 * MIB}
+        meter = Nvml("cuda", library, Cuda())
+        meter.start()
+        assert meter.read()["nvml_process_bytes"].value == 3 * MIB
+
+
+def test_the_deprecated_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        assert name == "pynvml"
+        return "11.5.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert nvml.deprecated_pynvml() == "11.5.0"

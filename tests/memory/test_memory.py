@@ -1,0 +1,489 @@
+"""What a step's bytes are for: the same on fake tensors as on real ones, in sum as measured elsewhere, by kind what they are."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import cover, few
+from torch import nn
+from typer.testing import CliRunner
+
+from bench.__main__ import app
+from bench.analysis.statistics import growth
+from bench.cli.memory import parse_model
+from bench.instruments.probes import flops, peak_live_bytes
+from bench.memory import cost, device, paper, record, scaling, tables
+from bench.memory.step import SOLVING, Shape, measured, predicted
+from bench.memory.storage_tracker import KINDS, PHASES, Waterfall
+from bench.records.errors import UserError
+from bench.records.side_file import MEMORY
+from bench.records.spec import Named, Settings, Train
+from bench.report.report import csv_text, latex, markdown
+from bench.training.language_model import build_model
+from bench.training.trainer import make_optimiser, training_step
+from deq import DEQ, Stop
+from deq.solve import without_looking
+
+FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
+SHAPE = Shape(batch=4, length=10, vocabulary=100)
+
+
+def named(name: str, **settings: Any) -> Named:
+    found: Settings = {"width": 16, **{key.replace("__", "."): value for key, value in settings.items()}}
+    return Named(name=name, settings=found)
+
+
+HEADS: dict[str, Any] = {"cell__heads": 2}
+XL: dict[str, Any] = {"cell": "transformer-xl", "cell__heads": 2, "steps": 4, "backward_steps": 3}
+MODELS = {
+    "gru": named("gru", layers=2),
+    "lstm": named("lstm", layers=2),
+    "lstm, AWD": named("lstm", layers=2, weight_dropout=0.3, embedding_dropout=0.1, input_dropout=0.1, tied_embedding=True),
+    "tcn": named("tcn", levels=2),
+    "transformer-xl": named("transformer-xl", heads=2, layers=2, memory_length=6),
+    "trellisnet": named("trellisnet", cell__hidden=20, depth=4, auxiliary_every=2),
+    "trellisnet, sqrt": named("trellisnet", cell__hidden=20, depth=4, checkpointing="sqrt"),
+    "tied": named("tied", depth=4, **HEADS),
+    "tied, every": named("tied", depth=4, checkpointing="every", **HEADS),
+    "tied, sqrt": named("tied", depth=5, checkpointing="sqrt", **HEADS),
+    "deq, picard": named("deq", solver="picard", **XL),
+    "deq, anderson": named("deq", **XL),
+    "deq, broyden": named("deq", solver="broyden", **XL),
+    "deq, memory": named("deq", cell__memory_length=6, **XL),
+    "deq, trellis": named("deq", cell="trellis", cell__hidden=20, solver="broyden", steps=5, backward_steps=4),
+    "deq, adaptive": named("deq", cutoffs="20,50", div_value=2.0, tied_embedding=True, **XL),
+    "deq, stack": named("deq", layers=2, **XL),
+    "deq, mlp": named("deq", cell="mlp", steps=5),
+    "deq, phantom": named("deq", cell="mlp", adjoint="phantom", steps=5),
+    "deq, shine": named("deq", cell="mlp", adjoint="shine", solver="broyden", steps=5),
+    "deq, unroll": named("deq", cell="mlp", adjoint="unroll", solver="picard", steps=5),
+    "deq, propagation": named("deq", cell="energy", adjoint="propagation", steps=5, backward_steps=4),
+    "ode, adjoint": named("ode", method="euler", step_size=1.0, **HEADS),
+    "ode, plain": named("ode", method="rk4", step_size=1.0, adjoint=False, **HEADS),
+    "a user's": named("user_models:Averages"),
+}
+# One of each kind that the ledger treats apart: the others are like one of these.
+DISTINCT = [
+    *("gru", "lstm, AWD", "tcn", "transformer-xl", "trellisnet", "tied, sqrt", "deq, anderson", "deq, broyden", "deq, memory"),
+    *("deq, adaptive", "deq, phantom", "deq, shine", "deq, unroll", "deq, propagation", "ode, adjoint", "a user's"),
+]
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(("name", "ends"), few(itertools.product(MODELS, [True, False]), cover(DISTINCT, [True, False])))
+def test_fake_and_real_agree_to_the_byte(name: str, ends: bool) -> None:
+    shape = dataclasses.replace(SHAPE, ends=ends, auxiliary=0.1 if "trellisnet" in name and ends else 0.0)
+    real, fake = measured(MODELS[name], shape), predicted(MODELS[name], shape)
+    assert fake == real
+    assert fake.operators & paper.FUSED.keys() == real.operators & paper.FUSED.keys()
+    assert fake.total > sum(fake.peak[kind] for kind in ("embeddings", "weights", "optimiser")) > 0
+    assert set(fake.peak) == set(KINDS)
+    assert set(fake.phases) <= set(PHASES)
+
+
+@pytest.mark.parametrize("name", ["transformer-xl", "deq, memory"])
+def test_a_carried_memory_is_of_the_batch_and_makes_the_step_larger(name: str) -> None:
+    carried = dataclasses.replace(SHAPE, carry=True)
+    real, fake = measured(MODELS[name], carried), predicted(MODELS[name], carried)
+    assert fake == real
+    plain = predicted(MODELS[name], SHAPE)
+    assert fake.peak["batch"] >= plain.peak["batch"] + 4 * 6 * 16 * 4  # six positions of sixteen numbers of four sequences
+    assert fake.total > plain.total
+
+
+@pytest.mark.parametrize("name", ["gru", "tied, sqrt", "deq, anderson", "deq, adaptive"])
+def test_the_sum_is_what_the_probe_of_runs_says(name: str) -> None:
+    """Another ledger, over the same training step."""
+    torch.manual_seed(0)
+    with without_looking():
+        model = build_model(MODELS[name], SHAPE.vocabulary).train()
+        for layer in model.modules():
+            if isinstance(layer, DEQ):
+                layer.stop = dataclasses.replace(layer.stop, rtol=None)
+                assert isinstance(layer.adjoint, SOLVING)
+                layer.adjoint = dataclasses.replace(layer.adjoint, stop=Stop(rtol=None, max_steps=layer.adjoint.stop.max_steps))
+        optimiser, _ = make_optimiser(model, Train(steps=1, batch=4, learning_rate=1e-3))
+        random = torch.Generator().manual_seed(1)
+        tokens = torch.multinomial(1 / torch.arange(1, 101.0), 4 * 11, replacement=True, generator=random).view(4, 11)
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        training_step(model, optimiser, 0.25, inputs, targets)
+        optimiser.zero_grad(set_to_none=True)
+        held = [*model.parameters(), *model.buffers(), inputs, targets]
+        held += [value for state in optimiser.state.values() for value in state.values()]
+        peak = peak_live_bytes(lambda: training_step(model, optimiser, 0.25, inputs, targets), held)
+    followed = measured(MODELS[name], SHAPE)
+    if name == "deq, adaptive":  # other tokens fall into other clusters
+        assert followed.total == pytest.approx(peak.peak, rel=0.05)
+    else:
+        assert followed.total == peak.peak
+
+
+def test_every_kind_is_what_its_closed_form_says() -> None:
+    model = named("deq", cell="mlp", solver="anderson", solver__window=3, steps=5, backward_steps=4)
+    found = predicted(model, SHAPE)
+    built = build_model(model, 100)
+    own = sum(parameter.numel() for parameter in built.core.parameters())
+    tables = sum(parameter.numel() for part in (built.embedding, built.head) for parameter in part.parameters())
+    tensors = len([*built.core.parameters()])
+    table_tensors = len([*built.embedding.parameters(), *built.head.parameters()])
+    held = found.phases["embedding"]
+    assert held["weights"] == 4 * own
+    assert held["optimiser"] == 2 * 4 * own + 4 * tensors  # two moments, and a count of steps for each tensor
+    assert held["embeddings"] == 3 * 4 * tables + 4 * table_tensors
+    assert held["batch"] == 2 * 8 * 4 * 10
+    assert found.phases["optimiser"]["gradients"] == 4 * own
+    state, window = 4 * 10 * 16, 3
+    history = found.phases["forward solve"]["solver history"]
+    small = 4 * (4 * window * window + window * window + 4 * window + 4)  # Gram matrix, ridge, ones, verdicts
+    assert history == 2 * window * 4 * state + small
+    assert found.phases["attached evaluation"]["solver history"] == 0
+
+
+def test_phases_come_from_where_they_are() -> None:
+    deq, gru = predicted(MODELS["deq, anderson"], SHAPE), predicted(MODELS["gru"], SHAPE)
+    assert list(deq.phases) == list(PHASES)
+    assert set(gru.phases) == {"embedding", "forward", "head", "backward", "optimiser"}
+    phantom = predicted(MODELS["deq, phantom"], SHAPE)
+    assert "backward solve" not in phantom.phases
+    assert "attached evaluation" in phantom.phases
+
+
+def test_counting_a_kind_otherwise_is_another_sum() -> None:
+    found = predicted(MODELS["deq, broyden"], dataclasses.replace(SHAPE, ends=False))
+    assert found.counted({}) == found.total
+    once, none, twice = (found.counted({"solver history": times}) for times in (1, 0, 2))
+    assert none < once < twice
+    assert twice - once >= found.peak["solver history"]
+    changes = [("weights", 10), ("temporaries", 100), ("temporaries", -100), ("solver history", 30)]
+    waterfall = Waterfall(peak={}, phase="head", phases={}, changes=changes)
+    assert [waterfall.counted({"temporaries": n}) for n in (0, 1, 2)] == [40, 110, 210]
+
+
+def test_more_solver_steps_cost_nothing_but_history() -> None:
+    few, many = (
+        predicted(named("deq", cell="mlp", solver="picard", backward_solver="picard"), dataclasses.replace(SHAPE, steps=n))
+        for n in (3, 30)
+    )
+    assert few.total == many.total
+
+
+def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
+    for model in ("Looks", "Remembers"):
+        with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
+            predicted(named(f"user_models:{model}"), SHAPE)
+    with pytest.raises(UserError, match="dopri5"):
+        predicted(named("ode", **HEADS), SHAPE)
+
+
+# The scaling
+
+
+def test_a_layer_that_keeps_an_activation_a_step_fails_the_constant_check() -> None:
+    leaky = scaling.Family(label="leaky", model=named("user_models:Leaky"), depth="steps", flat=True, own=True)
+    sound = next(family for family in scaling.FAMILIES if family.label == "DEQ, Picard")
+    found = [scaling.follow_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
+    assert [scaling.judged(row) for row in found] == ["FAIL", "pass"]
+    per_step = growth([p["depth"] for p in found[0]["points"]], [p["bytes"] for p in found[0]["points"]])
+    assert per_step.verdict == "linear"
+    assert per_step.slope == pytest.approx(8 * 64 * 16 * 4)  # one activation
+
+
+def test_of_a_users_model_nothing_but_the_named_setting_changes() -> None:
+    settings = {"cell": "mlp", "solver": "broyden", "solver__window": 4, "backward_solver": "picard"}
+    own = scaling.Family(label="own", model=named("deq", **settings), depth="steps", flat=True, own=True, depths=(4, 8, 16, 32))
+    assert own.at(8).settings == {**own.model.settings, "steps": 8}
+    ((follow, arguments),) = scaling.calls([own])
+    row = follow(*arguments)
+    assert scaling.judged(row) == "pass"
+
+
+def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
+    (family,) = (family for family in scaling.FAMILIES if family.label == "tied, checkpoint sqrt")
+    row = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64)))
+    assert scaling.judged(row) == "pass"
+    plain = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64), model=named("tied", **HEADS)))
+    assert scaling.judged(plain) == "FAIL"
+
+
+def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
+    family = next(one for one in scaling.FAMILIES if one.label == "TCN")
+    found = [scaling.follow_axis(family, axis) for axis in ("depth", "length")]
+    values, amounts = scaling.along(found, "TCN", "length")
+    assert values == [64, 256, 512]
+    least = predicted(family.at(4), Shape(batch=8, length=64, vocabulary=100, ends=False))
+    assert amounts[0] == least.counted(dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0))
+    assert amounts == sorted(amounts)
+
+
+def test_the_power_is_that_of_a_power_law() -> None:
+    assert scaling.power([2, 8, 32], [5, 7 * 8**2, 7 * 32**2]) == pytest.approx(2)
+
+
+# The paper's figures
+
+
+def row(readings: dict[str, float], printed: float | None = 2.0, label: str = "a", published: bool = True) -> dict[str, Any]:
+    return {
+        "label": label,
+        "printed_gb": printed,
+        "published": published,
+        "readings": {name: value * paper.GB for name, value in readings.items()},
+    }
+
+
+def test_verdicts_say_consistent_only_of_the_protocol_as_it_is_written() -> None:
+    assert paper.verdict(row({"model": 2.3, "core": 2.0})) == ("consistent", "core")
+    assert paper.verdict(row({"model": 5.0, "core": 1.7, "core, U and V": 2.1})) == ("cannot tell", "core, U and V")
+    assert paper.verdict(row({"model": 5.0, "core": 1.0})) == ("not consistent", "core")
+    assert paper.verdict(row({"model": 2.0}, published=False)) == ("cannot tell", "model")
+    assert paper.verdict(row({"model": 2.0, "model, clusters": 5.0})) == ("cannot tell", "model")
+    assert paper.verdict(row({"model": 5.0, "model, clusters": 2.0})) == ("consistent", "model, clusters")
+    assert paper.verdict(row({})) == ("not built", None)
+    assert paper.verdict(row({"model": 1.0}, printed=None)) == ("cannot tell", None)
+
+
+def test_reductions_hold_a_deq_alone_against_the_core_of_the_other() -> None:
+    rows = [row({"core": 1.0, "core, no history": 0.5}, 1.1, "d"), row({"core": 4.0}, 6.8, "e")]
+    pair = ("d", "e", "tied")
+    assert paper.reduction(rows, pair, "core") == pytest.approx(0.75)
+    assert paper.reduction(rows, pair, "core, no history") == pytest.approx(0.875)
+    assert paper.reduction(rows, pair, "model") is None
+    assert paper.printed_reduction(rows, pair) == pytest.approx(1 - 1.1 / 6.8)
+
+
+def test_a_claim_of_up_to_needs_one_and_a_claim_of_over_needs_all() -> None:
+    up_to, over = paper.CLAIMS[0], paper.CLAIMS[1]
+    assert paper.holds(up_to, [0.1, 0.88])
+    assert not paper.holds(up_to, [0.87, 0.874])
+    assert paper.holds(over, [0.81, 0.9])
+    assert not paper.holds(over, [0.79, 0.9])
+
+
+@pytest.mark.parametrize(("table", "label"), [("Table 2", "DEQ-TrellisNet"), ("Table 3", "DEQ-Transformer small")])
+def test_the_history_has_room_for_every_step_as_in_the_released_solver(table: str, label: str) -> None:
+    (printed,) = (one for one in paper.PRINTED if one.label == label and one.table.startswith(table))
+    assert printed.model is not None
+    shape = Shape(batch=2, length=10, vocabulary=printed.vocabulary)
+    found = {name: (model, at) for name, model, at in paper.configurations(printed.model, shape)}
+    for name, most in (("core", 40), ("caps", 50 if "Transformer" in label else 70)):
+        kinds = predicted(*found[name]).phases["backward solve"]
+        settings = printed.model.settings
+        state = 2 * 10 * (2 * int(settings["cell.hidden"]) if "cell.hidden" in settings else int(settings["width"]))  # type: ignore[arg-type]
+        steps = found[name][1].backward_steps or int(settings["backward_steps"])  # type: ignore[arg-type]
+        assert steps == most
+        assert kinds["solver history"] == 4 * (most * state + 2 * (2 * most * most + 2))  # and the small matrices
+
+
+def test_every_printed_figure_has_a_row_and_every_pair_its_models() -> None:
+    printed = {paper.label_of(one): one.memory for one in paper.PRINTED if one.memory is not None}
+    assert len(printed) == 14
+    assert {label for pair in paper.PAIRS for label in pair[:2]} <= printed.keys()
+    shares = [1 - printed[pair[0]] / printed[pair[1]] for pair in paper.PAIRS]  # type: ignore[operator]
+    assert [round(100 * share, 1) for share in shares] == [85.9, 86.6, 83.8, 77.1, 68.2, 58.9, 36.5]
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Any]:
+    found = MEMORY.read(FOLDER / record.NAME)
+    assert found is not None
+    return found
+
+
+def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:
+    found = tables.paper_tables(published)
+    assert len({table.ending for table in found}) == len(found) == 12
+    for table in found:
+        assert (FOLDER / f"{table.ending}.md").read_text() == markdown(table)
+        assert (FOLDER / f"{table.ending}.tex").read_text() == latex(table, f"tab:memory-{table.ending}")
+        assert (FOLDER / f"{table.ending}.csv").read_text() == csv_text(table)
+
+
+@pytest.mark.parametrize("label", ["Transformer-XL small, 4 layers", "DEQ-Transformer small"])
+def test_the_published_record_is_what_this_code_says(published: dict[str, Any], label: str) -> None:
+    (was,) = (one for one in published["rows"] if one["label"] == label)
+    if published["environment"]["torch"].split("+")[0] != torch.__version__.split("+")[0]:
+        pytest.skip("the record is of another version of torch")
+    shape = Shape(**was["steps"]["core"]["shape"])
+    found = predicted(Named(name=was["model"]["name"], settings=was["steps"]["core"]["settings"]), shape)
+    assert was["steps"]["core"]["phases"] == found.phases
+    assert was["readings"]["core"] == found.total
+    if "solver" in was["model"]["settings"]:
+        assert was["readings"]["core, U and V"] == found.counted({"solver history": 2})
+
+
+# On a device
+
+
+def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_its_reason() -> None:
+    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    assert set(found) == {*device._READ, "training_s", "inference_s"}
+    for name in device._READ:
+        assert found[name].value is None
+        assert found[name].why is not None
+        assert "CPU" in found[name].why
+    assert all((found[name].value or 0) > 0 for name in ("training_s", "inference_s"))
+
+
+def test_a_training_step_is_timed_as_training_and_none_as_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+    real = device.training_step
+
+    def counted(*given: Any, loss: Any) -> Any:
+        steps.append(1.0)
+        return real(*given, loss=loss)
+
+    def timed(work: Callable[[], None], _: str) -> float:
+        steps.clear()
+        work()
+        return sum(steps)
+
+    monkeypatch.setattr(device, "training_step", counted)
+    monkeypatch.setattr(device, "_seconds", timed)
+    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    assert (found["training_s"].value, found["inference_s"].value) == (1.0, 0.0)
+
+
+def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(device, "training_step", full)
+    found = device.taken(MODELS["gru"], SHAPE, "cpu")
+    assert {(measure.value, measure.why) for measure in found.values()} == {
+        (None, "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    }
+
+
+def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> None:
+    step = {"model": {"peak": {"weights": 100, "temporaries": 900}}}
+    labels = [label for pair in cost.TABLE_4 for label in pair[:2]]
+    sizes = dict(zip(labels, (1020, 1040, None, 1000), strict=True))
+    on = {
+        label: {"cuda_allocated_peak_bytes": {"value": size}, "training_s": {"value": size and 0.001 * size}}
+        for label, size in sizes.items()
+    }
+    made = {"rows": [{"label": label, "steps": step} for label in labels], "device": {"device": "a GPU", "why": None, "rows": on}}
+    lines = {row[0].text: [entry.text for entry in row] for row in device.table(made).rows}
+    assert [lines[label][-2:] for label in labels] == [["1.020", "yes"], ["1.040", "NO"], ["n/a", "n/a"], ["1.000", "yes"]]
+    assert [[entry.text for entry in row][-1] for row in device.times(made).rows] == ["0.98", "n/a", "n/a", "n/a"]
+    nothing = {**made, "device": {"device": None, "why": "no GPU", "rows": {}}}
+    assert "n/a: no GPU." in device.table(nothing).caption
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "small"], "suite 'small'"),
+        (["--also", "gru"], "give a model and a width"),
+        (["--also", "gru width"], "settings are NAME=VALUE, got 'width'"),
+        (["--also", "grue width=8"], "unknown model 'grue'"),
+        (["--also", ""], "give a model and a width"),
+        (["--also", "gru width=nan"], "give a model and a width"),
+        (["--also", "gru width=8 width.of=it=x"], "gru"),
+        (["--also", "gru width=8", "--constant-in", "depht"], "depht"),
+        (["--constant-in", "steps"], "for models named by --also"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper, "calls", None)  # nothing is followed before the call is known to be right
+    result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), *arguments])
+    assert isinstance(result.exception, UserError)
+    assert said in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_users_own_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper, "PRINTED", [one for one in paper.PRINTED if one.label == "Transformer-XL small, 4 layers"])
+    monkeypatch.setattr(paper, "PAIRS", ())
+    monkeypatch.setattr(paper, "CLAIMS", ())
+    monkeypatch.setattr(scaling, "FAMILIES", ())
+    monkeypatch.setattr(cost, "TABLE_4", ())
+    own = "user_models:Averages width=250"
+    result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), "--also", own])
+    assert result.exit_code == 0, result.output
+    assert own in result.output
+    found = json.loads((tmp_path / "paper.json").read_text())
+    assert [one["label"] for one in found["rows"]] == ["Transformer-XL small, 4 layers", own]
+    assert found["rows"][1]["readings"]["core"] > 4 * 250 * 501
+    assert own.replace("_", "\\_") in (tmp_path / "paper.md").read_text()
+    assert (tmp_path / "waterfall.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("model", "status"), [("user_models:Leaky width=8", 1), ("deq width=8 cell=mlp solver=picard", 0)])
+def test_a_users_own_model_is_held_to_memory_constant_in_a_setting(
+    model: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part, name in ((paper, "PRINTED"), (paper, "PAIRS"), (paper, "CLAIMS"), (scaling, "FAMILIES"), (cost, "TABLE_4")):
+        monkeypatch.setattr(part, name, ())
+    call = ["memory", "--jobs", "1", "--out", str(tmp_path), "--also", model, "--constant-in", "steps"]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == status, result.output
+    assert ("memory is not constant in steps" in result.output) == bool(status)
+
+
+def test_settings_are_read_as_what_they_look_like() -> None:
+    model = parse_model("mine:Core width=8 gain=0.5 cell=mlp tied=true memory=none steps=-1")
+    assert model.settings == {"width": 8, "gain": 0.5, "cell": "mlp", "tied": True, "memory": None, "steps": -1}
+
+
+# The cost model
+
+
+@pytest.mark.parametrize("name", ["deq, anderson", "deq, trellis"])
+def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
+    model = named("deq", **{**XL, "solver": "picard"}) if name == "deq, anderson" else MODELS[name]
+    law = cost.law(model, SHAPE, training=True, caps=(12, 9))
+    for steps, backward_steps in ((2, 2), (12, 9), (7, 5)):
+        found = cost.counted(model, dataclasses.replace(SHAPE, steps=steps, backward_steps=backward_steps), training=True)
+        between = (
+            name == "deq, trellis" and steps == 7
+        )  # each of Broyden's steps takes more than the last, and here the map is cheap
+        for count in ("flops", "bytes"):
+            said = cost.spent({"law": law}, count, steps, backward_steps)
+            assert found[count] == pytest.approx(said, rel=0.2 if between else 1e-12)
+
+
+def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
+    torch.manual_seed(0)
+    model = build_model(MODELS["tied"], 100).train()
+    optimiser, _ = make_optimiser(model, Train(steps=1, batch=4, learning_rate=1e-3))
+    inputs, targets = (torch.zeros(4, 10, dtype=torch.long) for _ in range(2))
+    real = flops(lambda: training_step(model, optimiser, 0.25, inputs, targets))
+    assert cost.counted(MODELS["tied"], SHAPE, training=True)["flops"] == real.total
+    assert cost.counted(MODELS["tied"], SHAPE, training=False)["flops"] * 3 == pytest.approx(real.total, rel=0.1)
+
+
+def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> None:
+    a, b, ids = torch.zeros(8, 4), torch.zeros(4, 2), torch.tensor([1, 2])
+    with cost.Moved() as moved:
+        (a.t().t() @ b).relu_()
+    assert moved.bytes == 4 * (32 + 8 + 16) + 4 * (16 + 16)  # the product, and what is read and written in place
+    for call, numbers in (
+        (lambda: torch.zeros(2, 8, 4) @ b, 64 + 64 + 8 + 32),  # zeros are written; the product is one of matrices
+        (lambda: torch.empty(1000), 0),
+        (lambda: a.copy_(torch.ones(8, 4)), 32 + 32 + 32),
+        (lambda: torch.add(a, a, out=torch.empty(8, 4)), 32 + 32 + 32),
+        (
+            lambda: nn.functional.embedding(ids, a),
+            2 * 2 + 8 + 8,
+        ),  # two ids of eight bytes are read, and two rows; two rows are written
+    ):
+        with cost.Moved() as moved:
+            call()
+        assert moved.bytes == 4 * numbers
+
+
+def test_steps_afforded_are_those_that_cost_as_much() -> None:
+    row = {"law": {"flops": {"base": 10, "forward": 3, "backward": 2}}, "cost": {"flops": 100}}
+    steps = cost.afforded(row, "flops")
+    assert cost.spent(row, "flops", steps, steps) == pytest.approx(100)
+    assert cost.afforded(row, "flops", 2.0) == pytest.approx(38)

@@ -1,0 +1,159 @@
+"""The comparison with peers counts and divides what it says, shows a library that does not keep its word, and ours keeps it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cli.peers import write
+from bench.peers import explicit, measure, show
+from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
+from bench.peers.problems import PROBLEMS
+from bench.records.errors import UserError
+from bench.records.side_file import PEERS
+from deq import Map
+
+CHEAP = ("tiny", "oscillating")
+
+
+class Liar:
+    """Says nothing and returns where it started."""
+
+    name = "liar"
+    version = "1"
+
+    def solve(self, f: Map, z0: Tensor, method: str, rtol: float, cap: int) -> Tensor:
+        return z0
+
+    def layer(self, f: Map, method: str, steps: int) -> Layer:
+        return f
+
+
+def test_the_floor_is_evaluations_products_and_the_attached_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 2.0, 5.0, 90.0, 91.0, 92.0] * 2)
+    monkeypatch.setattr(measure, "_seconds", lambda do, repeats=1: next(clock))
+    rows = measure.overhead([Ours()], "tiny", rounds=2)
+    assert [row["method"] for row in rows] == [*METHODS]
+    for row in rows:
+        assert (row["evaluations"], row["products"]) == (21, 20)  # the attached evaluation is one of them
+        assert row["floor_s"] == [20 * 1.0 + 20 * 2.0 + 5.0] * 2
+    assert [row["step_s"] for row in rows] == [[92.0, 90.0], [91.0, 91.0], [90.0, 92.0]]  # there and back
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_what_comes_back_is_below_the_tolerance_at_the_first_evaluation_that_is(name: str) -> None:
+    for row in measure.steps_to([Ours()], name):
+        if row["method"] == "picard" and name == "oscillating":
+            assert row["residual"] > 1
+            assert row["first_below"] is None
+            assert row["evaluations"] == row["cap"]
+            continue
+        assert row["residual"] <= row["rtol"] * (1.5 if row["rtol"] < 1e-5 else 1.01)
+        assert abs(row["evaluations"] - row["first_below"]) <= (1 if row["dtype"] == "float32" else 0)  # roundings of the judge
+
+
+def test_a_solution_that_is_none_is_shown_as_such() -> None:
+    libraries: list[Library] = [Ours(), Liar()]
+    lines = show.steps(measure.steps_to(libraries, "tiny"), [library.name for library in libraries]).splitlines()
+    assert [line for line in lines if "liar" in line and "left at 1e+00" in line]
+    assert not [line for line in lines if "| deq" in line and "left" in line]
+
+
+def test_memory_is_flat_in_the_steps_and_small_with_picard(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for steps in (5, 20):
+        monkeypatch.setattr(measure, "STEPS", steps)
+        found[steps] = {row["method"]: row for row in measure.memory([Ours()], "block")}
+    one = found[20]["one evaluation"]
+    gaps = 2 * 15 * 8 * 4 * 2  # fifteen more gaps of eight samples, listed and stacked, forward and backward
+    assert abs(found[20]["picard"]["peak_bytes"] - found[5]["picard"]["peak_bytes"]) <= gaps
+    assert found[20]["unrolled"]["peak_bytes"] > 3 * found[5]["unrolled"]["peak_bytes"]
+    assert found[20]["picard"]["peak_bytes"] <= 1.3 * (one["peak_bytes"] + one["state_bytes"])
+    # Anderson's history, forward or backward, is 2 x window states, and nothing else of a state's size.
+    history = 2 * 6 * one["state_bytes"]
+    assert found[20]["anderson"]["peak_bytes"] - found[20]["picard"]["peak_bytes"] <= history + one["state_bytes"]
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_no_more_evaluations_than_torchdeq(name: str) -> None:
+    pytest.importorskip("torchdeq", reason="the extra `peers` is not installed")
+    from bench.peers.libraries import TorchDEQ
+
+    rows = measure.steps_to([Ours(), TorchDEQ()], name)
+    for mine, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert (mine["library"], theirs["library"]) == ("deq", "torchdeq")
+        assert mine["evaluations"] <= theirs["evaluations"]
+
+
+def test_problems_are_the_same_in_both_precisions() -> None:
+    for name, make in PROBLEMS.items():
+        if name == "large":
+            continue
+        single, double = make(torch.float32), make(torch.float64)
+        z = torch.randn(double.z0.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        torch.testing.assert_close(single.f(z.float()).double(), double.f(z), rtol=1e-4, atol=1e-4)
+
+
+def test_baselines_and_harness_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explicit, "_STEPS", 3)
+    monkeypatch.setattr(explicit, "SHAPES", ((2, 8, 8),))
+    rows = explicit.baselines(rounds=2)
+    assert {row["reference"] for row in rows} == {"GPT", "nn.LSTM", "nn.GRU"}
+    assert all(len(row["model_s"]) == len(row["reference_s"]) == 2 and min(row["model_s"]) > 0 for row in rows)
+    rows = explicit.harness(rounds=2)
+    assert all(len(row["harness_s"]) == len(row["bare_s"]) == 2 and min(row["bare_s"]) > 0 for row in rows)
+
+
+def test_the_interval_of_a_median_is_of_order_statistics() -> None:
+    values = [float(value) for value in range(1, 22)]
+    assert show.median(values) == (11.0, 6.0, 16.0)
+    assert show.median([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+
+
+def record() -> dict[str, Any]:
+    def timed(library: str, step: float) -> dict[str, Any]:
+        return {
+            "problem": "tiny", "method": "picard", "library": library, "evaluations": 21, "products": 20,
+            "step_s": [step] * 7, "floor_s": [1.0] * 7,
+        }  # fmt: skip
+
+    rows = [timed("deq", 1.5) | {"method": method} for method in METHODS]
+    rows += [timed("torchdeq", 3.0) | {"method": method} for method in METHODS]
+    return {
+        "libraries": {"deq": "1", "torchdeq": "0.1.0"},
+        "overhead": rows,
+        "steps": [],
+        "memory": [
+            {"problem": "p", "method": "one evaluation", "library": "torch", "saved_bytes": 0, "peak_bytes": 3, "state_bytes": 1},
+            {"problem": "p", "method": "picard", "library": "deq", "saved_bytes": 0, "peak_bytes": 5, "state_bytes": 1},
+        ],
+        "baselines": [{"shape": "s", "model": "LSTM", "reference": "nn.LSTM", "model_s": [1.02] * 7, "reference_s": [1.0] * 7}],
+        "harness": [{"model": "GRU", "steps": 3, "harness_s": [1.01] * 7, "bare_s": [1.0] * 7}],
+    }
+
+
+def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
+    write(record(), tmp_path)
+    assert PEERS.read(tmp_path / "peers.json") == record()
+    texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
+    assert {*texts} == {"overhead", "steps", "memory", "baselines", "harness"}
+    assert "1.50 [1.50, 1.50]" in texts["overhead"]
+    assert "2.00 [2.00, 2.00]" in texts["overhead"]
+    assert "1.25" in texts["memory"]
+    assert "1.02 [1.02, 1.02]" in texts["baselines"]
+    assert "+1.0 [+1.0, +1.0]" in texts["harness"]
+
+
+def test_the_published_tables_are_those_of_the_published_record() -> None:
+    folder = Path(__file__).resolve().parents[2] / "results" / "peers"
+    made = show.tables(json.loads((folder / "peers.json").read_text(encoding="utf-8")))
+    assert {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in made} == made
+
+
+def test_without_the_peers_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"deq-bench\[peers\]"):
+        installed()

@@ -1,0 +1,436 @@
+"""The gate catches what it is there for, each by a count of its own, and does not cry wolf."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import exhaustive
+from torch import Tensor, nn
+
+import bench.perf_gate.counts as counts
+import deq.adjoint
+from bench.cli.gate import counted
+from bench.execution.plan import Plan
+from bench.execution.suite_loading import load_suite
+from bench.perf_gate import show
+from bench.perf_gate.accepted import Difference, accept, differences, read_accepted
+from bench.perf_gate.counts import Count, count
+from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, Comparison, Effect, compare, decide, interval
+from bench.records.errors import UserError
+from bench.records.spec import Spec
+from bench.training.language_model import LanguageModel
+from deq import Anderson, Map, Solution, Solver, Stop, solve
+
+LABELS = ("DEQ (Anderson)", "tied 12")
+ROOT = Path(__file__).resolve().parents[2]
+COUNTS = {"a / bytes": Count(value=100, unit="B"), "b / steps": Count(value=10, unit="steps", tolerance=1)}
+
+
+@pytest.fixture(scope="module")
+def few() -> Plan:
+    """A DEQ and its unrolling."""
+    _, entries = load_suite("gate", {})
+    return Plan([entry for entry in entries if isinstance(entry, Spec) and entry.label in LABELS])
+
+
+@pytest.fixture(scope="module")
+def usual(few: Plan) -> dict[str, Count]:
+    return count(few)
+
+
+def caught(few: Plan, usual: Mapping[str, Count]) -> dict[str, Difference]:
+    return {one.name: one for one in differences(usual, count(few))}
+
+
+class TestExact:
+    """What is injected is caught; what it does not touch stays as it is."""
+
+    def test_the_same_code_has_the_same_counts(self, few: Plan, usual: Mapping[str, Count]) -> None:
+        torch.manual_seed(17)
+        torch.rand(5)
+        assert caught(few, usual) == {}
+
+    def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+        def longer(f: Map, z: Tensor, solver: Solver, stop: Stop) -> Solution:
+            """One evaluation more than asked for, whether or not there is a tolerance."""
+            first = solve(f, z, solver, stop)
+            return solve(f, z, solver, dataclasses.replace(stop, rtol=None, max_steps=first.nfe + 1))
+
+        monkeypatch.setattr(deq.adjoint, "solve", longer)
+        found = caught(few, usual)
+        assert found["solve block, anderson / forward evaluations to 1e-06, float64"].change.startswith("+1 ")
+        assert found["solve contraction, picard / backward evaluations to 0.001, float64"].change.startswith("+1 ")
+        assert "gate, DEQ (Anderson) / FLOPs a step" in found
+        assert not any("tied" in name or "data" in name for name in found)
+
+    def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+        embed = LanguageModel.embed
+        monkeypatch.setattr(LanguageModel, "embed", lambda self, tokens: (x := embed(self, tokens)) * torch.ones_like(x))
+        found = caught(few, usual)
+        extra = 4 * 8 * 30 * 16  # bytes of batch x length x width
+        for label in LABELS:
+            saved = found[f"gate, {label} / saved for backward"]
+            assert isinstance(saved.found, int)
+            assert isinstance(saved.accepted, int)
+            assert saved.found - saved.accepted == extra
+        assert not any("evaluations" in name or "parameters" in name for name in found)
+
+    def test_an_extra_parameter(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+        build = counts.build_model
+
+        def larger(*arguments: Any) -> LanguageModel:
+            model = build(*arguments)
+            model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
+            return model
+
+        monkeypatch.setattr(counts, "build_model", larger)
+        assert {one.change.partition(" ")[0] for name, one in caught(few, usual).items() if "parameters" in name} == {"+1"}
+
+    def test_an_extra_host_sync(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+        step = Anderson.step
+
+        def slow(self: Anderson, f: Map, z: Tensor, fz: Tensor, memory: Any) -> Any:
+            z.sum().item()
+            return step(self, f, z, fz, memory)
+
+        monkeypatch.setattr(Anderson, "step", slow)
+        found = caught(few, usual)
+        assert found["anderson, 8 late steps / host syncs"].change.startswith("+8 ")
+        assert "gate, DEQ (Anderson) / host syncs a step" in found
+        assert not any("host syncs" in name for name in found if "nderson" not in name)
+
+    @pytest.mark.parametrize(
+        ("run", "syncs"),
+        [
+            (lambda x: x + x, 0),
+            (lambda x: x[x > 0], 1),
+            (lambda x: x.clone().index_put_((x > 0,), torch.zeros(())), 1),
+            (lambda x: x[torch.tensor([0])], 0),
+            (lambda x: torch.linalg.solve(torch.eye(3), x), 1),
+            (lambda x: torch.linalg.solve_ex(torch.eye(3), x), 0),
+            (lambda x: bool(x.sum() > 0), 1),
+        ],
+    )
+    def test_what_the_host_waits_for(self, run: Callable[[Tensor], object], syncs: int) -> None:
+        x = torch.ones(3, 1)
+        assert counts.operations(lambda: run(x)).syncs == syncs
+
+    def test_an_improvement_nobody_explained(self) -> None:
+        (one,) = differences(COUNTS, COUNTS | {"a / bytes": Count(value=80, unit="B")})
+        assert one.change == "-20 (-20.0 %)"
+
+    @pytest.mark.parametrize(("value", "differs"), [(9, False), (11, False), (12, True), (8, True), (None, True)])
+    def test_a_tolerance_is_the_accepted_counts(self, value: int | None, differs: bool) -> None:
+        found = differences(COUNTS, COUNTS | {"b / steps": Count(value=value, unit="steps", tolerance=99)})
+        assert bool(found) == differs
+
+    def test_what_is_new_or_gone_differs(self) -> None:
+        found = {one.name: one.change for one in differences(COUNTS, {"c / new": Count(value="x", unit="SHA-256")})}
+        assert found == {"a / bytes": "gone", "b / steps": "gone", "c / new": "new"}
+        (one,) = differences({"d": Count(value="x", unit="1")}, {"d": Count(value="y", unit="1")})
+        assert one.change == "other"
+
+    @pytest.mark.end_to_end
+    def test_the_accepted_counts_are_those_of_the_code_that_is_here(self) -> None:
+        """The gate itself, on every test run."""
+        known = read_accepted(ROOT / "results" / "gate" / "expected.json")
+        version = torch.__version__.partition("+")[0]
+        if version not in known:
+            pytest.skip(f"no counts have been accepted for torch {version}")
+        assert differences(known[version], counted("gate")) == []
+
+
+class TestAccept:
+    def test_it_writes_the_counts_and_why(self, tmp_path: Path) -> None:
+        file, changes = tmp_path / "gate" / "expected.json", tmp_path / "CHANGELOG.md"
+        changes.write_text("# Changes\n\n## 2.0\n\n- One.\n  More of it.\n\n## 1.0\n\n- Old.\n")
+        assert len(accept(file, "2.13.0", COUNTS, "the\nfirst", changes)) == 2
+        assert accept(file, "2.13.0", COUNTS, "again", changes) == []
+        better = COUNTS | {"a / bytes": Count(value=80, unit="B")}
+        accept(file, "2.13.0", better, "saves less", changes)
+        accept(file, "2.14.0", COUNTS, "a new torch", changes)
+        assert read_accepted(file) == {"2.13.0": better, "2.14.0": COUNTS}
+        assert changes.read_text() == (
+            "# Changes\n\n## 2.0\n\n- One.\n  More of it.\n"
+            "- Gate, torch 2.13.0: the first (2 counts are new).\n"
+            "- Gate, torch 2.13.0: saves less (a / bytes -20 (-20.0 %)).\n"
+            "- Gate, torch 2.14.0: a new torch (2 counts are new).\n\n## 1.0\n\n- Old.\n"
+        )
+
+    def test_a_change_log_is_begun_where_there_is_none(self, tmp_path: Path) -> None:
+        accept(tmp_path / "expected.json", "2", COUNTS, "first", tmp_path / "C.md")
+        assert (tmp_path / "C.md").read_text() == "# Changes\n\n## Unreleased\n\n- Gate, torch 2: first (2 counts are new).\n"
+
+    def test_no_reason_no_change(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="--why"):
+            accept(tmp_path / "expected.json", "2", COUNTS, " \n", tmp_path / "C.md")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"2": {"a": 1}}', '{"2": {"a": {"value": 1, "unit": "B", "more": 1}}}'])
+    def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "e.json").write_text(content)
+        with pytest.raises(UserError, match=r"e\.json is damaged"):
+            read_accepted(tmp_path / "e.json")
+
+
+def job(
+    chance: np.random.Generator, effect: float, noise: float = 0.012, spoilt: float = 0.05
+) -> Callable[[str], dict[str, float]]:
+    """Processes on a machine as it is: it drifts, every process is off by `noise`, a few are slowed by up to a third."""
+    drift = [0.0]
+
+    def run(side: str) -> dict[str, float]:
+        drift[0] += chance.normal(0, 0.01)
+        off = chance.normal(0, noise) + (chance.uniform(0, 0.3) if chance.random() < spoilt else 0.0)
+        return {"it": 1e-3 * math.exp(drift[0] + off + (effect if side == "head" else 0.0))}
+
+    return run
+
+
+ROOM = 21  # rounds of ten benchmarks in the gate's time, on two cores
+
+
+def verdicts(effect: float, jobs: int = 400, **machine: float) -> list[str]:
+    found = []
+    for number in range(jobs):
+        run = job(np.random.default_rng(number), effect, **machine)
+        found.append(compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effect("it").verdict)
+    return found
+
+
+class TestTiming:
+    def test_five_percent_slower_is_caught_in_95_of_100_jobs(self) -> None:
+        assert verdicts(math.log(1.05)).count("regression") >= 0.95 * 400
+
+    def test_the_same_code_is_called_slower_in_5_of_100_jobs_at_most(self) -> None:
+        found = verdicts(0.0)
+        assert found.count("regression") <= 0.05 * 400
+        assert found.count("pass") >= 0.9 * 400
+
+    def test_the_same_code_fails_5_of_100_jobs_of_ten_benchmarks_at_most(self) -> None:
+        failed = 0
+        for number in range(60):
+            each = [job(np.random.default_rng(1000 * number + one), 0.0) for one in range(10)]
+
+            def run(side: str, each: list[Callable[[str], dict[str, float]]] = each) -> dict[str, float]:
+                return {str(name): one(side)["it"] for name, one in enumerate(each)}
+
+            found = compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()
+            failed += any(effect.verdict == "regression" for effect in found.values())
+        assert failed <= 0.05 * 60
+
+    def test_on_a_machine_too_noisy_to_tell_nothing_is_said(self) -> None:
+        found = verdicts(math.log(1.05), jobs=100, noise=0.2)
+        assert found.count("inconclusive") >= 90
+        assert verdicts(0.0, jobs=100, noise=0.2).count("regression") <= 5
+
+    def test_a_fifth_faster_is_said_and_is_no_regression(self) -> None:
+        assert verdicts(math.log(0.8), jobs=100).count("faster") >= 95
+        assert "regression" not in verdicts(math.log(0.95), jobs=100)
+
+    def test_the_interval_covers_the_mean_as_often_as_it_says(self) -> None:
+        chance = np.random.default_rng(0)
+        hits = 0
+        for _ in range(2000):
+            low, high = interval(chance.normal(0.3, 1.0, 12).tolist())
+            hits += low <= 0.3 <= high
+        assert 0.93 <= hits / 2000 <= 0.97
+
+    def test_one_slow_process_does_not_move_the_interval(self) -> None:
+        values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+        assert interval([*values[:-1], 1000.0]) == interval(values)
+
+    def test_nothing_is_decided_before_there_are_enough_rounds(self) -> None:
+        assert decide([0.5] * (ROUNDS - 1), [0.0] * (ROUNDS - 1)).verdict == "inconclusive"
+        assert decide([0.5] * ROUNDS, [0.0] * ROUNDS).verdict == "regression"
+        assert decide([], []).verdict == "inconclusive"
+
+    def test_the_threshold_is_three_percent_or_twice_the_floor(self) -> None:
+        assert decide([0.0] * 8, [0.0] * 8).threshold == LEAST == math.log1p(0.03)
+        loud = decide([0.0] * 8, [-0.1, 0.1] * 4)
+        assert loud.threshold == 2 * loud.floor > 0.1
+
+    def test_each_round_has_both_sides_in_an_order_by_chance(self) -> None:
+        ran: list[str] = []
+
+        def run(side: str) -> dict[str, float]:
+            ran.append(side)
+            return {"it": 1.0 + 0.5 * (len(ran) % 2), "head only": 1.0} if side == "head" else {"it": 1.0 + 0.5 * (len(ran) % 2)}
+
+        found = compare("base", "head", run, budget_s=math.inf, max_rounds=12)
+        assert len(found.rounds) == 12
+        rounds = [ran[start : start + 3] for start in range(0, 36, 3)]
+        assert all(sorted(one) == ["base", "base", "head"] for one in rounds)
+        assert len({tuple(one) for one in rounds}) == 3
+        assert found.names == ["it"]
+        assert found.missing == ["head only"]
+        assert found.lost == []
+
+    def test_a_benchmark_that_head_no_longer_runs_is_lost(self) -> None:
+        found = Comparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
+        assert (found.names, found.lost) == (["x"], ["y"])
+        assert "ran in the base alone: y" in show.text(None, 0, found)
+
+    def test_no_round_is_begun_that_the_budget_has_no_room_for(self) -> None:
+        time = [0.0]
+
+        def run(side: str) -> dict[str, float]:
+            time[0] += 10.0
+            return {"it": time[0] % 7 + 1}
+
+        found = compare("base", "head", run, budget_s=100.0, clock=lambda: time[0])
+        assert len(found.rounds) == 3
+
+
+def shown() -> tuple[list[Difference], Comparison]:
+    found = Comparison("abc", "def|x", [({"a[x]": 1e-3, "b": 1e-3}, {"a[x]": 1.2e-3, "b": 1e-3}, {"a[x]": 1e-3, "b": 1e-3})] * 8)
+    return differences(COUNTS, COUNTS | {"a / bytes": Count(value=120, unit="B")}), found
+
+
+class TestShow:
+    def test_markdown_has_the_verdicts_first_and_escapes(self) -> None:
+        text = re.sub(" +", " ", show.markdown(shown()[0], 2, shown()[1]))
+        assert text.splitlines()[2] == "- exact tier: 1 of 2 counts differ from the accepted ones"
+        assert r"def\|x against abc: 1 pass, 1 REGRESSION (8 rounds" in text
+        assert r"| a / bytes | 100 | 120 | B | +20 (+20.0 %) |" in text
+        assert r"| a\[x\] | 1 | 1.2 | +20.0 | \[+20.0, +20.0\] | 0.0 | 3.0 | REGRESSION |" in text
+
+    def test_json_says_the_same(self) -> None:
+        data = json.loads(json.dumps(show.as_data(shown()[0], 2, shown()[1], True), allow_nan=False))
+        assert data["exact"]["differences"][0]["found"] == 120
+        assert data["timing"]["benchmarks"]["a[x]"]["verdict"] == "regression"
+        assert data["timing"]["benchmarks"]["b"]["log_ratio"] == 0
+
+    def test_what_is_not_yet_known_is_null(self) -> None:
+        found = Comparison("a", "b", [({"x": 1.0}, {"x": 1.0}, {"x": 1.0})])
+        data = json.loads(json.dumps(show.as_data(None, 0, found, False), allow_nan=False))
+        assert data["timing"]["benchmarks"]["x"]["low"] is None
+
+
+def gate(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder.parent)}
+    return subprocess.run(
+        [sys.executable, "-m", "bench", "gate", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment,
+    )
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's own repository: a function, its benchmark, and a commit."""
+    folder = tmp_path / "own"
+    (folder / "speed").mkdir(parents=True)
+    (folder / "work.py").write_text("def work():\n    return sum(range(20_000))\n")
+    (folder / "speed" / "test_speed.py").write_text("from work import work\n\n\ndef test_work(benchmark):\n    benchmark(work)\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    return folder
+
+
+def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    (folder := tmp_path / "times").mkdir()
+    (seconds,) = Benchmarks(project / "speed", folder).run(project).values()
+    assert seconds > 0
+
+
+@pytest.mark.end_to_end
+@pytest.mark.alone
+class TestOwnProject:
+    def test_code_that_got_slower_fails_and_every_form_says_so(self, project: Path) -> None:
+        (project / "work.py").write_text("def work():\n    return sum(range(30_000))\n")
+        git(project, "commit", "-qam", "two")
+        said = gate(
+            project,
+            *("--against", "HEAD~1", "--head", "HEAD", "--benchmarks", "speed", "--budget", "600"),
+            *("--markdown", "sum.md", "--json"),
+        )
+        assert said.returncode == 1, said.stdout + said.stderr
+        data = json.loads(said.stdout)
+        one = data["timing"]["benchmarks"]["test_speed.py::test_work"]
+        assert one["verdict"] == "regression"
+        assert math.exp(one["log_ratio"]) == pytest.approx(1.5, rel=0.2)
+        assert "REGRESSION" in (project / "sum.md").read_text()
+        worktrees = subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True, text=True, check=True).stdout
+        assert len(worktrees.splitlines()) == 1
+
+    @pytest.mark.exhaustive
+    def test_the_same_code_does_not_fail(self, project: Path) -> None:
+        said = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "45", "--json")
+        assert said.returncode == 0, said.stdout + said.stderr
+        data = json.loads(said.stdout)["timing"]
+        assert data["rounds"] >= ROUNDS, "too few to say anything"
+        assert data["benchmarks"]["test_speed.py::test_work"]["verdict"] in ("pass", "inconclusive", "faster")
+
+    def test_a_suite_of_ones_own_is_counted(self, project: Path) -> None:
+        (project / "mine.py").write_text(
+            "from bench.records.spec import Named, Spec, Train\n"
+            "SPECS = [Spec(group='g', label='GRU', seed=0, train=Train(steps=9, batch=4, learning_rate=1e-2),\n"
+            "    model=Named(name='gru', settings={'width': 4}), task=Named(name='copy', settings={'T': 5, 'samples': 100}))]\n"
+        )
+        own = ("--suite", "mine.py", "--expected", "own.json")
+        missing = gate(project, "--exact", *own)
+        assert missing.returncode == 2
+        assert "bench gate accept" in missing.stderr
+        assert gate(project, "accept", "--why", "first", *own).returncode == 0
+        assert "all 8 counts as accepted" in gate(project, "--exact", *own).stdout
+        suite = (project / "mine.py").read_text()
+        (project / "mine.py").write_text(suite.replace("'width': 4", "'width': 5"))
+        worse = gate(project, "--exact", *own)
+        assert worse.returncode == 1
+        assert "g, GRU / parameters" in worse.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--against", "nowhere", "--head", "HEAD"), "git rev-parse"),
+            (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "work.py"), "no benchmark ran"),
+            *exhaustive(
+                (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "none"), "no benchmarks at"),
+                (("--exact", "--against", "HEAD"), "nothing to be timed against"),
+                (("--head", "HEAD"), "belongs to --against"),
+                (("--exact", "--markdown", "no/such/place.md"), "cannot write no/such/place.md"),
+            ),
+        ],
+    )
+    def test_a_wrong_call_is_a_line_and_status_2(self, project: Path, arguments: tuple[str, ...], said: str) -> None:
+        found = gate(project, *arguments)
+        assert found.returncode == 2, found.stdout
+        assert said in found.stderr
+        assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_an_effect_is_told_with_its_rounds() -> None:
+    effect = decide([0.01] * 7, [0.0] * 7)
+    assert effect == Effect(
+        rounds=7,
+        mean=pytest.approx(0.01),
+        low=pytest.approx(0.01),
+        high=pytest.approx(0.01),
+        floor=0.0,
+        threshold=LEAST,
+        verdict="pass",
+    )

@@ -1,0 +1,40 @@
+"""The golden curves: numbers move only with a version, and a difference names what to raise."""
+
+from typing import Any
+
+from bench.perf_gate.golden import cases, curves, differences, read
+
+
+def test_the_numbers_are_those_that_were_accepted() -> None:
+    assert differences(curves(), read()) == []
+
+
+def test_every_case_has_another_name() -> None:
+    names = [name for name, _ in cases()]
+    assert len(names) == len(set(names))
+
+
+def curve(loss: float, **numerics: int) -> dict[str, Any]:
+    return {"numerics": numerics, "loss": [loss], "valid": {}}
+
+
+ACCEPTED = {"a": curve(1.0, Trainer=1, Anderson=1), "b": curve(2.0, Trainer=1, Broyden=1), "c": curve(3.0, Trainer=1)}
+
+
+def test_rounding_is_no_difference() -> None:
+    assert differences(ACCEPTED | {"a": curve(1.0 + 1e-10, Trainer=1, Anderson=1)}, ACCEPTED) == []
+
+
+def test_a_moved_curve_names_the_version_to_raise() -> None:
+    (line,) = differences(ACCEPTED | {"a": curve(1.0 + 1e-8, Trainer=1, Anderson=1)}, ACCEPTED)
+    assert line == "numbers changed in a, and no version was raised: raise `numerics` of Anderson (1)"
+    moved = {name: one | {"loss": [9.0]} for name, one in ACCEPTED.items()}
+    assert differences(moved, ACCEPTED)[0].endswith("raise `numerics` of Trainer (1)")
+
+
+def test_a_raised_version_a_new_case_and_a_failure_are_accepted_by_hand() -> None:
+    renewed = {"a": curve(1.5, Trainer=1, Anderson=2), "d": curve(1.0, Trainer=1)}
+    (line,) = differences(ACCEPTED | renewed, ACCEPTED)
+    assert line.startswith("new, gone, or of other versions: a, d; `python -m bench golden --accept`")
+    failed = {"numerics": {"Trainer": 1}, "status": "crashed: no"}
+    assert "numbers changed in c" in differences(ACCEPTED | {"c": failed}, ACCEPTED)[0]

@@ -1,0 +1,224 @@
+"""The Markov task serves the chain that it describes, and its yardsticks are what explicit predictors score."""
+
+import itertools
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.records.errors import UserError
+from bench.tasks.markov import Markov
+
+
+def means(task: Markov, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    return task.summarise({name: float(total) / count for name, (total, count) in task.score(logits, targets).items()})
+
+
+def whole(task: Markov, split: str, size: int = 7) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*task.batches(split, size, 0), strict=True)  # type: ignore[arg-type]
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def entropy(probabilities: list[float]) -> float:
+    return math.fsum(-p * math.log(p) for p in probabilities if p)
+
+
+@pytest.mark.parametrize(("states", "length"), [(2, 1), (5, 9), (16, 32)])
+def test_targets_are_the_inputs_one_later(states: int, length: int) -> None:
+    task = Markov(states=states, length=length, test_samples=4)
+    inputs, targets = next(task.batches("train", 6, 0))
+    assert (task.vocabulary, task.length) == (states, length)
+    assert inputs.shape == targets.shape == (6, length)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert inputs.is_contiguous()
+    assert min(inputs.min(), targets.min()) >= 0
+    assert max(inputs.max(), targets.max()) < states
+
+
+def test_frequencies_match_the_matrix_and_the_stationary_distribution_at_every_position() -> None:
+    task = Markov(states=4, length=6, test_samples=1)
+    draws = 60_000
+    inputs, targets = next(task.batches("train", draws, 0))
+    for t in range(6):
+        share = np.bincount(inputs[:, t], minlength=4)
+        spread = np.sqrt(draws * task.stationary * (1 - task.stationary))
+        assert (abs(share - draws * task.stationary) < 5.5 * spread + 1).all(), t
+        for s in range(4):
+            after = targets[:, t][inputs[:, t] == s]
+            found, p = np.bincount(after, minlength=4), task.transition[s]
+            assert (abs(found - len(after) * p) < 5.5 * np.sqrt(len(after) * p * (1 - p)) + 1).all(), (t, s)
+
+
+def test_the_past_beyond_the_current_token_says_nothing() -> None:
+    task = Markov(states=3, length=2, test_samples=1)
+    inputs, targets = next(task.batches("train", 100_000, 0))
+    for first, current in itertools.product(range(3), repeat=2):
+        after = targets[:, 1][(inputs[:, 0] == first) & (inputs[:, 1] == current)]
+        found, p = np.bincount(after, minlength=3), task.transition[current]
+        assert (abs(found - len(after) * p) < 5.5 * np.sqrt(len(after) * p * (1 - p)) + 1).all()
+
+
+def test_samples_of_a_batch_are_independent() -> None:
+    """Neighbours agree as often as two draws of the stationary distribution do."""
+    task = Markov(states=4, length=3, test_samples=1)
+    inputs, _ = next(task.batches("train", 100_000, 0))
+    agree = (inputs[0::2] == inputs[1::2]).double().mean(0)
+    assert agree.sub(float((task.stationary**2).sum())).abs().max() < 0.012
+
+
+@pytest.mark.parametrize("chain", range(4))
+def test_the_matrix_is_stochastic_and_the_distribution_stationary(chain: int) -> None:
+    task = Markov(states=9, chain=chain, test_samples=1)
+    assert (task.transition > 0).all()
+    np.testing.assert_allclose(task.transition.sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_allclose(task.stationary @ task.transition, task.stationary, rtol=1e-10)
+    np.testing.assert_allclose(np.linalg.matrix_power(task.transition, 4_000)[0], task.stationary, rtol=1e-8)
+    assert task.stationary.sum() == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize(("states", "length", "chain"), [(2, 5, 0), (3, 4, 1), (4, 3, 7)])
+def test_floor_and_chance_equal_brute_force(states: int, length: int, chain: int) -> None:
+    """By the chain rule the targets' entropies given all that came before sum to H(x_0..x_T) - H(x_0)."""
+    task = Markov(states=states, length=length, chain=chain, test_samples=1)
+    joint = []
+    for sequence in itertools.product(range(states), repeat=length + 1):
+        p = float(task.stationary[sequence[0]])
+        for one, other in itertools.pairwise(sequence):
+            p *= float(task.transition[one, other])
+        joint.append(p)
+    assert math.fsum(joint) == pytest.approx(1, abs=1e-12)
+    chance = entropy(list(task.stationary))
+    assert task.metrics["loss"].chance == pytest.approx(chance, abs=1e-12)
+    assert task.metrics["loss"].floor == pytest.approx((entropy(joint) - chance) / length, abs=1e-12)
+
+
+def test_the_metrics_agree_with_one_another() -> None:
+    metrics = Markov().metrics
+    loss = metrics["loss"]
+    assert loss.chance is not None
+    assert loss.floor is not None
+    assert loss.chance - loss.floor > 0.5  # there is something to learn
+    assert metrics["perplexity"].chance == pytest.approx(math.exp(loss.chance))
+    assert metrics["perplexity"].floor == pytest.approx(math.exp(loss.floor))
+    assert (metrics["excess_nats"].chance, metrics["excess_nats"].floor) == (loss.chance - loss.floor, 0.0)
+
+
+def test_the_perfect_predictor_scores_the_floor_and_the_frequencies_score_chance() -> None:
+    task = Markov(test_samples=4_000)
+    inputs, targets = whole(task, "test", 1_000)
+    found = means(task, task.oracle(inputs), targets)
+    assert found["loss"] == pytest.approx(task.floor, abs=0.012)
+    assert found["excess_nats"] == found["loss"] - task.floor
+    assert found["perplexity"] == math.exp(found["loss"])
+    frequencies = torch.from_numpy(task.stationary).log().expand(*inputs.shape, -1)
+    assert means(task, frequencies, targets)["loss"] == pytest.approx(task.metrics["loss"].chance, abs=0.012)
+    assert means(task, torch.zeros(*inputs.shape, 16), targets)["loss"] == pytest.approx(math.log(16), rel=1e-12)
+
+
+def test_the_oracle_beats_what_is_close_to_it() -> None:
+    task = Markov(test_samples=4_000)
+    inputs, targets = whole(task, "test", 1_000)
+    best = means(task, task.oracle(inputs), targets)["loss"]
+    torch.manual_seed(0)
+    for _ in range(3):
+        other = (task.oracle(torch.arange(16)) + 0.3 * torch.randn(16, 16))[inputs]
+        assert means(task, other, targets)["loss"] > best + 0.01
+
+
+def test_scores_are_differentiable_float64_sums() -> None:
+    task = Markov(states=5, length=3, test_samples=4)
+    inputs, targets = next(task.batches("test", 4, 0))
+    logits = torch.randn(4, 3, 5, requires_grad=True)
+    total, count = task.score(logits, targets)["loss"]
+    assert (total.dtype, total.shape, count) == (torch.float64, (), 12)
+    torch.testing.assert_close(total.float(), -logits.log_softmax(-1).gather(-1, targets[..., None]).sum())
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert inputs.shape == (4, 3)
+
+
+def test_a_loss_that_overflows_is_an_infinite_perplexity() -> None:
+    assert Markov(test_samples=1).summarise({"loss": 800.0})["perplexity"] == math.inf
+
+
+@pytest.mark.parametrize("first", [1, 13])
+def test_a_training_batch_is_a_pure_function_of_seed_size_and_number(first: int) -> None:
+    stretch = list(islice(Markov().batches("train", 4, 3), first + 3))
+    again = list(islice(Markov().batches("train", 4, 3, first=first), 3))
+    for (inputs, targets), (inputs_again, targets_again) in zip(stretch[first:], again, strict=True):
+        assert torch.equal(inputs, inputs_again)
+        assert torch.equal(targets, targets_again)
+    assert not torch.equal(stretch[first][0], stretch[first + 1][0])
+    assert not torch.equal(stretch[0][0], next(Markov().batches("train", 4, 4))[0])
+    assert not torch.equal(stretch[0][0], next(Markov().batches("train", 5, 3))[0][:4])
+
+
+def test_the_global_generators_are_neither_used_nor_moved() -> None:
+    def draw() -> Tensor:
+        return next(Markov(test_samples=2).batches("train", 4, 0))[0]
+
+    torch.manual_seed(0)
+    one, state = draw(), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(draw(), one)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_held_out_split_ends_ignores_the_seed_and_can_be_entered_anywhere(split: str) -> None:
+    task = Markov(test_samples=10)
+    batches = list(task.batches(split, 4, 0))  # type: ignore[arg-type]
+    assert [len(inputs) for inputs, _ in batches] == [4, 4, 2]
+    for first in range(5):
+        rest = list(task.batches(split, 4, 9, first=first))  # type: ignore[arg-type]
+        assert len(rest) == max(0, 3 - first)
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(rest, batches[first:], strict=True))
+    assert torch.equal(whole(task, split, 1)[0], whole(task, split, 100)[0])
+
+
+def test_splits_share_no_sequences() -> None:
+    task = Markov(test_samples=50)
+    splits = [{tuple(row) for row in whole(task, split)[0].tolist()} for split in ("valid", "test")]
+    splits.append({tuple(row) for inputs, _ in islice(task.batches("train", 10, 0), 20) for row in inputs.tolist()})
+    assert [len(rows) for rows in splits] == [50, 50, 200]
+    assert not splits[0] & splits[1]
+    assert not splits[0] & splits[2]
+    assert not splits[1] & splits[2]
+
+
+def test_the_chain_chooses_the_matrix_and_the_data_seed_does_not() -> None:
+    one, same, other = (Markov(chain=chain, test_samples=4) for chain in (0, 0, 1))
+    assert np.array_equal(one.transition, same.transition)
+    assert not np.array_equal(one.transition, other.transition)
+    assert not torch.equal(whole(one, "test")[0], whole(other, "test")[0])
+
+
+def test_the_fingerprint_follows_the_data() -> None:
+    settings: tuple[dict[str, int], ...] = ({}, {"states": 17}, {"length": 33}, {"test_samples": 511}, {"chain": 1})
+    prints = [Markov(**setting).fingerprint() for setting in settings]
+    assert len(set(prints)) == len(settings)
+    assert prints[0] == Markov().fingerprint()
+    assert len(prints[0]) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("states", 1, 2), ("states", -4, 2), ("length", 0, 1), ("test_samples", 0, 1)]
+)
+def test_wrong_settings_are_refused(name: str, value: int, least: int) -> None:
+    with pytest.raises(UserError, match=f"markov: {name} must be at least {least}, got {value}"):
+        Markov(**{name: value})
+
+
+def test_wrong_batches_are_refused_before_the_first_is_asked_for() -> None:
+    task = Markov(test_samples=1)
+    with pytest.raises(UserError, match=r"unknown split 'tets'; did you mean 'test'"):
+        task.batches("tets", 4, 0)  # type: ignore[arg-type]
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=r"markov: batch size must be at least 1, got 0"):
+            task.batches(split, 0, 0)  # type: ignore[arg-type]

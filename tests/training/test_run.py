@@ -1,0 +1,533 @@
+"""One run does what its spec says, measures without touching, and survives whatever a model does."""
+
+import errno
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bench.training.evaluation
+import bench.training.run
+import bench.training.trainer
+from bench.analysis import aggregate as columns
+from bench.instruments.self_test import examine
+from bench.records.errors import UserError, failure
+from bench.records.record import Record
+from bench.records.spec import Named, Settings, Spec, Train
+from bench.training.checkpoint import Checkpoint, Interrupt
+from bench.training.context import RunControl
+from bench.training.distributed import Ranks
+from bench.training.evaluation import evaluate
+from bench.training.language_model import LanguageModel, build_model
+from bench.training.run import run
+from bench.training.trainer import make_optimiser, training_step
+
+ECHO = Named(name="user_models:Echo")
+COPY = Named(name="copy", settings={"T": 2, "samples": 64, "test_samples": 20})
+DEQ: Settings = {"cell": "mlp", "width": 6, "steps": 6, "backward_steps": 5}
+MODELS: dict[str, Settings] = {
+    "deq": DEQ,
+    "tied": {"cell": "transformer", "cell.heads": 1, "width": 6, "depth": 3},
+    "lstm": {"width": 6},
+    "gru": {"width": 6},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Locks of this module's own, clocks that a busy machine does not make null, and no imports for the probes' collections."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.instruments.contention.Contention.read", lambda *_, **__: None)
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))
+        yield
+
+
+def spec(name: str = "gru", settings: Settings | None = None, task: Named = ECHO, seed: int = 0, **changes: Any) -> Spec:
+    train = {"steps": 4, "batch": 4, "learning_rate": 0.01, "evaluation_batch": 8} | changes.pop("train", {})
+    model = Named(name=name, settings=settings or MODELS[name])
+    return Spec(group="g", label="l", model=model, task=task, train=Train(**train), seed=seed, **changes)
+
+
+def misfit(how: str, at: int = 2, **changes: Any) -> Spec:
+    return spec("user_models:Misfit", {"width": 6, "how": how, "at": at}, role="trial", **changes)
+
+
+def numbers(record: Record) -> Any:
+    """Everything of a record but clocks, what depends on the process, and where it ran."""
+    clocks = ("_s", "_ms_median", "_ms_p10", "_ms_p90", "tokens_per_s", "host_peak_bytes")
+    data = record.model_dump(mode="json")
+    for point in data["curve"]:
+        del point["seconds"]
+    data["measures"] = {name: one for name, one in data["measures"].items() if not name.endswith(clocks)}
+    return {key: data[key] for key in ("run_id", "status", "why", "curve", "measures", "probes", "metrics", "headline")}
+
+
+class Spy:
+    """Keeps the model that `run` builds, its weights at each stage and the learning rate and gradients of every real step."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.models: list[LanguageModel] = []
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+        self.inputs: list[Tensor] = []
+        self.modes: list[tuple[bool, bool, bool]] = []
+        self.after_training: dict[str, Tensor] = {}
+        self._build, self._step, self._evaluate = (
+            bench.training.run.build_model,
+            bench.training.trainer.training_step,
+            bench.training.evaluation.evaluate,
+        )
+        patch.setattr(bench.training.run, "build_model", self.build)
+        patch.setattr(bench.training.trainer, "training_step", self.step)
+        patch.setattr(bench.training.trainer, "evaluate", self.evaluate)
+        patch.setattr(bench.training.run, "evaluate", self.evaluate)
+
+    def build(self, *arguments: Any) -> LanguageModel:
+        self.models.append(self._build(*arguments))
+        return self.models[-1]
+
+    def step(self, model: LanguageModel, optimiser: Any, clip: float | None, inputs: Tensor, *more: Any) -> Any:
+        self.rates.append(optimiser.param_groups[0]["lr"])
+        self.inputs.append(inputs)
+        out = self._step(model, optimiser, clip, inputs, *more)
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        self.norms.append(torch.stack(norms).norm().item())
+        self.after_training = {name: value.clone() for name, value in model.state_dict().items()}
+        return out
+
+    def evaluate(self, model: LanguageModel, *arguments: Any) -> dict[str, float]:
+        modes: list[bool] = []
+        before = model.training
+        handle = model.core.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+        out = self._evaluate(model, *arguments)
+        handle.remove()
+        self.modes.append((before, any(modes), model.training))
+        return out
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(monkeypatch)
+
+
+@pytest.mark.alone
+@pytest.mark.end_to_end
+class TestMeasures:
+    @pytest.mark.parametrize("name", MODELS)
+    def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
+        record = run(spec(name, task=COPY), suite="s")
+        assert (record.status, record.why) == ("ok", None)
+        tables = (columns.PARAMETERS, columns.COST, columns.COST_MORE, columns.MEMORY, columns.MEMORY_MORE)
+        known = {column.name for table in (*tables, columns.SOLVER, columns.SOLVER_MORE) for column in table}
+        known |= {measure for instrument in examine() for measure in instrument.measures}
+        known |= {f"{split}_{metric}" for split in ("valid", "test") for metric in record.metrics}
+        assert known - set(record.measures) == set()
+        here = {"parameters_total", "saved_bytes", "peak_live_bytes", "train_step_flops", "forward_flops", "step_ms_median"}
+        assert all(record.value(measure) is not None for measure in here)
+        for measure in record.measures.values():
+            assert measure.unit
+            assert measure.method
+            assert measure.scope
+            assert (measure.value is None) == bool(measure.why)
+        assert record.value("cuda_allocated_peak_bytes") is None
+        solves = record.value("train_forward_nfe_mean")
+        assert (solves is not None) == (name == "deq")
+        assert record.run_id == record.identity.run_id(record.spec.key)
+        assert len(record.curve) == 4
+        assert all(point.train_loss is not None for point in record.curve)
+
+    @pytest.mark.parametrize("name", ["deq", "lstm"])
+    def test_the_same_spec_gives_the_same_numbers_and_another_seed_others(self, name: str) -> None:
+        first, second = run(spec(name, task=COPY), suite="s"), run(spec(name, task=COPY), suite="s")
+        assert numbers(first) == numbers(second)
+        other = run(spec(name, task=COPY, seed=1, role="trial"), suite="s")
+        assert other.curve[0].train_loss != first.curve[0].train_loss
+        assert other.value("valid_loss") != first.value("valid_loss")
+
+    def test_the_state_of_the_process_does_not_leak_into_a_run(self) -> None:
+        first = run(spec("gru", role="trial"), suite="s")
+        torch.manual_seed(99)
+        torch.randn(3)
+        assert numbers(run(spec("gru", role="trial"), suite="s")) == numbers(first)
+
+    def test_probes_and_final_runs_leave_the_training_as_a_trial_would_have_it(self) -> None:
+        final, trial = run(spec("deq"), suite="s"), run(spec("deq", role="trial"), suite="s")
+        assert [p.train_loss for p in final.curve] == [p.train_loss for p in trial.curve]
+        assert final.value("valid_loss") == trial.value("valid_loss")
+
+    @pytest.mark.parametrize("name", ["deq", "tied"])
+    def test_the_probes_leave_the_weights_bitwise_unchanged(self, spy: Spy, name: str) -> None:
+        record = run(spec(name, depths=(2, 3), train={"weight_decay": 0.5}), suite="s")
+        assert record.status == "ok"
+        assert record.probes["depth"]
+        (model,) = spy.models
+        assert set(model.state_dict()) == set(spy.after_training)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, spy.after_training[key]), key
+
+    @pytest.mark.parametrize("task", [ECHO, COPY], ids=lambda task: task.name)
+    def test_the_scores_are_those_of_the_models_own_logits(self, spy: Spy, task: Named) -> None:
+        record = run(spec("lstm", task=task), suite="s")
+        (model,) = spy.models
+        model.eval()
+        made = bench.training.run.build_task(task, {})
+        for split in ("valid", "test"):
+            losses, hits, last = [], [], []
+            for inputs, targets in made.batches(split, 3, seed=5):  # type: ignore[arg-type]
+                with torch.no_grad():
+                    logits = model.head(model.core(model.embedding(inputs)).y).double()
+                chosen = logits - logits.logsumexp(-1, keepdim=True)
+                losses.append(-chosen.gather(-1, targets[..., None])[..., 0])
+                hits.append(logits.argmax(-1) == targets)
+                last.append(hits[-1][:, -10:])
+            if task is COPY:  # Echo's held-out batches depend on their size: another size is other data
+                assert record.value(f"{split}_loss") == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+                assert record.value(f"{split}_accuracy_last10") == pytest.approx(torch.cat(last).double().mean().item(), rel=1e-6)
+            else:
+                assert record.metrics["hits"].better == "higher"
+                assert 0 <= (record.value(f"{split}_hits") or 0.0) <= 1
+
+    def test_the_curve_is_validated_when_due_and_at_the_end(self) -> None:
+        record = run(spec("gru", role="trial", train={"steps": 7, "evaluate_every": 3}), suite="s")
+        assert [point.step for point in record.curve if point.valid] == [3, 6, 7]
+        assert record.value("valid_hits") == record.curve[-1].valid["hits"]
+        assert [point.step for point in record.curve] == list(range(1, 8))
+
+    def test_a_long_run_keeps_a_short_curve(self) -> None:
+        record = run(spec("gru", role="trial", train={"steps": 250, "evaluate_every": 100, "batch": 1}), suite="s")
+        assert record.curve[-1].step == 250
+        assert 100 <= len(record.curve) <= 130
+        assert len([point for point in record.curve if point.valid]) == 3
+
+    def test_saved_bytes_are_flat_in_a_deqs_steps_and_linear_in_a_tied_nets_depth(self) -> None:
+        def saved(name: str, depths: tuple[int, ...]) -> dict[str, list[int]]:
+            record = run(spec(name, task=COPY, depths=depths, train={"steps": 1}), suite="s")
+            rows: dict[str, list[int]] = {}
+            for row in record.probes["depth"]:
+                rows.setdefault(row["method"], []).append(row["saved_bytes"])
+            return rows
+
+        for method, found in saved("deq", (2, 5, 9)).items():
+            assert found[0] == found[1] == found[2] > 0, method
+        (tied,) = saved("tied", (2, 4, 6)).values()
+        assert tied[1] - tied[0] == tied[2] - tied[1] > 0
+
+    def test_more_steps_a_solve_cost_no_saved_bytes_in_training_either(self) -> None:
+        short = run(spec("deq", settings={**DEQ, "steps": 2, "rtol": 1e-6}), suite="s")
+        long = run(spec("deq", settings={**DEQ, "steps": 12, "rtol": 1e-6}), suite="s")
+        assert short.value("saved_bytes") == long.value("saved_bytes")
+        assert (long.value("train_forward_nfe_mean") or 0) > (short.value("train_forward_nfe_mean") or 0)
+
+    def test_a_solve_that_ends_exactly_still_shows_its_residuals(self) -> None:
+        """An exact fixed point has gap 0: its curve ends there, it does not vanish."""
+        settings: Settings = {**DEQ, "cell.gain": 0.01, "solver": "picard"}
+        record = run(spec("deq", settings=settings), suite="s")
+        assert record.status == "ok"
+        curve = record.probes["residual_by_nfe"]["picard"]
+        assert len(curve) > 3
+        assert curve[0][1] > curve[2][1]
+        json.dumps(record.probes, allow_nan=False)
+
+
+@pytest.mark.end_to_end
+class TestTraining:
+    @pytest.mark.parametrize("name", MODELS)
+    def test_learns_what_is_easy(self, name: str) -> None:
+        record = run(spec(name, role="trial", train={"steps": 60, "batch": 16, "learning_rate": 0.03, "warmup": 5}), suite="s")
+        chance = math.log(5)
+        assert record.curve[0].train_loss == pytest.approx(chance, rel=0.4)
+        assert (record.value("valid_loss") or 9) < 0.6 * chance
+        assert (record.value("valid_hits") or 0) > 0.6
+
+    @pytest.mark.parametrize(("steps", "warmup"), [(8, 0), (8, 3), (5, 5), (1, 0), (1, 1)])
+    def test_the_learning_rate_is_a_warm_up_and_a_cosine_to_zero(self, spy: Spy, steps: int, warmup: int) -> None:
+        run(spec("gru", role="trial", train={"steps": steps, "warmup": warmup, "learning_rate": 0.1}), suite="s")
+        ramp = [0.1 * (n + 1) / warmup for n in range(warmup)]
+        cosine = [0.05 * (1 + math.cos(math.pi * n / (steps - warmup))) for n in range(steps - warmup)]
+        assert spy.rates[:steps] == pytest.approx(ramp + cosine)
+        assert max(spy.rates[:steps]) == pytest.approx(0.1)
+
+    def test_gradients_are_clipped_after_backward(self, spy: Spy) -> None:
+        run(spec("gru", role="trial", train={"clip": 1e-3}), suite="s")
+        assert spy.norms[:4] == pytest.approx([1e-3] * 4, rel=1e-3)
+
+    def test_and_not_where_they_are_not_to_be(self, spy: Spy) -> None:
+        run(spec("gru", role="trial", train={"clip": None}), suite="s")
+        assert min(spy.norms) > 0.01
+
+    def test_a_clipped_step_is_the_step_of_the_clipped_gradient(self) -> None:
+        """SGD shows the gradient that was applied; Adam would hide its length."""
+        torch.manual_seed(0)
+        model = build_model(Named(name="gru", settings={"width": 4}), 5)
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        before = [p.detach().clone() for p in model.parameters()]
+        inputs = torch.randint(5, (2, 3))
+        training_step(model, optimiser, 1e-2, inputs, inputs)
+        moved = torch.stack([(p - q).norm() for p, q in zip(model.parameters(), before, strict=True)]).norm()
+        assert moved.item() == pytest.approx(1e-2, rel=1e-2)
+
+    def test_the_optimiser_is_adamw_with_the_given_decay(self) -> None:
+        optimiser, _ = make_optimiser(nn.Linear(2, 2), Train(steps=4, batch=1, learning_rate=0.2, weight_decay=0.3))
+        assert isinstance(optimiser, torch.optim.AdamW)
+        assert optimiser.param_groups[0]["weight_decay"] == 0.3
+
+    def test_all_models_see_the_same_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        for name in MODELS:
+            with pytest.MonkeyPatch.context() as patch:
+                spied = Spy(patch)
+                run(spec(name, task=COPY, role="trial"), suite="s")
+                seen.append(torch.stack(spied.inputs))
+        assert len(seen) == 4
+        assert all(torch.equal(seen[0], other) for other in seen)
+        assert not torch.equal(seen[0][0], seen[0][1])
+
+    def test_another_seed_sees_other_batches(self, spy: Spy) -> None:
+        for seed in (0, 1):
+            run(spec("gru", role="trial", seed=seed), suite="s")
+        assert not torch.equal(spy.inputs[0], spy.inputs[4])
+
+    def test_evaluation_is_in_evaluation_mode_and_goes_back(self, spy: Spy) -> None:
+        run(spec("gru", role="trial", train={"evaluate_every": 2}), suite="s")
+        assert spy.modes == [(True, False, True)] * 2
+
+    def test_evaluation_restores_the_mode_it_found(self) -> None:
+        model = build_model(Named(name="gru", settings={"width": 4}), 5)
+        task = bench.training.run.build_task(ECHO, {})
+        for training in (True, False):
+            model.train(training)
+            evaluate(model, task, "valid", spec())
+            assert model.training is training
+
+    def test_the_size_of_the_evaluation_batch_does_not_matter(self) -> None:
+        model = build_model(Named(name="lstm", settings={"width": 4}), 10)
+        task = bench.training.run.build_task(COPY, {})
+        found = [evaluate(model, task, "test", spec(train={"evaluation_batch": size}))["loss"] for size in (1, 7, 20, 100)]
+        assert found == pytest.approx([found[0]] * 4, rel=1e-6)
+
+    def test_memory_is_carried_in_order_and_only_if_asked(self, tmp_path: Path, spy: Spy) -> None:
+        (tmp_path / "a.txt").write_text("abcdefgh" * 60)
+        task = Named(name="text", settings={"data": "a", "length": 4})
+        losses = {}
+        for carry in (False, True):
+            record = run(
+                spec("gru", task=task, role="trial", train={"carry": carry, "batch": 2}), suite="s", data={"a": tmp_path / "a.txt"}
+            )
+            assert record.status == "ok"
+            losses[carry] = [point.train_loss for point in record.curve]
+        assert losses[True][0] == losses[False][0]
+        assert losses[True][1] != losses[False][1]
+
+
+class TestFailures:
+    def test_a_huge_learning_rate_is_a_run_that_diverged_with_its_curve_so_far(self) -> None:
+        train = {"steps": 12, "learning_rate": 1e38, "clip": None}
+        record = run(spec("user_models:Averages", {"width": 6}, role="trial", train=train), suite="s")
+        assert record.status == "diverged"
+        assert 0 < len(record.curve) < 12
+        assert f"at step {len(record.curve) + 1} of 12" in str(record.why) or "validation" in str(record.why)
+        assert all(math.isfinite(point.train_loss or 0.0) for point in record.curve)
+
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_a_nan_at_a_step_names_the_step(self, at: int) -> None:
+        record = run(misfit("nan", at), suite="s")
+        assert record.status == "diverged"
+        assert record.why == f"training loss nan at step {at} of 4"
+        assert [point.step for point in record.curve] == list(range(1, at))
+        assert record.value("parameters_total")
+        assert record.value("warmup_s") is not None
+
+    @pytest.mark.parametrize(
+        ("how", "status", "why"),
+        [
+            ("raise", "crashed", "RuntimeError: a user's mistake"),
+            ("build", "crashed", "cannot be"),
+            ("allocate", "oom", "out of memory"),
+            ("memory", "oom", "out of memory"),
+            ("chained", "oom", "out of memory"),
+            ("ode", "diverged", "the ODE solver gave up: non-finite values"),
+            ("strange", "crashed", "a byte that is no character"),
+        ],
+    )
+    def test_a_model_that_fails_is_a_record_that_says_how(self, how: str, status: str, why: str) -> None:
+        record = run(misfit(how), suite="s")
+        assert record.status == status
+        assert why in str(record.why)
+        assert "\n" not in str(record.why)
+        assert len(record.curve) == (0 if how == "build" else 1)
+        Record.model_validate_json(record.model_dump_json())
+
+    def test_a_failure_keeps_what_was_measured_and_names_the_data(self) -> None:
+        record = run(misfit("raise", 3), suite="s")
+        for name in ("parameters_total", "build_s", "warmup_s", "train_s", "host_peak_bytes"):
+            assert name in record.measures
+        assert record.identity.data == "echo 5 6"
+        assert record.environment["torch"] == torch.__version__
+
+    def test_a_run_after_a_failed_one_is_not_changed_by_it(self) -> None:
+        first = numbers(run(spec("deq", role="trial"), suite="s"))
+        run(misfit("raise"), suite="s")
+        assert numbers(run(spec("deq", role="trial"), suite="s")) == first
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            (spec(task=Named(name="copi")), "did you mean 'copy'"),
+            (spec(train={"carry": True}), "carry"),
+            (spec("gru", {"width": 4, "layer": 2}), "did you mean 'layers'"),
+        ],
+        ids=["task", "carry", "setting"],
+    )
+    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: Spec, said: str) -> None:
+        with pytest.raises(UserError, match=said):
+            run(wrong, suite="s")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_that_is_not_there_is_the_users_error(self) -> None:
+        with pytest.raises(UserError, match="CUDA"):
+            run(spec(device="cuda"), suite="s")
+
+    def test_runs_side_by_side_are_said_to_be(self) -> None:
+        record = run(spec(role="trial"), suite="s", beside=2)
+        assert "2 runs side by side" in record.measures["train_s"].method
+        assert record.provenance["runs_side_by_side"] == 2
+
+
+class TwoAlike(Ranks):
+    """Two processes that do and hear the same, in one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 2
+
+    def share(self, part: Tensor) -> Tensor:
+        return part
+
+    def owns_batch(self, number: int) -> bool:
+        return True
+
+    def wrap_ddp(self, loss: nn.Module) -> nn.Module:
+        return loss
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def total(self, value: float) -> float:
+        return value
+
+    def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        return [state, state]
+
+
+@pytest.mark.parametrize("at", ["future_leak", "as_trained"])
+def test_several_processes_hear_a_request_between_the_probes(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt, timed = Interrupt(), []
+    probe = getattr(bench.training.run, at)
+
+    def asking(*arguments: Any) -> Any:
+        interrupt.ask("time is up", "timeout")
+        return probe(*arguments)
+
+    monkeypatch.setattr(bench.training.run, at, asking)
+    monkeypatch.setattr(bench.training.run, "step_measures", lambda *arguments: timed.append(1) or {})
+    record = run(spec("deq"), suite="test", control=RunControl(interrupt=interrupt, ranks=TwoAlike()))
+    assert (record.status, record.why, timed) == ("timeout", "time is up", [])
+    assert "test_loss" in record.measures
+    assert ("residual_by_nfe" in record.probes) == (at == "as_trained")
+
+
+def test_all_processes_start_over_where_the_checkpoint_fits_one_and_not_another(tmp_path: Path) -> None:
+    class Unlike(TwoAlike):
+        unfit = 0
+
+        def any(self, flag: bool) -> bool:  # the other one's restoring fails, once
+            self.unfit += 1
+            return flag or self.unfit == 2
+
+    kept = Checkpoint(tmp_path / "kept", every_s=0.0)
+    run(spec(role="trial"), suite="test", control=RunControl(checkpoint=kept))
+    again = Checkpoint(tmp_path / "kept")
+    record = run(spec(role="trial"), suite="test", control=RunControl(checkpoint=again, ranks=Unlike()))
+    assert record.provenance["checkpoint"] == "does not fit this run: the run started over"
+    assert [point.step for point in record.curve] == [1, 2, 3, 4]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's own, wherever it is defined."""
+
+
+def during(error: BaseException) -> BaseException:
+    """Another exception, raised while that one was handled."""
+    try:
+        try:
+            raise error
+        finally:
+            int("x")
+    except ValueError as other:
+        return other
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+            OutOfMemoryError("no room"),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+            RuntimeError("std::bad_alloc"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("unable to mmap 1024 bytes from file </dev/shm/x>: Cannot allocate memory (12)"),
+            RuntimeError("HIP out of memory. Tried to allocate"),
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"),
+            ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+            ExceptionGroup("both", [ValueError("x"), MemoryError()]),
+            during(MemoryError()),
+            during(during(RuntimeError("std::bad_alloc"))),
+        ],
+        ids=lambda error: f"{type(error).__name__} {str(error)[:40]}",
+    )
+    def test_however_it_shows_itself(self, error: BaseException) -> None:
+        status, why = failure(error)
+        assert status == "oom"
+        assert why.startswith("out of memory: ")
+        assert "\n" not in why
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("out of memory"),
+            RuntimeError("a user's mistake"),
+            ImportError("libx.so: cannot allocate memory in static TLS block"),
+            OSError(errno.ENOSPC, "No space left on device"),
+            RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"),
+        ],
+        ids=str,
+    )
+    def test_and_what_only_looks_like_it(self, error: BaseException) -> None:
+        assert failure(error)[0] == "crashed"
+
+    def test_a_checkpoint_that_does_not_fit_in_memory_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is the machine that is wrong, not the file."""
+        kept = Checkpoint(tmp_path / "kept", every_s=0.0)
+        run(spec(role="trial"), suite="test", control=RunControl(checkpoint=kept))
+
+        def exhausted(*_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        for where in ("bench.training.trainer.Trainer.restore", "bench.training.checkpoint.torch.load"):
+            with monkeypatch.context() as patch:
+                patch.setattr(where, exhausted)
+                record = run(spec(role="trial"), suite="test", control=RunControl(checkpoint=Checkpoint(tmp_path / "kept")))
+            assert record.status == "oom"
+            assert (tmp_path / "kept").is_file()
