@@ -1,13 +1,13 @@
 """The harness: suites of specs become records, records become tables and figures.
 
-    suite (list of Spec, Comparison) -> Plan -> run(spec) -> Record (one JSON file) -> tables, figures
+    suite (list of RunSpec, Comparison) -> Plan -> run(spec) -> Record (one JSON file) -> tables, figures
 
     bench -> baselines -> deq -> torch        each imports what is to its right, never to its left
 
 Nothing flows back. A run exists if and only if its record exists; running a suite again does only what is missing; reports are pure
 functions of records.
 
-    spec.py         Spec: all that decides a run's numbers, its id the hash of that; Comparison: models on equal terms
+    spec.py         RunSpec: all that decides a run's numbers, its id the hash of that; Comparison: models on equal terms
     catalog.py      the literal registries of models and tasks; settings checked against signatures
     model.py        embedding, Core and head, with dropout, tied or adaptive (adaptive.py) where a model asks for it
     recipe.py       applies a training recipe: shallow pre-training, schedules of tolerance, cap and Jacobian weight

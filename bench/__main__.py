@@ -129,7 +129,7 @@ def run(
             {
                 "run_id": record.run_id,
                 "status": record.status,
-                "why": record.why,
+                "reason": record.reason,
                 "record": str(store.path(short, record.run_id)),
                 "headline": record.headline,
                 "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
@@ -391,7 +391,7 @@ def show(
         return
     console = _output()
     spec = record.spec
-    console.print(f"{record.run_id}: {record.status}" + (f" ({record.why})" if record.why else ""), markup=False)
+    console.print(f"{record.run_id}: {record.status}" + (f" ({record.reason})" if record.reason else ""), markup=False)
     console.print(f"model {spec.model.name} {json.dumps(spec.model.settings)}", markup=False)
     console.print(f"task {spec.task.name} {json.dumps(spec.task.settings)}", markup=False)
     console.print(f"train {spec.train.model_dump_json()} seed {spec.seed}", markup=False)
@@ -400,7 +400,7 @@ def show(
         value = (
             "n/a" if measure.value is None else f"{measure.value:,}" if isinstance(measure.value, int) else f"{measure.value:.6g}"
         )
-        table.add_row(name, value, measure.unit, measure.why or measure.method, measure.scope)
+        table.add_row(name, value, measure.unit, measure.reason or measure.method, measure.scope)
     console.print(table)
     if "ranks" in record.probes:
         ranks = record.probes["ranks"]

@@ -17,7 +17,7 @@ from bench.analysis.statistics import DECIDES, Interval, Scale, over_seeds
 from bench.records.errors import UserError
 from bench.records.metric import Metric
 from bench.records.record import Measure, Record, order
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 
 Better = Literal["lower", "higher"]
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
@@ -37,7 +37,7 @@ ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "se
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ResultRow:
     """The final runs of one label, in the order of their seeds."""
 
     label: str
@@ -62,7 +62,7 @@ class Group:
     suite: str
     name: str
     slug: str
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     trials: tuple[Record, ...]
 
     @property
@@ -77,7 +77,7 @@ def slug(text: str) -> str:
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """One record for each Spec, by run id: where data, code or environment changed, the one that was made last."""
+    """One record for each RunSpec, by run id: where data, code or environment changed, the one that was made last."""
     by_key: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: (order(record), record.run_id)):
         by_key[record.spec.key] = record
@@ -101,7 +101,7 @@ def groups(suite: str, records: Iterable[Record]) -> list[Group]:
     return found
 
 
-def _rows(finals: list[Record]) -> tuple[Row, ...]:
+def _rows(finals: list[Record]) -> tuple[ResultRow, ...]:
     labels: dict[str, dict[str, list[Record]]] = {}
     for record in finals:
         alike = json.dumps(_terms(record.spec), sort_keys=True)
@@ -117,12 +117,12 @@ def _rows(finals: list[Record]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (ORDER.index(row.family), natural(row.label))))
 
 
-def _row(label: str, members: list[Record]) -> Row:
+def _row(label: str, members: list[Record]) -> ResultRow:
     finals = sorted(members, key=lambda record: record.spec.seed)
     for first, second in pairwise(finals):
         if first.spec.seed == second.spec.seed:
             raise UserError(f"runs {first.run_id} and {second.run_id} are the same seed of one row; move one of them away")
-    return Row(label=label, family=family_of(finals[0].spec.model.name), finals=tuple(finals))
+    return ResultRow(label=label, family=family_of(finals[0].spec.model.name), finals=tuple(finals))
 
 
 def family_of(model: str) -> Family:
@@ -130,7 +130,7 @@ def family_of(model: str) -> Family:
     return FAMILIES.get(model, "other")
 
 
-def flat_spec(spec: Spec) -> dict[str, Any]:
+def flat_spec(spec: RunSpec) -> dict[str, Any]:
     """What a spec asks for, settings as `model.depth`, `task.T`, `train.steps`, `recipe.jacobian`."""
     terms: dict[str, Any] = {"model": spec.model.name, "task": spec.task.name, "device": spec.device, "threads": spec.threads}
     terms |= {f"model.{name}": value for name, value in spec.model.settings.items()}
@@ -141,7 +141,7 @@ def flat_spec(spec: Spec) -> dict[str, Any]:
     return terms | {"parameters": spec.parameters}
 
 
-def _terms(spec: Spec) -> dict[str, Any]:
+def _terms(spec: RunSpec) -> dict[str, Any]:
     """Everything of a spec that must be equal within a row; depths are probed in the first seed alone."""
     terms = flat_spec(spec)
     if spec.trials:
@@ -170,7 +170,7 @@ def unequal_terms(group: Group) -> tuple[dict[str, Any], list[str]]:
     return shared, unequal
 
 
-def _places(row: Row) -> dict[str, Any]:
+def _places(row: ResultRow) -> dict[str, Any]:
     """What no spec says and rows must share all the same: the data's content and the machine."""
     machines = {json.dumps([r.environment.get(name) for name in ("cpu", "usable_cores", "gpu", "torch")]) for r in row.finals}
     return {"data": sorted({str(r.provenance.get("data_sha256")) for r in row.finals}), "machine": sorted(machines)}
@@ -186,7 +186,7 @@ class Column:
     scale: Scale = "log"
     counted: bool = False
     chance: float | None = None
-    floor: float | None = None
+    optimum: float | None = None
 
 
 PARAMETERS = (
@@ -267,7 +267,7 @@ def metric_columns(group: Group, split: Literal["test", "valid"] = "test") -> li
             better=metric.better,
             scale=metric_scale(name, metric),
             chance=metric.chance,
-            floor=metric.floor,
+            optimum=metric.optimum,
         )
         for name, metric in metrics(group.records)[1].items()
     ]
@@ -283,10 +283,10 @@ class Aggregate:
     runs: tuple[str, ...]
 
 
-def cell(row: Row, column: Column) -> Aggregate:
+def cell(row: ResultRow, column: Column) -> Aggregate:
     """The mean over the row's ok runs that have the measure; on the linear scale where a value forbids the column's own."""
     present = [(record.run_id, record.measures.get(column.name)) for record in row.ok]
-    reasons = {(m.why or "null") if m else "not recorded" for _, m in present if m is None or m.value is None}
+    reasons = {(m.reason or "null") if m else "not recorded" for _, m in present if m is None or m.value is None}
     have = [(run, m, m.value) for run, m in present if m is not None and m.value is not None]
     estimate = over_seeds([value for _, _, value in have], column.scale) if have else None
     measures = tuple(m for _, m, _ in have)
@@ -319,7 +319,7 @@ def readable(unit: str, values: Sequence[float]) -> tuple[float, str]:
     return base**-power, prefixes[power] + ("" if unit == "count" else unit)
 
 
-def best(column: Column, rows: Sequence[Row], cells: Sequence[Aggregate]) -> set[int]:
+def best(column: Column, rows: Sequence[ResultRow], cells: Sequence[Aggregate]) -> set[int]:
     """Which cells are bold: the best, if its interval overlaps no other's (two runs or more each, none of its own failed).
 
     Counts without spread need no interval: the best is bold, equal ones together, unless all are equal. What is sampled and equal
@@ -367,7 +367,7 @@ _DEPTH = TypeAdapter(list[DepthPoint])
 _RESIDUAL = TypeAdapter(dict[str, list[tuple[float, float, float]]])
 
 
-def _probe(row: Row, name: str, form: TypeAdapter[Any], nothing: Any) -> tuple[Any, str | None]:
+def _probe(row: ResultRow, name: str, form: TypeAdapter[Any], nothing: Any) -> tuple[Any, str | None]:
     record = next((record for record in row.ok if name in record.probes), None)
     if record is None:
         return nothing, None
@@ -377,7 +377,7 @@ def _probe(row: Row, name: str, form: TypeAdapter[Any], nothing: Any) -> tuple[A
         raise UserError(f"run {record.run_id}: probe {name!r} is damaged ({error.errors()[0]['msg']})") from error
 
 
-def depth_probe(row: Row) -> tuple[dict[str, list[DepthPoint]], str | None]:
+def depth_probe(row: ResultRow) -> tuple[dict[str, list[DepthPoint]], str | None]:
     """Points by method, by depth, and the run they are from: the row's first seed that was probed (they are counts)."""
     points, run = _probe(row, "depth", _DEPTH, [])
     methods: dict[str, list[DepthPoint]] = {}
@@ -386,13 +386,13 @@ def depth_probe(row: Row) -> tuple[dict[str, list[DepthPoint]], str | None]:
     return dict(sorted(methods.items())), run
 
 
-def residual_probe(row: Row) -> tuple[dict[str, list[tuple[float, float, float]]], str | None]:
+def residual_probe(row: ResultRow) -> tuple[dict[str, list[tuple[float, float, float]]], str | None]:
     """[nfe, p50, p95] by solver, and the run they are from: the row's first seed that was probed."""
     curves, run = _probe(row, "residual_by_nfe", _RESIDUAL, {})
     return dict(sorted(curves.items())), run
 
 
-def beta_probe(row: Row) -> tuple[list[BetaPoint], str | None]:
+def beta_probe(row: ResultRow) -> tuple[list[BetaPoint], str | None]:
     """Points by nudge and beta, and the run they are from: the row's first seed."""
     points, run = _probe(row, "gradient_by_beta", _BETA, [])
     return sorted(points, key=lambda point: (not point.symmetric, -point.beta)), run

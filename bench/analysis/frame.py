@@ -63,14 +63,14 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
             {
                 **{"run_id": record.run_id, "suite": record.suite, "group": spec.group, "label": spec.label},
                 **{"family": family_of(spec.model.name), "role": spec.role, "seed": spec.seed},
-                **{"status": record.status, "reason": record.why, "elapsed_s": record.elapsed_s, "processes": spec.processes},
+                **{"status": record.status, "reason": record.reason, "elapsed_s": record.elapsed_s, "processes": spec.processes},
                 **flat_spec(spec),
             }
         )
         scores.append({name: measure.value for name, measure in record.measures.items()})
         for name, measure in record.measures.items():
             units.setdefault(name, set()).add(measure.unit)
-    # Spec fields keep their types (a setting may be a word in one run and absent in the next); measures are numbers.
+    # RunSpec fields keep their types (a setting may be a word in one run and absent in the next); measures are numbers.
     measured = pd.DataFrame(scores, index=range(len(rows)), columns=list(units), dtype="float64")
     frame = pd.concat([pd.DataFrame(rows, index=range(len(rows))), measured], axis=1)
     frame.attrs["units"] = {name: " / ".join(sorted(known)) for name, known in units.items()}
@@ -80,7 +80,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
 def measures_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a measure of a run; see `load`."""
     lines = [
-        (record.run_id, name, one.value, one.unit, one.method, one.scope, one.why)
+        (record.run_id, name, one.value, one.unit, one.method, one.scope, one.reason)
         for record in records
         for name, one in record.measures.items()
     ]

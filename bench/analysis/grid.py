@@ -124,5 +124,5 @@ def gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def failures(records: Iterable[Record]) -> list[str]:
     """One note a status and reason, however many runs share it."""
-    runs = gathered((f"{record.status}: {cut(record.why or '')}", record.run_id) for record in records)
+    runs = gathered((f"{record.status}: {cut(record.reason or '')}", record.run_id) for record in records)
     return [f"{what} ({', '.join(ids)})" for what, ids in runs.items()]

@@ -91,7 +91,7 @@ def _trial_line(
         **{"suite": group.suite, "group": group.name, "label": label, "column": f"valid_{headline}", "learning_rate": rate},
         **{"value": value, "unit": measure.unit if measure else "", "better": better},
         **{"chosen": "" if chosen is None else "yes" if rate == chosen else "no", "audit": audit},
-        **{"status": record.status, "why": record.why or "", "run_ids": record.run_id},
+        **{"status": record.status, "reason": record.reason or "", "run_ids": record.run_id},
     }
 
 

@@ -13,7 +13,7 @@ from bench.analysis.aggregate import (
     Aggregate,
     Column,
     Group,
-    Row,
+    ResultRow,
     best,
     cell,
     metric_columns,
@@ -84,7 +84,7 @@ def _score_table(group: Group, ending: str, what: str, columns: Sequence[Column]
     )
 
 
-def _count(row: Row, notes: Notes) -> Cell:
+def _count(row: ResultRow, notes: Notes) -> Cell:
     marks = [notes.mark(note) for note in failures(row.failed)]
     if len(row.ok) == 1:
         marks.append(notes.mark("One run: no interval."))
@@ -94,7 +94,7 @@ def _count(row: Row, notes: Notes) -> Cell:
     return Cell(text, notes=tuple(dict.fromkeys(marks)), value=len(row.ok), n=len(row.finals), sources=runs)
 
 
-def _cell(row: Row, one: Aggregate, column: Column, factor: float, bold: bool, notes: Notes) -> Cell:
+def _cell(row: ResultRow, one: Aggregate, column: Column, factor: float, bold: bool, notes: Notes) -> Cell:
     if one.estimate is None:
         return Cell("n/a", notes=tuple(notes.mark(cut(reason)) for reason in one.reasons)) if row.ok else Cell("—")
     marks = [notes.mark(f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
@@ -115,7 +115,7 @@ def _cell(row: Row, one: Aggregate, column: Column, factor: float, bold: bool, n
 def _references(columns: Sequence[Column]) -> list[Line]:
     """Rows for what a guess and the optimum score, where the task knows."""
     rows = []
-    for name, values in (("chance", [c.chance for c in columns]), ("floor", [c.floor for c in columns])):
+    for name, values in (("chance", [c.chance for c in columns]), ("optimum", [c.optimum for c in columns])):
         if any(value is not None for value in values):
             texts = ["" if value is None else significant(value, 3) for value in values]
             cells = (Cell(text, value=value) for text, value in zip(texts, values, strict=True))
@@ -141,23 +141,23 @@ def _lines(group: Group, column: Column, cells: Sequence[Aggregate]) -> list[dic
     lines: list[dict[str, object]] = []
     for row, one in zip(group.rows, cells, strict=True):
         mean = {name: None if one.estimate is None else getattr(one.estimate, name) for name in ("mean", "low", "high")}
-        reasons = [*one.reasons, *(f"{record.run_id} {record.status}: {record.why}" for record in row.failed)]
+        reasons = [*one.reasons, *(f"{record.run_id} {record.status}: {record.reason}" for record in row.failed)]
         lines.append(
             {
                 **{"suite": group.suite, "group": group.name, "label": row.label, "column": column.name},
                 **mean,
                 **{"n": len(one.runs), "ok": len(row.ok), "runs": len(row.finals)},
                 **common,
-                **{"scale": "" if one.estimate is None else one.estimate.scale, "chance": column.chance, "floor": column.floor},
+                **{"scale": "" if one.estimate is None else one.estimate.scale, "chance": column.chance, "optimum": column.optimum},
                 **{"method": " / ".join(sorted({f"{m.method}; {m.scope}" for m in one.measures}))},
-                **{"run_ids": " ".join(one.runs), "why": " / ".join(reasons)},
+                **{"run_ids": " ".join(one.runs), "reason": " / ".join(reasons)},
             }
         )
     return lines
 
 
 def _absences(
-    group: Group, shown: Sequence[Column], absent: Sequence[Column], silent: Sequence[Row], grid: dict[str, list[Aggregate]]
+    group: Group, shown: Sequence[Column], absent: Sequence[Column], silent: Sequence[ResultRow], grid: dict[str, list[Aggregate]]
 ) -> list[str]:
     """What the table leaves out, rows and columns, and why."""
 
@@ -168,8 +168,8 @@ def _absences(
         (reasons(grid[column.name][index] for column in shown), row.label) for index, row in enumerate(group.rows) if row in silent
     )
     columns = gathered((reasons(grid[column.name]) or "no run ended ok", column.head) for column in absent)
-    found = [f"Without a solver: {'; '.join(labels)} ({why})." for why, labels in rows.items()]
-    return found + [f"Not measured: {', '.join(heads)} ({why})." for why, heads in columns.items()]
+    found = [f"Without a solver: {'; '.join(labels)} ({reason})." for reason, labels in rows.items()]
+    return found + [f"Not measured: {', '.join(heads)} ({reason})." for reason, heads in columns.items()]
 
 
 def _methods(group: Group, columns: Sequence[Column], grid: dict[str, list[Aggregate]]) -> list[str]:

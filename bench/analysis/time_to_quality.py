@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.analysis.aggregate import Group, Row, metrics
+from bench.analysis.aggregate import Group, ResultRow, metrics
 from bench.analysis.frame import runs_frame
 from bench.records.record import Record
 
@@ -23,7 +23,7 @@ class Reached:
     None for explicit models. `unsolved`: the median over the runs of the median residual of their training solves.
     """
 
-    row: Row
+    row: ResultRow
     final: tuple[float, ...]
     trained: tuple[float, ...]
     seconds: tuple[float, ...]
@@ -71,7 +71,7 @@ def _first(record: Record, headline: str, target: float, lower: bool) -> float:
     return math.inf
 
 
-def _timed(row: Row, headline: str) -> bool:
+def _timed(row: ResultRow, headline: str) -> bool:
     return bool(row.ok) and all(r.value("train_s") is not None and _final(r, headline) is not None for r in row.ok)
 
 
@@ -98,11 +98,11 @@ def quality(group: Group) -> Quality | None:
     )
 
 
-def _finals(row: Row, headline: str) -> tuple[float, ...]:
+def _finals(row: ResultRow, headline: str) -> tuple[float, ...]:
     return tuple(value for record in row.ok if (value := _final(record, headline)) is not None)
 
 
-def _reached(row: Row, headline: str, target: float, lower: bool) -> Reached:
+def _reached(row: ResultRow, headline: str, target: float, lower: bool) -> Reached:
     runs = runs_frame(row.ok).reindex(columns=[*_SOLVES, f"test_{headline}_as_trained", f"test_{headline}"])
     scores = runs[runs[f"test_{headline}"] != 0]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.analysis.aggregate import PARAMETERS, Better, Column, Group, Row, cell, metric_columns, metrics
+from bench.analysis.aggregate import PARAMETERS, Better, Column, Group, ResultRow, cell, metric_columns, metrics
 from bench.analysis.statistics import Interval
 
 
@@ -11,7 +11,7 @@ from bench.analysis.statistics import Interval
 class Point:
     """A row with what it costs and what it scores, both with their intervals."""
 
-    row: Row
+    row: ResultRow
     cost: Interval
     score: Interval
 

@@ -92,13 +92,13 @@ class Finding:
 
     claim: Claim
     verdict: Verdict
-    why: str
+    reason: str
     parts: tuple[Part, ...]
 
     def as_data(self) -> dict[str, Any]:
         """All of it for JSON, the claim's own fields beside the verdict's."""
         claim = {field.name: getattr(self.claim, field.name) for field in fields(Claim) if field.name != "judge"}
-        return {**claim, "verdict": self.verdict, "why": self.why, "parts": [asdict(part) for part in self.parts]}
+        return {**claim, "verdict": self.verdict, "reason": self.reason, "parts": [asdict(part) for part in self.parts]}
 
 
 def tally(findings: Sequence[Finding]) -> list[tuple[Verdict, int]]:
@@ -118,7 +118,7 @@ def judged(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]
         parts = tuple(claim.judge(evidence))
         against = iter(holm([part.p_against for part in parts if part.p_against is not None]))
         ruled = tuple(part if part.p_against is None else decided(part, next(against)) for part in parts)
-        findings.append(Finding(claim=claim, verdict=_verdict(ruled), why=_why(claim, ruled), parts=ruled))
+        findings.append(Finding(claim=claim, verdict=_verdict(ruled), reason=_why(claim, ruled), parts=ruled))
     return tuple(findings)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.analysis.aggregate import PARAMETERS, Column, Group, Row, cell, metric_columns
+from bench.analysis.aggregate import PARAMETERS, Column, Group, ResultRow, cell, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
 from bench.analysis.statistics import significant, written
 from bench.claims.claim import decided
@@ -75,7 +75,7 @@ def _place(label: str) -> int:
     return next((index for index, one in enumerate(TABLE_1) if label.startswith(one.label)), len(TABLE_1))
 
 
-def _line(row: Row, score: Column) -> Line:
+def _line(row: ResultRow, score: Column) -> Line:
     printed, size, loss = _printed(row.label), cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
     verdict = _verdict(printed, row, score.chance) if printed else "—"
     return line(
@@ -91,7 +91,7 @@ def _line(row: Row, score: Column) -> Line:
     )
 
 
-def _verdict(printed: Printed, row: Row, chance: float | None) -> str:
+def _verdict(printed: Printed, row: ResultRow, chance: float | None) -> str:
     values = by_seed(row, "test_loss")
     if not values:
         return "not tested"
@@ -103,7 +103,7 @@ def _verdict(printed: Printed, row: Row, chance: float | None) -> str:
     return str(found.verdict or decided(found, found.p_against or 0.0).verdict)
 
 
-def _data(row: Row, score: Column) -> Iterator[dict[str, object]]:
+def _data(row: ResultRow, score: Column) -> Iterator[dict[str, object]]:
     """A line a run and column."""
     printed = _printed(row.label)
     for record in row.finals:
@@ -111,5 +111,5 @@ def _data(row: Row, score: Column) -> Iterator[dict[str, object]]:
             yield {
                 **{"suite": SUITE, "group": "table 1", "label": row.label, "column": head, "seed": record.spec.seed},
                 **{"value": record.value(measure), "unit": unit, "paper": printed.loss if printed else None},
-                **{"status": record.status, "why": record.why, "run_ids": record.run_id},
+                **{"status": record.status, "reason": record.reason, "run_ids": record.run_id},
             }

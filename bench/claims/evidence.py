@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.aggregate import Group, Row, groups
+from bench.analysis.aggregate import Group, ResultRow, groups
 from bench.claims.claim import Source
 from bench.records import side_file
 from bench.records.record import Record
@@ -33,14 +33,14 @@ class Evidence:
             self._groups[suite] = groups(suite, store.read_all(suite)) if suite in store.suites() else []
         return self._groups[suite]
 
-    def rows(self, suite: str, *words: str) -> Iterator[tuple[Group, Row]]:
+    def rows(self, suite: str, *words: str) -> Iterator[tuple[Group, ResultRow]]:
         """The rows whose label holds one of the words (all rows without any), with their groups."""
         for group in self.groups(suite):
             for row in group.rows:
                 if not words or any(word in row.label for word in words):
                     yield group, row
 
-    def deqs(self, *suites: str) -> Iterator[tuple[str, Group, Row]]:
+    def deqs(self, *suites: str) -> Iterator[tuple[str, Group, ResultRow]]:
         """The DEQs of the package's suites by their label, and those of the user's own suites, each with its suite and group."""
         for suite in suites:
             for group, row in self.rows(suite, "DEQ"):
@@ -61,12 +61,12 @@ class Evidence:
         return side_file.EXPERIMENTS.read(self.results / EXPERIMENTS)
 
 
-def by_seed(row: Row, measure: str) -> dict[int, float]:
+def by_seed(row: ResultRow, measure: str) -> dict[int, float]:
     """A measure of the row's ok runs, where it was taken, by seed."""
     return {record.spec.seed: value for record in row.ok if (value := record.value(measure)) is not None}
 
 
-def runs(suite: str, *rows: Row) -> Source:
+def runs(suite: str, *rows: ResultRow) -> Source:
     """The finals of rows as a source."""
     records: list[Record] = [record for row in rows for record in row.finals]
     return Source(path=f"runs/{suite}", command=f"python -m bench run {suite}", runs=tuple(record.run_id for record in records))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from bench.analysis.aggregate import Group, Row
+from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.statistics import written
 from bench.claims.claim import Part
 from bench.claims.evidence import Evidence, by_seed, runs
@@ -14,7 +14,7 @@ Judge = Callable[[Evidence], Sequence[Part]]
 Side = Literal["below", "above"]
 
 
-def part(about: str, found: Tested | None, threshold: float, side: Side, unit: str, *rows: Row, suite: str) -> Part:
+def part(about: str, found: Tested | None, threshold: float, side: Side, unit: str, *rows: ResultRow, suite: str) -> Part:
     """A test's outcome as a part."""
     sources = (runs(suite, *rows),) if rows else ()
     asked = f"{side} {threshold:g}{unit}"
@@ -49,7 +49,7 @@ def part(about: str, found: Tested | None, threshold: float, side: Side, unit: s
 
 
 def between(
-    about: str, ours: Mapping[int, float], theirs: Mapping[int, float], low: float, high: float, *rows: Row, suite: str
+    about: str, ours: Mapping[int, float], theirs: Mapping[int, float], low: float, high: float, *rows: ResultRow, suite: str
 ) -> Part:
     """Whether a ratio paired by seed lies between two: both one-sided tests must say so."""
     under, over = paired(ours, theirs, low, "log"), paired(ours, theirs, high, "log")
@@ -63,20 +63,22 @@ def between(
     return replace(made, p_for=max(ends[:2]), p_against=min(1.0, 2 * min(ends[2:])))
 
 
-def against(suite: str, group: Group, ours: Row, theirs: Row, measure: str, threshold: float, side: Side = "below") -> Part:
+def against(
+    suite: str, group: Group, ours: ResultRow, theirs: ResultRow, measure: str, threshold: float, side: Side = "below"
+) -> Part:
     """Ours over theirs, paired by seed."""
     about = f"{group.name}: {ours.label} over {theirs.label}"
     found = paired(by_seed(ours, measure), by_seed(theirs, measure), threshold, "log")
     return part(about, found, threshold, side, "", ours, theirs, suite=suite)
 
 
-def compared(suite: str, group: Group, ours: Row, theirs: Row, measure: str, low: float, high: float) -> Part:
+def compared(suite: str, group: Group, ours: ResultRow, theirs: ResultRow, measure: str, low: float, high: float) -> Part:
     """Whether ours over theirs, paired by seed, lies between two ratios."""
     about = f"{group.name}: {ours.label} over {theirs.label}"
     return between(about, by_seed(ours, measure), by_seed(theirs, measure), low, high, ours, theirs, suite=suite)
 
 
-def _named(group: Group, *labels: str) -> Iterator[Row]:
+def _named(group: Group, *labels: str) -> Iterator[ResultRow]:
     """The group's rows whose label begins with one of these."""
     yield from (row for row in group.rows if row.label.startswith(labels))
 
@@ -89,7 +91,7 @@ _KIN = {
 }
 
 
-def _kin(evidence: Evidence, suites: Sequence[str]) -> Iterator[tuple[str, Group, Row, Row]]:
+def _kin(evidence: Evidence, suites: Sequence[str]) -> Iterator[tuple[str, Group, ResultRow, ResultRow]]:
     for suite in suites:
         for group in evidence.groups(suite):
             by_label = {row.label: row for row in group.rows}

@@ -26,7 +26,7 @@ def summary(findings: Sequence[Finding]) -> Table:
         rule=_ENTRY_RULE,
         heads=(("claim", ""), ("what the paper says", ""), ("where", ""), ("verdict", ""), ("parts", ""), ("threshold fixed", "")),
         rows=tuple(
-            line(one.claim.id, one.claim.says, one.claim.where, Cell(one.verdict, bold=True), one.why, one.claim.fixed)
+            line(one.claim.id, one.claim.says, one.claim.where, Cell(one.verdict, bold=True), one.reason, one.claim.fixed)
             for one in findings
         ),
         data=tuple(_line(one, part) for one in findings for part in one.parts),
@@ -73,6 +73,5 @@ def page(findings: Sequence[Finding], copied: Table | None, audited: Sequence[Au
 
 def _untested(finding: Finding) -> str:
     claim = finding.claim
-    return (
-        f"## {claim.id}: {finding.verdict}\n\n{claim.says} ({claim.where}.) Asked: {claim.threshold}. {finding.why.capitalize()}.\n"
-    )
+    asked = f"{claim.says} ({claim.where}.) Asked: {claim.threshold}. {finding.reason.capitalize()}."
+    return f"## {claim.id}: {finding.verdict}\n\n{asked}\n"

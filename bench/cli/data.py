@@ -30,7 +30,7 @@ def _checked(name: str, path: Path) -> Path:
     try:
         if path.is_file() or path.is_dir():
             return path
-        why = "is neither a regular file nor a folder: save its text to a file first" if path.exists() else "does not exist"
+        reason = "is neither a regular file nor a folder: save its text to a file first" if path.exists() else "does not exist"
     except OSError as error:
-        why = f"cannot be read: {error.strerror}"
-    raise UserError(f"--data {name}: {path} {why}")
+        reason = f"cannot be read: {error.strerror}"
+    raise UserError(f"--data {name}: {path} {reason}")

@@ -88,7 +88,7 @@ def gate(
 
 
 def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, budget: float, quiet: bool) -> Any:
-    from bench.instruments.machine_lock import Machine
+    from bench.instruments.machine_lock import MachineLock
     from bench.perf_gate.timing import Benchmarks, checkout, compare, name_of, repository_of
 
     top = repository_of(Path.cwd())
@@ -106,7 +106,7 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
             if not quiet:
                 typer.echo(f"round {len(found.rounds)}: {open_} of {len(found.names)} open ({found.seconds:.0f} s)", err=True)
 
-        with Machine().exclusive():
+        with MachineLock().exclusive():
             found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, report=report)
         if not found.names:
             raise UserError("gate: base and head have no benchmark in common")
@@ -116,7 +116,7 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
 
 @app.command()
 def accept(
-    why: Annotated[str, typer.Option(help="what changed the counts; goes into the change log")],
+    reason: Annotated[str, typer.Option(help="what changed the counts; goes into the change log")],
     suite: Suite = "gate",
     expected: Expected = EXPECTED,
     changes: Annotated[Path, typer.Option(help="the change log")] = Path("CHANGELOG.md"),
@@ -125,8 +125,8 @@ def accept(
     from bench.perf_gate import show
     from bench.perf_gate.accepted import accept, one_line_reason
 
-    why = one_line_reason(why)  # before anything is counted
-    different = accept(expected, torch_version(), counted(suite), why, changes)
+    reason = one_line_reason(reason)  # before anything is counted
+    different = accept(expected, torch_version(), counted(suite), reason, changes)
     if not different:
         print("nothing differs from what was accepted; nothing was written")
         return

@@ -40,7 +40,7 @@ def memory(
     from bench.instruments.environment import usable_cores
     from bench.memory import record, scaling, tables
     from bench.memory.device import absent
-    from bench.records.spec import Named
+    from bench.records.spec import ComponentConfig
     from bench.report.report import plain
     from bench.training.language_model import count_parameters
 
@@ -48,13 +48,15 @@ def memory(
         raise UserError(f"memory: suite {suite!r}: the paper's memory figures are those of suite paper")
     if device not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda"))
-    if device == "cuda" and (why := absent()) is not None:
-        raise UserError(f"memory: --device cuda: {why}")
+    if device == "cuda" and (reason := absent()) is not None:
+        raise UserError(f"memory: --device cuda: {reason}")
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and not own:
         raise UserError("memory: --constant-in is for models named by --also")
     for model in own.values():  # now, not after minutes
-        count_parameters(model if constant_in is None else Named(name=model.name, settings={**model.settings, constant_in: 2}), 100)
+        count_parameters(
+            model if constant_in is None else ComponentConfig(name=model.name, settings={**model.settings, constant_in: 2}), 100
+        )
     found = record.make(own, constant_in, jobs or usable_cores() or 1, device)
     record.write(found, out)
     if as_json:
@@ -73,7 +75,7 @@ def memory(
 
 def parse_model(text: str) -> Any:
     """`NAME setting=value …` as a Named model: numbers, true, false and none are read as such."""
-    from bench.records.spec import Named
+    from bench.records.spec import ComponentConfig
 
     name, *settings = text.split() or [""]
     found: dict[str, Any] = {}
@@ -85,7 +87,7 @@ def parse_model(text: str) -> Any:
     if not isinstance(found.get("width"), int):
         raise UserError(f"memory: --also {text!r}: give a model and a width, such as width=480")
     try:
-        return Named(name=name, settings=found)
+        return ComponentConfig(name=name, settings=found)
     except ValueError as error:
         raise UserError(f"memory: --also {text!r}: {one_line(str(error))}") from error
 

@@ -24,7 +24,7 @@ def peers(
 
     from bench.instruments.contention import Contention
     from bench.instruments.environment import environment
-    from bench.instruments.machine_lock import Machine
+    from bench.instruments.machine_lock import MachineLock
     from bench.peers import explicit, measure, show
     from bench.peers.libraries import installed
     from bench.peers.problems import PROBLEMS
@@ -41,7 +41,7 @@ def peers(
         "memory": [row for name in ("block", "large") for row in measure.memory(libraries, name)],
         "steps": [row for name in PROBLEMS for row in measure.steps_to(libraries, name)],
     }
-    with Machine().exclusive():
+    with MachineLock().exclusive():
         contention = Contention(threads)
         record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
         torch.set_num_threads(1)  # as a run of the suites

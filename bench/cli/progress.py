@@ -14,7 +14,7 @@ from bench.execution.job import Job
 from bench.execution.status import duration
 from bench.records.escape import visible
 from bench.records.record import Record
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.report.console import PlainConsole
 
 
@@ -120,10 +120,10 @@ class Display:
         self.print(f"{place} {spec.group} · {spec.label} · {variant}: {_outcome(record, spec)} ({record.elapsed_s:.1f} s)")
 
 
-def _outcome(record: Record, spec: Spec) -> str:
+def _outcome(record: Record, spec: RunSpec) -> str:
     """The run's headline score, or how it failed; a run that was stopped in its last probes has a score all the same."""
     if record.status != "ok":
-        return f"{record.status}: {record.why}"
+        return f"{record.status}: {record.reason}"
     split = "valid" if spec.role == "trial" else "test"
     value = record.value(f"{split}_{record.headline}")
     return "no score" if value is None else f"{split} {record.headline} {value:.4g}"

@@ -14,7 +14,7 @@ from baselines import NeuralODE
 from baselines.continuous import ADAPTIVE
 from bench.conformance.compare import distance, gradient_errors, max_distance, projection, random_tensor, same_bytes
 from bench.conformance.result import Result, check, judge
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from deq import DEQ, Cell, Core, Implicit, MLPCell, Picard, Stop
 
 BATCH, TIME = 3, 6
@@ -50,7 +50,7 @@ class Subject:
 
     make: Callable[[], Any]
     inputs: int = 16
-    named: Named | None = None
+    named: ComponentConfig | None = None
     gradient_rtol: float | None = None  # where the gradient is known to be less exact; None: 1e-4, and inexact adjoints are skipped
     max_evaluations: int = 1000  # of a solver, on the maps with known fixed points
 

@@ -18,7 +18,7 @@ from bench.conformance.result import Check, Result, describe_error, run_checks
 from bench.conformance.solvers import SOLVER
 from bench.conformance.tasks import TASK
 from bench.records.errors import UserError, unknown
-from bench.records.spec import Named, Settings, Value
+from bench.records.spec import ComponentConfig, Settings, Value
 from bench.tasks.task import Task
 from bench.training.registry import build_core, build_task, parameters_of
 from deq import Cell, Core
@@ -162,18 +162,20 @@ def check_definition(one: Definition, settings: Settings, file: Path) -> Report:
 def _subject(one: Definition, settings: Settings) -> Subject:
     """How it is made: by the catalog, from the name and settings that a suite would give; a cell or solver as part of a DEQ."""
     if one.kind == "task":
-        task = Named(name=one.path, settings=settings)
+        task = ComponentConfig(name=one.path, settings=settings)
         return Subject(make=lambda: build_task(task, {}))
     own: Settings = dict(settings)
     width = _size("width", own.pop("width", _WIDTH))
     inputs = _size("inputs", own.pop("inputs", width)) if one.kind == "model" else width
     if one.kind == "model":
-        named = Named(name=one.path, settings={"width": width, "inputs": inputs, **own})
+        named = ComponentConfig(name=one.path, settings={"width": width, "inputs": inputs, **own})
     else:
         rest: Settings = {"solver": "picard"} if one.kind == "cell" else {"cell": "mlp"}
         part = {one.kind: one.path, **{f"{one.kind}.{name}": value for name, value in own.items()}}
-        named = Named(name="deq", settings={"width": width, "steps": 4, **rest, **part})
-    core = Named(name=named.name, settings={key: value for key, value in named.settings.items() if key not in ("width", "inputs")})
+        named = ComponentConfig(name="deq", settings={"width": width, "steps": 4, **rest, **part})
+    core = ComponentConfig(
+        name=named.name, settings={key: value for key, value in named.settings.items() if key not in ("width", "inputs")}
+    )
     parts: dict[Kind, Callable[[Any], Any]] = {"cell": lambda made: made.cell, "solver": lambda made: made.solver}
     part_of = parts.get(one.kind, lambda made: made)
     return Subject(make=lambda: part_of(build_core(core, inputs, width)), inputs=inputs, named=named)

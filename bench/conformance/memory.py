@@ -11,7 +11,7 @@ from bench.conformance.result import Result, check, describe_error, judge
 from bench.instruments.probes import saved_bytes
 from bench.memory.step import Shape, measured, predicted
 from bench.memory.storage_tracker import Waterfall
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from deq import DEQ, Stop, Unroll
 
 FLAT = ("constant", "bounded")  # verdicts of bench.analysis.statistics.growth
@@ -20,7 +20,7 @@ _FIXED = dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0)  
 _UNNAMED = Result("skip", "", "no suite can name it")
 
 
-def follow(model: Named, steps: int) -> tuple[Waterfall, str]:
+def follow(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
     """The bytes of a training step whose solves take `steps`, and why fake tensors could not give them ("" where they did)."""
     shape = replace(_SHAPE, steps=steps, backward_steps=steps)
     try:

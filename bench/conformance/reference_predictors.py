@@ -110,7 +110,7 @@ def chance(subject: Subject) -> Result:
 
 
 @check("batches", "ids", "same seed", "score")
-def floor(subject: Subject) -> Result:
+def optimum(subject: Subject) -> Result:
     """The floor can be reached, and frequencies alone do not beat it.
 
     A simple predictor beats it (then it is no bound: the entropy is lower), or a predictor that knows every target does not reach
@@ -118,7 +118,7 @@ def floor(subject: Subject) -> Result:
     known.
     """
     task: Task = subject.make()
-    declared = {name: metric.floor for name, metric in task.metrics.items() if metric.floor is not None}
+    declared = {name: metric.optimum for name, metric in task.metrics.items() if metric.optimum is not None}
     if not declared:
         return Result("skip", "", "no floor is declared")
     simple = {name: scores(task, predictor) for name, predictor in predictors(task).items()}

@@ -24,7 +24,7 @@ class Result:
 
     verdict: Verdict
     found: str
-    why: str = ""
+    reason: str = ""
     check: str = ""
     expected: str = ""
 
@@ -71,8 +71,8 @@ def run_checks(checks: Sequence[Check], subject: Any, file: Path | None = None) 
                 result = Result("FAIL", describe_error(error, file))
         if missing is not None or result.verdict == "FAIL":
             unmet.add(one.name)
-        why = one.remedy if result.verdict == "FAIL" else result.why
-        results.append(replace(result, check=one.name, expected=one.expected, why=why))
+        reason = one.remedy if result.verdict == "FAIL" else result.reason
+        results.append(replace(result, check=one.name, expected=one.expected, reason=reason))
     return results
 
 
@@ -93,7 +93,7 @@ def render(title: str, results: Sequence[Result]) -> str:
     lines = [one_line(title)]
     for result in results:
         expected = f"Expected: {result.expected}." if result.verdict in ("warn", "FAIL") else ""
-        text = ". ".join(part for part in (result.found, f"{expected} {result.why}".strip()) if part)
+        text = ". ".join(part for part in (result.found, f"{expected} {result.reason}".strip()) if part)
         head = f"  {result.verdict}  {result.check:{width}}  "
         lines += textwrap.wrap(
             one_line(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.conformance.common import Subject
-from bench.conformance.reference_predictors import chance, floor
+from bench.conformance.reference_predictors import chance, optimum
 from bench.conformance.result import Result, check, judge
 from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
@@ -45,9 +45,9 @@ def declaration(subject: Subject) -> Result:
     for name, metric in task.metrics.items():
         if not isinstance(metric, Metric):
             return judge(False, f"metric {name!r} is a {type(metric).__name__}, not a bench.records.metric.Metric")
-        low, high = (metric.floor, metric.chance) if metric.better == "lower" else (metric.chance, metric.floor)
+        low, high = (metric.optimum, metric.chance) if metric.better == "lower" else (metric.chance, metric.optimum)
         if low is not None and high is not None and not low <= high:
-            values = f"chance is {metric.chance:.4g} and floor {metric.floor:.4g}"
+            values = f"chance is {metric.chance:.4g} and floor {metric.optimum:.4g}"
             return judge(False, f"{name}: {metric.better} is better, yet {values}")
     one, other = task.fingerprint(), subject.make().fingerprint()
     if not isinstance(one, str) or one != other:
@@ -200,4 +200,4 @@ def _described(total: Any) -> str:
     return f"{tuple(total.shape)} {total.dtype}".replace("torch.", "") if isinstance(total, Tensor) else type(total).__name__
 
 
-TASK = (declaration, batches, ids, same_seed, seeds, splits, score, chance, floor)
+TASK = (declaration, batches, ids, same_seed, seeds, splits, score, chance, optimum)

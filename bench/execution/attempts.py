@@ -35,7 +35,7 @@ def note_begin(job: Job, step: int, cpu: str | None) -> list[dict[str, Any]]:
 
 def note_end(job: Job, reason: str) -> None:
     """Log how an attempt ended whose process could not write it."""
-    _append(job, {"ended": _now(), "why": reason})
+    _append(job, {"ended": _now(), "reason": reason})
 
 
 def progress_of(job: Job) -> dict[str, Any]:

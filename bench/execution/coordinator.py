@@ -20,7 +20,7 @@ from bench.records.errors import UserError
 from bench.records.identity import Identity, project_digest
 from bench.records.record import Record, RunStatus, order
 from bench.records.source_code import users
-from bench.records.spec import Limits, Spec
+from bench.records.spec import Limits, RunSpec
 from bench.records.store import Lease, Store
 
 _WAIT_S = 0.5
@@ -72,7 +72,7 @@ class Callbacks:
     held_elsewhere: Callable[[int], None] = lambda *_: None
 
 
-def slots(specs: Sequence[Spec], jobs: int | None) -> int:
+def slots(specs: Sequence[RunSpec], jobs: int | None) -> int:
     """How many runs execute at a time: `jobs` if given, else as many as the machine's cores hold; one on a GPU."""
     if jobs is not None:
         return jobs
@@ -108,7 +108,7 @@ class Coordinator:
 
     def run(self) -> list[Record]:
         """Execute all missing runs and return the records of the final runs; closes the engine."""
-        specs: list[Spec] = []
+        specs: list[RunSpec] = []
         try:
             self.store.check(self.suite)
             for name in ("trials", "finals"):
@@ -120,17 +120,17 @@ class Coordinator:
             self.store.tidy(self.suite)
         return [self.records[spec.key] for spec in specs]
 
-    def identity(self, spec: Spec) -> Identity:
+    def identity(self, spec: RunSpec) -> Identity:
         """The spec's Identity on the engine's machines."""
         return self.plan.identity(spec, self._environment(spec))
 
-    def _environment(self, spec: Spec) -> Mapping[str, Any]:
+    def _environment(self, spec: RunSpec) -> Mapping[str, Any]:
         place = (spec.device, spec.threads)
         if place not in self._environments:
             self._environments[place] = self.engine.environment(*place)
         return self._environments[place]
 
-    def _open_stage(self, name: str, specs: Sequence[Spec]) -> list[tuple[Spec, Identity]]:
+    def _open_stage(self, name: str, specs: Sequence[RunSpec]) -> list[tuple[RunSpec, Identity]]:
         """Load what is recorded of the stage; the specs that are still to run."""
         missing, stale = [], 0
         reasons: set[str] = set()
@@ -154,7 +154,7 @@ class Coordinator:
         self.callbacks.stage(name, summary)
         return missing
 
-    def load(self, spec: Spec, run_id: str) -> bool:
+    def load(self, spec: RunSpec, run_id: str) -> bool:
         """Load a stored record; False where its status is to be retried."""
         record = self.store.read(self.suite, run_id)
         if record.status in self.options.retry:
@@ -162,7 +162,7 @@ class Coordinator:
         self.records[spec.key] = record
         return True
 
-    def job(self, spec: Spec, identity: Identity, beside: int) -> Job:
+    def job(self, spec: RunSpec, identity: Identity, beside: int) -> Job:
         """The job that executes a spec."""
         run_id = identity.run_id(spec.key)
         own, default = spec.limits or Limits(), self.options.limits
@@ -189,11 +189,11 @@ class Coordinator:
 class _Stage:
     """Execute the missing runs of one stage, each under a lease, until all are recorded."""
 
-    def __init__(self, coordinator: Coordinator, missing: Sequence[tuple[Spec, Identity]]) -> None:
+    def __init__(self, coordinator: Coordinator, missing: Sequence[tuple[RunSpec, Identity]]) -> None:
         self._coordinator, self._callbacks = coordinator, coordinator.callbacks
         self._engine, self._store, self._suite = coordinator.engine, coordinator.store, coordinator.suite
         self._waiting, self._missing = deque(missing), len(missing)
-        self._held_elsewhere: list[tuple[Spec, Identity]] = []  # another coordinator holds their leases
+        self._held_elsewhere: list[tuple[RunSpec, Identity]] = []  # another coordinator holds their leases
         self._leases: dict[str, Lease] = {}  # by run id
         self._failures: dict[str, tuple[int, int]] = {}  # by run id: consecutive kills, at which step
         self._polled = 0.0
@@ -227,7 +227,7 @@ class _Stage:
             for lease in self._leases.values():
                 lease.close()
 
-    def _start(self, spec: Spec, identity: Identity) -> None:
+    def _start(self, spec: RunSpec, identity: Identity) -> None:
         run_id = identity.run_id(spec.key)
         lease = self._store.lease(self._suite, run_id)
         if lease is None:
@@ -251,7 +251,7 @@ class _Stage:
             else:
                 self._record(event.record)
         elif isinstance(event, Refused):
-            raise UserError(event.why)
+            raise UserError(event.reason)
         elif self._stopping:
             self._release(event.job, saved=False)
         elif isinstance(event, Stopped):
@@ -273,7 +273,7 @@ class _Stage:
         self._failures[run_id] = (times, max(step, before))
         if times >= self._coordinator.options.attempts:
             return False
-        self._callbacks.resumed(event.job, event.why)
+        self._callbacks.resumed(event.job, event.reason)
         self._engine.submit(event.job)
         return True
 

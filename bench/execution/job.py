@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.records.identity import Identity
 from bench.records.source_code import Source
-from bench.records.spec import Limits, Spec
+from bench.records.spec import Limits, RunSpec
 
 
 class Job(BaseModel):
@@ -16,7 +16,7 @@ class Job(BaseModel):
 
     run_id: str
     suite: str
-    spec: Spec
+    spec: RunSpec
     identity: Identity
     folder: Path
     project: str = Field(default="", description="digest of the project's code where the job was made")

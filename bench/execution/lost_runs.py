@@ -9,7 +9,7 @@ from bench.execution.attempts import attempts_of
 from bench.execution.engines.engine import Lost, Stopped
 from bench.execution.job import Job
 from bench.records.identity import project_code
-from bench.records.record import Point, Record, RunStatus, measured
+from bench.records.record import CurvePoint, Record, RunStatus, measured
 from bench.tasks.task import Task
 from bench.training.checkpoint import Checkpoint
 
@@ -34,7 +34,7 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
         spec=job.spec,
         identity=job.identity,
         status=status,
-        why=event.why,
+        reason=event.reason,
         elapsed_s=elapsed,
         headline=task.headline,
         metrics=dict(task.metrics),
@@ -54,12 +54,12 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
     )
 
 
-def _curve_and_seconds(state: Mapping[str, Any] | None) -> tuple[list[Point], float]:
+def _curve_and_seconds(state: Mapping[str, Any] | None) -> tuple[list[CurvePoint], float]:
     """The curve and the elapsed seconds in a checkpoint's state; nothing where it is malformed."""
     if state is None:
         return [], 0.0
     try:
-        curve = [Point.model_validate(point) for point in state["curve"]]
+        curve = [CurvePoint.model_validate(point) for point in state["curve"]]
         elapsed = sum(float(seconds) for seconds in state["clocks"].values())
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # not what a run of ours saves
         return [], 0.0

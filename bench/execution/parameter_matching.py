@@ -1,7 +1,7 @@
 """Equal parameters: the width (or another size) at which a model's count comes nearest to a budget, within 2 %."""
 
 from bench.records.errors import UserError
-from bench.records.spec import Comparison, Named
+from bench.records.spec import Comparison, ComponentConfig
 from bench.training.language_model import count_parameters
 from bench.training.recipe_schedule import check_recipe
 
@@ -10,12 +10,12 @@ _STRIDE = 256  # sizes tried in vain before a model is given up
 _LARGEST = 2**17
 
 
-def with_size(model: Named, size: int, setting: str = "width") -> Named:
+def with_size(model: ComponentConfig, size: int, setting: str = "width") -> ComponentConfig:
     """The same model with another width, or another value of the setting."""
-    return Named(name=model.name, settings={**model.settings, setting: size})
+    return ComponentConfig(name=model.name, settings={**model.settings, setting: size})
 
 
-def match(model: Named, vocabulary: int, budget: int, setting: str = "width") -> Named:
+def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "width") -> ComponentConfig:
     """The model at the width whose total parameter count is nearest to `budget`; UserError where none is within 2 %.
 
     Another integer `setting` (an FFN's inner width, say) can stand for the width. Sizes that the model refuses (not a multiple of
@@ -45,7 +45,7 @@ def match(model: Named, vocabulary: int, budget: int, setting: str = "width") ->
     return with_size(model, size, setting)
 
 
-def _accepted(model: Named, vocabulary: int, size: int, setting: str) -> tuple[int, int] | None:
+def _accepted(model: ComponentConfig, vocabulary: int, size: int, setting: str) -> tuple[int, int] | None:
     """The first size from `size` on that the model accepts, with its count; its complaint where there is none near."""
     count: int | UserError = 0
     for nearby in range(size, 2 * size + _STRIDE):
@@ -56,14 +56,14 @@ def _accepted(model: Named, vocabulary: int, size: int, setting: str) -> tuple[i
     raise count
 
 
-def _count(model: Named, vocabulary: int, size: int, setting: str) -> int | UserError:
+def _count(model: ComponentConfig, vocabulary: int, size: int, setting: str) -> int | UserError:
     try:
         return count_parameters(with_size(model, size, setting), vocabulary)
     except UserError as error:
         return error
 
 
-def match_rows(comparison: Comparison, vocabulary: int) -> dict[str, tuple[Named, int | None]]:
+def match_rows(comparison: Comparison, vocabulary: int) -> dict[str, tuple[ComponentConfig, int | None]]:
     """Each row's model with its matched size, and the budget; None for a row whose settings give the size."""
     budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
     models = {}

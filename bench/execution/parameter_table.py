@@ -8,7 +8,7 @@ import torch
 
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED
 from bench.training.language_model import build_model
 
@@ -45,7 +45,7 @@ class Count:
         return self.total is not None and all(off is None or abs(off) <= WITHIN for off in self.off)
 
 
-def count(model: Named, vocabulary: int) -> tuple[int, int]:
+def count(model: ComponentConfig, vocabulary: int) -> tuple[int, int]:
     """Trainable numbers of a model, in all and without the tables that grow with the vocabulary (embedding and output layer)."""
     with torch.device("meta"):
         built = build_model(model, vocabulary)

@@ -15,7 +15,7 @@ from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.metric import Metric
 from bench.records.record import Record
-from bench.records.spec import Comparison, Named, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, RunSpec, TrainConfig
 from bench.tasks.task import Task
 from bench.training.language_model import count_parameters
 from bench.training.recipe_schedule import check_recipe
@@ -30,7 +30,7 @@ class _Placement:
     device: Literal["cpu", "cuda"]
     processes: int
 
-    def apply(self, spec: Spec) -> Spec:
+    def apply(self, spec: RunSpec) -> RunSpec:
         """The spec there; its group then says so, so that no table mixes placements."""
         fields: dict[str, Any] = spec.model_dump()
         if self.device != "cpu" and spec.device != self.device:
@@ -38,7 +38,7 @@ class _Placement:
         if self.processes > 1 and spec.processes == 1:
             fields |= {"processes": self.processes, "group": f"{fields['group']}, {self.processes} processes"}
         try:
-            return Spec.model_validate(fields)
+            return RunSpec.model_validate(fields)
         except ValidationError as error:
             raise UserError(readable(error)) from error
 
@@ -48,19 +48,19 @@ class _SizedComparison:
     """A comparison whose models have their matched sizes."""
 
     comparison: Comparison
-    models: Mapping[str, tuple[Named, int | None]]  # by label, with the parameter budget
+    models: Mapping[str, tuple[ComponentConfig, int | None]]  # by label, with the parameter budget
     labels: Sequence[str]  # of the rows that are wanted
     probed_seed: int  # whose runs probe memory by depth
     placement: _Placement
 
-    def trial(self, label: str, rate: float, seed: int) -> Spec:
+    def trial(self, label: str, rate: float, seed: int) -> RunSpec:
         """A short run at one learning rate."""
         comparison, steps = self.comparison, self.comparison.trial_steps
         warmup = min(comparison.train.warmup, steps // 2)
         changes = {"steps": steps, "warmup": warmup, "learning_rate": rate, "evaluate_every": 0}
         recipe = comparison.rows[label].recipe
         return self.placement.apply(
-            Spec(
+            RunSpec(
                 group=comparison.group,
                 label=label,
                 role="trial",
@@ -73,20 +73,20 @@ class _SizedComparison:
             )
         )
 
-    def sweep(self, label: str) -> list[Spec]:
+    def sweep(self, label: str) -> list[RunSpec]:
         """The trials of a row: every rate at every trial seed."""
         return [
             self.trial(label, rate, seed) for rate in self.comparison.learning_rates for seed in self.comparison.all_trial_seeds()
         ]
 
-    def trials(self) -> list[Spec]:
+    def trials(self) -> list[RunSpec]:
         """The trials that the wanted rows need; none where there is one rate only."""
         if len(self.comparison.learning_rates) == 1:
             return []
         tuned = {self.comparison.rows[label].like or label for label in self.labels}
         return [spec for label in self.comparison.rows if label in tuned for spec in self.sweep(label)]
 
-    def finals(self, records: Mapping[str, Record]) -> Iterator[Spec]:
+    def finals(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
         """The final runs of the wanted rows, at the learning rates that their trials chose."""
         comparison = self.comparison
         for label in self.labels:
@@ -95,7 +95,7 @@ class _SizedComparison:
                 keys = tuple(trial.key for trial in self.sweep(comparison.rows[label].like or label))
                 rate = choose([records[key] for key in keys])
             for seed in comparison.seeds:
-                spec = Spec(
+                spec = RunSpec(
                     group=comparison.group,
                     label=label,
                     model=self.models[label][0],
@@ -138,7 +138,7 @@ class Plan:
         specs = [
             placement.apply(entry.model_copy(update={"seed": seed}))
             for entry in wanted
-            if isinstance(entry, Spec)
+            if isinstance(entry, RunSpec)
             for seed in ([entry.seed] if seeds is None else seeds)
         ]
         self._comparisons = [
@@ -163,14 +163,14 @@ class Plan:
             raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
         self._check_headlines()
 
-    def task(self, named: Named) -> Task:
+    def task(self, named: ComponentConfig) -> Task:
         """The task, built once."""
         key = named.model_dump_json()
         if key not in self._tasks:
             self._tasks[key] = build_task(named, self._data)
         return self._tasks[key]
 
-    def _check_training(self, named: Named, train: Train) -> None:
+    def _check_training(self, named: ComponentConfig, train: TrainConfig) -> None:
         """UserError where the training does not fit the task; builds one batch."""
         task = self.task(named)
         if train.carry and not task.streams:
@@ -195,7 +195,7 @@ class Plan:
                     message = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
                     raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
 
-    def models(self) -> list[tuple[str, str, Named, int]]:
+    def models(self) -> list[tuple[str, str, ComponentConfig, int]]:
         """Every wanted row: its group, label, model (with its width) and vocabulary."""
         found = [(spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self._specs]
         for sized in self._comparisons:
@@ -203,11 +203,11 @@ class Plan:
             found += [(group, label, sized.models[label][0], vocabulary) for label in sized.labels]
         return list({(group, label): (group, label, model, size) for group, label, model, size in found}.values())
 
-    def trials(self) -> list[Spec]:
+    def trials(self) -> list[RunSpec]:
         """Every learning-rate trial that a wanted row needs."""
         return [spec for sized in self._comparisons for spec in sized.trials()]
 
-    def finals(self, records: Mapping[str, Record]) -> list[Spec]:
+    def finals(self, records: Mapping[str, Record]) -> list[RunSpec]:
         """Every final run, at the learning rate its trials chose, interleaved over seeds, so that early results compare.
 
         `records`: the trials', by the keys of their specs.
@@ -215,7 +215,7 @@ class Plan:
         specs = [*self._specs, *(spec for sized in self._comparisons for spec in sized.finals(records))]
         return list({spec.key: spec for spec in sorted(specs, key=lambda spec: spec.seed)}.values())
 
-    def specs(self) -> list[Spec]:
+    def specs(self) -> list[RunSpec]:
         """What is known of the runs before any trial: a spec for each row, with its device, threads and processes."""
         rows = [(sized, label, sized.comparison) for sized in self._comparisons for label in sized.labels]
         return [*self._specs, *(sized.trial(label, c.learning_rates[0], c.trial_seed) for sized, label, c in rows)]
@@ -224,7 +224,7 @@ class Plan:
         """How many final runs there will be, whatever rates the trials choose."""
         return len(self._specs) + sum(len(sized.labels) * len(sized.comparison.seeds) for sized in self._comparisons)
 
-    def identity(self, spec: Spec, environment: Mapping[str, Any]) -> Identity:
+    def identity(self, spec: RunSpec, environment: Mapping[str, Any]) -> Identity:
         """The spec's Identity in that environment."""
         return identify(spec, self.task(spec.task), environment)
 

@@ -12,7 +12,7 @@ from bench.execution.plan import Plan
 from bench.instruments.environment import environment
 from bench.records.identity import Identity, changed_modules, first_of
 from bench.records.record import Head
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.records.store import Store
 
 
@@ -113,7 +113,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     """The state of a plan's runs in a results folder, were they to run on this machine, `slots` at a time."""
     here = cache(environment)
 
-    def identity(spec: Spec) -> Identity:
+    def identity(spec: RunSpec) -> Identity:
         return plan.identity(spec, here(spec.device, spec.threads))
 
     heads = {head.run_id: head for head in store.heads(suite)}
@@ -156,7 +156,7 @@ def _running(store: Store, suite: str, run_id: str) -> Running:
     return Running(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
 
 
-def _seconds_left(done: Iterable[tuple[Spec, float]], missing: Collection[Spec], unknown: int, slots: int) -> float | None:
+def _seconds_left(done: Iterable[tuple[RunSpec, float]], missing: Collection[RunSpec], unknown: int, slots: int) -> float | None:
     """Seconds for the missing runs, from the mean of similar ones: of the same row and role, else the same role, else any."""
     if not missing and not unknown:
         return 0.0
@@ -171,5 +171,5 @@ def _seconds_left(done: Iterable[tuple[Spec, float]], missing: Collection[Spec],
     return (sum(each) + unknown * statistics.mean(other)) / slots
 
 
-def _kinds(spec: Spec) -> tuple[tuple[str, ...], ...]:
+def _kinds(spec: RunSpec) -> tuple[tuple[str, ...], ...]:
     return (spec.group, spec.label, spec.role), (spec.role,), ()

@@ -10,16 +10,16 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from bench.records.errors import UserError, unknown
-from bench.records.spec import Comparison, Named, Recipe, Row, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, TrainConfig
 from bench.suites import SUITES
 
-Entry = Spec | Comparison
+Entry = RunSpec | Comparison
 
 
 def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
     """A suite's short name and its SPECS: one of the package's, or a Python file that defines SPECS.
 
-    SPECS is a list of Spec and Comparison, or a function that makes one from the names given with `--data`.
+    SPECS is a list of RunSpec and Comparison, or a function that makes one from the names given with `--data`.
     """
     is_file = name.endswith(".py")
     if not is_file and name not in SUITES:
@@ -34,8 +34,8 @@ def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
         raise UserError(f"suite {name}: {readable(error)}") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"suite {name} fails on import: {type(error).__name__}: {error}") from error
-    if not isinstance(specs, list) or not specs or not all(isinstance(entry, (Spec, Comparison)) for entry in specs):
-        raise UserError(f"suite {name}: SPECS must be a non-empty list of Spec and Comparison")
+    if not isinstance(specs, list) or not specs or not all(isinstance(entry, (RunSpec, Comparison)) for entry in specs):
+        raise UserError(f"suite {name}: SPECS must be a non-empty list of RunSpec and Comparison")
     return Path(name).stem, specs
 
 
@@ -52,7 +52,9 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-_FIELDS = {kind.__name__: list(kind.model_fields) for kind in (Spec, Comparison, Train, Recipe, Named, Row)}
+_FIELDS = {
+    kind.__name__: list(kind.model_fields) for kind in (RunSpec, Comparison, TrainConfig, Recipe, ComponentConfig, ModelEntry)
+}
 
 
 def readable(error: ValidationError) -> str:

@@ -29,7 +29,7 @@ class Flops:
 
     total: int | None
     by_operator: dict[str, int] = field(default_factory=dict)
-    why: str | None = None
+    reason: str | None = None
 
 
 # Every formula takes the operator's positional arguments and its result.
@@ -211,6 +211,6 @@ def flops(step: Callable[[], object]) -> Flops:
         step()
     by_operator = dict(sorted(counter.counts.items()))
     if counter.unknown:
-        why = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items()))
-        return Flops(total=None, by_operator=by_operator, why=why)
+        reason = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items()))
+        return Flops(total=None, by_operator=by_operator, reason=reason)
     return Flops(total=sum(by_operator.values()), by_operator=by_operator)

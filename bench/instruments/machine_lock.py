@@ -19,7 +19,7 @@ from bench.records.file_lock import CAN_LOCK, acquire, held, release
 _Context = Callable[[], AbstractContextManager[object]]
 
 
-class Machine:
+class MachineLock:
     """`shared()` around training steps, `exclusive()` around a timing; `can_exclude` is false where nothing can be locked.
 
     `folder`: for the lock's files, instead of this user's own. `alone`: another process of the same run holds the machine for this
@@ -111,6 +111,6 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-def _warn(why: str) -> None:
+def _warn(reason: str) -> None:
     with suppress(OSError, ValueError):
-        print(f"timings cannot have the machine to themselves: {why}", file=sys.stderr, flush=True)
+        print(f"timings cannot have the machine to themselves: {reason}", file=sys.stderr, flush=True)

@@ -95,10 +95,10 @@ class Clocks:
 
     def _measure(self, name: Phase) -> Measure:
         value = self.seconds(name)
-        why = None if value is not None else f"the run never reached its {name} phase"
+        reason = None if value is not None else f"the run never reached its {name} phase"
         method = "wall clock (perf_counter)" + (", device synchronised" if self._synchronize else "")
         method += "; resumed from a checkpoint, work lost to the restart not counted" if self._resumed else ""
-        return measured(value, "s", method, f"{name} phase, phases inside it excluded", why)
+        return measured(value, "s", method, f"{name} phase, phases inside it excluded", reason)
 
     def _wait(self) -> None:
         if self._synchronize is not None:
@@ -143,11 +143,11 @@ class HostMemory:
 
     def read(self) -> dict[str, Measure]:
         """host_peak_bytes: the high-water mark above the baseline."""
-        value, why = self._peak()
+        value, reason = self._peak()
         mark = "mark reset at start" if self._reset else "mark not reset"
         return {
             "host_peak_bytes": measured(
-                value, "B", f"VmHWM minus VmRSS at start ({mark})", "process, above what was resident at start", why
+                value, "B", f"VmHWM minus VmRSS at start ({mark})", "process, above what was resident at start", reason
             )
         }
 
@@ -208,27 +208,27 @@ class CudaMemory:
     def read(self) -> dict[str, Measure]:
         """Requested, allocated and reserved peaks, and the baseline."""
         statistics: dict[str, int] = {}
-        why = self._fault
-        if why is None:
+        reason = self._fault
+        if reason is None:
             try:
                 self._cuda.synchronize(self._device)
                 statistics = self._cuda.memory_stats(self._device)
             except Exception as error:
-                why = f"CUDA failed at the end ({error})"
+                reason = f"CUDA failed at the end ({error})"
         measures = {}
         for name in self._FIELDS:
             key = f"{name}_bytes.all.peak"
             value = statistics.get(key)
-            absent = why or (f"the allocator keeps no {key}" if value is None else None)
+            absent = reason or (f"the allocator keeps no {key}" if value is None else None)
             measures[f"cuda_{name}_peak_bytes"] = measured(
                 value, "B", f"torch.cuda.memory_stats {key}", "device, torch's allocator, since start", absent
             )
-        baseline = self._baseline if why is None else None
+        baseline = self._baseline if reason is None else None
         measures["cuda_baseline_bytes"] = measured(
             baseline,
             "B",
             "torch.cuda.memory_stats allocated_bytes.all.current",
             "device, torch's allocator, at start",
-            why or ("the allocator keeps no allocated_bytes.all.current" if baseline is None else None),
+            reason or ("the allocator keeps no allocated_bytes.all.current" if baseline is None else None),
         )
         return measures

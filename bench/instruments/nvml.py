@@ -143,12 +143,12 @@ class Nvml:
         scope = f"device, window of {seconds:.1f} s"
         if not self._own_seen and not self._unseen_processes:
             scope += ", sole use unchecked (NVML lists no compute process)"
-        why = self._why("energy")
+        reason = self._why("energy")
         power = energy / seconds if energy is not None and seconds > 0 else None
         return {
             **self._memory(),
-            "energy_J": measured(None if why else energy, "J", "NVML total energy counter, end minus start", scope, why),
-            "mean_power_W": measured(None if why else power, "W", "NVML total energy counter over wall clock", scope, why),
+            "energy_J": measured(None if reason else energy, "J", "NVML total energy counter, end minus start", scope, reason),
+            "mean_power_W": measured(None if reason else power, "W", "NVML total energy counter over wall clock", scope, reason),
         }
 
     def _examine_slices(self) -> None:
@@ -186,10 +186,10 @@ class Nvml:
         return self._faults.get("all") or self._faults.get(quantity)
 
     def _memory(self) -> dict[str, Measure]:
-        value, method, scope, why = self._process()
+        value, method, scope, reason = self._process()
         device_why = self._why("device")
         return {
-            "nvml_process_bytes": measured(None if why else value, "B", method, scope, why),
+            "nvml_process_bytes": measured(None if reason else value, "B", method, scope, reason),
             "nvml_device_bytes": measured(
                 None if device_why else self._device_peak,
                 "B",
@@ -202,14 +202,14 @@ class Nvml:
     def _process(self) -> tuple[int | None, str, str, str | None]:
         """Value, method, scope and reason of this process's memory."""
         own = "NVML compute process usedGpuMemory, peak of samples", "process, CUDA context and libraries included"
-        why = self._why("process")
-        if self._own_seen or why:
-            return self._own_peak, *own, why
+        reason = self._why("process")
+        if self._own_seen or reason:
+            return self._own_peak, *own, reason
         if self._unseen_processes == 0:
             return None, *own, "NVML lists no compute process (process ids are host ids; this is a container?)"
         if self._unseen_processes > 1:
             return None, *own, f"own process id not among the {self._unseen_processes} compute processes (host ids; a container?)"
-        if why := self._why("device"):
-            return None, *own, f"own process id not visible, and no device delta: {why}"
+        if reason := self._why("device"):
+            return None, *own, f"own process id not visible, and no device delta: {reason}"
         delta = "NVML device memory used minus used at start, peak of samples (own process id not visible, one compute process)"
         return self._device_peak - self._device_start, delta, "device, above what was used at start, CUDA context excluded", None

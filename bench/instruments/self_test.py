@@ -75,7 +75,7 @@ def _flops() -> Finding:
     inputs = torch.ones(time, batch, width, requires_grad=True)
     count = flops(lambda: layer(inputs)[0].sum().backward())
     if count.total is None:
-        return False, str(count.why)
+        return False, str(count.reason)
     forward = 2 * 4 * hidden * (width + hidden) * batch * time
     return _compare("FLOPs of an LSTM step, forward and backward", count.total, 3 * forward)
 
@@ -87,7 +87,7 @@ def _high_water() -> Finding:
     del block
     measure = meter.read()["host_peak_bytes"]
     if measure.value is None:
-        return False, str(measure.why)
+        return False, str(measure.reason)
     seen = measure.value / _ONE_MIB
     return 60 <= seen <= 80, f"saw {seen:.1f} MiB of a freed block of 64 MiB, {measure.method}"
 
@@ -104,7 +104,7 @@ def _cuda() -> Finding:
     del block
     peak, baseline = measures["cuda_allocated_peak_bytes"].value, measures["cuda_baseline_bytes"].value
     if peak is None or baseline is None:
-        return False, str(measures["cuda_allocated_peak_bytes"].why)
+        return False, str(measures["cuda_allocated_peak_bytes"].reason)
     return _compare(f"bytes allocated for 1 MiB on {torch.cuda.get_device_name()}", int(peak - baseline), _ONE_MIB)
 
 

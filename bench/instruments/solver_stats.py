@@ -18,7 +18,7 @@ _ODE = "an ODE solver integrates for a given time and looks for no fixed point"
 _SCOPE = {"train": "all training steps", "evaluation": "the test split"}
 
 
-class Telemetry:
+class SolverStats:
     """Counts and final residuals of every solve of every DEQ in a model, by split and by phase (forward, backward); of a Neural
     ODE the counts.
 
@@ -103,30 +103,30 @@ class Telemetry:
         for split, prefix in (("train", "train"), ("evaluation", "eval")):
             for phase in ("forward", "backward") if split == "train" else ("forward",):
                 measures |= self._read(split, phase, prefix)
-        why = _EXPLICIT if not self.layers else None if any(isinstance(layer, DEQ) for layer in self.layers) else _ODE
+        reason = _EXPLICIT if not self.layers else None if any(isinstance(layer, DEQ) for layer in self.layers) else _ODE
         measures["solver_bytes"] = measured(
-            self.solver_bytes if why is None else None,
+            self.solver_bytes if reason is None else None,
             "B",
             "largest storage of a solver's own memory in one solve, forward or backward",
             "all training steps",
-            why,
+            reason,
         )
         return measures
 
     def _read(self, split: str, phase: str, prefix: str) -> dict[str, Measure]:
         scope = _SCOPE[split]
-        why = None if self.layers else _EXPLICIT
+        reason = None if self.layers else _EXPLICIT
         nfe = torch.tensor(self._nfe.get((split, phase), []), dtype=torch.float64)
-        if not why and not len(nfe):
-            why = f"no {phase} solve on {scope}"
+        if not reason and not len(nfe):
+            reason = f"no {phase} solve on {scope}"
         names = f"{prefix}_{phase}_nfe"
         method = f"evaluations of {'f' if phase == 'forward' else 'the VJP of f'} a solve, the attached one not counted"
         # An ODE solver's evaluations are counted, and nothing more is known of it.
-        bare = why or (None if (split, phase) in self._residuals else _ODE)
+        bare = reason or (None if (split, phase) in self._residuals else _ODE)
         measures = {
-            f"{names}_mean": measured(None if why else nfe.mean().item(), "evaluations", f"mean of {method}", scope, why),
+            f"{names}_mean": measured(None if reason else nfe.mean().item(), "evaluations", f"mean of {method}", scope, reason),
             f"{names}_p95": measured(
-                None if why else _quantile(nfe, 0.95), "evaluations", f"95th percentile of {method}", scope, why
+                None if reason else _quantile(nfe, 0.95), "evaluations", f"95th percentile of {method}", scope, reason
             ),
         }
         stem = f"{prefix}_residual" if phase == "forward" else f"{prefix}_backward_residual"

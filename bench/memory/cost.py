@@ -19,7 +19,7 @@ from bench.memory.paper import BATCH, LENGTH, whole_history
 from bench.memory.step import Call, Shape, filled, fix_caps, tokens
 from bench.memory.storage_tracker import partly_real, written
 from bench.records.errors import UserError
-from bench.records.spec import Named, Train
+from bench.records.spec import ComponentConfig, TrainConfig
 from bench.suites.paper import PRINTED, WIKITEXT
 from bench.training.language_model import build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
@@ -73,13 +73,13 @@ def _is_view(operator: Any) -> bool:
     return bool(schema.returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
 
 
-def counted(model: Named, shape: Shape, training: bool) -> dict[str, int]:
+def counted(model: ComponentConfig, shape: Shape, training: bool) -> dict[str, int]:
     """FLOPs and bytes moved of a training step, or of a forward pass in evaluation without gradients."""
     inputs, targets = tokens(shape)
     with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
         built = build_model(model, shape.vocabulary)
         fix_caps(built, shape)
-        optimiser = filled(make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
+        optimiser = filled(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
 
         def step() -> None:
             if training:
@@ -92,11 +92,11 @@ def counted(model: Named, shape: Shape, training: bool) -> dict[str, int]:
         with Moved() as moved:
             found = flops(step)
     if found.total is None:
-        raise UserError(f"cost: model {model.name!r}: {found.why}")
+        raise UserError(f"cost: model {model.name!r}: {found.reason}")
     return {"flops": found.total, "bytes": moved.bytes}
 
 
-def law(model: Named, shape: Shape, training: bool, caps: tuple[int, int]) -> dict[str, dict[str, float]]:
+def law(model: ComponentConfig, shape: Shape, training: bool, caps: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Of a DEQ: what it costs without solving, and for every forward and every backward solver step, from two steps to the caps.
 
     Exact at both ends; in between too where a step's cost does not depend on how many came before (with Broyden's method it grows).

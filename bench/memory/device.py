@@ -20,7 +20,7 @@ from bench.memory.paper import GB
 from bench.memory.step import Shape, fix_caps, tokens
 from bench.records.errors import failure
 from bench.records.record import Measure, measured
-from bench.records.spec import Named, Train
+from bench.records.spec import ComponentConfig, TrainConfig
 from bench.training.language_model import build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
 
@@ -30,7 +30,7 @@ _WITHIN = 0.03  # of the prediction, for the allocator's allocated peak
 _MODES = ("training", "inference")
 
 
-def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
+def taken(model: ComponentConfig, shape: Shape, device: str) -> dict[str, Measure]:
     """Peaks of one training step on the device, and seconds of a step and of a forward pass in evaluation, solves at their caps.
 
     The step before has made the optimiser's state and the libraries' workspaces. Where the device runs out of memory the measures
@@ -42,7 +42,7 @@ def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
         built = build_model(model, shape.vocabulary).to(device)
         fix_caps(built, shape)
         inputs, targets = (tensor.to(device) for tensor in tokens(shape))
-        optimiser = make_optimiser(built, Train(steps=1, batch=shape.batch, learning_rate=1e-4))[0]
+        optimiser = make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-4))[0]
 
         def step() -> None:
             training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
@@ -57,16 +57,16 @@ def taken(model: Named, shape: Shape, device: str) -> dict[str, Measure]:
         step()
         nvml.sample()
         found = {name: measure for name, measure in {**cuda.read(), **nvml.read()}.items() if name in _READ}
-        why = None
+        reason = None
         times: dict[str, float | None] = {mode: _seconds(work, device) for mode, work in zip(_MODES, (step, forward), strict=True)}
     except Exception as error:
-        status, why = failure(error)
+        status, reason = failure(error)
         if status != "oom":
             raise
-        found = {name: measured(None, "B", "none", "one training step", why) for name in _READ}
+        found = {name: measured(None, "B", "none", "one training step", reason) for name in _READ}
         times = dict.fromkeys(_MODES)
     for mode, seconds in times.items():
-        found[f"{mode}_s"] = measured(seconds, "s", f"median of {_STEPS}, device synchronised", f"one {mode} step", why)
+        found[f"{mode}_s"] = measured(seconds, "s", f"median of {_STEPS}, device synchronised", f"one {mode} step", reason)
     return found
 
 
@@ -88,17 +88,17 @@ def absent() -> str | None:
 
 def follow(rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
     """Every row of the table with a model, taken on the device one by one: {"device", "why", "rows": {label: measures}}."""
-    why = "the record was made without --device cuda" if device == "cpu" else absent()
-    if why is not None:
-        return {"device": None, "why": why, "rows": {}}
+    reason = "the record was made without --device cuda" if device == "cpu" else absent()
+    if reason is not None:
+        return {"device": None, "reason": reason, "rows": {}}
     found = {}
     for row in rows:
         if "model" in row["steps"]:
             step = row["steps"]["model"]
-            model = Named(name=row["model"]["name"], settings=step["settings"])
+            model = ComponentConfig(name=row["model"]["name"], settings=step["settings"])
             measures = taken(model, Shape(**step["shape"]), device)
             found[row["label"]] = {name: measure.model_dump() for name, measure in measures.items()}
-    return {"device": torch.cuda.get_device_name(device), "why": None, "rows": found}
+    return {"device": torch.cuda.get_device_name(device), "reason": None, "rows": found}
 
 
 def _gb(value: float | None) -> str:
@@ -132,7 +132,7 @@ def table(record: Mapping[str, Any]) -> Table:
         ending="device",
         title="Memory of a training step on a GPU beside the prediction",
         caption="The whole model with its embeddings, length 150, batch size 15, every solve at its cap. "
-        + (f"On: {on['device']}." if on["why"] is None else f"n/a: {on['why']}."),
+        + (f"On: {on['device']}." if on["reason"] is None else f"n/a: {on['reason']}."),
         rule="Within 3 %: the allocator's allocated peak and the prediction.",
         heads=(*heads, ("allocated / predicted", ""), ("within 3 %", "")),
         rows=tuple(line(*texts) for texts in lines),
@@ -157,7 +157,7 @@ def times(record: Mapping[str, Any]) -> Table:
         ending="times",
         title="Run time of a DEQ over the explicit network's, on a GPU",
         caption="Length 150, batch size 15, tokens by Zipf's law, every solve at its released cap (the paper does not print at how "
-        "many steps it measured). " + (f"On: {on['device']}." if on["why"] is None else f"n/a: {on['why']}."),
+        "many steps it measured). " + (f"On: {on['device']}." if on["reason"] is None else f"n/a: {on['reason']}."),
         heads=(
             ("DEQ", ""),
             ("explicit network", ""),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.memory.step import Call, Shape, predicted
 from bench.memory.storage_tracker import Waterfall
-from bench.records.spec import Named, Settings
+from bench.records.spec import ComponentConfig, Settings
 from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, Printed
 
 BATCH, LENGTH = 15, 150
@@ -77,7 +77,7 @@ PAIRS = (
 )
 
 
-def configurations(model: Named, shape: Shape) -> Iterator[tuple[str, Named, Shape]]:
+def configurations(model: ComponentConfig, shape: Shape) -> Iterator[tuple[str, ComponentConfig, Shape]]:
     """The ways to take a step that apply to a model."""
     settings = model.settings
     solved = model.name == "deq" and settings.get("solver") == "broyden"
@@ -88,7 +88,7 @@ def configurations(model: Named, shape: Shape) -> Iterator[tuple[str, Named, Sha
     yield "model", model, shape
     if trellis and shape.vocabulary > _CLUSTERED:
         clusters: Settings = {"cutoffs": "2800,20000,76000", "div_value": 1.0}
-        yield "clusters", Named(name=model.name, settings=model.settings | clusters), shape
+        yield "clusters", ComponentConfig(name=model.name, settings=model.settings | clusters), shape
     yield "core", model, core
     if settings.get("memory_length") or settings.get("cell.memory_length"):
         yield "carried", model, replace(core, carry=True)
@@ -97,9 +97,9 @@ def configurations(model: Named, shape: Shape) -> Iterator[tuple[str, Named, Sha
         yield "caps", whole_history(model, steps, backward), replace(core, steps=steps, backward_steps=backward)
 
 
-def whole_history(model: Named, steps: int, backward_steps: int) -> Named:
+def whole_history(model: ComponentConfig, steps: int, backward_steps: int) -> ComponentConfig:
     """With room for every step of either solve, as in the released solver; this library's own default starts afresh after 30."""
-    return Named(name=model.name, settings={**model.settings, "solver.window": max(steps, backward_steps)})
+    return ComponentConfig(name=model.name, settings={**model.settings, "solver.window": max(steps, backward_steps)})
 
 
 def label_of(row: Printed) -> str:
@@ -107,7 +107,7 @@ def label_of(row: Printed) -> str:
     return row.label if row.table == WIKITEXT or row.label != "DEQ-TrellisNet" else f"{row.label}, Penn Treebank"
 
 
-def calls(also: Mapping[str, Named] | None = None) -> list[Call]:
+def calls(also: Mapping[str, ComponentConfig] | None = None) -> list[Call]:
     """A dictionary each, for every printed memory figure, and for every model of the user's own: what a step takes, by
     configuration, and the bytes of every reading that applies."""
     found: list[Call] = []
@@ -121,7 +121,7 @@ def calls(also: Mapping[str, Named] | None = None) -> list[Call]:
 
 
 def _row(
-    label: str, table: str, model: Named | None, vocabulary: int, printed: float | None, auxiliary: float, published: bool
+    label: str, table: str, model: ComponentConfig | None, vocabulary: int, printed: float | None, auxiliary: float, published: bool
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"label": label, "table": table, "printed_gb": printed, "published": published}
     row |= {"model": None, "steps": {}, "readings": {}}

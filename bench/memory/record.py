@@ -11,14 +11,14 @@ from bench.memory.step import together
 from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import MEMORY
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from bench.report import figures
 from bench.report.report import csv_text, latex, markdown
 
 NAME = "paper.json"
 
 
-def make(also: Mapping[str, Named], constant_in: str | None = None, jobs: int = 1, on: str = "cpu") -> dict[str, Any]:
+def make(also: Mapping[str, ComponentConfig], constant_in: str | None = None, jobs: int = 1, on: str = "cpu") -> dict[str, Any]:
     """Follow every row of the paper's tables and every law; the record, as it is written to JSON.
 
     `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows are taken

@@ -8,7 +8,7 @@ from typing import Any
 from bench.analysis.grid import Cell, Table, line
 from bench.analysis.statistics import GROWTH_RULE, growth, significant
 from bench.memory.step import Call, Shape, predicted
-from bench.records.spec import Named, Settings
+from bench.records.spec import ComponentConfig, Settings
 
 _HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
@@ -30,18 +30,18 @@ class Family:
     """
 
     label: str
-    model: Named
+    model: ComponentConfig
     depth: str
     flat: bool = False
     root: bool = False
     own: bool = False
     depths: tuple[int, ...] = _DEPTHS
 
-    def at(self, depth: int) -> Named:
+    def at(self, depth: int) -> ComponentConfig:
         """The model so deep."""
         settings: Settings = {**self.model.settings, self.depth: depth}
         if self.own:
-            return Named(name=self.model.name, settings=settings)
+            return ComponentConfig(name=self.model.name, settings=settings)
         if self.depth == "step_size":
             settings[self.depth] = _ODE_TIME / depth
         elif self.model.name == "deq":
@@ -50,11 +50,13 @@ class Family:
                 settings["backward_steps"] = depth
             if own.get("solver") == "broyden":  # or its memory is bounded by its window
                 settings |= {"solver.window": max(2, depth), "backward_solver": "broyden", "backward_solver.window": max(2, depth)}
-        return Named(name=self.model.name, settings=settings)
+        return ComponentConfig(name=self.model.name, settings=settings)
 
 
 def _family(label: str, name: str, depth: str, settings: Settings, **claims: Any) -> Family:
-    return Family(label=label, model=Named(name=name, settings={"width": _BASE["width"], **settings}), depth=depth, **claims)
+    return Family(
+        label=label, model=ComponentConfig(name=name, settings={"width": _BASE["width"], **settings}), depth=depth, **claims
+    )
 
 
 _CELL: Settings = {"cell.heads": 4}
@@ -100,9 +102,9 @@ def follow_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
     return {"label": family.label, "axis": axis, "flat": family.flat, "root": family.root, "points": points}
 
 
-def _wider(model: Named, width: int) -> Named:
+def _wider(model: ComponentConfig, width: int) -> ComponentConfig:
     hidden = {"cell.hidden": 2 * width} if "cell.hidden" in model.settings else {}
-    return Named(name=model.name, settings={**model.settings, **hidden, "width": width})
+    return ComponentConfig(name=model.name, settings={**model.settings, **hidden, "width": width})
 
 
 def along(rows: Sequence[Mapping[str, Any]], label: str, axis: str) -> tuple[list[int], list[int]]:

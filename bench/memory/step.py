@@ -20,7 +20,7 @@ from baselines import NeuralODE
 from baselines.continuous import ADAPTIVE
 from bench.memory.storage_tracker import Ledger, Waterfall
 from bench.records.errors import UserError, one_line
-from bench.records.spec import Named, Train
+from bench.records.spec import ComponentConfig, TrainConfig
 from bench.tasks.task import derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
@@ -52,7 +52,7 @@ class Shape:
     backward_steps: int | None = None
 
 
-def predicted(model: Named, shape: Shape) -> Waterfall:
+def predicted(model: ComponentConfig, shape: Shape) -> Waterfall:
     """The step's bytes, without allocating them (but for an LSTM layer, whose kernel is asked for its workspace).
 
     UserError where an operator or a decision of the model needs values.
@@ -65,7 +65,7 @@ def predicted(model: Named, shape: Shape) -> Waterfall:
         raise UserError(f"memory: model {model.name!r} cannot be followed without values: {one_line(str(error))}") from error
 
 
-def measured(model: Named, shape: Shape) -> Waterfall:
+def measured(model: ComponentConfig, shape: Shape) -> Waterfall:
     """The same of a step that is really taken, on the CPU.
 
     Followed like this, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of
@@ -74,12 +74,12 @@ def measured(model: Named, shape: Shape) -> Waterfall:
     return _followed(model, shape, *tokens(shape))
 
 
-def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
+def _followed(named: ComponentConfig, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
     torch.manual_seed(0)
     with without_looking():
         model = build_model(named, shape.vocabulary).train()
         fix_caps(model, shape)
-        train = Train(steps=1, batch=shape.batch, learning_rate=1e-3)
+        train = TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3)
         module = model if shape.ends else model.core
         optimiser = filled(make_optimiser(module, train)[0])
         memory = None
@@ -114,7 +114,7 @@ def _followed(named: Named, shape: Shape, inputs: Tensor, targets: Tensor) -> Wa
         return ledger.waterfall()
 
 
-def _features(named: Named, shape: Shape) -> Tensor:
+def _features(named: ComponentConfig, shape: Shape) -> Tensor:
     width = named.settings.get("inputs", named.settings["width"])
     return torch.zeros(shape.batch, shape.length, width, requires_grad=True)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.training.context import make_context
 from bench.training.language_model import build_model
 from bench.training.registry import build_task
@@ -80,8 +80,8 @@ def _plain(model: nn.Module, tokens: Tensor, targets: Tensor) -> Callable[[], No
 
 
 def _ours(name: str, settings: dict[str, Any], tokens: Tensor, targets: Tensor) -> Callable[[], None]:
-    model = build_model(Named(name=name, settings=settings), _VOCABULARY).train()
-    optimiser, _ = make_optimiser(model, Train(steps=1, batch=1, learning_rate=1e-3))
+    model = build_model(ComponentConfig(name=name, settings=settings), _VOCABULARY).train()
+    optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=1, learning_rate=1e-3))
 
     def step() -> None:
         training_step(model, optimiser, 0.25, tokens, targets)
@@ -131,13 +131,13 @@ def harness(rounds: int | None = None) -> list[Row]:
     """Seconds a step of a training by the harness, its validation taken off, and of the same steps in a bare loop."""
     rows = []
     for label, model in (
-        ("tied Transformer 12", Named(name="tied", settings={"width": 32, "cell.heads": 4})),
-        ("DEQ-Transformer", Named(name="deq", settings={"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8})),
-        ("GRU", Named(name="gru", settings={"width": 32, "inputs": 32})),
+        ("tied Transformer 12", ComponentConfig(name="tied", settings={"width": 32, "cell.heads": 4})),
+        ("DEQ-Transformer", ComponentConfig(name="deq", settings={"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8})),
+        ("GRU", ComponentConfig(name="gru", settings={"width": 32, "inputs": 32})),
     ):
-        train = Train(steps=_STEPS, batch=16, learning_rate=1e-3)
-        task = Named(name="copy", settings={"T": 20, "test_samples": 16})
-        spec = Spec(group="harness", label=label, model=model, task=task, train=train, seed=0)
+        train = TrainConfig(steps=_STEPS, batch=16, learning_rate=1e-3)
+        task = ComponentConfig(name="copy", settings={"T": 20, "test_samples": 16})
+        spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
         for number in range(1 + (7 if rounds is None else rounds)):
             turns = [("harness_s", _in_the_harness), ("bare_s", _bare)]
@@ -149,7 +149,7 @@ def harness(rounds: int | None = None) -> list[Row]:
     return rows
 
 
-def _in_the_harness(spec: Spec) -> float:
+def _in_the_harness(spec: RunSpec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model = build_model(spec.model, task.vocabulary)
@@ -158,7 +158,7 @@ def _in_the_harness(spec: Spec) -> float:
     return _seconds(trainer.run) - (context.clocks.seconds("evaluation") or 0.0)
 
 
-def _bare(spec: Spec) -> float:
+def _bare(spec: RunSpec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model = build_model(spec.model, task.vocabulary).train()

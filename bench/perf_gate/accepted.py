@@ -64,25 +64,25 @@ def _same(was: Count, now: Count) -> bool:
     return was.value == now.value
 
 
-def accept(path: Path, torch: str, found: Mapping[str, Count], why: str, changes: Path) -> list[Difference]:
+def accept(path: Path, torch: str, found: Mapping[str, Count], reason: str, changes: Path) -> list[Difference]:
     """Write the counts as the accepted ones of this version of torch, and the reason into the change log; return what changed."""
-    why = one_line_reason(why)
+    reason = one_line_reason(reason)
     known = read_accepted(path)
     different = differences(known.get(torch, {}), found)
     if not different:
         return []
     known[torch] = dict(found)
     data = {version: {name: one.model_dump() for name, one in sorted(counts.items())} for version, counts in sorted(known.items())}
-    _log(changes, f"- Gate, torch {torch}: {why} ({_listed(different)}).")  # first: no count is accepted without its reason
+    _log(changes, f"- Gate, torch {torch}: {reason} ({_listed(different)}).")  # first: no count is accepted without its reason
     write_text(path, json.dumps(COUNTS.sealed(data), indent=1, ensure_ascii=False) + "\n")
     return different
 
 
-def one_line_reason(why: str) -> str:
+def one_line_reason(reason: str) -> str:
     """The reason as one line; UserError where it is empty."""
-    if not why.strip():
+    if not reason.strip():
         raise UserError("--why: say what changed the counts; it goes into the change log")
-    return one_line(" ".join(why.split()))
+    return one_line(" ".join(reason.split()))
 
 
 def _listed(different: list[Difference]) -> str:

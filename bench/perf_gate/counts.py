@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.execution.plan import Plan
 from bench.instruments.probes import flops, peak_live_bytes, saved_bytes
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
@@ -65,7 +65,7 @@ def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
     return found | (solver_counts() if solvers else {})
 
 
-def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
+def _model_counts(spec: RunSpec, task: Task) -> dict[str, Count]:
     """Of one training step, after a first one that creates the optimiser's state."""
     model = _built(spec, task)
     for part in model.modules():
@@ -99,14 +99,14 @@ def _model_counts(spec: Spec, task: Task) -> dict[str, Count]:
     }
 
 
-def _built(spec: Spec, task: Task) -> LanguageModel:
+def _built(spec: RunSpec, task: Task) -> LanguageModel:
     torch.manual_seed(derive_seed("model", spec.seed))
     model = build_model(spec.model, task.vocabulary)
     torch.manual_seed(derive_seed("training", spec.seed))
     return model
 
 
-def _steps_to_goal(spec: Spec, task: Task) -> Count:
+def _steps_to_goal(spec: RunSpec, task: Task) -> Count:
     """Training steps until the mean of the last losses is a share of the first; float64, where the last bit does not matter."""
     with _float64():
         model = _built(spec, task)
@@ -133,7 +133,7 @@ def _float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _data(task: Task, spec: Spec) -> Count:
+def _data(task: Task, spec: RunSpec) -> Count:
     """A digest of the data's fingerprint, the first training batch and the first test batch."""
     digest = hashlib.sha256(task.fingerprint().encode())
     splits: tuple[Split, ...] = ("train", "test")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.records.record import Record, write_text
-from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.registry import ADJOINTS, MODELS, TASKS
 from bench.training.run import run
 from deq import CELLS, SOLVERS
@@ -43,7 +43,7 @@ _RECIPE = Recipe(
 )
 
 
-def cases() -> Iterator[tuple[str, Spec]]:
+def cases() -> Iterator[tuple[str, RunSpec]]:
     """Every case with its name: models by task, a DEQ's adjoints by task, its cells and solvers, a recipe, and carried memory."""
     for task in TASKS:
         for model in MODELS:
@@ -60,24 +60,24 @@ def cases() -> Iterator[tuple[str, Spec]]:
         yield f"{model} with carried memory", _spec(_model(model), "text", carry=True)
 
 
-def _model(name: str, **more: Any) -> Named:
-    return Named(name=name, settings={"width": 8, **_OWN.get(name, {}), **more})
+def _model(name: str, **more: Any) -> ComponentConfig:
+    return ComponentConfig(name=name, settings={"width": 8, **_OWN.get(name, {}), **more})
 
 
-def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden") -> Named:
+def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden") -> ComponentConfig:
     """A DEQ that the adjoint can differentiate: equilibrium propagation needs an energy, unrolling plain iteration."""
     solver = "picard" if adjoint == "unroll" else solver
     settings: Settings = {"width": 8, "steps": 30, "rtol": 1e-6, "adjoint": adjoint, "solver": solver}
     settings["cell"] = "energy" if adjoint == "propagation" else cell
     if settings["cell"] in ("transformer", "transformer-xl"):
         settings |= _HEADS
-    return Named(name="deq", settings=settings)
+    return ComponentConfig(name="deq", settings=settings)
 
 
-def _spec(model: Named, task: str = "copy", *, recipe: Recipe | None = None, carry: bool = False) -> Spec:
-    train = Train(steps=STEPS, batch=4, learning_rate=1e-2, warmup=3, weight_decay=0.1, evaluation_batch=8, carry=carry)
-    named = Named(name=task, settings=_TASKS[task])
-    return Spec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
+def _spec(model: ComponentConfig, task: str = "copy", *, recipe: Recipe | None = None, carry: bool = False) -> RunSpec:
+    train = TrainConfig(steps=STEPS, batch=4, learning_rate=1e-2, warmup=3, weight_decay=0.1, evaluation_batch=8, carry=carry)
+    named = ComponentConfig(name=task, settings=_TASKS[task])
+    return RunSpec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
 
 
 def curves() -> dict[str, dict[str, Any]]:
@@ -101,7 +101,7 @@ def _float64() -> Iterator[None]:
 
 def _curve(record: Record) -> dict[str, Any]:
     if record.status != "ok":
-        return {"numerics": record.identity.numerics, "status": f"{record.status}: {record.why}"}
+        return {"numerics": record.identity.numerics, "status": f"{record.status}: {record.reason}"}
     losses = [point.train_loss for point in record.curve]
     return {"numerics": record.identity.numerics, "loss": losses, "valid": record.curve[-1].valid}
 

@@ -222,8 +222,8 @@ class Benchmarks:
                 command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=_PROCESS_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            why = error if isinstance(error, OSError) else "timed out"
-            raise UserError(f"gate: no benchmark ran with the code in {code.name}: {why}") from error
+            reason = error if isinstance(error, OSError) else "timed out"
+            raise UserError(f"gate: no benchmark ran with the code in {code.name}: {reason}") from error
         try:
             found = json.loads(file.read_text())["benchmarks"]
             return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}

@@ -10,19 +10,19 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from bench.records.record import Measure, Point, Record
-from bench.records.spec import Spec
+from bench.records.record import CurvePoint, Measure, Record
+from bench.records.spec import RunSpec
 
-Model = TypeVar("Model", Record, Spec)
+Model = TypeVar("Model", Record, RunSpec)
 _NUMBERS = ("step", "seconds", "train_loss", "forward_nfe", "backward_nfe", "residual")
 
 
-class Curve(Sequence[Point]):
+class Curve(Sequence[CurvePoint]):
     """The points of a curve, a row of numbers each; NaN, which no point holds, where a point has none."""
 
     __slots__ = ("_names", "_rows")
 
-    def __init__(self, points: Sequence[Point], names: tuple[str, ...]) -> None:
+    def __init__(self, points: Sequence[CurvePoint], names: tuple[str, ...]) -> None:
         self._names = names  # of the scores in `valid`
         self._rows = array("d")
         for point in points:
@@ -34,10 +34,10 @@ class Curve(Sequence[Point]):
         return len(self._rows) // (len(_NUMBERS) + len(self._names))
 
     @overload
-    def __getitem__(self, index: int) -> Point: ...
+    def __getitem__(self, index: int) -> CurvePoint: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Point]: ...
-    def __getitem__(self, index: int | slice) -> Point | list[Point]:
+    def __getitem__(self, index: slice) -> list[CurvePoint]: ...
+    def __getitem__(self, index: int | slice) -> CurvePoint | list[CurvePoint]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
@@ -45,7 +45,7 @@ class Curve(Sequence[Point]):
         row = [None if math.isnan(value) else value for value in self._rows[place * width : (place + 1) * width]]
         valid = {name: value for name, value in zip(self._names, row[len(_NUMBERS) :], strict=True) if value is not None}
         fields = dict(zip(_NUMBERS, row, strict=False))
-        return Point.model_construct(**fields | {"step": int(row[0] or 0), "valid": valid})  # type: ignore[arg-type]
+        return CurvePoint.model_construct(**fields | {"step": int(row[0] or 0), "valid": valid})  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -65,7 +65,7 @@ class Measures(Mapping[str, Measure]):
         place = self._places[name]
         said = self._said[place]
         value = self._values[place]
-        return Measure.model_construct(value=value, unit=said.unit, method=said.method, scope=said.scope, why=said.why)
+        return Measure.model_construct(value=value, unit=said.unit, method=said.method, scope=said.scope, reason=said.reason)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -109,7 +109,7 @@ class Compactor:
         fields: dict[str, Any] = {
             **{name: getattr(record, name) for name in Record.model_fields},
             "suite": self._shared(record.suite),
-            "why": self._shared(record.why),
+            "reason": self._shared(record.reason),
             "headline": self._shared(record.headline),
             "spec": _small(spec, dict(spec) | parts),
             "identity": self._shared(record.identity),
@@ -132,7 +132,7 @@ class Compactor:
         return Measures(places, tuple(measure.value for measure in measures.values()), said)
 
 
-_RECORD, _SPEC = set(Record.model_fields), set(Spec.model_fields)  # one set for all
+_RECORD, _SPEC = set(Record.model_fields), set(RunSpec.model_fields)  # one set for all
 
 
 def _small(model: Model, fields: dict[str, Any]) -> Model:

@@ -1,8 +1,8 @@
-"""What decides a run's numbers beside its Spec: its data, numerics versions, the user's code and part of the environment.
+"""What decides a run's numbers beside its RunSpec: its data, numerics versions, the user's code and part of the environment.
 
-A run's id is the hash of the Spec and of all these, so that a record is what it says or another record. Of the project's own code
-only declared versions count: each solver, adjoint, cell, core, task and the trainer has an integer `numerics` that is raised by
-hand when its numbers change (`python -m bench golden` fails when they change and it was not). A user's module counts by a digest
+A run's id is the hash of the RunSpec and of all these, so that a record is what it says or another record. Of the project's own
+code only declared versions count: each solver, adjoint, cell, core, task and the trainer has an integer `numerics` that is raised
+by hand when its numbers change (`python -m bench golden` fails when they change and it was not). A user's module counts by a digest
 of its code that comments, layout and docstrings do not change. Needs no torch.
 """
 
@@ -45,7 +45,7 @@ class Identity(BaseModel):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
     def run_id(self, key: str) -> str:
-        """The id of the run that a Spec's key names, made from this: `<key>-<12 hex digits>`."""
+        """The id of the run that a RunSpec's key names, made from this: `<key>-<12 hex digits>`."""
         return f"{key}-{self.digest[:12]}"
 
     def differs(self, other: "Identity") -> list[str]:

@@ -11,4 +11,4 @@ class Metric:
     unit: str
     better: Literal["lower", "higher"]
     chance: float | None = None
-    floor: float | None = None
+    optimum: float | None = None

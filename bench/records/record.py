@@ -1,6 +1,6 @@
 """A run exists if and only if its Record, one JSON file, exists.
 
-A Record holds what was asked (the Spec), what its numbers come from (the Identity), what happened (status and why), what was
+A Record holds what was asked (the RunSpec), what its numbers come from (the Identity), what happened (status and why), what was
 measured (Measures, each with its unit, method and scope, or null with a reason) and where (the environment). It is written once,
 atomically, and never changed. A file opens with what a listing needs, so that a listing reads no further.
 
@@ -22,9 +22,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bench.records.errors import UserError, shortened
 from bench.records.identity import Identity
 from bench.records.metric import Metric
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 
-SCHEMA = 2
+SCHEMA = 3
 RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
 # Why something failed or is missing; cut to a length that can be kept and shown, where it is made.
 Reason = Annotated[str | None, BeforeValidator(lambda text: shortened(text) if isinstance(text, str) else text)]
@@ -40,23 +40,23 @@ class Measure(BaseModel):
     unit: str
     method: str
     scope: str
-    why: Reason = None
+    reason: Reason = None
 
     @model_validator(mode="after")
     def _null_has_a_reason(self) -> "Measure":
-        if self.value is None and not self.why:
+        if self.value is None and not self.reason:
             raise ValueError("a measure without a value needs a reason (why)")
         return self
 
 
-def measured(value: float | int | None, unit: str, method: str, scope: str, why: str | None = None) -> Measure:
+def measured(value: float | int | None, unit: str, method: str, scope: str, reason: str | None = None) -> Measure:
     """A Measure whose non-finite value becomes null with that as its reason: JSON has no NaN, and a table must not hide one."""
     if value is not None and not math.isfinite(value):
-        return Measure(value=None, unit=unit, method=method, scope=scope, why=why or f"not finite ({value})")
-    return Measure(value=value, unit=unit, method=method, scope=scope, why=why)
+        return Measure(value=None, unit=unit, method=method, scope=scope, reason=reason or f"not finite ({value})")
+    return Measure(value=value, unit=unit, method=method, scope=scope, reason=reason)
 
 
-class Point(BaseModel):
+class CurvePoint(BaseModel):
     """One point of a learning curve. Losses are in nats; `seconds` counts training steps alone, never evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,13 +84,13 @@ class Record(BaseModel):
     run_id: str
     suite: str
     status: RunStatus
-    why: Reason = None
+    reason: Reason = None
     elapsed_s: float = 0.0
-    spec: Spec
+    spec: RunSpec
     identity: Identity
     headline: str = "loss"
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    curve: list[Point] = Field(default_factory=list)
+    curve: list[CurvePoint] = Field(default_factory=list)
     measures: dict[str, Measure] = Field(default_factory=dict)
     probes: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -109,7 +109,7 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _failure_has_a_reason(self) -> "Record":
-        if self.status != "ok" and not self.why:
+        if self.status != "ok" and not self.reason:
             raise ValueError(f"a run with status {self.status} needs a reason (why)")
         return self
 
@@ -120,7 +120,7 @@ class Record(BaseModel):
 
 
 def order(record: Record) -> int:
-    """Where a record stands among those of one Spec: as its store has noted it, or else by the time that it gives."""
+    """Where a record stands among those of one RunSpec: as its store has noted it, or else by the time that it gives."""
     noted = record.provenance.get("order")
     if type(noted) is int:
         return noted
@@ -166,7 +166,7 @@ class Head(BaseModel):
     run_id: str
     suite: str
     status: RunStatus
-    why: str | None
+    reason: str | None
     elapsed_s: float
 
 

@@ -1,4 +1,4 @@
-"""A Spec says everything that decides a run's numbers, and nothing else; its id is the hash of its content."""
+"""A RunSpec says everything that decides a run's numbers, and nothing else; its id is the hash of its content."""
 
 import hashlib
 import json
@@ -33,14 +33,14 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Named(_Frozen):
+class ComponentConfig(_Frozen):
     """A catalog entry (or a dotted path `package.module:attribute`) with its settings."""
 
     name: str
     settings: Settings = Field(default_factory=dict)
 
 
-class Train(_Frozen):
+class TrainConfig(_Frozen):
     """How a model is trained: AdamW, linear warm-up then cosine to zero, gradient norm clipped. Token budget: steps * batch * T."""
 
     steps: int = Field(gt=0)
@@ -90,15 +90,15 @@ class Limits(_Frozen):
     memory_bytes: int | None = Field(default=None, gt=0)
 
 
-class Spec(_Frozen):
+class RunSpec(_Frozen):
     """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
 
     group: Name
     label: Name
     role: Literal["final", "trial"] = "final"
-    model: Named
-    task: Named
-    train: Train
+    model: ComponentConfig
+    task: ComponentConfig
+    train: TrainConfig
     recipe: Recipe | None = Field(default=None, description="what this model's training adds to the common schedule")
     seed: Seed
     device: Literal["cpu", "cuda"] = "cpu"
@@ -110,7 +110,7 @@ class Spec(_Frozen):
     limits: Limits | None = None
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Spec":
+    def _divisible(self) -> "RunSpec":
         if self.train.batch % self.processes:
             raise ValueError(f"a batch of {self.train.batch} cannot be shared equally by {self.processes} processes")
         return self
@@ -126,11 +126,11 @@ class Spec(_Frozen):
         return f"{slug}-{kind}{self.seed}-{digest}"
 
 
-class Row(_Frozen):
+class ModelEntry(_Frozen):
     """One model of a comparison. Where its settings leave out the one named by `match`, it gets the value that makes its count
     match the reference row's."""
 
-    model: Named
+    model: ComponentConfig
     match: str = "width"
     recipe: Recipe | None = None
     like: str | None = Field(default=None, description="label of the row whose learning rate this one shares (same function)")
@@ -145,9 +145,9 @@ class Comparison(_Frozen):
     """
 
     group: Name
-    task: Named
-    train: Train
-    rows: dict[Name, Row]
+    task: ComponentConfig
+    train: TrainConfig
+    rows: dict[Name, ModelEntry]
     reference: str
     learning_rates: Annotated[tuple[Rate, ...], AfterValidator(_distinct)] = Field(min_length=1)
     trial_steps: int = Field(gt=0)

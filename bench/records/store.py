@@ -85,7 +85,7 @@ class Store:
         return [f"{path}: no record (its name is no run id); move it away" for path in paths]
 
     def by_key(self, suite: str) -> dict[str, list[str]]:
-        """The ids of the records of each Spec's key: more than one where data, code or environment changed."""
+        """The ids of the records of each RunSpec's key: more than one where data, code or environment changed."""
         found: dict[str, list[str]] = {}
         for run_id in self.ids(suite):
             found.setdefault(run_id[:-13], []).append(run_id)
@@ -140,7 +140,7 @@ class Store:
         _warn(suite, damaged)
 
     def write(self, record: Record) -> Path:
-        """Write a record, whole or not at all; it comes after those of the same Spec that are there, whatever the clock says."""
+        """Write a record, whole or not at all; it comes after those of the same RunSpec that are there, whatever the clock says."""
         path = self.path(record.suite, record.run_id)
         before = []
         for run_id in self.by_key(record.suite).get(record.spec.key, []):

@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.analysis.aggregate import Group, Row, depth_probe, metric_scale, metrics, natural, residual_probe
+from bench.analysis.aggregate import Group, ResultRow, depth_probe, metric_scale, metrics, natural, residual_probe
 from bench.analysis.statistics import Scale, over_seeds
 from bench.analysis.time_to_quality import quality
 from bench.analysis.tradeoff import Point as Pareto
 from bench.analysis.tradeoff import costs, front, parameters
 from bench.records.metric import Metric
-from bench.records.record import Point
+from bench.records.record import CurvePoint
 from bench.report.style import (
     METHOD_HUES,
-    Look,
+    LineStyle,
     axis_label,
     legend,
     log_axis,
@@ -47,7 +47,7 @@ class _Series:
         return min(value for curve in (self.mean, *self.seeds) for _, value in curve)
 
 
-def _series(row: Row, against: str, read: Callable[[Point], float | None], scale: Scale) -> _Series | None:
+def _series(row: ResultRow, against: str, read: Callable[[CurvePoint], float | None], scale: Scale) -> _Series | None:
     """The curve of a measure, its means those of the tables: on the measure's `scale`, and times geometric; None without points.
 
     `against`: "steps", "seconds" (as clocked), or "timed" (steps times the step's time with the machine to itself).
@@ -58,7 +58,7 @@ def _series(row: Row, against: str, read: Callable[[Point], float | None], scale
         return None
     alone = over_seeds(known, "log").mean if known else 0.0
 
-    def place(point: Point, step_ms: float | None) -> float:
+    def place(point: CurvePoint, step_ms: float | None) -> float:
         clocked = {"steps": float(point.step), "seconds": point.seconds}
         return clocked[against] if against in clocked else point.step * (alone if step_ms is None else step_ms) / 1e3
 
@@ -76,7 +76,7 @@ def _series(row: Row, against: str, read: Callable[[Point], float | None], scale
     return _Series(mean=mean, seeds=tuple(tuple(run.values()) for run in runs) if len(runs) > 1 else ())
 
 
-def _draw_series(axes: Axes, series: _Series, look: Look) -> None:
+def _draw_series(axes: Axes, series: _Series, look: LineStyle) -> None:
     """The mean, and every seed thinly: one line with gaps."""
     x, mean = zip(*series.mean, strict=True)
     axes.plot(x, mean, color=look.colour, linestyle=look.dash, marker=look.marker if len(x) == 1 else None)
@@ -88,14 +88,14 @@ def _draw_series(axes: Axes, series: _Series, look: Look) -> None:
 def _reference_lines(axes: Axes, metric: Metric) -> None:
     """Chance and optimum as dashed lines, named at the right edge, outside the data."""
     log = axes.get_yscale() == "log"
-    for name, value in (("chance", metric.chance), ("optimum", metric.floor)):
+    for name, value in (("chance", metric.chance), ("optimum", metric.optimum)):
         if value is None or (log and value <= 0):
             continue
         axes.axhline(value, color="#777777", linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
 
 
-def _panel(axes: Axes, rows: dict[str, _Series], look: dict[str, Look], log: bool, metric: Metric | None = None) -> None:
+def _panel(axes: Axes, rows: dict[str, _Series], look: dict[str, LineStyle], log: bool, metric: Metric | None = None) -> None:
     for label, series in rows.items():
         _draw_series(axes, series, look[label])
     log = log and all(series.least() > 0 for series in rows.values())
@@ -107,17 +107,17 @@ def _panel(axes: Axes, rows: dict[str, _Series], look: dict[str, Look], log: boo
         log_axis(axes, "y")
 
 
-def curves_by_step(group: Group, look: dict[str, Look]) -> Figure | None:
+def curves_by_step(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """Validation score and training loss against training steps."""
     return _curves(group, look, "steps")
 
 
-def curves_by_time(group: Group, look: dict[str, Look]) -> Figure | None:
+def curves_by_time(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """Validation score and training loss against training time."""
     return _curves(group, look, "seconds")
 
 
-def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
+def _curves(group: Group, look: dict[str, LineStyle], against: str) -> Figure | None:
     headline, known = metrics(group.records)
     metric = known.get(headline)
     if against == "seconds" and any(record.value("train_s") is None for row in group.rows for record in row.ok):
@@ -141,9 +141,9 @@ def _curves(group: Group, look: dict[str, Look], against: str) -> Figure | None:
     return figure
 
 
-def solver(group: Group, look: dict[str, Look]) -> Figure | None:
+def solver(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """Evaluations and residuals of the solves during training; a panel each that has data."""
-    parts: list[tuple[str, str, Callable[[Point], float | None], bool]] = [
+    parts: list[tuple[str, str, Callable[[CurvePoint], float | None], bool]] = [
         ("forward solve", "evaluations of f", lambda point: point.forward_nfe, False),
         ("backward solve", "evaluations of the VJP", lambda point: point.backward_nfe, False),
         ("residual left", "||f(z) - z|| / ||f(z)||, p50", lambda point: point.residual, True),
@@ -168,7 +168,7 @@ def solver(group: Group, look: dict[str, Look]) -> Figure | None:
     return figure
 
 
-def residual(group: Group, look: dict[str, Look]) -> Figure | None:
+def residual(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """A panel a row, a colour a solver: the solvers are run on the same trained model."""
     found = {row.label: curves for row in group.rows if (curves := residual_probe(row)[0])}
     found = {
@@ -211,7 +211,7 @@ def residual(group: Group, look: dict[str, Look]) -> Figure | None:
 _Curve = tuple[tuple[int, int, int, int | None], ...]  # depth, saved, peak live, solver bytes
 
 
-def memory(group: Group, look: dict[str, Look]) -> Figure | None:
+def memory(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """A line a method; rows whose counts agree in a method share its line."""
     shared: dict[str, dict[str, _Curve]] = {}
     for row in group.rows:
@@ -262,7 +262,7 @@ def memory(group: Group, look: dict[str, Look]) -> Figure | None:
     return figure
 
 
-def tradeoff(group: Group, look: dict[str, Look]) -> Figure | None:
+def tradeoff(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """The headline score against each cost: a point a row, with both intervals, and a line along those that none beats."""
     found = costs(group)
     if found is None:
@@ -315,7 +315,7 @@ def _sizes(group: Group) -> str:
     return f", {fewest} parameters" if fewest == most else f", {fewest} to {most} parameters"
 
 
-def _draw_point(axes: Axes, look: Look, point: Pareto) -> None:
+def _draw_point(axes: Axes, look: LineStyle, point: Pareto) -> None:
     at, score = point.cost, point.score
     if score.low is not None and score.high is not None:
         axes.plot([at.mean] * 2, [score.low, score.high], color=look.colour, linewidth=1.4, alpha=0.75)
@@ -324,7 +324,7 @@ def _draw_point(axes: Axes, look: Look, point: Pareto) -> None:
     axes.plot([at.mean], [score.mean], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white")
 
 
-def time_to_quality(group: Group, look: dict[str, Look]) -> Figure | None:
+def time_to_quality(group: Group, look: dict[str, LineStyle]) -> Figure | None:
     """Seconds to the tied network's final score against how far training was from solved: a point a DEQ that got there."""
     found = quality(group)
     if found is None or not found.points:

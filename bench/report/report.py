@@ -261,7 +261,7 @@ def _failures(records: Sequence[Record]) -> list[str]:
         return [*lines, "None.", ""]
     lines += ["| suite | run | role | status | why |", "|:--|:--|:--|:--|:--|"]
     for record in failed:
-        cells = [record.suite, record.run_id, record.spec.role, record.status, (record.why or "")[:_LONGEST]]
+        cells = [record.suite, record.run_id, record.spec.role, record.status, (record.reason or "")[:_LONGEST]]
         lines.append("| " + " | ".join(map(markdown_escape, cells)) + " |")
     return [*lines, ""]
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bench.analysis.aggregate import ORDER, Family, Group, Row, natural
+from bench.analysis.aggregate import ORDER, Family, Group, ResultRow, natural
 from bench.records.escape import one_line
 
 MARK = "bench.report"
@@ -49,7 +49,7 @@ STYLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class LineStyle:
     """How a row is drawn."""
 
     colour: tuple[float, float, float]
@@ -57,7 +57,7 @@ class Look:
     marker: str
 
 
-def looks(groups: Iterable[Group]) -> dict[str, Look]:
+def looks(groups: Iterable[Group]) -> dict[str, LineStyle]:
     """A look for each label of a suite, the same in all its figures."""
     members: dict[Family, set[str]] = {family: set() for family in ORDER}
     for group in groups:
@@ -68,12 +68,12 @@ def looks(groups: Iterable[Group]) -> dict[str, Look]:
     }
 
 
-def _look(family: Family, index: int) -> Look:
+def _look(family: Family, index: int) -> LineStyle:
     red, green, blue = to_rgb(_HUES[family])
     tint = _TINTS[index % len(_TINTS)]
     towards = 1.0 if tint > 0 else 0.0
     colour = tuple(part + (towards - part) * abs(tint) for part in (red, green, blue))
-    return Look(
+    return LineStyle(
         colour=(colour[0], colour[1], colour[2]),
         dash=_DASHES[index % len(_DASHES)],
         marker=_MARKERS[family][(index + index // len(_TINTS)) % len(_MARKERS[family])],
@@ -115,7 +115,7 @@ def plain_text(text: str) -> str:
     return one_line(text).replace("$", r"\$")
 
 
-def row_handle(row: Row, look: Look, marker: bool = False) -> Line2D:
+def row_handle(row: ResultRow, look: LineStyle, marker: bool = False) -> Line2D:
     """A row's entry in a legend, with how many of its runs ended ok where not all did."""
     label = row.label + (f" ({len(row.ok)}/{len(row.finals)} ok)" if row.failed else "")
     how: dict[str, Any] = {"linestyle": "none", "marker": look.marker} if marker else {"linestyle": look.dash}

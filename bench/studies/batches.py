@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
@@ -27,7 +27,7 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, spec: Spec, alone: int, batches: tuple[int, ...], stop: Stop) -> Values:
+def measure(models: Models, spec: RunSpec, alone: int, batches: tuple[int, ...], stop: Stop) -> Values:
     """The first test sequences solved alone and in batches of the first sequences (stopped sample by sample): the largest
     difference of a sequence's loss, of a logit and of the evaluations its solve took, and the share whose evaluations differ."""
     inputs, targets = models.sequences(spec.task, "test", max(alone, *batches))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 
 DEQ_LABEL = "DEQ"
 
@@ -13,14 +13,14 @@ class Case:
     """A task, the learning rate it is trained at, and the same task at greater lengths, by name."""
 
     label: str
-    task: Named
+    task: ComponentConfig
     rate: float
-    lengths: tuple[tuple[str, Named], ...] = ()
+    lengths: tuple[tuple[str, ComponentConfig], ...] = ()
 
 
 def _case(label: str, name: str, settings: Settings, setting: str, values: tuple[int, ...]) -> Case:
-    lengths = tuple((f"{setting}={value}", Named(name=name, settings={**settings, setting: value})) for value in values)
-    return Case(label, Named(name=name, settings=settings), 8e-3, lengths)
+    lengths = tuple((f"{setting}={value}", ComponentConfig(name=name, settings={**settings, setting: value})) for value in values)
+    return Case(label, ComponentConfig(name=name, settings=settings), 8e-3, lengths)
 
 
 COPY = _case("copy memory T=20", "copy", {"T": 20, "test_samples": 256}, "T", (20, 40, 80))
@@ -85,16 +85,16 @@ class Config:
         """How a DEQ solves in training."""
         return {"solver": "anderson", "rtol": self.rtol, "steps": self.cap, "backward_steps": self.cap}
 
-    def model(self, label: str) -> Named:
+    def model(self, label: str) -> ComponentConfig:
         """The DEQ, or its cell applied `depth` times; both with relative positions, so that any length can be solved."""
         cell: Settings = {"cell": "transformer-xl", "width": self.width, "cell.heads": self.heads}
         if label == self.tied_label:
-            return Named(name="tied", settings={**cell, "depth": self.depth})
-        return Named(name="deq", settings={**cell, **self.solves})
+            return ComponentConfig(name="tied", settings={**cell, "depth": self.depth})
+        return ComponentConfig(name="deq", settings={**cell, **self.solves})
 
-    def spec(self, case: Case, label: str, seed: int, model: Named | None = None) -> Spec:
+    def spec(self, case: Case, label: str, seed: int, model: ComponentConfig | None = None) -> RunSpec:
         """One training; with the role of a trial, which leaves out the probes of final runs."""
-        train = Train(
+        train = TrainConfig(
             steps=self.steps,
             batch=self.batch,
             learning_rate=case.rate,
@@ -103,15 +103,15 @@ class Config:
             evaluation_batch=2 * self.samples,
         )
         model = model or self.model(label)
-        return Spec(group=case.label, label=label, role="trial", model=model, task=case.task, train=train, seed=seed)
+        return RunSpec(group=case.label, label=label, role="trial", model=model, task=case.task, train=train, seed=seed)
 
-    def deqs(self) -> Iterator[tuple[Case, dict[str, str | int], Spec]]:
+    def deqs(self) -> Iterator[tuple[Case, dict[str, str | int], RunSpec]]:
         """The DEQ of every task and seed: case, subject of its row, spec."""
         for case in self.cases:
             for seed in self.seeds:
                 yield case, {"task": case.label, "seed": seed}, self.spec(case, DEQ_LABEL, seed)
 
-    def deqs_and_tied(self) -> Iterator[tuple[Case, dict[str, str | int], Spec]]:
+    def deqs_and_tied(self) -> Iterator[tuple[Case, dict[str, str | int], RunSpec]]:
         """The DEQ and the weight-tied network of every task and seed."""
         for case, _, deq in self.deqs():
             for spec in (deq, self.spec(case, self.tied_label, deq.seed)):

@@ -1,7 +1,7 @@
 """How well a dependency of growing length is learned: a DEQ, its weight-tied network, and recurrent networks of the same size."""
 
 from bench.execution.parameter_matching import match
-from bench.records.spec import Named, Settings, Spec
+from bench.records.spec import ComponentConfig, RunSpec, Settings
 from bench.studies.config import DEQ_LABEL, Case, Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number
@@ -19,7 +19,7 @@ def study(config: Config) -> Study:
     rows = []
     for dependency in config.dependencies:
         language: Settings = {"dependency": dependency, "sentences": _SENTENCES, "test_samples": config.dependency_samples}
-        case = Case(f"agreement over {dependency}", Named(name="agreement", settings=language), _RATE)
+        case = Case(f"agreement over {dependency}", ComponentConfig(name="agreement", settings=language), _RATE)
         for label, model in models_of(config, case).items():
             for seed in config.dependency_seeds:
                 spec = config.spec(case, label, seed, model)
@@ -33,17 +33,19 @@ def study(config: Config) -> Study:
     )
 
 
-def models_of(config: Config, case: Case) -> dict[str, Named]:
+def models_of(config: Config, case: Case) -> dict[str, ComponentConfig]:
     """The four models by label; the width of the recurrent ones matches the DEQ's parameters."""
     vocabulary = build_task(case.task, {}).vocabulary
     deq = config.model(DEQ_LABEL)
-    deq = Named(name=deq.name, settings={**deq.settings, **_CAPS})
+    deq = ComponentConfig(name=deq.name, settings={**deq.settings, **_CAPS})
     budget, inputs = count_parameters(deq, vocabulary), {"inputs": config.width}
-    recurrent = {name.upper(): match(Named(name=name, settings=dict(inputs)), vocabulary, budget) for name in ("gru", "lstm")}
+    recurrent = {
+        name.upper(): match(ComponentConfig(name=name, settings=dict(inputs)), vocabulary, budget) for name in ("gru", "lstm")
+    }
     return {DEQ_LABEL: deq, config.tied_label: config.model(config.tied_label), **recurrent}
 
 
-def measure(models: Models, spec: Spec) -> Values:
+def measure(models: Models, spec: RunSpec) -> Values:
     """Validation loss at the closer of a sentence of the agreement language, which is decided by its opener that many tokens
     before, after the same number of training steps of equally many sentences; parameters within 2 % of the DEQ's, one rate for
     all. Chance is the entropy of closers, the floor what the opener leaves open; the same for every length."""
@@ -51,10 +53,10 @@ def measure(models: Models, spec: Spec) -> Values:
     scores = {name: record.value(f"valid_{name}") for name in ("loss_agreement", "excess_nats")}
     return {
         "status": record.status,
-        "why": record.why,
+        "reason": record.reason,
         **{name: None if value is None else number(value) for name, value in scores.items()},
         "parameters": record.value("parameters_total"),
         "chance": closer.chance,
-        "floor": closer.floor,
+        "optimum": closer.optimum,
         "converged": record.value("train_converged_fraction"),
     }

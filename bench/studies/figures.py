@@ -354,7 +354,7 @@ def dependency(rows: Rows) -> Figure | None:
         _numbers(axes, "x")
         _few(axes)
     closer = rows.of("dependency")[0]
-    for name in ("chance", "floor"):
+    for name in ("chance", "optimum"):
         panels[0].axhline(closer[name], color=_GREY, linestyle=_DASHED, linewidth=1)
         panels[0].text(1.01, closer[name], name, transform=panels[0].get_yaxis_transform(), va="center", fontsize=8)
     _key(figure, {model: (hue, "-") for model, hue in hues.items()})

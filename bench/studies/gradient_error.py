@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.studies.config import Config, GradientConfig
 from bench.studies.exact import Exact, root
 from bench.studies.models import Models, bind
@@ -33,7 +33,7 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, spec: Spec, config: GradientConfig, stop: Stop) -> Values:
+def measure(models: Models, spec: RunSpec, config: GradientConfig, stop: Stop) -> Values:
     """The gradient in all parameters of the loss of one training batch against the exact one: that of the implicit function theorem
     at the root, by a dense solve in float64. 1 - cosine, and the norm of the difference over that of the exact. `backward`: the
     implicit gradient at the root by the tolerance of its solve; `forward`: by the tolerance of the forward solve, with the backward
@@ -51,7 +51,7 @@ def gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, config: Gra
     candidates: Values = {"roots": 0, "candidates": len(inputs)}
     z, batch, candidates["roots"] = rooted(precise, inputs, targets, config.batch)
     if len(z) < config.batch:
-        return candidates | {"why": too_few(candidates["roots"], len(inputs), config.batch)}
+        return candidates | {"reason": too_few(candidates["roots"], len(inputs), config.batch)}
     exact, _ = gradient(precise, *batch, Exact(), z)
 
     def compared(adjoint: Adjoint, start: Tensor | None, solver: Solver, forward: Stop) -> Values:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.instruments.contention import CONTENDED, Contention
-from bench.instruments.machine_lock import Machine
-from bench.records.spec import Spec
+from bench.instruments.machine_lock import MachineLock
+from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, NoValues, solutions_of
 from bench.studies.study import PlannedRow, Study, Values, number
@@ -35,7 +35,7 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, deq: Spec, tied: Spec, samples: int, rounds: int) -> Values:
+def measure(models: Models, deq: RunSpec, tied: RunSpec, samples: int, rounds: int) -> Values:
     """Wall clock of one batch without gradients: of a trained DEQ, solved as it is in evaluation, and of the trained weight-tied
     network of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f that the
     solve took, the attached one not counted."""
@@ -48,7 +48,7 @@ def measure(models: Models, deq: Spec, tied: Spec, samples: int, rounds: int) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with Machine().exclusive():
+        with MachineLock().exclusive():
             times = _uncontended(pair, inputs, rounds)
     finally:
         torch.set_num_threads(threads)
@@ -65,10 +65,10 @@ def _uncontended(pair: tuple[LanguageModel, LanguageModel], inputs: Tensor, roun
     for _ in range(_TRIES):
         contention = Contention(1)
         times = [(seconds(pair[0], inputs), seconds(pair[1], inputs)) for _ in range(rounds)]
-        why = contention.read()
-        if why is None:
+        reason = contention.read()
+        if reason is None:
             return times
-    raise NoValues(f"{CONTENDED}: {why}")
+    raise NoValues(f"{CONTENDED}: {reason}")
 
 
 @torch.no_grad()

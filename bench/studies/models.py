@@ -13,7 +13,7 @@ from baselines import Unrolled
 from bench.instruments.environment import environment
 from bench.records.identity import Identity, decisive
 from bench.records.record import Record, read_record, write_record
-from bench.records.spec import Named, Spec
+from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.checkpoint import Checkpoint
 from bench.training.context import RunControl
@@ -51,18 +51,18 @@ class Models:
     def _here(self) -> dict[str, object]:
         return environment("cpu", 1)
 
-    def task(self, named: Named) -> Task:
+    def task(self, named: ComponentConfig) -> Task:
         """The task; UserError where its corpus cannot be found."""
         key = named.model_dump_json()
         if key not in self._tasks:
             self._tasks[key] = build_task(named, self.data)
         return self._tasks[key]
 
-    def identity(self, spec: Spec) -> Identity:
+    def identity(self, spec: RunSpec) -> Identity:
         """The identity that a training of the spec has here."""
         return identify(spec, self.task(spec.task), self._here)
 
-    def record(self, spec: Spec) -> Record:
+    def record(self, spec: RunSpec) -> Record:
         """The training's record; trains where there is none."""
         identity = self.identity(spec)
         run_id = identity.run_id(spec.key)
@@ -74,11 +74,11 @@ class Models:
             )
         return read_record(path)
 
-    def trained(self, spec: Spec) -> LanguageModel:
+    def trained(self, spec: RunSpec) -> LanguageModel:
         """The model after its training, in evaluation mode; NoValues where the training failed."""
         record = self.record(spec)
         if record.status != "ok":
-            raise NoValues(f"training ended {record.status}: {record.why}")
+            raise NoValues(f"training ended {record.status}: {record.reason}")
         state = Checkpoint(self.folder / f"{record.run_id}.pt", record.run_id).load()
         if state is None:
             raise NoValues("the checkpoint of the training is missing")
@@ -86,12 +86,12 @@ class Models:
         model.load_state_dict(state["model"])
         return model
 
-    def fresh(self, spec: Spec) -> LanguageModel:
+    def fresh(self, spec: RunSpec) -> LanguageModel:
         """The model as it was before training, in evaluation mode."""
         torch.manual_seed(derive_seed("model", spec.seed))
         return build_model(spec.model, self.task(spec.task).vocabulary).eval()
 
-    def sequences(self, named: Named, split: Split, count: int) -> tuple[Tensor, Tensor]:
+    def sequences(self, named: ComponentConfig, split: Split, count: int) -> tuple[Tensor, Tensor]:
         """The first `count` inputs and targets of a split, (B, T) each."""
         return next(self.task(named).batches(split, count, seed=0))
 

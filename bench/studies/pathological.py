@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.records.spec import Named, Settings, Spec
+from bench.records.spec import ComponentConfig, RunSpec, Settings
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number
@@ -99,8 +99,8 @@ def studies(config: Config) -> tuple[Study, Study]:
     )
 
 
-def _spec(config: Config, label: str, seed: int) -> Spec:
-    model = Named(name="deq", settings={"width": config.width, **config.solves, **_TRAINED[label]})
+def _spec(config: Config, label: str, seed: int) -> RunSpec:
+    model = ComponentConfig(name="deq", settings={"width": config.width, **config.solves, **_TRAINED[label]})
     spec = config.spec(config.cases[0], label, seed, model)
     train = spec.train.model_copy(update={"steps": config.pathological_steps, "warmup": 0, "evaluate_every": 0})
     return spec.model_copy(update={"train": train})
@@ -139,10 +139,10 @@ def statuses(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Values:
     }
 
 
-def measure_training(models: Models, spec: Spec) -> Values:
+def measure_training(models: Models, spec: RunSpec) -> Values:
     """What the record of a training reports whose cell is far too large (N(0, 1) weights) or has no fixed point at all: its status,
     the shares of training solves that converged, their residuals."""
     record = models.record(spec)
     values = {name: value if (value := record.value(name)) is None else number(value) for name in _MEASURES}
-    whys = {name: record.measures[name].why for name, value in values.items() if value is None and name in record.measures}
-    return {"status": record.status, "why": record.why, **values, "whys": whys}
+    whys = {name: record.measures[name].reason for name, value in values.items() if value is None and name in record.measures}
+    return {"status": record.status, "reason": record.reason, **values, "whys": whys}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, deq_of, solutions_of
 from bench.studies.study import PlannedRow, Study, Values, median, number
@@ -41,7 +41,7 @@ def studies(config: Config) -> tuple[Study, Study]:
     )
 
 
-def measure(models: Models, spec: Spec, stops: tuple[Stop, ...]) -> Values:
+def measure(models: Models, spec: RunSpec, stops: tuple[Stop, ...]) -> Values:
     """Validation loss of a trained DEQ, the evaluations its solves took (mean over samples of their own, and of batches), their
     median relative residual ||f(z) - z|| / ||f(z)|| and the share that met the tolerance, by relative tolerance and cap of
     evaluation; a tolerance of 1 or more is met by z = 0, before any step."""
@@ -63,7 +63,7 @@ def measure(models: Models, spec: Spec, stops: tuple[Stop, ...]) -> Values:
             }
         )
     metric = task.metrics[task.headline]
-    return {"points": points, "metric": task.headline, "unit": metric.unit, "chance": metric.chance, "floor": metric.floor}
+    return {"points": points, "metric": task.headline, "unit": metric.unit, "chance": metric.chance, "optimum": metric.optimum}
 
 
 def _of_samples(solutions: Sequence[Solution], name: str) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.instruments.flops import flops
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values
@@ -20,7 +20,10 @@ def study(config: Config) -> Study:
     """A row a depth: counts depend on nothing else."""
     case, tied, rows = config.cases[0], config.model(config.tied_label), []
     for depth in config.recompute_depths:
-        kinds = {kind: Named(name=tied.name, settings={**tied.settings, "depth": depth, "checkpointing": kind}) for kind in KINDS}
+        kinds = {
+            kind: ComponentConfig(name=tied.name, settings={**tied.settings, "depth": depth, "checkpointing": kind})
+            for kind in KINDS
+        }
         rows.append(PlannedRow({"task": case.label, "depth": depth, "seed": 0}, (), (case.task, config.batch, kinds)))
     return Study(
         name="recompute",
@@ -31,7 +34,7 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, task: Named, batch: int, kinds: dict[str, Named]) -> Values:
+def measure(models: Models, task: ComponentConfig, batch: int, kinds: dict[str, ComponentConfig]) -> Values:
     """FLOPs of forward and backward of a weight-tied network on one training batch, by gradient checkpointing, and their ratios to
     the same without it; `forward`: of a forward alone. `core`: without embedding and softmax."""
     inputs, targets = models.sequences(task, "train", batch)
@@ -52,4 +55,4 @@ def _flops(forward: Callable[[], Tensor]) -> Values:
     with torch.no_grad():
         once = flops(forward)
     step = flops(lambda: forward().backward())
-    return {"forward": once.total, "step": step.total, "why": step.why or once.why}
+    return {"forward": once.total, "step": step.total, "reason": step.reason or once.reason}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from baselines import Unrolled
-from bench.records.spec import Named, Spec
+from bench.records.spec import ComponentConfig, RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, bind, cell_of
 from bench.studies.study import PlannedRow, Study, Values, median, number
@@ -40,7 +40,7 @@ def studies(config: Config) -> tuple[Study, Study]:
     )
 
 
-def measure(models: Models, spec: Spec, most: int, samples: int) -> Values:
+def measure(models: Models, spec: RunSpec, most: int, samples: int) -> Values:
     """Relative residual ||f(z) - z|| / ||f(z)|| at each evaluation of f: [evaluations, median, 95th percentile] over samples, at
     the start of training and at its end, for the map of a DEQ and for that of a weight-tied network. `reach`: the share of
     samples that ever come below, and the median evaluations until then (null: half do not). `radius`: the spectral radius of
@@ -93,7 +93,12 @@ def _reach(relative: Tensor, below: float) -> dict[str, float | None]:
 
 
 def measure_layers(
-    models: Models, spec: Spec, lengths: tuple[tuple[str, Named], ...], depths: tuple[int, ...], most: int, samples: int
+    models: Models,
+    spec: RunSpec,
+    lengths: tuple[tuple[str, ComponentConfig], ...],
+    depths: tuple[int, ...],
+    most: int,
+    samples: int,
 ) -> Values:
     """||z[i+1] - z[i]|| / ||z[i+1]|| against the layer i of a trained map that is iterated on, [layer, median, 95th percentile]
     over samples, at the length it was trained at and at greater ones; `still`: the share of samples below 1e-4 at the last

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.optimize import NoConvergence, newton_krylov
 from torch import Tensor
 
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.exact import Exact
 from bench.studies.gradient_error import error, gradient, rooted, too_few, work
@@ -36,7 +36,7 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, spec: Spec, samples: int, few: int, candidates: int, stop: Stop) -> Values:
+def measure(models: Models, spec: RunSpec, samples: int, few: int, candidates: int, stop: Stop) -> Values:
     """A trained DEQ's test sequences solved in float64 by each solver: the share that converged, the mean loss of these, and for
     each pair of solvers, over the sequences that both solved, the largest difference of a sequence's loss and of a logit, and the
     share whose logits agree to 1e-3 (the same root). newton-krylov: scipy's, sequence by sequence, on as many of the first as the
@@ -111,7 +111,7 @@ def backward(model: LanguageModel, inputs: Tensor, targets: Tensor, few: int, st
     """The error of the implicit gradient by each solver backward, at the roots of a batch."""
     z, batch, count = rooted(model, inputs, targets, few)
     if len(z) < few:
-        return {"why": too_few(count, len(inputs), few)}
+        return {"reason": too_few(count, len(inputs), few)}
     exact, _ = gradient(model, *batch, Exact(), z)
     found: Values = {}
     for name, make in SOLVERS.items():

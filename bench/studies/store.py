@@ -76,13 +76,13 @@ def measure_studies(
     rows, missing = _current(studies, models, out)
     here = environment("cpu", 1)
     revision = revision_told(here)
-    for count, ((study, row, made_by), values, why) in enumerate(_measured(missing, models, jobs), start=1):
+    for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
         rows[_key(study.name, row.subject)] = {
             **row.subject,
             "made_by": made_by,
             "revision": revision,
             "values": values,
-            "why": why,
+            "reason": reason,
         }
         _write(_assembled(studies, rows, here), out)
         report(f"{count}/{len(missing)} {study.name}: {', '.join(str(value) for value in row.subject.values())}")
@@ -99,10 +99,10 @@ def _current(studies: Sequence[Study], models: Models, out: Path) -> tuple[dict[
             try:
                 made_by = study.made_by(row, models)
             except UserError as error:
-                rows[key] = {**row.subject, "made_by": None, "revision": None, "values": None, "why": str(error)}
+                rows[key] = {**row.subject, "made_by": None, "revision": None, "values": None, "reason": str(error)}
                 continue
             known = old.get(key)
-            if known and known["made_by"] == made_by and not (known["why"] or "").startswith(CONTENDED):
+            if known and known["made_by"] == made_by and not (known["reason"] or "").startswith(CONTENDED):
                 rows[key] = known
             else:
                 missing.append((study, row, made_by))
@@ -119,7 +119,7 @@ def _old_rows(out: Path) -> dict[Key, Row]:
         found = read_studies(out)["experiments"]
     except UserError:
         return {}
-    own = ("made_by", "revision", "values", "why")
+    own = ("made_by", "revision", "values", "reason")
     return {
         _key(name, {column: value for column, value in row.items() if column not in own}): row
         for name, study in found.items()

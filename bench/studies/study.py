@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from bench.records.errors import one_line
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.studies.models import Models, NoValues
 
 Values = dict[str, Any]
@@ -24,7 +24,7 @@ class PlannedRow:
     """One row to measure: its subject (task, model, seed), the specs whose trained models it needs, and further arguments."""
 
     subject: Mapping[str, str | int]
-    specs: tuple[Spec, ...] = ()
+    specs: tuple[RunSpec, ...] = ()
     arguments: tuple[Any, ...] = ()
 
 

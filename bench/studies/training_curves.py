@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from bench.records.record import Point
-from bench.records.spec import Spec
+from bench.records.record import CurvePoint
+from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number
@@ -30,23 +30,23 @@ def study(config: Config) -> Study:
     )
 
 
-def measure(models: Models, spec: Spec, points: int) -> Values:
+def measure(models: Models, spec: RunSpec, points: int) -> Values:
     """Mean evaluations of f a forward solve, and of its VJP a backward solve, of a batch, in each tenth of the training; a batch is
     done when its last sample is, the attached evaluation not counted. Losses at the end of each tenth."""
     record = models.record(spec)
-    tenths: list[list[Point]] = [[] for _ in range(points)]
+    tenths: list[list[CurvePoint]] = [[] for _ in range(points)]
     for point in record.curve:
         tenths[min(points - 1, (point.step - 1) * points // spec.train.steps)].append(point)
     return {
         "status": record.status,
-        "why": record.why,
+        "reason": record.reason,
         "course": [_mean(tenth) for tenth in tenths if tenth],
         **{name: None if (value := record.value(name)) is None else number(value) for name in _MEASURES},
         "valid": {name: number(value) for name, value in record.curve[-1].valid.items()} if record.curve else {},
     }
 
 
-def _mean(points: list[Point]) -> Values:
+def _mean(points: list[CurvePoint]) -> Values:
     found: Values = {"step": points[-1].step}
     for name in ("train_loss", "forward_nfe", "backward_nfe", "residual"):
         values = [value for point in points if (value := getattr(point, name)) is not None]

@@ -10,7 +10,7 @@ seed, were broken off after 7 of 18 and 4 of 15 final runs, test losses among th
 the DEQ, at which the first of its final runs ended above chance, its solves left undone. None of these runs is kept.
 """
 
-from bench.records.spec import Comparison, Named, Row, Settings, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
 from bench.suites.recipes import LEAN
 
 # One head, since attention over 420 positions is what a step costs; and frequencies that tell positions of that range apart.
@@ -22,14 +22,14 @@ _HALF = LEAN.model_copy(update={"hold": 0.5})
 SPECS = [
     Comparison(
         group="copy memory T=400",
-        task=Named(name="copy", settings={"T": 400}),
-        train=Train(steps=12_000, batch=2, learning_rate=3e-3, warmup=200, evaluate_every=12_000, evaluation_batch=50),
+        task=ComponentConfig(name="copy", settings={"T": 400}),
+        train=TrainConfig(steps=12_000, batch=2, learning_rate=3e-3, warmup=200, evaluate_every=12_000, evaluation_batch=50),
         rows={
-            "DEQ-Transformer": Row(model=Named(name="deq", settings={**_CELL, **_SOLVE}), recipe=_HALF),
-            "tied Transformer": Row(model=Named(name="tied", settings={**_CELL, "depth": 2})),
-            "TCN": Row(model=Named(name="tcn", settings={"kernel": 8, "levels": 8, "width": 10}), match="inputs"),
-            "LSTM": Row(model=Named(name="lstm", settings={"inputs": 16})),
-            "GRU": Row(model=Named(name="gru", settings={"inputs": 16})),
+            "DEQ-Transformer": ModelEntry(model=ComponentConfig(name="deq", settings={**_CELL, **_SOLVE}), recipe=_HALF),
+            "tied Transformer": ModelEntry(model=ComponentConfig(name="tied", settings={**_CELL, "depth": 2})),
+            "TCN": ModelEntry(model=ComponentConfig(name="tcn", settings={"kernel": 8, "levels": 8, "width": 10}), match="inputs"),
+            "LSTM": ModelEntry(model=ComponentConfig(name="lstm", settings={"inputs": 16})),
+            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16})),
         },
         reference="DEQ-Transformer",
         learning_rates=(1.5e-3, 3e-3, 6e-3),

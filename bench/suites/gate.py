@@ -1,18 +1,18 @@
 """What the gate counts: each family of models once, small, on synthetic data; a group for each task."""
 
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 
-_COPY = Named(name="copy", settings={"T": 10, "samples": 1000, "test_samples": 100})
-_AGREEMENT = Named(name="agreement", settings={"test_samples": 64})
+_COPY = ComponentConfig(name="copy", settings={"T": 10, "samples": 1000, "test_samples": 100})
+_AGREEMENT = ComponentConfig(name="agreement", settings={"test_samples": 64})
 _SOLVE: Settings = {"steps": 12, "backward_steps": 8}
 _XL: Settings = {"cell": "transformer-xl", "cell.heads": 2}
 _ROTARY: Settings = {"cell": "transformer", "cell.heads": 2}
 
 
-def _spec(label: str, name: str, task: Named, settings: Settings) -> Spec:
-    model = Named(name=name, settings={"width": 16} | settings)
-    train = Train(steps=200, batch=8, learning_rate=1e-2, warmup=10)
-    return Spec(group=f"gate {task.name}", label=label, model=model, task=task, train=train, seed=0)
+def _spec(label: str, name: str, task: ComponentConfig, settings: Settings) -> RunSpec:
+    model = ComponentConfig(name=name, settings={"width": 16} | settings)
+    train = TrainConfig(steps=200, batch=8, learning_rate=1e-2, warmup=10)
+    return RunSpec(group=f"gate {task.name}", label=label, model=model, task=task, train=train, seed=0)
 
 
 SPECS = [

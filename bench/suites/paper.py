@@ -23,7 +23,7 @@ every TrellisNet. Other rows train as their table does. Not followed:
 
 from dataclasses import dataclass
 
-from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 
 COPY, PTB, WIKITEXT = "Table 1, copy memory T=400", "Table 2, Penn Treebank", "Table 3, WikiText-103"
 VOCABULARY = {COPY: 10, PTB: 10_000, WIKITEXT: 267_735}
@@ -43,9 +43,9 @@ class Printed:
     total: float
     nonembedding: float | None = None
     score: float
-    model: Named | None = None
-    task: Named | None = None
-    train: Train | None = None
+    model: ComponentConfig | None = None
+    task: ComponentConfig | None = None
+    train: TrainConfig | None = None
     recipe: Recipe | None = None
     memory: float | None = None
     remark: str = ""
@@ -56,8 +56,8 @@ class Printed:
         return VOCABULARY[self.table]
 
 
-def _model(name: str, **settings: bool | int | float | str) -> Named:
-    return Named(name=name, settings={key.replace("__", "."): value for key, value in settings.items()})
+def _model(name: str, **settings: bool | int | float | str) -> ComponentConfig:
+    return ComponentConfig(name=name, settings={key.replace("__", "."): value for key, value in settings.items()})
 
 
 _AWD: dict[str, bool | int | float | str] = {
@@ -80,33 +80,37 @@ _TRELLIS_PTB |= {"input_dropout": 0.45, "output_dropout": 0.45}
 _TRELLIS_WT: Settings = {"width": 512, "inputs": 512, "cell.hidden": 2112, "tied_embedding": True, "cell.weight_norm": True}
 _TRELLIS_WT |= {"cell.dropout": 0.1, "input_dropout": 0.1, "output_dropout": 0.1}
 _TASKS = {
-    COPY: Named(name="copy", settings={"T": 400}),
-    PTB: Named(name="text", settings={"data": "ptb", "unit": "word", "length": 110, "vocabulary_size": 10_000}),
-    WIKITEXT: Named(name="text", settings={"data": "wikitext-103", "unit": "word", "length": 150, "vocabulary_size": 267_735}),
+    COPY: ComponentConfig(name="copy", settings={"T": 400}),
+    PTB: ComponentConfig(name="text", settings={"data": "ptb", "unit": "word", "length": 110, "vocabulary_size": 10_000}),
+    WIKITEXT: ComponentConfig(
+        name="text", settings={"data": "wikitext-103", "unit": "word", "length": 150, "vocabulary_size": 267_735}
+    ),
 }
 _TRAINS = {
-    COPY: Train(steps=30_000, batch=32, learning_rate=5e-4, warmup=1000, clip=1.0, evaluate_every=3000),
-    PTB: Train(
+    COPY: TrainConfig(steps=30_000, batch=32, learning_rate=5e-4, warmup=1000, clip=1.0, evaluate_every=3000),
+    PTB: TrainConfig(
         steps=240_000, batch=16, learning_rate=1e-3, warmup=4000, clip=0.225, weight_decay=1.2e-6, evaluate_every=2400, carry=True
     ),
-    WIKITEXT: Train(steps=300_000, batch=56, learning_rate=2.5e-4, warmup=16_000, clip=0.25, evaluate_every=10_000, carry=True),
+    WIKITEXT: TrainConfig(
+        steps=300_000, batch=56, learning_rate=2.5e-4, warmup=16_000, clip=0.25, evaluate_every=10_000, carry=True
+    ),
 }
-_TRELLIS_TASK = Named(name="text", settings={**_TASKS[WIKITEXT].settings, "length": 100})
+_TRELLIS_TASK = ComponentConfig(name="text", settings={**_TASKS[WIKITEXT].settings, "length": 100})
 # 25 epochs of 103,227,021 tokens, 4900 a step.
-_TRELLIS_TRAIN = Train(steps=526_000, batch=49, learning_rate=1e-3, clip=0.07, evaluate_every=10_000, carry=True)
+_TRELLIS_TRAIN = TrainConfig(steps=526_000, batch=49, learning_rate=1e-3, clip=0.07, evaluate_every=10_000, carry=True)
 
 
-def _deq_transformer(width: int, feedforward: int, **more: bool | int | float | str) -> Named:
+def _deq_transformer(width: int, feedforward: int, **more: bool | int | float | str) -> ComponentConfig:
     """d heads of 10; weight norm and dropout as in the released script."""
     cell: Settings = {"cell": "transformer-xl", "cell.heads": 10, "cell.feedforward": feedforward, "cell.memory_length": 150}
     cell |= {"cell.weight_norm": True, "cell.dropout": 0.05, "input_dropout": 0.05, "output_dropout": 0.05}
-    return Named(name="deq", settings={"width": width, **cell, **_BROYDEN, **more})
+    return ComponentConfig(name="deq", settings={"width": width, **cell, **_BROYDEN, **more})
 
 
-def _transformer_xl(width: int, heads: int, feedforward: int, layers: int, **more: bool | int | float | str) -> Named:
+def _transformer_xl(width: int, heads: int, feedforward: int, layers: int, **more: bool | int | float | str) -> ComponentConfig:
     own: Settings = {"heads": heads, "feedforward": feedforward, "layers": layers, "memory_length": 150}
     own |= {"dropout": 0.1, "input_dropout": 0.1, "output_dropout": 0.1}
-    return Named(name="transformer-xl", settings={"width": width, **own, **more})
+    return ComponentConfig(name="transformer-xl", settings={"width": width, **own, **more})
 
 
 _LARGE = {"dropout": 0.2, "attention_dropout": 0.2, "input_dropout": 0.2, "output_dropout": 0.2}
@@ -184,7 +188,7 @@ PRINTED = [
         nonembedding=20e6,
         score=57.0,
         memory=8.5,
-        model=Named(name="trellisnet", settings={**_TRELLIS_PTB, "depth": 60, "auxiliary_every": 12}),
+        model=ComponentConfig(name="trellisnet", settings={**_TRELLIS_PTB, "depth": 60, "auxiliary_every": 12}),
         recipe=_SUPERVISED,
     ),
     Printed(
@@ -194,7 +198,7 @@ PRINTED = [
         nonembedding=20e6,
         score=57.1,
         memory=1.2,
-        model=Named(name="deq", settings={"cell": "trellis", **_TRELLIS_PTB, **_BROYDEN}),
+        model=ComponentConfig(name="deq", settings={"cell": "trellis", **_TRELLIS_PTB, **_BROYDEN}),
         recipe=Recipe(pretrain_steps=30_000, pretrain_depth=40),
         remark="script unpublished: TrellisNet's settings, the Transformer's caps, the pre-training of WikiText-103",
     ),
@@ -236,7 +240,7 @@ PRINTED = [
         nonembedding=45e6,
         score=29.2,
         memory=24.7,
-        model=Named(name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25}),
+        model=ComponentConfig(name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25}),
         task=_TRELLIS_TASK,
         train=_TRELLIS_TRAIN,
         recipe=Recipe(auxiliary=0.1),
@@ -248,7 +252,9 @@ PRINTED = [
         nonembedding=45e6,
         score=29.2,
         memory=5.2,
-        model=Named(name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25, "checkpointing": "sqrt"}),
+        model=ComponentConfig(
+            name="trellisnet", settings={**_TRELLIS_WT, "depth": 70, "auxiliary_every": 25, "checkpointing": "sqrt"}
+        ),
         task=_TRELLIS_TASK,
         train=_TRELLIS_TRAIN,
         recipe=Recipe(auxiliary=0.1),
@@ -260,7 +266,7 @@ PRINTED = [
         nonembedding=45e6,
         score=29.0,
         memory=3.3,
-        model=Named(
+        model=ComponentConfig(
             name="deq", settings={"cell": "trellis", **_TRELLIS_WT, "solver": "broyden", "steps": 45, "backward_steps": 45}
         ),
         task=_TRELLIS_TASK,
@@ -344,7 +350,7 @@ PRINTED = [
 ]
 
 SPECS = [
-    Spec(
+    RunSpec(
         group=row.table,
         label=row.label,
         model=row.model,

@@ -3,7 +3,7 @@
 The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
 """
 
-from bench.records.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
 from bench.suites.recipes import FAST
 
 _WIDTH = 32
@@ -17,11 +17,13 @@ def _cell(memory: int) -> Settings:
     return {"cell": "transformer-xl", "cell.heads": 4, "cell.memory_length": memory}
 
 
-def _row(name: str, settings: Settings, *, match: str = "width", recipe: Recipe | None = None, like: str | None = None) -> Row:
-    return Row(model=Named(name=name, settings=settings), match=match, recipe=recipe, like=like)
+def _row(
+    name: str, settings: Settings, *, match: str = "width", recipe: Recipe | None = None, like: str | None = None
+) -> ModelEntry:
+    return ModelEntry(model=ComponentConfig(name=name, settings=settings), match=match, recipe=recipe, like=like)
 
 
-def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
+def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
     """Every model of the family, for a training of so many steps."""
     cell = _cell(memory)
     deq: Settings = {**cell, **_SOLVE}
@@ -78,11 +80,11 @@ def _rows(steps: int, memory: int = 0) -> dict[str, Row]:
 
 
 _STEPS = 300
-_TRAIN = Train(steps=_STEPS, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100)
+_TRAIN = TrainConfig(steps=_STEPS, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100)
 _RATES = (4e-3, 8e-3, 1.6e-2)
 
 
-def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Comparison:
+def _comparison(group: str, task: ComponentConfig, train: TrainConfig, memory: int = 0) -> Comparison:
     return Comparison(
         group=group,
         task=task,
@@ -99,17 +101,17 @@ def _comparison(group: str, task: Named, train: Train, memory: int = 0) -> Compa
 _ENERGY: Settings = {"cell": "energy", "width": 16, "solver": "picard", "steps": 60, "backward_steps": 60}
 
 SPECS = [
-    _comparison("copy memory T=20", Named(name="copy", settings={"T": 20, "test_samples": 500}), _TRAIN),
-    _comparison("agreement language", Named(name="agreement", settings={"test_samples": 256}), _TRAIN),
+    _comparison("copy memory T=20", ComponentConfig(name="copy", settings={"T": 20, "test_samples": 500}), _TRAIN),
+    _comparison("agreement language", ComponentConfig(name="agreement", settings={"test_samples": 256}), _TRAIN),
     _comparison(
         "tinyshakespeare by character",
-        Named(name="text", settings={"data": "tinyshakespeare", "unit": "char", "length": 32}),
+        ComponentConfig(name="text", settings={"data": "tinyshakespeare", "unit": "char", "length": 32}),
         _TRAIN.model_copy(update={"carry": True, "evaluation_batch": 64}),
         memory=32,
     ),
     Comparison(
         group="Markov chain, position by position (no sequence task)",
-        task=Named(name="markov", settings={}),
+        task=ComponentConfig(name="markov", settings={}),
         train=_TRAIN,
         rows={
             "DEQ energy, equilibrium propagation": _row("deq", {**_ENERGY, "adjoint": "propagation"}),

@@ -1,16 +1,16 @@
 """Everything once, small: copy memory and a language of known entropy, a DEQ beside its baselines, in minutes on two cores."""
 
-from bench.records.spec import Comparison, Named, Row, Settings, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
 
 _CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 32
 _DEPTH = 12
 
 
-def _deq(solver: str, like: str | None = None) -> Row:
-    return Row(
+def _deq(solver: str, like: str | None = None) -> ModelEntry:
+    return ModelEntry(
         like=like,
-        model=Named(
+        model=ComponentConfig(
             name="deq",
             settings={
                 **_CELL,
@@ -25,12 +25,14 @@ def _deq(solver: str, like: str | None = None) -> Row:
     )
 
 
-def _tied(checkpointing: str, like: str | None = None) -> Row:
-    return Row(model=Named(name="tied", settings={**_CELL, "depth": _DEPTH, "checkpointing": checkpointing}), like=like)
+def _tied(checkpointing: str, like: str | None = None) -> ModelEntry:
+    return ModelEntry(
+        model=ComponentConfig(name="tied", settings={**_CELL, "depth": _DEPTH, "checkpointing": checkpointing}), like=like
+    )
 
 
-def _recurrent(name: str) -> Row:
-    return Row(model=Named(name=name, settings={"inputs": _WIDTH}))
+def _recurrent(name: str) -> ModelEntry:
+    return ModelEntry(model=ComponentConfig(name=name, settings={"inputs": _WIDTH}))
 
 
 _PLAIN = f"tied {_DEPTH}"
@@ -45,12 +47,12 @@ _MORE = {
     f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
     f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
 }
-_TRAIN = Train(steps=300, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=75)
+_TRAIN = TrainConfig(steps=300, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=75)
 
 SPECS = [
     Comparison(
         group="copy memory T=20",
-        task=Named(name="copy", settings={"T": 20, "test_samples": 500}),
+        task=ComponentConfig(name="copy", settings={"T": 20, "test_samples": 500}),
         train=_TRAIN,
         rows=_ROWS | _MORE,
         reference="DEQ (Anderson)",
@@ -61,7 +63,7 @@ SPECS = [
     ),
     Comparison(
         group="agreement language",
-        task=Named(name="agreement", settings={"test_samples": 256}),
+        task=ComponentConfig(name="agreement", settings={"test_samples": 256}),
         train=_TRAIN,
         rows=_ROWS,
         reference="DEQ (Anderson)",

@@ -5,28 +5,28 @@ Rows that train for longer ask whether steps that are cheaper buy quality. Run i
 training's own clock.
 """
 
-from bench.records.spec import Comparison, Named, Recipe, Row, Settings, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
 from bench.suites.recipes import FAST, LEAN, SHARED
 
-_TRAIN = Train(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
+_TRAIN = TrainConfig(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
 
 
 def _cell(memory: int) -> Settings:
     return {"cell": "transformer-xl", "cell.heads": 4, "cell.memory_length": memory, "width": 32}
 
 
-def _tied(memory: int, depth: int) -> Row:
-    return Row(model=Named(name="tied", settings={**_cell(memory), "depth": depth}), match="cell.feedforward")
+def _tied(memory: int, depth: int) -> ModelEntry:
+    return ModelEntry(model=ComponentConfig(name="tied", settings={**_cell(memory), "depth": depth}), match="cell.feedforward")
 
 
-def _deq(memory: int, recipe: Recipe | None = None, **more: int | str) -> Row:
+def _deq(memory: int, recipe: Recipe | None = None, **more: int | str) -> ModelEntry:
     own: Settings = {**_cell(memory), "solver": "anderson", "steps": 12, "evaluation_steps": 60}
     own |= {name.replace("__", "."): value for name, value in more.items()} or {"backward_steps": 8}
-    return Row(model=Named(name="deq", settings=own), recipe=recipe, match="cell.feedforward")
+    return ModelEntry(model=ComponentConfig(name="deq", settings=own), recipe=recipe, match="cell.feedforward")
 
 
-def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> list[Comparison]:
-    def comparison(steps: int, reference: str, rows: dict[str, Row]) -> Comparison:
+def _comparisons(group: str, task: ComponentConfig, memory: int = 0, steps: int = 300) -> list[Comparison]:
+    def comparison(steps: int, reference: str, rows: dict[str, ModelEntry]) -> Comparison:
         return Comparison(
             group=group,
             task=task,
@@ -53,12 +53,12 @@ def _comparisons(group: str, task: Named, memory: int = 0, steps: int = 300) -> 
 
 
 SPECS = [
-    *_comparisons("copy memory T=30", Named(name="copy", settings={"T": 30, "test_samples": 300})),
+    *_comparisons("copy memory T=30", ComponentConfig(name="copy", settings={"T": 30, "test_samples": 300})),
     # After 300 steps many seeds of every model have not found the dependence yet.
-    *_comparisons("agreement language", Named(name="agreement", settings={"test_samples": 256}), steps=600),
+    *_comparisons("agreement language", ComponentConfig(name="agreement", settings={"test_samples": 256}), steps=600),
     *_comparisons(
         "tinyshakespeare by character",
-        Named(name="text", settings={"data": "tinyshakespeare", "unit": "char", "length": 32, "windows": 384}),
+        ComponentConfig(name="text", settings={"data": "tinyshakespeare", "unit": "char", "length": 32, "windows": 384}),
         memory=32,
     ),
 ]

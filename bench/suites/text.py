@@ -1,7 +1,7 @@
 """Language modelling on any text: a comparison by character and one by word for every corpus named with `--data NAME=PATH`."""
 
 from bench.records.errors import UserError
-from bench.records.spec import Comparison, Named, Row, Settings, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
 
 _CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 48
@@ -11,13 +11,13 @@ _DEQ: Settings = {**_CELL, "width": _WIDTH, "solver": "anderson", "steps": 12, "
 def _comparison(name: str, unit: str) -> Comparison:
     return Comparison(
         group=f"{name} by {unit}",
-        task=Named(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 2000}),
-        train=Train(steps=400, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100, evaluation_batch=64),
+        task=ComponentConfig(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 2000}),
+        train=TrainConfig(steps=400, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100, evaluation_batch=64),
         rows={
-            "DEQ (Anderson)": Row(model=Named(name="deq", settings=_DEQ)),
-            "tied 12": Row(model=Named(name="tied", settings={**_CELL, "depth": 12})),
-            "LSTM": Row(model=Named(name="lstm", settings={"inputs": _WIDTH})),
-            "GRU": Row(model=Named(name="gru", settings={"inputs": _WIDTH})),
+            "DEQ (Anderson)": ModelEntry(model=ComponentConfig(name="deq", settings=_DEQ)),
+            "tied 12": ModelEntry(model=ComponentConfig(name="tied", settings={**_CELL, "depth": 12})),
+            "LSTM": ModelEntry(model=ComponentConfig(name="lstm", settings={"inputs": _WIDTH})),
+            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": _WIDTH})),
         },
         reference="DEQ (Anderson)",
         learning_rates=(2e-3, 4e-3, 8e-3),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.records.spec import Comparison, Limits, Named, Row, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, Limits, ModelEntry, RunSpec, TrainConfig
 from deq import Core, Output
 
 
@@ -60,23 +60,25 @@ class Faulty(Core):
 
 
 FAULTS = ("nan", "grow", "dawdle", "crash", "stop")
-_COPY = Named(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100})
+_COPY = ComponentConfig(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100})
 
 
-def _faulty(label: str, how: str, limits: Limits | None = None) -> Spec:
-    model = Named(name="bench.suites.tiny:Faulty", settings={"width": 8, "how": how})
-    train = Train(steps=100, batch=4, learning_rate=1e-2)
-    return Spec(group="faults", label=label, model=model, task=_COPY, train=train, seed=0, limits=limits)
+def _faulty(label: str, how: str, limits: Limits | None = None) -> RunSpec:
+    model = ComponentConfig(name="bench.suites.tiny:Faulty", settings={"width": 8, "how": how})
+    train = TrainConfig(steps=100, batch=4, learning_rate=1e-2)
+    return RunSpec(group="faults", label=label, model=model, task=_COPY, train=train, seed=0, limits=limits)
 
 
 SPECS = [
     Comparison(
         group="copy memory T=5",
         task=_COPY,
-        train=Train(steps=60, batch=16, learning_rate=1e-2, warmup=10, evaluate_every=20),
+        train=TrainConfig(steps=60, batch=16, learning_rate=1e-2, warmup=10, evaluate_every=20),
         rows={
-            "DEQ": Row(model=Named(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 8, "backward_steps": 6})),
-            "GRU": Row(model=Named(name="gru", settings={"inputs": 16})),
+            "DEQ": ModelEntry(
+                model=ComponentConfig(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 8, "backward_steps": 6})
+            ),
+            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16})),
         },
         reference="DEQ",
         learning_rates=(3e-3, 1e-2),

@@ -105,14 +105,14 @@ class Agreement(Task):
 
         onward = entr(self.transition).sum(axis=1)
         chain = _entropy(self.start) + sum(float(place @ onward) for place in places[:-1])
-        floor = (_entropy(self.opener) + chain + agreement) / cycle
+        optimum = (_entropy(self.opener) + chain + agreement) / cycle
         unigram = _entropy(np.concatenate([self.opener, closer, np.sum(places, axis=0)]) / cycle)
-        self.floor, self.unigram = floor, unigram
+        self.optimum, self.unigram = optimum, unigram
         return {
-            "loss": Metric(unit="nats/token", better="lower", chance=unigram, floor=floor),
-            "loss_agreement": Metric(unit="nats/closer", better="lower", chance=_entropy(closer), floor=agreement),
-            "perplexity": Metric(unit="per token", better="lower", chance=math.exp(unigram), floor=math.exp(floor)),
-            "excess_nats": Metric(unit="nats/token", better="lower", chance=unigram - floor, floor=0.0),
+            "loss": Metric(unit="nats/token", better="lower", chance=unigram, optimum=optimum),
+            "loss_agreement": Metric(unit="nats/closer", better="lower", chance=_entropy(closer), optimum=agreement),
+            "perplexity": Metric(unit="per token", better="lower", chance=math.exp(unigram), optimum=math.exp(optimum)),
+            "excess_nats": Metric(unit="nats/token", better="lower", chance=unigram - optimum, optimum=0.0),
         }
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,7 +176,7 @@ class Agreement(Task):
         """Adds `perplexity` (infinite where it overflows) and `excess_nats`, the loss above the entropy rate."""
         loss = means["loss"]
         perplexity = math.inf if loss > 709 else math.exp(loss)  # exp(710) overflows float64
-        return {**means, "perplexity": perplexity, "excess_nats": loss - self.floor}
+        return {**means, "perplexity": perplexity, "excess_nats": loss - self.optimum}
 
     def fingerprint(self) -> str:
         """SHA-256 of the language's settings and of the held-out tokens (training batches follow from the settings)."""

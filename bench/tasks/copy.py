@@ -57,9 +57,9 @@ class CopyMemory(Task):
         sizes: dict[Split, int] = {"train": samples, "valid": max(1, test_samples // 2), "test": test_samples}
         self.payloads = {split: _payloads(split, count, data_seed) for split, count in sizes.items()}
         self.metrics = {
-            "loss": Metric(unit="nats", better="lower", chance=PAYLOAD * math.log(SYMBOLS) / self.length, floor=0.0),
-            "loss_last10": Metric(unit="nats", better="lower", chance=math.log(SYMBOLS), floor=0.0),
-            "accuracy_last10": Metric(unit="fraction", better="higher", chance=1 / SYMBOLS, floor=1.0),
+            "loss": Metric(unit="nats", better="lower", chance=PAYLOAD * math.log(SYMBOLS) / self.length, optimum=0.0),
+            "loss_last10": Metric(unit="nats", better="lower", chance=math.log(SYMBOLS), optimum=0.0),
+            "accuracy_last10": Metric(unit="fraction", better="higher", chance=1 / SYMBOLS, optimum=1.0),
         }
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

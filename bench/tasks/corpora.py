@@ -214,14 +214,14 @@ def _retrieve(corpus: Corpus, name: str, download: Download, home: Path) -> None
                     part.path.replace(home / name)
                     return
                 part.path.unlink()
-                why = "the checksum of what it serves is another"
+                reason = "the checksum of what it serves is another"
             except (requests.RequestException, ValueError) as error:
-                why = _said(error)
+                reason = _said(error)
                 if isinstance(error, _NoAnswerError):
                     silent.add(host)
             if part.size():
                 break
-        failures.append(f"{url}: {why}")
+        failures.append(f"{url}: {reason}")
     what = f"a folder with {', '.join(corpus.files.values())}" if corpus.files else f"your {name}"
     what += "".join(f", or {archive}" for archive in corpus.downloads if corpus.members)
     raise UserError(f"cannot fetch {name} of {corpus.name}: {'; '.join(failures)}. Pass --data {corpus.name}=PATH, {what}")

@@ -48,12 +48,12 @@ class Markov(Task):
             "valid": self._draw(test_samples, derive_seed("markov", "valid", chain)),
             "test": self._draw(test_samples, derive_seed("markov", "test", chain)),
         }
-        self.floor = floor = float(self.stationary @ entr(self.transition).sum(axis=1))
+        self.optimum = optimum = float(self.stationary @ entr(self.transition).sum(axis=1))
         chance = float(entr(self.stationary).sum())
         self.metrics = {
-            "loss": Metric(unit="nats/token", better="lower", chance=chance, floor=floor),
-            "perplexity": Metric(unit="per token", better="lower", chance=math.exp(chance), floor=math.exp(floor)),
-            "excess_nats": Metric(unit="nats/token", better="lower", chance=chance - floor, floor=0.0),
+            "loss": Metric(unit="nats/token", better="lower", chance=chance, optimum=optimum),
+            "perplexity": Metric(unit="per token", better="lower", chance=math.exp(chance), optimum=math.exp(optimum)),
+            "excess_nats": Metric(unit="nats/token", better="lower", chance=chance - optimum, optimum=0.0),
         }
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -97,7 +97,7 @@ class Markov(Task):
         """Adds `perplexity` (infinite where it overflows) and `excess_nats`, the loss above the entropy rate."""
         loss = means["loss"]
         perplexity = math.inf if loss > 709 else math.exp(loss)  # exp(710) overflows float64
-        return {**means, "perplexity": perplexity, "excess_nats": loss - self.floor}
+        return {**means, "perplexity": perplexity, "excess_nats": loss - self.optimum}
 
     def fingerprint(self) -> str:
         """SHA-256 of the chain's settings and of the held-out tokens (training batches follow from the settings)."""

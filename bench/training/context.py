@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from bench.instruments.contention import Contention
-from bench.instruments.machine_lock import Machine
+from bench.instruments.machine_lock import MachineLock
 from bench.instruments.meters import Clocks, CudaMemory, HostMemory, Nvml
 from bench.records.record import Measure
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.tasks.task import Task
 from bench.training.checkpoint import Checkpoint, Interrupt
 from bench.training.distributed import Ranks
@@ -40,14 +40,14 @@ class RunControl:
 class TrainingContext:
     """What building, training, evaluating and probing a model need to know of the run that they belong to."""
 
-    spec: Spec
+    spec: RunSpec
     task: Task
     progress: ProgressCallback
     checkpoint: Checkpoint
     interrupt: Interrupt
     ranks: Ranks
     clocks: Clocks
-    machine: Machine
+    machine: MachineLock
     contention: Contention
     host: HostMemory
     cuda: CudaMemory
@@ -62,7 +62,7 @@ class TrainingContext:
         self.ranks.raise_if_interrupted(self.interrupt)
 
 
-def make_context(spec: Spec, task: Task, control: RunControl | None = None) -> TrainingContext:
+def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -> TrainingContext:
     """The context of a run, with fresh instruments."""
     control = control or RunControl()
     clocks = Clocks(torch.cuda.synchronize if spec.device == "cuda" else None)
@@ -75,7 +75,7 @@ def make_context(spec: Spec, task: Task, control: RunControl | None = None) -> T
         interrupt=control.interrupt,
         ranks=ranks,
         clocks=clocks,
-        machine=Machine(alone=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
+        machine=MachineLock(alone=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
         contention=Contention(spec.threads * ranks.size, together=ranks.total),
         host=HostMemory(),
         cuda=CudaMemory(spec.device),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task
 from bench.training.distributed import Ranks
 from bench.training.language_model import LanguageModel
@@ -15,7 +15,7 @@ _LOGITS = 1 << 26  # evaluated at a time: those of a whole batch with a word voc
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, task: Task, split: Split, spec: Spec, ranks: Ranks | None = None) -> dict[str, float]:
+def evaluate(model: LanguageModel, task: Task, split: Split, spec: RunSpec, ranks: Ranks | None = None) -> dict[str, float]:
     """The task's metrics over a whole split, in evaluation mode, the same whatever `evaluation_batch`.
 
     A memory is carried along the task's own lanes, `evaluation_batch` of them at a time: were there as many lanes as the batch is

@@ -13,7 +13,7 @@ from bench.instruments.contention import CONTENDED, Contention
 from bench.instruments.flops import flops
 from bench.instruments.probes import peak_live_bytes, saved_bytes, step_times
 from bench.records.record import Measure, measured
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.tasks.task import Task
 from bench.training.distributed import Ranks
 from bench.training.evaluation import evaluate
@@ -75,8 +75,10 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
         "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", _STEP),
         "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", _STEP),
         "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", _STEP),
-        "train_step_flops": measured(counted.total, "FLOP", formula, _STEP, counted.why),
-        "forward_flops": measured(forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.why),
+        "train_step_flops": measured(counted.total, "FLOP", formula, _STEP, counted.reason),
+        "forward_flops": measured(
+            forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.reason
+        ),
     } | timings
 
 
@@ -102,7 +104,7 @@ def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[st
     }
 
 
-def _uncontended_times(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tuple[list[float], str | None]:
+def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks) -> tuple[list[float], str | None]:
     """Seconds of each step, and why they are unreliable or None; a contended timing is repeated, `_TIMINGS` times at most.
 
     Ranks time together, once the first holds the machine; it alone decides whether to repeat, as each step needs all of them.
@@ -118,7 +120,7 @@ def _uncontended_times(step: Callable[[], None], spec: Spec, ranks: Ranks) -> tu
 
 
 @torch.no_grad()
-def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measure]:
+def future_leak(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Measure]:
     """How far predictions depend on later tokens: not at all in a causal model, up to its tolerance in a DEQ.
 
     Changes every token in the second half of the first test batch and measures the change in the first half's predictions.
@@ -136,7 +138,7 @@ def future_leak(model: LanguageModel, task: Task, spec: Spec) -> dict[str, Measu
     return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
 
 
-def as_trained(model: LanguageModel, task: Task, spec: Spec, ranks: Ranks | None = None) -> dict[str, Measure]:
+def as_trained(model: LanguageModel, task: Task, spec: RunSpec, ranks: Ranks | None = None) -> dict[str, Measure]:
     """The test headline with the solver stops of training, where evaluation has others: whether the model is good at its
     equilibrium or only at its cap."""
     layers = [module for module in model.modules() if isinstance(module, DEQ)]
@@ -179,7 +181,7 @@ def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
     return name + {"none": "", "every": ", checkpoint every step", "sqrt": ", checkpoint sqrt"}[core.checkpointing]
 
 
-def memory_by_depth(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+def memory_by_depth(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
     """Saved, peak live and solver bytes of forward and backward at each of `spec.depths`; a DEQ with each solver, steps = depth."""
     rows = []
     inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
@@ -216,7 +218,7 @@ def _bytes(model: LanguageModel, inputs: Tensor, targets: Tensor, exclude: list[
 
 
 @torch.no_grad()
-def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, list[list[float]]]:
+def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, list[list[float]]]:
     """Relative residual against evaluations of f on the first test batch, [nfe, p50, p95] a step: a DEQ with each solver, a
     weight-tied net by its own iteration (whether it would converge). Steps with a value that is not finite are left out."""
     core = model.core
@@ -243,7 +245,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: Spec) -> dict[str, l
     return curves
 
 
-def gradient_by_beta(model: LanguageModel, task: Task, spec: Spec) -> list[dict[str, Any]]:
+def gradient_by_beta(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
     """Compare equilibrium propagation's gradient with the implicit one, of the whole model on the first training batch: 1 - cosine
     and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias remains."""
     own = model.core

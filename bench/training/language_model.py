@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.records.errors import UserError
-from bench.records.spec import Named, Settings
+from bench.records.spec import ComponentConfig, Settings
 from bench.training.adaptive_softmax import AdaptiveEmbedding, adaptive_softmax
 from bench.training.registry import MODELS, build_core, construct, parameters_of, resolve
 from deq import Core, Output
@@ -18,7 +18,7 @@ from deq.dropout import check_rates, masked, variational_mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ends:
+class EmbeddingConfig:
     """The embedding's and the head's settings.
 
     `embedding_dropout` drops words (all their occurrences in a batch; Gal and Ghahramani 2016), `input_dropout` and
@@ -44,9 +44,9 @@ class LanguageModel(nn.Module):
 
     numerics: ClassVar[int] = 1
 
-    def __init__(self, *, vocabulary: int, inputs: int, core: Core, ends: Ends | None = None) -> None:
+    def __init__(self, *, vocabulary: int, inputs: int, core: Core, ends: EmbeddingConfig | None = None) -> None:
         super().__init__()
-        self.ends = ends or Ends()
+        self.ends = ends or EmbeddingConfig()
         shared = self.ends.tied_embedding or bool(self.ends.cutoffs)
         if shared and inputs != core.width:
             raise ValueError(f"a tied embedding needs inputs ({inputs}) equal to the core's width ({core.width})")
@@ -106,25 +106,27 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(self.logits(y).flatten(0, 1), targets.flatten())
 
 
-def build_model(model: Named, vocabulary: int) -> LanguageModel:
+def build_model(model: ComponentConfig, vocabulary: int) -> LanguageModel:
     """The model; its settings hold `width`, where it differs `inputs` (embedding width), and those of its Ends and its Core."""
     settings = dict(model.settings)
     width = settings.pop("width", None)
     inputs = settings.pop("inputs", width)
     width, inputs = _size(model.name, "width", width), _size(model.name, "inputs", inputs)
     ends = _ends(model.name, settings)
-    core = build_core(Named(name=model.name, settings=settings), inputs, width)
+    core = build_core(ComponentConfig(name=model.name, settings=settings), inputs, width)
     try:
         return LanguageModel(vocabulary=vocabulary, inputs=inputs, core=core, ends=ends)
     except ValueError as error:
         raise UserError(f"model {model.name!r}: {error}") from error
 
 
-def _ends(name: str, settings: Settings) -> Ends:
+def _ends(name: str, settings: Settings) -> EmbeddingConfig:
     """The Ends, its settings taken out; one that the model itself has by that name is left to it."""
     own: Mapping[str, Any] = parameters_of(f"model {name!r}", resolve("model", MODELS, name))
-    mine = {field.name for field in fields(Ends)} - set(own)
-    ends: Ends = construct(f"model {name!r}", Ends, {key: settings.pop(key) for key in [*settings] if key in mine}, {})
+    mine = {field.name for field in fields(EmbeddingConfig)} - set(own)
+    ends: EmbeddingConfig = construct(
+        f"model {name!r}", EmbeddingConfig, {key: settings.pop(key) for key in [*settings] if key in mine}, {}
+    )
     return ends
 
 
@@ -134,7 +136,7 @@ def _size(model: str, name: str, value: object) -> int:
     return value
 
 
-def count_parameters(model: Named, vocabulary: int) -> int:
+def count_parameters(model: ComponentConfig, vocabulary: int) -> int:
     """How many trainable numbers the model has, without allocating them."""
     try:
         with torch.device("meta"):

@@ -8,7 +8,7 @@ import torch
 
 from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import UserError
-from bench.records.spec import Named, Recipe
+from bench.records.spec import ComponentConfig, Recipe
 from bench.training.language_model import LanguageModel, build_model
 from deq import DEQ, Core, EquilibriumPropagation, Implicit, Jacobian, Stack, Stop
 
@@ -79,7 +79,7 @@ class RecipeSchedule:
                 layer.stop, layer.adjoint = own, adjoint
 
 
-def check_recipe(model: Named, recipe: Recipe | None, vocabulary: int) -> None:
+def check_recipe(model: ComponentConfig, recipe: Recipe | None, vocabulary: int) -> None:
     """UserError where a part of the recipe does not apply to the model."""
     if recipe is None:
         return

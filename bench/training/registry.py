@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import CodeError, UserError, unknown
-from bench.records.spec import Named, Settings
+from bench.records.spec import ComponentConfig, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
@@ -254,7 +254,7 @@ def _checked(what: str, annotation: Any, value: Any) -> Any:
         raise UserError(f"{what}: {error.errors()[0]['msg']}, got {value!r}") from error
 
 
-def build_core(model: Named, inputs: int, width: int) -> Core:
+def build_core(model: ComponentConfig, inputs: int, width: int) -> Core:
     """The Core of a model: (B, T, inputs) features to (B, T, core.width)."""
     own: Settings = {}
     parts: Parts = {}
@@ -277,7 +277,7 @@ def build_core(model: Named, inputs: int, width: int) -> Core:
     return core
 
 
-def build_task(task: Named, data: Mapping[str, Path]) -> Task:
+def build_task(task: ComponentConfig, data: Mapping[str, Path]) -> Task:
     """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
     make = resolve("task", TASKS, task.name)
     given = {"paths": data} if "paths" in parameters_of(f"task {task.name!r}", make) else {}

@@ -14,7 +14,7 @@ from bench.instruments.environment import environment
 from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
 from bench.records.identity import Identity, code_here, project_code
 from bench.records.record import Measure, Record, RunStatus, measured
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.tasks.task import Task, derive_seed
 from bench.training.checkpoint import Interrupted
 from bench.training.context import RunControl, TrainingContext, make_context
@@ -42,7 +42,7 @@ _BY_RANK = (
 
 
 def run(
-    spec: Spec,
+    spec: RunSpec,
     *,
     suite: str,
     data: Mapping[str, Path] | None = None,
@@ -75,7 +75,7 @@ def run(
         spec=spec,
         identity=identity,
         status=status,
-        why=reason,
+        reason=reason,
         elapsed_s=context.clocks.total(),
         headline=task.headline,
         metrics=dict(task.metrics),
@@ -220,7 +220,7 @@ class _Execution:
             values = {name: None if (found := self.measures.get(name)) is None else found.value for name in _BY_RANK}
             self.probes["ranks"] = ranks.gather(values)
 
-    def _probe_unless_interrupted(self, probe: Callable[[LanguageModel, Task, Spec], Any], model: LanguageModel) -> Any:
+    def _probe_unless_interrupted(self, probe: Callable[[LanguageModel, Task, RunSpec], Any], model: LanguageModel) -> Any:
         """The probe's result; None after a request to stop, which all ranks then raise at the same place."""
         if self.context.interrupt.asked is not None:
             return None
@@ -241,7 +241,7 @@ def _contended(measure: Measure, reason: str | None) -> Measure:
     if reason is None or measure.value is None:
         return measure
     method = f"{measure.method}; {reason}, the clock then said {measure.value:.4g} s"
-    return measure.model_copy(update={"value": None, "why": CONTENDED, "method": method})
+    return measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})
 
 
 def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float | None]) -> dict[str, Measure]:
@@ -253,7 +253,7 @@ def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float |
             values = [value for value in (past, measure.value) if value is not None]
             if values:
                 method = f"{measure.method}; largest over the attempts of a resumed run"
-                found[name] = measure.model_copy(update={"value": max(values), "why": None, "method": method})
+                found[name] = measure.model_copy(update={"value": max(values), "reason": None, "method": method})
         elif measure.value is not None:
-            found[name] = measure.model_copy(update={"value": None, "why": "the run was resumed: its window has a gap"})
+            found[name] = measure.model_copy(update={"value": None, "reason": "the run was resumed: its window has a gap"})
     return found

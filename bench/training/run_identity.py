@@ -9,14 +9,14 @@ import torch
 from baselines import Unrolled
 from bench.records.identity import Identity, decisive, versions_and_code
 from bench.records.source_code import loads
-from bench.records.spec import Named, Spec
+from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Task
 from bench.training.language_model import build_model
 from bench.training.registry import MODELS, TASKS, resolve
 from bench.training.trainer import Trainer
 
 
-def identify(spec: Spec, task: Task, environment: Mapping[str, Any]) -> Identity:
+def identify(spec: RunSpec, task: Task, environment: Mapping[str, Any]) -> Identity:
     """Compute what the run's numbers come from; builds the model without storage to see what it is made of."""
     named = (spec.model.model_dump_json(), spec.task.model_dump_json())
     pretrained = spec.recipe is not None and spec.recipe.pretrain_steps > 0
@@ -39,7 +39,7 @@ class _Held:
 
 @cache
 def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _loads: int) -> tuple[dict[str, int], dict[str, str]]:
-    model, task = Named.model_validate_json(model_json), Named.model_validate_json(task_json)
+    model, task = ComponentConfig.model_validate_json(model_json), ComponentConfig.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
     numerics, code = versions_and_code(makers, [_built(model, held.task.vocabulary), held.task])
     numerics |= {Trainer.__name__: Trainer.numerics}
@@ -48,7 +48,7 @@ def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _lo
     return numerics, code
 
 
-def _built(model: Named, vocabulary: int) -> object:
+def _built(model: ComponentConfig, vocabulary: int) -> object:
     try:
         with torch.device("meta"):
             return build_model(model, vocabulary)

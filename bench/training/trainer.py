@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from bench.instruments.solver_stats import Telemetry
-from bench.records.record import Point
-from bench.records.spec import Train
+from bench.instruments.solver_stats import SolverStats
+from bench.records.record import CurvePoint
+from bench.records.spec import TrainConfig
 from bench.training.checkpoint import Interrupted
 from bench.training.context import TrainingContext
 from bench.training.evaluation import evaluate
@@ -53,7 +53,7 @@ class _Loss(nn.Module):
         return loss_of(self.model, inputs, targets, memory, self.auxiliary)
 
 
-def make_optimiser(model: nn.Module, train: Train) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def make_optimiser(model: nn.Module, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW, and its learning rate: linear warm-up over `warmup` steps, then a cosine that reaches zero after the last step."""
 
     def factor(step: int) -> float:
@@ -96,11 +96,11 @@ class Trainer:
 
     def __init__(self, model: LanguageModel, context: TrainingContext) -> None:
         self.model, self.context, self.spec, self.ranks = model, context, context.spec, context.ranks
-        self.solver_stats = Telemetry(model)
+        self.solver_stats = SolverStats(model)
         self.recipe = RecipeSchedule(model, self.spec.recipe, self.spec.train.steps)
         self.loss = self.ranks.wrap_ddp(_Loss(model, self.recipe.auxiliary))
         self.optimiser, self.schedule = make_optimiser(model, self.spec.train)
-        self.curve: list[Point] = []
+        self.curve: list[CurvePoint] = []
         self.done = 0
         self.resumed_peaks: dict[str, float | None] = {}  # what the meters had read when the checkpoint was written
         self._losses: list[Tensor] = []  # since the curve's last point
@@ -162,7 +162,7 @@ class Trainer:
         forward, residual = self.solver_stats.recent("forward", solves)
         backward, _ = self.solver_stats.recent("backward", solves)
         clocks = self.context.clocks
-        point = Point(
+        point = CurvePoint(
             step=done,
             seconds=(clocks.seconds("train") or 0.0) + (clocks.seconds("warmup") or 0.0),
             train_loss=losses.mean().item(),
@@ -221,7 +221,7 @@ class Trainer:
         own = state["ranks"][self.ranks.rank]
         _check_steps(state, own["losses"], self.spec.train.steps)
         self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in own["losses"]]
-        self.curve = [Point.model_validate(point) for point in state["curve"]]
+        self.curve = [CurvePoint.model_validate(point) for point in state["curve"]]
         self.recipe.set_step(max(0, self.done - 1))  # before the weights: pre-training has another core
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -13,22 +13,22 @@ import bench
 from bench.analysis import frame
 from bench.records.errors import LeftOut, UserError
 from bench.records.record import Record, measured, write_record
-from bench.records.spec import Named, Recipe, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
 
 
 def record(label: str, seed: int, loss: float | None, status: str = "ok", suite: str = "quick") -> Record:
-    model = Named(name="deq", settings={"solver": "anderson"}) if label == "DEQ" else Named(name="lstm")
+    model = ComponentConfig(name="deq", settings={"solver": "anderson"}) if label == "DEQ" else ComponentConfig(name="lstm")
     recipe = Recipe(jacobian=0.5) if label == "DEQ" else None
-    train = Train(steps=10, batch=2, learning_rate=1e-3)
-    task = Named(name="copy", settings={"T": 30})
-    spec = Spec(group="copy", label=label, model=model, task=task, train=train, recipe=recipe, seed=seed)
-    why = None if status == "ok" else "too large"
+    train = TrainConfig(steps=10, batch=2, learning_rate=1e-3)
+    task = ComponentConfig(name="copy", settings={"T": 30})
+    spec = RunSpec(group="copy", label=label, model=model, task=task, train=train, recipe=recipe, seed=seed)
+    reason = None if status == "ok" else "too large"
     measures = {
-        "test_loss": measured(loss, "nats", "mean over test", "test split", why),
+        "test_loss": measured(loss, "nats", "mean over test", "test split", reason),
         "energy_J": measured(None, "J", "NVML", "training", "no NVML"),
     }
     fields = {"spec": spec, "identity": IDENTITY, "measures": measures}
-    return Record(run_id=IDENTITY.run_id(spec.key), suite=suite, status=status, why=why, **fields)  # type: ignore[arg-type]
+    return Record(run_id=IDENTITY.run_id(spec.key), suite=suite, status=status, reason=reason, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture

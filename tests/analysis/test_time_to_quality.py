@@ -11,8 +11,8 @@ from bench.analysis.quality_table import quality_table
 from bench.analysis.time_to_quality import quality
 from bench.records.identity import Identity
 from bench.records.metric import Metric
-from bench.records.record import Point, Record, measured
-from bench.records.spec import Named, Spec, Train
+from bench.records.record import CurvePoint, Record, measured
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 from bench.report.report import write_report
 
@@ -23,15 +23,17 @@ def record(label: str, seed: int, losses: list[float], second: float, *, timed: 
     """A run validated at every step, each of `second` seconds."""
     name = "tied" if label.startswith("tied") else "deq"
     settings: dict[str, Any] = {"width": 4} | ({"depth": int(label.split()[1])} if name == "tied" else {})
-    spec = Spec(
+    spec = RunSpec(
         group="g",
         label=label,
-        model=Named(name=name, settings=settings),
-        task=Named(name="copy", settings={}),
-        train=Train(steps=len(losses), batch=1, learning_rate=1e-3, evaluate_every=1),
+        model=ComponentConfig(name=name, settings=settings),
+        task=ComponentConfig(name="copy", settings={}),
+        train=TrainConfig(steps=len(losses), batch=1, learning_rate=1e-3, evaluate_every=1),
         seed=seed,
     )
-    curve = [Point(step=i + 1, seconds=second * (i + 1), train_loss=loss, valid={"loss": loss}) for i, loss in enumerate(losses)]
+    curve = [
+        CurvePoint(step=i + 1, seconds=second * (i + 1), train_loss=loss, valid={"loss": loss}) for i, loss in enumerate(losses)
+    ]
     identity = Identity(data="0" * 64, numerics={}, code={}, environment={})
     clock = measured(second * len(losses) if timed else None, "s", "clock", "train phase", None if timed else "contended")
     measures = {"train_s": clock} | {key: measured(value, "1", "m", "s") for key, value in values.items()}

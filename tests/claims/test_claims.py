@@ -31,7 +31,7 @@ from bench.records.metric import Metric
 from bench.records.record import Record
 from bench.records.record import measured as measure
 from bench.records.side_file import EXPERIMENTS, MEMORY
-from bench.records.spec import Comparison, Named, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 from bench.report.html.text import render
 
@@ -216,7 +216,7 @@ def test_a_part_against_a_claim_is_corrected_for_the_other_parts() -> None:
 
 
 def test_what_was_not_tested_is_counted_where_the_rest_holds() -> None:
-    assert finding(part(verdict="holds"), part(verdict="not tested")).why == "1 of 2 hold, 1 of 2 not tested"
+    assert finding(part(verdict="holds"), part(verdict="not tested")).reason == "1 of 2 hold, 1 of 2 not tested"
 
 
 def test_a_part_for_a_claim_needs_no_correction() -> None:
@@ -226,7 +226,7 @@ def test_a_part_for_a_claim_needs_no_correction() -> None:
 def test_where_nothing_was_run_the_ledger_says_what_to_run() -> None:
     found = judged(CLAIMS, EMPTY)
     assert {one.verdict for one in found} == {"not tested"}
-    assert all("needs" in one.why for one in found)
+    assert all("needs" in one.reason for one in found)
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
 
 
@@ -235,16 +235,16 @@ def test_where_nothing_was_run_the_ledger_says_what_to_run() -> None:
 
 def record(label: str, seed: int, loss: float | None, *, role: Any = "final", trials: tuple[str, ...] = (), **more: Any) -> Record:
     name = "lstm" if label == "LSTM" else "deq"
-    train = Train(steps=more.pop("steps", 1), batch=1, learning_rate=more.pop("rate", 1e-3))
-    task = Named(name="copy", settings={"T": more.pop("T", 30)})
-    model = Named(name=name, settings={"width": 4})
-    spec = Spec(group="g", label=label, model=model, task=task, train=train, seed=seed, role=role, trials=trials)
+    train = TrainConfig(steps=more.pop("steps", 1), batch=1, learning_rate=more.pop("rate", 1e-3))
+    task = ComponentConfig(name="copy", settings={"T": more.pop("T", 30)})
+    model = ComponentConfig(name=name, settings={"width": 4})
+    spec = RunSpec(group="g", label=label, model=model, task=task, train=train, seed=seed, role=role, trials=trials)
     identity = Identity(data=more.pop("data", "0" * 64), numerics={}, code={}, environment={})
     return Record(
         run_id=identity.run_id(spec.key),
         suite="copy",
         status="ok" if loss is not None else "diverged",
-        why=None if loss is not None else "NaN",
+        reason=None if loss is not None else "NaN",
         spec=spec,
         identity=identity,
         metrics={"loss": Metric(unit="nats", better="lower", chance=0.5)},
@@ -427,7 +427,7 @@ def test_roots_are_judged_by_the_pair_least_alike(tmp_path: Path, same: float, v
 def test_gradients_batches_and_recomputation_are_judged_by_their_worst(tmp_path: Path) -> None:
     def gradient(distance: float, cosine: float) -> dict[str, Any]:
         backward = [{"rtol": 1e-2, "distance": 0.1}, {"rtol": 1e-8, "distance": distance}, {"rtol": 1e-7, "distance": None}]
-        return {"start": {"why": "no roots"}, "end": {"backward": backward, "as trained": {"one_less_cosine": cosine}}}
+        return {"start": {"reason": "no roots"}, "end": {"backward": backward, "as trained": {"one_less_cosine": cosine}}}
 
     batch = [{"float64": [{"logits": 1e-9}, {"logits": worst}], "float32": [{"logits": 1e-4}]} for worst in (1e-8, 1e-5)]
     core = {"none": {"ratio": 1.0}, "sqrt": {"ratio": 1.33}, "every": {"ratio": 1.5}}

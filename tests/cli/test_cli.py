@@ -28,18 +28,18 @@ from bench.records.record import Record, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
-from bench.records.spec import Comparison, Named, Row, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, RunSpec, TrainConfig
 
-ECHO = Named(name="user_models:Echo")
-TRAIN = Train(steps=4, batch=4, learning_rate=0.01, evaluation_batch=8, evaluate_every=2)
+ECHO = ComponentConfig(name="user_models:Echo")
+TRAIN = TrainConfig(steps=4, batch=4, learning_rate=0.01, evaluation_batch=8, evaluate_every=2)
 SPECS = [
     Comparison(
         group="echo",
         task=ECHO,
         train=TRAIN,
         rows={
-            "DEQ": Row(model=Named(name="deq", settings={"cell": "mlp", "width": 4, "steps": 4, "backward_steps": 4})),
-            "mean": Row(model=Named(name="user_models:Averages", settings={"width": 9, "inputs": 4})),
+            "DEQ": ModelEntry(model=ComponentConfig(name="deq", settings={"cell": "mlp", "width": 4, "steps": 4})),
+            "mean": ModelEntry(model=ComponentConfig(name="user_models:Averages", settings={"width": 9, "inputs": 4})),
         },
         reference="DEQ",
         learning_rates=(0.01, 0.02),
@@ -47,20 +47,22 @@ SPECS = [
         seeds=(0,),
         depths=(2, 3),
     ),
-    Spec(group="failing", label="NaN at 2", model=Named(name="user_models:Misfit", settings={"width": 4, "how": "nan", "at": 2}),
-         task=ECHO, train=TRAIN, seed=0),
+    RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0,
+         model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "nan", "at": 2})),
 ]
 """
-ANOTHER_HEADLINE = """Spec(group="echo", label="l", model=Named(name="gru", settings={"width": 4}), train=TRAIN, seed=0,
-         task=Named(name="user_models:Echo", settings={"headline": "loss"}))"""
+ANOTHER_HEADLINE = """RunSpec(group="echo", label="l", train=TRAIN, seed=0,
+         model=ComponentConfig(name="gru", settings={"width": 4}),
+         task=ComponentConfig(name="user_models:Echo", settings={"headline": "loss"}))"""
 ANOTHER_CHANCE = ANOTHER_HEADLINE.replace('"headline": "loss"', '"symbols": 7')
 SLEEPER = """
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 def one(label, how, seed):
     settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return Spec(group="g", label=label, model=Named(name="user_models:Misfit", settings=settings), seed=seed,
-                task=Named(name="user_models:Echo"), train=Train(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
+    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+                task=ComponentConfig(name="user_models:Echo"),
+                train=TrainConfig(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
 
 SPECS = [one("quick", "none", 0), one("sleeper", "sleep", 1)]
 """
@@ -451,7 +453,7 @@ class TestRun:
         assert {run["status"] for run in found["runs"]} == {"ok", "diverged"}
         for run in found["runs"]:
             assert read_record(copied / run["record"]).run_id == run["run_id"]
-            assert (run["test"] is None) == (run["status"] != "ok") == bool(run["why"])
+            assert (run["test"] is None) == (run["status"] != "ok") == bool(run["reason"])
 
     @pytest.mark.usefixtures("no_run")
     def test_only_shows_what_is_there_and_runs_nothing_else(self, cli: Cli, copied: Path) -> None:

@@ -5,7 +5,7 @@ from running import IDENTITY
 
 from bench.cli.progress import Display
 from bench.records.record import Record, RunStatus, measured
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -14,13 +14,13 @@ from bench.records.spec import Named, Spec, Train
 def test_a_run_that_failed_after_its_test_is_shown_as_failed(
     status: RunStatus, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train, task = Train(steps=1, batch=1, learning_rate=0.1), Named(name="copy")
-    spec = Spec(group="g", label="l", model=Named(name="gru"), task=task, train=train, seed=0)
+    train, task = TrainConfig(steps=1, batch=1, learning_rate=0.1), ComponentConfig(name="copy")
+    spec = RunSpec(group="g", label="l", model=ComponentConfig(name="gru"), task=task, train=train, seed=0)
     record = Record(
         run_id=IDENTITY.run_id(spec.key),
         suite="s",
         status=status,
-        why=None if status == "ok" else "60 s are over",
+        reason=None if status == "ok" else "60 s are over",
         spec=spec,
         identity=IDENTITY,
         measures={"test_loss": measured(2.042, "nats", "m", "s")},

@@ -95,8 +95,8 @@ FAILS = {
     "broken_tasks:Leaking": "splits",
     "broken_tasks:Means": "score",
     "broken_tasks:Optimist": "chance",
-    "broken_tasks:Modest": "floor",
-    "broken_tasks:Unreachable": "floor",
+    "broken_tasks:Modest": "optimum",
+    "broken_tasks:Unreachable": "optimum",
 }
 WARNS = {
     "broken_cells:Looking": "fake tensors",
@@ -170,9 +170,9 @@ def test_what_breaks_one_rule_fails_that_check_alone_and_is_told_how_to_mend_it(
     assert not [name for name, verdict in found.items() if verdict == "warn"]
     rule = next(rule for rule in CONTRACTS[one.kind] if rule.name == check)
     assert rule.remedy in " ".join(render(one.title, one.findings).split())
-    skipped = [result.why for result in one.findings if result.verdict == "skip"]
+    skipped = [result.reason for result in one.findings if result.verdict == "skip"]
     own = ("not run until", "no DEQ", "differentiated", "so few different sequences")
-    assert all(any(reason in why for reason in own) for why in skipped), skipped
+    assert all(any(reason in reason for reason in own) for reason in skipped), skipped
 
 
 @pytest.mark.parametrize(("path", "check"), WARNS.items())
@@ -180,7 +180,7 @@ def test_what_costs_more_is_warned_of_with_the_reason_and_fails_nothing(path: st
     one = result_of(path)
     assert [name for name, verdict in verdicts(one).items() if verdict in ("warn", "FAIL")] == [check]
     (finding,) = (finding for finding in one.findings if finding.verdict == "warn")
-    assert finding.why
+    assert finding.reason
     assert not one.failed
 
 
@@ -199,7 +199,7 @@ def test_an_adjoint_that_is_inexact_by_design_is_not_held_to_the_slope() -> None
     one = result_of("broken_models:Rough")
     (gradient,) = (finding for finding in one.findings if finding.check == "gradient")
     assert gradient.verdict == "skip"
-    assert "Phantom" in gradient.why
+    assert "Phantom" in gradient.reason
     assert float(gradient.found.split()[-1]) > 1e-3
     assert not one.failed
 
@@ -241,10 +241,10 @@ def test_a_task_of_the_package_keeps_its_contract(make: Any) -> None:
 def test_frequencies_score_the_entropies_that_they_should() -> None:
     task = Markov(states=4, length=16, test_samples=2048)
     found = {name: scores(task, predictor)["loss"] for name, predictor in predictors(task).items()}
-    chance, floor = task.metrics["loss"].chance, task.metrics["loss"].floor
+    chance, optimum = task.metrics["loss"].chance, task.metrics["loss"].optimum
     assert found["uniform"].value == pytest.approx(torch.tensor(4.0).log().item())
     assert found["frequencies"].value == pytest.approx(chance, abs=0.02)
-    assert found["frequencies by input"].value == pytest.approx(floor, abs=0.02)
+    assert found["frequencies by input"].value == pytest.approx(optimum, abs=0.02)
 
 
 def test_gradient_errors_tell_a_gradient_from_one_that_is_a_thousandth_off() -> None:
@@ -274,7 +274,7 @@ def test_a_check_that_needs_a_failed_one_is_not_run() -> None:
 
     results = run_checks([one("a", True), one("b", False, "a"), one("c", None, "b"), one("d", None, "c"), one("e", None)], 7)
     assert [one.verdict for one in results] == ["pass", "FAIL", "skip", "skip", "FAIL"]
-    assert (results[1].found, results[1].why) == ("7", "remedy")
+    assert (results[1].found, results[1].reason) == ("7", "remedy")
     assert results[4].found == "ZeroDivisionError: run"
     assert [one.verdict for one in run_checks([one("a", False), one("b", None)], 7)] == ["FAIL", "skip"]
 
@@ -295,7 +295,7 @@ class TestCommand:
         findings = {one["check"]: one for one in told_of["checked"][0]["findings"]}
         assert findings["ids"]["verdict"] == "FAIL"
         assert findings["ids"]["found"] == "1..8, vocabulary 8"
-        assert findings["splits"]["why"] == "not run until ids passes"
+        assert findings["splits"]["reason"] == "not run until ids passes"
 
     def test_settings_reach_what_takes_them(self) -> None:
         result = call(str(EXAMPLES / "my_task.py"), "--set", "symbols=3", "--set", "lag=2")

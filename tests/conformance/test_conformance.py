@@ -15,7 +15,7 @@ from bench.conformance.common import Subject, future_leak, gradient_rtol, module
 from bench.conformance.models import MODEL
 from bench.conformance.result import Check, Result, run_checks
 from bench.conformance.solvers import SOLVER
-from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.language_model import LanguageModel, build_model, count_parameters
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_core
 from bench.training.run import run
@@ -99,7 +99,7 @@ SMALL: dict[str, tuple[str, Settings, Recipe | None]] = {
 def small(form: str) -> Core:
     """A small form as the catalog builds it."""
     name, settings, _ = SMALL[form]
-    return build_core(Named(name=name, settings=settings), D, D)
+    return build_core(ComponentConfig(name=name, settings=settings), D, D)
 
 
 # The cores whose gradient is not that of what they compute, and by how much its projection may differ from the difference quotient.
@@ -292,7 +292,7 @@ def test_every_model_of_the_catalog_goes_through_every_test_of_a_core() -> None:
 @pytest.mark.parametrize("form", SMALL)
 def test_the_count_of_every_model_is_that_of_the_numbers_it_trains(form: str) -> None:
     name, settings, _ = SMALL[form]
-    chosen = Named(name=name, settings={"width": D, **settings})
+    chosen = ComponentConfig(name=name, settings={"width": D, **settings})
     model = build_model(chosen, 11)
     ends = 11 * D + model.core.width * 11 + 11
     assert count_parameters(chosen, 11) == ends + sum(p.numel() for p in small(form).parameters())
@@ -318,28 +318,28 @@ def test_the_count_is_the_published_formula(form: str) -> None:
 def test_every_model_of_the_catalog_trains_a_few_steps_on_both_tasks(form: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert task in TASKS
     name, settings, recipe = SMALL[form]
-    train = Train(steps=4, batch=4, learning_rate=1e-3, evaluation_batch=8)
+    train = TrainConfig(steps=4, batch=4, learning_rate=1e-3, evaluation_batch=8)
     size: Settings = {"T": 4, "test_samples": 8} if task == "copy" else {"test_samples": 8}
-    spec = Spec(
+    spec = RunSpec(
         group="g",
         label=form,
         role="trial",
-        model=Named(name=name, settings={"width": 8, **settings}),
-        task=Named(name=task, settings=size),
+        model=ComponentConfig(name=name, settings={"width": 8, **settings}),
+        task=ComponentConfig(name=task, settings=size),
         train=train,
         recipe=recipe,
         seed=0,
     )
     built: list[tuple[LanguageModel, dict[str, Tensor]]] = []
 
-    def watched(model: Named, vocabulary: int) -> LanguageModel:
+    def watched(model: ComponentConfig, vocabulary: int) -> LanguageModel:
         made = build_model(model, vocabulary)
         built.append((made, {name: parameter.detach().clone() for name, parameter in made.named_parameters()}))
         return made
 
     monkeypatch.setattr("bench.training.run.build_model", watched)
     record = run(spec, suite="test")
-    assert (record.status, record.why) == ("ok", None)
+    assert (record.status, record.reason) == ("ok", None)
     assert record.curve
     assert all(math.isfinite(value) for point in record.curve for value in (point.train_loss, *point.valid.values()))
     (model, before), *_ = built

@@ -22,18 +22,18 @@ from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.record import Record
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.records.store import Store
 from bench.training.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-ECHO = Named(name="user_models:Echo")
+ECHO = ComponentConfig(name="user_models:Echo")
 
 
-def spec(seed: int = 0, label: str = "l", name: str = "user_models:Averages", **settings: Any) -> Spec:
-    train = Train(steps=3, batch=2, learning_rate=0.1, evaluation_batch=4)
-    model = Named(name=name, settings={"width": 4, **settings})
-    return Spec(group="g", label=label, role="trial", model=model, task=ECHO, train=train, seed=seed)
+def spec(seed: int = 0, label: str = "l", name: str = "user_models:Averages", **settings: Any) -> RunSpec:
+    train = TrainConfig(steps=3, batch=2, learning_rate=0.1, evaluation_batch=4)
+    model = ComponentConfig(name=name, settings={"width": 4, **settings})
+    return RunSpec(group="g", label=label, role="trial", model=model, task=ECHO, train=train, seed=seed)
 
 
 class Counting(Inline):
@@ -127,7 +127,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
     """As if the code, the data or the environment were others now."""
     real = bench.training.run_identity.identify
 
-    def identify(spec: Spec, task: Any, environment: Any) -> Identity:
+    def identify(spec: RunSpec, task: Any, environment: Any) -> Identity:
         found = real(spec, task, environment)
         return found.model_copy(update={name: getattr(found, name) | new for name, new in parts.items()})
 
@@ -158,7 +158,7 @@ class TestStale:
 
     def test_other_data_of_the_same_name_is_another_run(self, tmp_path: Path) -> None:
         settings: Settings = {"data": "a", "length": 4}
-        text = spec().model_copy(update={"task": Named(name="text", settings=settings)})
+        text = spec().model_copy(update={"task": ComponentConfig(name="text", settings=settings)})
         for word, number in (("abcdefgh", 1), ("hgfedcba", 2), ("abcdefgh", 2)):
             (tmp_path / "a.txt").write_text(word * 200)
             data = {"a": tmp_path / "a.txt"}
@@ -184,7 +184,7 @@ class TestDeaths:
     def test_a_run_that_was_killed_is_taken_up_again(self, tmp_path: Path) -> None:
         engine, said = Scripted("killed", "killed", "ok"), []
         (record,) = run_suite(
-            Plan([spec()]), tmp_path, engine=engine, callbacks=Callbacks(resumed=lambda job, why: said.append(why))
+            Plan([spec()]), tmp_path, engine=engine, callbacks=Callbacks(resumed=lambda job, reason: said.append(reason))
         )
         assert record.status == "ok"
         assert said == ["killed by SIGKILL"] * 2
@@ -192,7 +192,7 @@ class TestDeaths:
     def test_but_not_for_ever_where_it_does_not_get_further(self, tmp_path: Path) -> None:
         engine = Scripted(*["killed"] * 9)
         (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, attempts=3)
-        assert (record.status, record.why) == ("crashed", "killed by SIGKILL")
+        assert (record.status, record.reason) == ("crashed", "killed by SIGKILL")
         assert len(engine.jobs) == 3
 
     @pytest.mark.parametrize("line", ["crashed", "oom", "stopped"])

@@ -25,9 +25,9 @@ from bench.execution.engines.local import Local
 from bench.execution.engines.ray import Ray
 from bench.execution.job import Job
 from bench.instruments.environment import environment
-from bench.instruments.machine_lock import Machine
+from bench.instruments.machine_lock import MachineLock
 from bench.records.record import Record
-from bench.records.spec import Limits, Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Limits, RunSpec, Settings, TrainConfig
 from bench.training.checkpoint import Checkpoint
 from bench.training.registry import build_task
 from bench.training.run import run
@@ -51,19 +51,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def spec(label: str, name: str = "gru", settings: Settings | None = None, **changes: Any) -> Spec:
-    return Spec(
+def spec(label: str, name: str = "gru", settings: Settings | None = None, **changes: Any) -> RunSpec:
+    return RunSpec(
         group="g",
         label=label,
-        model=Named(name=name, settings=settings or {"width": 4}),
-        task=Named(name="user_models:Echo"),
-        train=Train(**({"steps": 3, "batch": 4, "learning_rate": 0.01, "evaluation_batch": 8} | changes.pop("train", {}))),
+        model=ComponentConfig(name=name, settings=settings or {"width": 4}),
+        task=ComponentConfig(name="user_models:Echo"),
+        train=TrainConfig(**({"steps": 3, "batch": 4, "learning_rate": 0.01, "evaluation_batch": 8} | changes.pop("train", {}))),
         seed=0,
         **({"role": "trial"} | changes),
     )
 
 
-def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = PATIENCE_S, **changes: Any) -> Spec:
+def misfit(label: str, how: str, folder: Path | str = "", wait_s: float = PATIENCE_S, **changes: Any) -> RunSpec:
     settings: Settings = {"width": 4, "how": how, "at": 2, "folder": str(folder), "wait_s": wait_s}
     return spec(label, "user_models:Misfit", settings, **changes)
 
@@ -75,7 +75,7 @@ def job(tmp_path: Path) -> Make:
     return partial(job_in, tmp_path)
 
 
-def job_in(folder: Path, spec: Spec, **changes: Any) -> Job:
+def job_in(folder: Path, spec: RunSpec, **changes: Any) -> Job:
     """A spec's job, its state below a folder."""
     identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
     run_id = identity.run_id(spec.key)
@@ -156,7 +156,7 @@ def numbers(record: Record) -> Any:
         del point["seconds"]
     clocks = ("_s", "_ms_median", "_ms_p10", "_ms_p90", "tokens_per_s", "host_peak_bytes")
     data["measures"] = {name: one for name, one in data["measures"].items() if not name.endswith(clocks)}
-    return {name: data[name] for name in ("run_id", "suite", "spec", "identity", "status", "why", "curve", "measures", "probes")}
+    return {name: data[name] for name in ("run_id", "suite", "spec", "identity", "status", "reason", "curve", "measures", "probes")}
 
 
 def end_children(folder: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_record_is_that_of_the_same_run_in_this_process(engine: Engine, job: M
 def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: Make) -> None:
     failing = [misfit("raises", "raise"), misfit("nan", "nan"), misfit("allocates", "allocate"), misfit("strange", "strange")]
     ends = finish(engine, [job(one) for one in [*failing, spec("fine")]])
-    found = {label: (end.record.status, end.record.why) for label, end in ends.items() if isinstance(end, Finished)}
+    found = {label: (end.record.status, end.record.reason) for label, end in ends.items() if isinstance(end, Finished)}
     assert found["fine"] == ("ok", None)
     assert found["raises"] == ("crashed", "RuntimeError: a user's mistake")
     assert found["nan"][0] == "diverged"
@@ -190,7 +190,7 @@ def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, job: 
 def test_a_job_that_cannot_be_is_refused(engine: Engine, job: Make) -> None:
     end = finish(engine, [job(spec("wrong", train={"carry": True}))])["wrong"]
     assert isinstance(end, Refused)
-    assert "carry" in end.why
+    assert "carry" in end.reason
 
 
 def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: Engine, job: Make) -> None:
@@ -198,7 +198,7 @@ def test_after_stop_every_job_ends_and_none_has_a_record_that_says_ok(engine: En
     engine.stop("stopped by the test")
     end = finish_one(engine)
     assert isinstance(end, Stopped) or (isinstance(end, Finished) and end.record.status == "interrupted")
-    assert "stopped by the test" in str(end.why if isinstance(end, Stopped) else end.record.why)
+    assert "stopped by the test" in str(end.reason if isinstance(end, Stopped) else end.record.reason)
 
 
 def until_it_trains(engine: Engine, seconds: float = PATIENCE_S) -> None:
@@ -225,27 +225,27 @@ class TestLocal:
         specs = [misfit("killed", "kill"), misfit("exits", "exit"), misfit("segfaults", "segfault"), spec("fine")]
         ends = finish(local, [job(one) for one in specs])
         assert isinstance(ends["fine"], Finished)
-        for label, why, fault in (
+        for label, reason, fault in (
             ("killed", "killed by SIGKILL", None),
             ("exits", "status 3", "crashed"),
             ("segfaults", "killed by SIGSEGV (Fatal Python error: Segmentation fault)", "crashed"),
         ):
             end = ends[label]
             assert isinstance(end, Lost), label
-            assert why in end.why
+            assert reason in end.reason
             assert end.fault == fault
 
     def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Make) -> None:
         ends = finish(local, [job(misfit(label, "meet", tmp_path), beside=2) for label in "ab"])
         records = [end.record for end in ends.values() if isinstance(end, Finished)]
-        assert [(record.status, record.why) for record in records] == [("ok", None)] * 2
+        assert [(record.status, record.reason) for record in records] == [("ok", None)] * 2
         pids = {int(path.stem) for path in tmp_path.glob("*.here")}
         assert len(pids) == 2
         assert os.getpid() not in pids
         assert all(gone(pid) for pid in pids)
         assert all(record.provenance["runs_side_by_side"] == 2 for record in records)
         assert all(record.value("train_s") is None for record in records)
-        assert all("contended" in str(record.measures["train_s"].why) for record in records)
+        assert all("contended" in str(record.measures["train_s"].reason) for record in records)
 
     def test_closing_ends_the_runs_under_way_and_what_they_started(self, local: Local, tmp_path: Path, job: Make) -> None:
         local.submit(job(misfit("sleeper", "sleep", tmp_path)))
@@ -273,7 +273,7 @@ class TestLocal:
         one = job(spec("long", train={"steps": 1_000_000}), limits=Limits(seconds=1.0))
         end = finish(local, [one])["long"]
         assert isinstance(end, Finished)
-        assert (end.record.status, end.record.why) == ("timeout", "ran past its limit of 1 s")
+        assert (end.record.status, end.record.reason) == ("timeout", "ran past its limit of 1 s")
         assert end.record.value("host_peak_bytes") is not None
         step = end.record.provenance["checkpoint_step"]
         assert step > 0
@@ -288,7 +288,7 @@ class TestLocal:
         end = finish(local, [job(misfit("deaf", "deaf"), limits=Limits(seconds=1.0))])["deaf"]
         assert isinstance(end, Lost)
         assert end.fault == "timeout"
-        assert "limit of 1 s" in end.why
+        assert "limit of 1 s" in end.reason
         assert end.peak_bytes
 
     def test_a_run_past_its_memory_is_out_of_memory_and_says_what_it_had(self, local: Local, job: Make) -> None:
@@ -308,7 +308,7 @@ class TestLocal:
         assert end.record.status == "ok"
 
     @pytest.mark.parametrize(
-        ("how", "why", "fault"),
+        ("how", "reason", "fault"),
         [
             ("fork_kill", "killed by SIGKILL", None),
             ("c_fork_kill", "killed by SIGKILL", None),
@@ -318,19 +318,19 @@ class TestLocal:
         ],
     )
     def test_a_dead_run_is_an_event_whatever_it_left(
-        self, local: Local, job: Make, tmp_path: Path, how: str, why: str, fault: str | None
+        self, local: Local, job: Make, tmp_path: Path, how: str, reason: str, fault: str | None
     ) -> None:
         end = finish(local, [job(misfit(how, how, tmp_path, wait_s=2 * PATIENCE_S))])[how]
         end_children(tmp_path)
         assert isinstance(end, Lost)
-        assert why in end.why
+        assert reason in end.reason
         assert end.fault == fault
 
     def test_a_run_that_closes_its_connection_is_ended(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.5)
         end = finish(local, [job(misfit("l", "close", wait_s=2 * PATIENCE_S))])["l"]
         assert isinstance(end, Lost)
-        assert (end.fault, end.why) == ("crashed", "closed its connection to the coordinator and did not end")
+        assert (end.fault, end.reason) == ("crashed", "closed its connection to the coordinator and did not end")
 
     def test_a_fork_server_that_dies_costs_no_run(self, local: Local, job: Make, tmp_path: Path) -> None:
         """Those under way go on and are recorded; the next gets a new server."""
@@ -362,7 +362,7 @@ class TestLocal:
         limit = 10.0  # of which a busy machine may take some for the run itself
         one = job(spec("l"), limits=Limits(seconds=limit))
         events: list[Event] = []
-        with Machine().exclusive():
+        with MachineLock().exclusive():
             local.submit(one)
             while not any(isinstance(event, Progress) and event.waiting for event in events):
                 events += local.wait(0.5)
@@ -374,7 +374,7 @@ class TestLocal:
             assert all(isinstance(event, Progress) for event in events), events
         end = finish_one(local)
         assert isinstance(end, Finished)
-        assert (end.record.status, end.record.why) == ("ok", None)
+        assert (end.record.status, end.record.reason) == ("ok", None)
         assert sum(isinstance(event, Progress) and event.waiting for event in events) == 1
         assert "another benchmark has the machine" in one.log.read_text()
         assert not progress_of(one)["waiting"]
@@ -388,7 +388,7 @@ class TestLocal:
         worker.send_signal(number)
         end = finish_one(local)
         assert isinstance(end, Finished)
-        assert (end.record.status, end.record.why) == ("interrupted", f"stopped by {number.name}")
+        assert (end.record.status, end.record.reason) == ("interrupted", f"stopped by {number.name}")
         assert end.record.provenance["checkpoint_step"] > 0
 
     def test_an_orphan_saves_its_state_and_goes(self, job: Make, tmp_path: Path) -> None:

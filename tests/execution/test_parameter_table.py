@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.execution.parameter_table import WITHIN, Count, count, counts
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, SPECS
 
 ROWS = {(row.group, row.label): row for row in counts("paper", {})}
@@ -56,10 +56,10 @@ def test_the_deq_transformer_of_the_released_script_has_the_98_million_that_the_
 
 
 def test_the_lstm_and_the_tcn_have_the_count_of_their_closed_form() -> None:
-    total, nonembedding = count(Named(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
+    total, nonembedding = count(ComponentConfig(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
     assert nonembedding == 2 * (4 * 1500 * 3000 + 8 * 1500)
     assert total == nonembedding + 2 * 10_000 * 1500 + 10_000
-    total, _ = count(Named(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
+    total, _ = count(ComponentConfig(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
     assert total == 12_530 + 10  # of the TCN repository, and an embedding of ten numbers for its one channel
 
 

@@ -14,12 +14,12 @@ from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.metric import Metric
 from bench.records.record import Record, measured
-from bench.records.spec import Comparison, Named, Row, Settings, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, RunSpec, Settings, TrainConfig
 from bench.training import registry as catalog
 from bench.training.language_model import count_parameters
 from deq import CELLS
 
-ECHO = Named(name="user_models:Echo")
+ECHO = ComponentConfig(name="user_models:Echo")
 _SINGLE: dict[str, Settings] = {
     "deq mlp": {"cell": "mlp"},
     "deq": {"cell": "transformer", "cell.heads": 2},
@@ -32,21 +32,21 @@ _SINGLE: dict[str, Settings] = {
     "gru": {"inputs": 16, "layers": 2},
     "user_models:Averages": {},
 }
-MODELS = {label: Named(name=label.split(" ")[0], settings=settings) for label, settings in _SINGLE.items()}
+MODELS = {label: ComponentConfig(name=label.split(" ")[0], settings=settings) for label, settings in _SINGLE.items()}
 
 
-ONE_ROW = {"reference": Row(model=Named(name="gru", settings={"width": 16}))}
+ONE_ROW = {"reference": ModelEntry(model=ComponentConfig(name="gru", settings={"width": 16}))}
 
 
 def comparison(**changes: Any) -> Comparison:
     fields: dict[str, Any] = {
         "group": "g",
         "task": ECHO,
-        "train": Train(steps=8, batch=4, learning_rate=0.5, warmup=6, evaluate_every=2),
+        "train": TrainConfig(steps=8, batch=4, learning_rate=0.5, warmup=6, evaluate_every=2),
         "rows": {
-            "reference": Row(model=Named(name="gru", settings={"width": 16})),
-            "shared": Row(model=Named(name="gru", settings={"inputs": 16}), like="reference"),
-            "other": Row(model=Named(name="lstm", settings={"inputs": 16})),
+            "reference": ModelEntry(model=ComponentConfig(name="gru", settings={"width": 16})),
+            "shared": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16}), like="reference"),
+            "other": ModelEntry(model=ComponentConfig(name="lstm", settings={"inputs": 16})),
         },
         "reference": "reference",
         "learning_rates": (0.1, 0.01, 0.2),
@@ -57,17 +57,17 @@ def comparison(**changes: Any) -> Comparison:
     return Comparison(**(fields | changes))
 
 
-def trial(spec: Spec, value: float | None, status: Any = "ok", better: Any = "lower", headline: str = "loss") -> Record:
+def trial(spec: RunSpec, value: float | None, status: Any = "ok", better: Any = "lower", headline: str = "loss") -> Record:
     measures = {f"valid_{headline}": measured(value, "1", "m", "s", "none")}
     metrics = {"loss": Metric(unit="1", better="lower"), headline: Metric(unit="1", better=better)}
-    why = None if status == "ok" else "because"
+    reason = None if status == "ok" else "because"
     return Record(
         run_id=IDENTITY.run_id(spec.key),
         suite="s",
         spec=spec,
         identity=IDENTITY,
         status=status,
-        why=why,
+        reason=reason,
         headline=headline,
         metrics=metrics,
         measures=measures,
@@ -79,11 +79,13 @@ def records(plan: Plan, best: dict[str, float]) -> dict[str, Record]:
     return {spec.key: trial(spec, abs(spec.train.learning_rate - best[spec.label])) for spec in plan.trials()}
 
 
-def widths(model: Named, vocabulary: int, most: int) -> dict[int, int]:
+def widths(model: ComponentConfig, vocabulary: int, most: int) -> dict[int, int]:
     counts = {}
     for width in range(1, most):
         try:
-            counts[width] = count_parameters(Named(name=model.name, settings={**model.settings, "width": width}), vocabulary)
+            counts[width] = count_parameters(
+                ComponentConfig(name=model.name, settings={**model.settings, "width": width}), vocabulary
+            )
         except UserError:
             continue
     return counts
@@ -110,17 +112,17 @@ class TestMatchWidth:
                 assert str(budget) in str(caught.value)
 
     def test_a_model_with_many_heads_has_a_width_too(self) -> None:
-        model = Named(name="tied", settings={"cell": "transformer", "cell.heads": 48})
-        budget = count_parameters(Named(name="tied", settings={**model.settings, "width": 192}), 11)
+        model = ComponentConfig(name="tied", settings={"cell": "transformer", "cell.heads": 48})
+        budget = count_parameters(ComponentConfig(name="tied", settings={**model.settings, "width": 192}), 11)
         assert match(model, 11, budget).settings["width"] == 192
 
     def test_a_model_that_is_wrong_at_every_width_says_why(self) -> None:
         with pytest.raises(UserError, match="did you mean 'mlp'"):
-            match(Named(name="deq", settings={"cell": "mlpp"}), 11, 1_000)
+            match(ComponentConfig(name="deq", settings={"cell": "mlpp"}), 11, 1_000)
 
     def test_a_budget_out_of_reach_is_refused(self) -> None:
         with pytest.raises(UserError, match="10"):
-            match(Named(name="lstm"), 11, 10)
+            match(ComponentConfig(name="lstm"), 11, 10)
 
 
 class TestStages:
@@ -166,7 +168,7 @@ class TestStages:
         assert min(counts) >= 0.98 * counts[0]
 
     def test_a_row_with_a_width_of_its_own_claims_no_budget_it_does_not_meet(self) -> None:
-        wide = Row(model=Named(name="lstm", settings={"width": 64, "inputs": 16}))
+        wide = ModelEntry(model=ComponentConfig(name="lstm", settings={"width": 64, "inputs": 16}))
         plan = Plan([comparison(rows=comparison().rows | {"wide": wide}, learning_rates=(0.1,))])
         assert [final.parameters for final in plan.finals({}) if final.label == "wide"] == [None, None]
 
@@ -193,14 +195,14 @@ class TestStages:
             assert {key: whole[key] for key in part} == part
 
     def test_no_run_is_planned_twice(self) -> None:
-        one = Spec(group="g", label="l", model=MODELS["lstm"].model_copy(update={"settings": {"width": 4}}), task=ECHO,
-                   train=Train(steps=1, batch=1, learning_rate=0.1), seed=0)  # fmt: skip
+        one = RunSpec(group="g", label="l", model=MODELS["lstm"].model_copy(update={"settings": {"width": 4}}), task=ECHO,
+                   train=TrainConfig(steps=1, batch=1, learning_rate=0.1), seed=0)  # fmt: skip
         ids = [spec.key for spec in Plan([one, one]).finals({})]
         assert len(ids) == len(set(ids))
 
 
 class TestChoose:
-    def specs(self) -> list[Spec]:
+    def specs(self) -> list[RunSpec]:
         return [t for t in Plan([comparison()]).trials() if t.label == "other"]
 
     def test_lower_is_better(self) -> None:
@@ -285,7 +287,7 @@ class TestSelection:
             Plan([spec], only="nothing")
 
     def test_only_one_row_needs_no_data_of_the_others(self) -> None:
-        text = comparison(group="words", task=Named(name="text", settings={"data": "absent"}))
+        text = comparison(group="words", task=ComponentConfig(name="text", settings={"data": "absent"}))
         assert Plan([comparison(), text], only="g").trials()
 
     def test_seeds_override_those_of_specs_and_comparisons(self) -> None:
@@ -309,11 +311,14 @@ class TestRefusedBeforeARun:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"rows": {"reference": Row(model=Named(name="grru", settings={"width": 8}))}}, "did you mean 'gru'"),
-            ({"rows": {"reference": Row(model=Named(name="gru"))}}, "width"),
-            ({"rows": {"reference": Row(model=Named(name="gru", settings={"width": 8, "layer": 2}))}}, "did you mean 'layers'"),
-            ({"task": Named(name="copy", settings={"T": -1})}, "T"),
-            ({"train": Train(steps=8, batch=4, learning_rate=0.5, carry=True)}, "carry"),
+            ({"rows": {"reference": ModelEntry(model=ComponentConfig(name="grru", settings={"width": 8}))}}, "did you mean 'gru'"),
+            ({"rows": {"reference": ModelEntry(model=ComponentConfig(name="gru"))}}, "width"),
+            (
+                {"rows": {"reference": ModelEntry(model=ComponentConfig(name="gru", settings={"width": 8, "layer": 2}))}},
+                "did you mean 'layers'",
+            ),
+            ({"task": ComponentConfig(name="copy", settings={"T": -1})}, "T"),
+            ({"train": TrainConfig(steps=8, batch=4, learning_rate=0.5, carry=True)}, "carry"),
         ],
         ids=str,
     )
@@ -322,40 +327,40 @@ class TestRefusedBeforeARun:
             Plan([comparison(**changes)])
 
     def test_a_model_whose_building_fails(self) -> None:
-        row = Row(model=Named(name="user_models:Misfit", settings={"width": 4, "how": "build"}))
+        row = ModelEntry(model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "build"}))
         with pytest.raises(UserError, match="cannot be") as caught:
             Plan([comparison(rows={"reference": row})])
         assert "\n" not in str(caught.value)
 
     def test_a_batch_too_large_for_the_corpus(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("abcdefgh" * 100)
-        text = Named(name="text", settings={"data": "a", "length": 16})
-        train = Train(steps=2, batch=100, learning_rate=0.1)
+        text = ComponentConfig(name="text", settings={"data": "a", "length": 16})
+        train = TrainConfig(steps=2, batch=100, learning_rate=0.1)
         with pytest.raises(UserError, match="batch size 100"):
             Plan([comparison(task=text, train=train, rows=ONE_ROW)], data={"a": tmp_path / "a.txt"})
 
 
 class TestGroups:
     def test_two_headline_metrics_in_one_group_are_refused(self) -> None:
-        other = Named(name="user_models:Echo", settings={"headline": "loss"})
+        other = ComponentConfig(name="user_models:Echo", settings={"headline": "loss"})
         with pytest.raises(UserError, match=r"group 'g' has two headline metrics, 'hits' and 'loss' \(of 'reference'\)"):
             Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other)])
         assert Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other, group="h")]).trials()
 
     def test_two_meanings_of_a_metric_in_one_group_are_refused_before_a_run(self) -> None:
-        other = Named(name="user_models:Echo", settings={"symbols": 7})
+        other = ComponentConfig(name="user_models:Echo", settings={"symbols": 7})
         plan = Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other)])
         with pytest.raises(UserError, match=r"group 'g' has two metrics 'hits', chance 0.2 and 0.14\d+ \(of 'reference'\)"):
             plan.check_metrics()
         Plan([comparison(rows=ONE_ROW), comparison(rows=ONE_ROW, task=other, group="h")]).check_metrics()
 
     def test_only_rows_that_run_have_to_agree(self) -> None:
-        other = Spec(
+        other = RunSpec(
             group="g",
             label="other",
-            model=Named(name="gru", settings={"width": 16}),
-            task=Named(name="user_models:Echo", settings={"headline": "loss"}),
-            train=Train(steps=1, batch=4, learning_rate=0.5),
+            model=ComponentConfig(name="gru", settings={"width": 16}),
+            task=ComponentConfig(name="user_models:Echo", settings={"headline": "loss"}),
+            train=TrainConfig(steps=1, batch=4, learning_rate=0.5),
             seed=0,
         )
         assert Plan([comparison(rows=ONE_ROW), other], only="other").finals({})
@@ -417,7 +422,7 @@ class TestSuites:
             "def SPECS(): return []",
             "def (",
             "raise ValueError('a\\nb')",
-            "from bench.records.spec import Train\nTrain(steps=0, batch=1, learning_rate=1)",
+            "from bench.records.spec import TrainConfig\nTrainConfig(steps=0, batch=1, learning_rate=1)",
             "raise SystemExit(0)",
         ],
     )
@@ -437,13 +442,14 @@ class TestSuites:
         path.write_text(
             "from __future__ import annotations\n"
             "from dataclasses import dataclass\n"
-            "from bench.records.spec import Named, Spec, Train\n"
+            "from bench.records.spec import ComponentConfig, RunSpec, TrainConfig\n"
             "from user_models import Averages\n"
             "@dataclass\n"
             "class Size:\n    width: int\n"
             "class Mine(Averages):\n    pass\n"
-            "SPECS = [Spec(group='g', label='l', model=Named(name='own_suite:Mine', settings={'width': Size(4).width}),\n"
-            "  task=Named(name='user_models:Echo'), train=Train(steps=1, batch=1, learning_rate=1), seed=0)]\n"
+            "SPECS = [RunSpec(group='g', label='l',\n"
+            "  model=ComponentConfig(name='own_suite:Mine', settings={'width': Size(4).width}),\n"
+            "  task=ComponentConfig(name='user_models:Echo'), train=TrainConfig(steps=1, batch=1, learning_rate=1), seed=0)]\n"
         )
         short, entries = load_suite(str(path), {})
         assert short == "own_suite"

@@ -69,7 +69,7 @@ def test_neither_an_edit_nor_a_crash_during_a_matrix_changes_a_later_run(
     engine, callbacks = Ray(machines.address, cores=1), Callbacks(recorded=edit)
     first, failed, second = Coordinator(plan, suite="s", store=Store(tmp_path / "r"), engine=engine, callbacks=callbacks).run()
     assert numbers(first) == numbers(here)
-    assert (failed.status, failed.why) == ("crashed", "RuntimeError: a user's mistake")
+    assert (failed.status, failed.reason) == ("crashed", "RuntimeError: a user's mistake")
     assert numbers(second)["curve"] == numbers(first)["curve"]
 
 
@@ -94,7 +94,7 @@ def test_stopping_saves_what_runs_and_never_begins_what_waits(machines: Any, tmp
         ends |= {event.job.spec.label: event for event in engine.wait(0.5) if not isinstance(event, Progress)}
     engine.close()
     (ran,), (waited,) = ([job for job in jobs if job.attempts.exists() is begun] for begun in (True, False))
-    assert ends[waited.spec.label].why == "enough"
+    assert ends[waited.spec.label].reason == "enough"
     assert ends[ran.spec.label].record.status == "interrupted"
 
 
@@ -125,7 +125,7 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(mach
     def begun(job: Job) -> None:
         places[job.run_id] = places.get(job.run_id, 0) + 1
 
-    callbacks = Callbacks(progress=stepped, resumed=lambda job, why: again.append(why), started=begun)
+    callbacks = Callbacks(progress=stepped, resumed=lambda job, reason: again.append(reason), started=begun)
     coordinator = Coordinator(
         Plan(specs), suite="s", store=Store(tmp_path), engine=engine, options=RunOptions(checkpoint_s=0.0), callbacks=callbacks
     )
@@ -133,7 +133,7 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(mach
     assert [record.status for record in records] == ["ok"] * 3
     assert killed
     assert again
-    assert all("machine was lost" in why for why in again)
+    assert all("machine was lost" in reason for reason in again)
     assert set(places.values()) == {1}
     assert Store(tmp_path).ids("s") == sorted(record.run_id for record in records)
     lost = next(record for record in records if record.run_id == killed[0])

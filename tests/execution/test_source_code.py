@@ -27,7 +27,7 @@ from bench.records.errors import UserError
 from bench.records.identity import Identity, versions_and_code
 from bench.records.record import Record
 from bench.records.source_code import importing, source_of
-from bench.records.spec import Limits, Named, Spec
+from bench.records.spec import ComponentConfig, Limits, RunSpec
 from bench.training.registry import build_task
 from bench.training.run import run
 from bench.training.run_identity import identify
@@ -72,7 +72,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
     return make
 
 
-def of(path: Path, label: str = "l") -> Spec:
+def of(path: Path, label: str = "l") -> RunSpec:
     return spec(label, f"{path.stem}:Mine", {"width": 4})
 
 
@@ -80,7 +80,7 @@ def losses(record: Record) -> list[float | None]:
     return [point.train_loss for point in record.curve]
 
 
-def here(one: Spec) -> Identity:
+def here(one: RunSpec) -> Identity:
     return identify(one, build_task(one.task, {}), environment("cpu", 1))
 
 
@@ -181,7 +181,7 @@ def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
     end = finish(local, [one.model_copy(update={"identity": other, "run_id": other.run_id(one.spec.key)})])["l"]
     assert isinstance(end, Finished)
     assert end.record.status == "crashed"
-    assert str(end.record.why).startswith(f"refused: {said} changed")
+    assert str(end.record.reason).startswith(f"refused: {said} changed")
     assert end.record.curve == []
 
 
@@ -189,7 +189,7 @@ def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
 def test_a_corpus_that_changes_during_a_matrix_makes_no_record_of_other_data(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("abcdefgh" * 200)
-    task = Named(name="text", settings={"data": "a", "length": 4})
+    task = ComponentConfig(name="text", settings={"data": "a", "length": 4})
     specs = [spec(label).model_copy(update={"task": task}) for label in "ab"]
 
     def edit(*_: object) -> None:
@@ -198,7 +198,7 @@ def test_a_corpus_that_changes_during_a_matrix_makes_no_record_of_other_data(tmp
     data = {"a": text}
     records = run_suite(Plan(specs, data=data), tmp_path / "results", jobs=1, data=data, callbacks=Callbacks(recorded=edit))
     assert [record.status for record in records] == ["ok", "crashed"]
-    assert "refused: data changed" in str(records[1].why)
+    assert "refused: data changed" in str(records[1].reason)
 
 
 FAILING = [
@@ -219,9 +219,9 @@ def test_code_that_fails_where_a_run_imports_it_is_a_row_and_the_others_go_on(tm
     timeout = failing[-1].model_copy(update={"limits": Limits(seconds=2.0)})
     *records, fine = run_suite(Plan([*failing[:-1], timeout, spec("fine")]), tmp_path / "results", jobs=2)
     assert fine.status == "ok"
-    for record, (line, status, why) in zip(records, FAILING, strict=True):
+    for record, (line, status, reason) in zip(records, FAILING, strict=True):
         assert record.status == status, line
-        assert why in str(record.why), line
+        assert reason in str(record.reason), line
 
 
 @pytest.mark.end_to_end
@@ -231,10 +231,10 @@ def test_a_task_that_fails_where_a_run_builds_it_is_a_row(tmp_path: Path, mine: 
         "class Mine(Echo):\n    def __init__(self):\n        super().__init__()\n"
         f"        if os.getpid() != {os.getpid()}:\n            raise RuntimeError('only here')\n"
     )
-    failing = spec("failing").model_copy(update={"task": Named(name=f"{path.stem}:Mine")})
+    failing = spec("failing").model_copy(update={"task": ComponentConfig(name=f"{path.stem}:Mine")})
     records = run_suite(Plan([failing, spec("fine")]), tmp_path / "results", jobs=1)
     assert [record.status for record in records] == ["crashed", "ok"]
-    assert "RuntimeError: only here" in str(records[0].why)
+    assert "RuntimeError: only here" in str(records[0].reason)
 
 
 @pytest.mark.parametrize("line", ["raise RuntimeError('no')", "raise SystemExit(0)"])

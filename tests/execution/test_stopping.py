@@ -29,12 +29,13 @@ from bench.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 def one(seed):
     settings = {"width": 4, "how": "sleep", "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return Spec(group="g", label="sleeper", model=Named(name="user_models:Misfit", settings=settings), seed=seed,
-                task=Named(name="user_models:Echo"), train=Train(steps=1000, batch=4, learning_rate=0.01, evaluation_batch=8))
+    return RunSpec(group="g", label="sleeper", model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+                task=ComponentConfig(name="user_models:Echo"),
+                train=TrainConfig(steps=1000, batch=4, learning_rate=0.01, evaluation_batch=8))
 
 SPECS = [one(0), one(1)]
 """
@@ -126,7 +127,7 @@ class Stopping(Scripted):
         job, self._job = self._job, None
         return [self.end(job)]
 
-    def stop(self, why: str) -> None:
+    def stop(self, reason: str) -> None:
         """Note when."""
         self.order.append("stop")
 
@@ -144,7 +145,7 @@ def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[st
 
 def interrupted(job: Job, said: str | None) -> Event:
     (record,) = run_suite(Plan([job.spec]), job.folder.parent / "other", engine=Inline())
-    update = {"status": "interrupted", "why": "stopped", "provenance": {"checkpoint": said, "checkpoint_step": 2}}
+    update = {"status": "interrupted", "reason": "stopped", "provenance": {"checkpoint": said, "checkpoint_step": 2}}
     return Finished(job, record.model_copy(update=update))
 
 

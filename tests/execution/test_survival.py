@@ -27,16 +27,18 @@ KILLS = int(os.environ.get("DEQ_BENCH_KILLS", "5"))
 SEEDS = 3 if KILLS < 12 else 5  # the more runs, the more there is to kill
 EVERY = 4  # of so many kills, one is of a coordinator, the others of runs
 SUITE = """
-from bench.records.spec import Comparison, Named, Row, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, TrainConfig
 
 SPECS = [
     Comparison(
         group="copy",
-        task=Named(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100}),
-        train=Train(steps=120, batch=8, learning_rate=1e-2, warmup=10, evaluate_every=40),
+        task=ComponentConfig(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100}),
+        train=TrainConfig(steps=120, batch=8, learning_rate=1e-2, warmup=10, evaluate_every=40),
         rows={
-            "DEQ": Row(model=Named(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 6, "backward_steps": 4})),
-            "GRU": Row(model=Named(name="gru", settings={"inputs": 16})),
+            "DEQ": ModelEntry(
+                model=ComponentConfig(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 6, "backward_steps": 4})
+            ),
+            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16})),
         },
         reference="DEQ",
         learning_rates=(3e-3, 1e-2),

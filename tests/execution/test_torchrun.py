@@ -92,8 +92,8 @@ def test_a_run_whose_process_is_killed_goes_on_with_the_same_numbers(local: Loca
     sorted(ranks(broken.folder), key=lambda process: int(process.environ()["RANK"]))[which].kill()
     end = finish_one(local)
     assert isinstance(end, Lost)
-    assert end.fault is None, end.why
-    assert "SIGKILL" in end.why
+    assert end.fault is None, end.reason
+    assert "SIGKILL" in end.reason
     assert broken.checkpoint.is_file()
     again = record(finish(local, [broken])["two"])
     assert len(again.provenance["attempts"]) == 2
@@ -110,7 +110,7 @@ def test_stopping_saves_the_state_and_ends_every_process(local: Local, job: Make
     assert len(there) == 2
     local.stop("stopped by the test")
     end = record(finish_one(local))
-    assert (end.status, end.why) == ("interrupted", "stopped by the test")
+    assert (end.status, end.reason) == ("interrupted", "stopped by the test")
     assert end.provenance["checkpoint_step"] > 0
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in there)
 
@@ -123,7 +123,7 @@ def test_a_run_past_its_time_is_a_timeout_with_its_state_saved(local: Local, job
     assert worker._process.pid is not None
     os.kill(worker._process.pid, signal.SIGALRM)
     end = record(finish_one(local))
-    assert (end.status, end.why) == ("timeout", "ran past its limit of 3600 s")
+    assert (end.status, end.reason) == ("timeout", "ran past its limit of 3600 s")
     assert end.provenance["checkpoint_step"] > 0
 
 
@@ -132,7 +132,7 @@ def test_a_crash_of_one_process_is_a_crash_of_the_run(local: Local, job: Make) -
     end = finish(local, [job(misfit("l", "segfault", processes=2))])["l"]
     assert isinstance(end, Lost)
     assert end.fault == "crashed"
-    assert "SIGSEGV" in end.why
+    assert "SIGSEGV" in end.reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
@@ -149,18 +149,18 @@ def test_the_watching_process_ends_as_a_rank_did(number: int) -> None:
 def test_one_process_out_of_memory_is_the_run_out_of_memory(local: Local, job: Make) -> None:
     end = record(finish(local, [job(misfit("l", "second", processes=2))])["l"])
     assert end.status == "oom"
-    assert "can't allocate" in str(end.why)
+    assert "can't allocate" in str(end.reason)
 
 
 def test_what_another_rank_ran_into_is_what_the_run_did(job: Make) -> None:
     one = job(spec("l", processes=2))
     one.folder.mkdir(parents=True)
     made = run(spec("l"), suite="s")
-    broken = made.model_copy(update={"status": "crashed", "why": "connection reset"})
+    broken = made.model_copy(update={"status": "crashed", "reason": "connection reset"})
     assert _with_first_cause(one, broken) == broken
-    (one.folder / "record.1.json").write_text(made.model_copy(update={"status": "oom", "why": "full"}).model_dump_json())
+    (one.folder / "record.1.json").write_text(made.model_copy(update={"status": "oom", "reason": "full"}).model_dump_json())
     found = _with_first_cause(one, broken)
-    assert (found.status, found.why) == ("oom", "full")
+    assert (found.status, found.reason) == ("oom", "full")
 
 
 @pytest.mark.exhaustive
@@ -232,7 +232,7 @@ def test_torchrun_does_a_job_by_hand_whose_processes_leave_a_thread_alive(job: M
 def test_engine_inline_has_one_process(job: Make) -> None:
     end = finish(Inline(), [job(spec("l", processes=2))])["l"]
     assert isinstance(end, Refused)
-    assert "engine inline has one process" in end.why
+    assert "engine inline has one process" in end.reason
 
 
 def test_stopped_before_it_began_it_says_so(local: Local, job: Make) -> None:

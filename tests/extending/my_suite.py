@@ -1,22 +1,22 @@
 """All four of your own beside a DEQ, its unrolling and a GRU of the package, in the same tables and figures."""
 
-from bench.records.spec import Comparison, Named, Row, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, TrainConfig
 
 SPECS = [
     Comparison(
         group="my own",
-        task=Named(name="my_task:Lookback", settings={"lag": 2}),
-        train=Train(steps=200, batch=16, learning_rate=1e-2, evaluate_every=50),
+        task=ComponentConfig(name="my_task:Lookback", settings={"lag": 2}),
+        train=TrainConfig(steps=200, batch=16, learning_rate=1e-2, evaluate_every=50),
         rows={
-            "DEQ": Row(model=Named(name="deq", settings={"cell": "transformer", "cell.heads": 2, "width": 32})),
-            "tied 6": Row(model=Named(name="tied", settings={"cell": "transformer", "cell.heads": 2, "depth": 6})),
-            "DEQ, my cell": Row(model=Named(name="deq", settings={"cell": "my_cell:Gate", "cell.gain": 0.3})),
-            "tied 6, my cell": Row(model=Named(name="tied", settings={"cell": "my_cell:Gate", "depth": 6})),
-            "DEQ, my cell and solver": Row(
-                model=Named(name="deq", settings={"cell": "my_cell:Gate", "solver": "my_solver:Aitken"})
+            "DEQ": ModelEntry(model=ComponentConfig(name="deq", settings={"cell": "transformer", "cell.heads": 2, "width": 32})),
+            "tied 6": ModelEntry(model=ComponentConfig(name="tied", settings={"cell": "transformer", "cell.heads": 2, "depth": 6})),
+            "DEQ, my cell": ModelEntry(model=ComponentConfig(name="deq", settings={"cell": "my_cell:Gate", "cell.gain": 0.3})),
+            "tied 6, my cell": ModelEntry(model=ComponentConfig(name="tied", settings={"cell": "my_cell:Gate", "depth": 6})),
+            "DEQ, my cell and solver": ModelEntry(
+                model=ComponentConfig(name="deq", settings={"cell": "my_cell:Gate", "solver": "my_solver:Aitken"})
             ),
-            "my model": Row(model=Named(name="my_model:Decay", settings={"inputs": 32})),
-            "GRU": Row(model=Named(name="gru", settings={"inputs": 32})),
+            "my model": ModelEntry(model=ComponentConfig(name="my_model:Decay", settings={"inputs": 32})),
+            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 32})),
         },
         reference="DEQ",
         learning_rates=(1e-2,),

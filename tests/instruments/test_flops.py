@@ -40,7 +40,7 @@ class TestFlops:
             optimiser.step()
 
         count = flops(step)
-        assert count.why is None
+        assert count.reason is None
         assert count.total == 2 * 5 * (2 * 7 * 11 + 3 * 11 * 2)
         with FlopCounterMode(display=False) as counter:
             step()
@@ -135,7 +135,7 @@ class TestFlops:
         ]
         for step, owed in cases:
             count = flops(step)
-            assert (count.total, count.why) == (owed, None)
+            assert (count.total, count.reason) == (owed, None)
             assert all(name.startswith("aten.") for name in count.by_operator)
 
     def test_pointwise_work_counts_nothing_and_is_known(self) -> None:
@@ -147,7 +147,7 @@ class TestFlops:
             functional.cross_entropy(functional.dropout(y, 0.5), torch.arange(4)).backward()
 
         count = flops(step)
-        assert (count.total, count.by_operator, count.why) == (0, {}, None)
+        assert (count.total, count.by_operator, count.reason) == (0, {}, None)
 
     @pytest.mark.parametrize(
         ("step", "name"),
@@ -166,7 +166,7 @@ class TestFlops:
 
         count = flops(with_a_product)
         assert count.total is None
-        assert count.why == f"{name} has no formula"
+        assert count.reason == f"{name} has no formula"
         assert count.by_operator == {"aten.mm": 120}
 
     def test_the_fused_encoder_layer_is_not_zero(self) -> None:
@@ -174,7 +174,7 @@ class TestFlops:
         with torch.no_grad():
             count = flops(lambda: layer(x))
         assert count.total is None
-        assert "_transformer_encoder_layer_fwd" in str(count.why)
+        assert "_transformer_encoder_layer_fwd" in str(count.reason)
 
     def test_an_operator_from_outside_torch_makes_the_total_null(self) -> None:
         @torch.library.custom_op("probes_test::twice", mutates_args=())
@@ -183,9 +183,9 @@ class TestFlops:
 
         count = flops(lambda: twice(torch.ones(3)))
         assert count.total is None
-        assert count.why == "probes_test.twice has no formula"
+        assert count.reason == "probes_test.twice has no formula"
 
     def test_a_formula_that_does_not_fit_makes_the_total_null(self) -> None:
         count = flops(lambda: torch.linalg.lu_factor_ex(torch.ones(3, 4)))
         assert count.total is None
-        assert "rectangular" in str(count.why)
+        assert "rectangular" in str(count.reason)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.instruments.machine_lock import Machine
+from bench.instruments.machine_lock import MachineLock
 from bench.instruments.meters import Clocks
 
 pytest.importorskip("fcntl")
@@ -56,7 +56,7 @@ class Contender(threading.Thread):
 
     def __init__(self, folder: Path | None, how: str) -> None:
         super().__init__(daemon=True)
-        self.machine, self.how = Machine(folder), how
+        self.machine, self.how = MachineLock(folder), how
         self.inside, self.leave = threading.Event(), threading.Event()
         self.start()
 
@@ -100,7 +100,7 @@ def test_frees_itself_when_its_holder_is_killed(tmp_path: Path, how: str) -> Non
 @pytest.mark.parametrize("how", ["shared", "exclusive"])
 def test_the_time_it_is_waited_for_is_waiting(tmp_path: Path, how: str) -> None:
     clocks = Clocks()
-    machine = Machine(tmp_path, waiting=lambda: clocks.phase("waiting"))
+    machine = MachineLock(tmp_path, waiting=lambda: clocks.phase("waiting"))
     holder = Contender(tmp_path, "exclusive")
     assert holder.inside.wait(10)
     threading.Timer(0.5, holder.end).start()
@@ -112,7 +112,7 @@ def test_the_time_it_is_waited_for_is_waiting(tmp_path: Path, how: str) -> None:
 
 
 def test_an_exception_inside_frees_it(tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
+    machine = MachineLock(tmp_path)
     for how in ("shared", "exclusive", "shared"):
         with pytest.raises(RuntimeError), getattr(machine, how)():
             raise RuntimeError
@@ -142,7 +142,7 @@ def test_a_stream_of_steps_does_not_starve_a_timing(tmp_path: Path) -> None:
 
     def stream() -> None:
         nonlocal entered
-        machine = Machine(tmp_path)
+        machine = MachineLock(tmp_path)
         while not stop.is_set():
             with machine.shared():
                 entered += 1
@@ -156,7 +156,7 @@ def test_a_stream_of_steps_does_not_starve_a_timing(tmp_path: Path) -> None:
         waits = []
         for _ in range(5):
             begin = time.monotonic()
-            with Machine(tmp_path).exclusive():
+            with MachineLock(tmp_path).exclusive():
                 waits.append(time.monotonic() - begin)
                 inside = entered
                 time.sleep(0.03)
@@ -173,7 +173,7 @@ def test_a_stream_of_steps_does_not_starve_a_timing(tmp_path: Path) -> None:
 
 def test_a_link_laid_in_the_way_is_not_followed_and_ends_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "victim").write_text("mine")
-    machine = Machine(tmp_path)
+    machine = MachineLock(tmp_path)
     with machine.shared():
         pass
     files = [file for file in tmp_path.iterdir() if file.name != "victim"]
@@ -182,7 +182,7 @@ def test_a_link_laid_in_the_way_is_not_followed_and_ends_no_run(tmp_path: Path, 
     for file in files:
         file.unlink()
         file.symlink_to(tmp_path / "victim")
-    for make in (lambda: machine, lambda: Machine(tmp_path)):
+    for make in (lambda: machine, lambda: MachineLock(tmp_path)):
         one = make()
         with one.shared(), one.exclusive():
             pass
@@ -237,13 +237,13 @@ class TestFolder:
     def test_the_locks_lie_where_only_this_user_can_write(self, tmp_path: Path) -> None:
         umask = os.umask(0)
         try:
-            assert Machine().can_exclude
+            assert MachineLock().can_exclude
         finally:
             os.umask(umask)
         (folder,) = (tmp_path / "tmp").iterdir()
         assert folder.stat().st_mode & 0o077 == 0
         folder.chmod(0o777)
-        with Machine().exclusive():
+        with MachineLock().exclusive():
             assert folder.stat().st_mode & 0o077 == 0
         assert not (tmp_path / "cache").exists()
 
@@ -253,7 +253,7 @@ class TestFolder:
         if planted != "dangling":
             victim.mkdir()
         place.touch() if planted == "file" else place.symlink_to(victim)
-        machine = Machine()
+        machine = MachineLock()
         assert machine.can_exclude
         with machine.shared():
             pass
@@ -271,7 +271,7 @@ class TestFolder:
             raise OSError(errno.ENOLCK, "No locks available")
 
         monkeypatch.setattr("bench.records.file_lock.fcntl.flock", refuse)
-        machine = Machine()
+        machine = MachineLock()
         assert not machine.can_exclude
         with machine.shared(), machine.exclusive():
             pass
@@ -280,7 +280,7 @@ class TestFolder:
         assert "No locks available" in line
 
     def test_a_folder_that_is_swept_away_ends_nothing(self, tmp_path: Path) -> None:
-        machine = Machine()
+        machine = MachineLock()
         shutil.rmtree(tmp_path / "tmp")
         (tmp_path / "tmp").mkdir()
         with machine.exclusive():
@@ -288,7 +288,7 @@ class TestFolder:
         assert machine.can_exclude
 
     def test_who_waits_says_so_in_one_line(self, capfd: pytest.CaptureFixture[str]) -> None:
-        first, machine = Contender(None, "exclusive"), Machine()
+        first, machine = Contender(None, "exclusive"), MachineLock()
         assert first.inside.wait(10)
         timer = threading.Timer(0.3, first.end)
         timer.start()
@@ -302,7 +302,7 @@ class TestFolder:
 
 def test_without_flock_nobody_is_kept_out_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.instruments.machine_lock.CAN_LOCK", False)
-    machine = Machine(tmp_path)
+    machine = MachineLock(tmp_path)
     assert not machine.can_exclude
     with machine.exclusive(), machine.shared():
         pass

@@ -57,7 +57,7 @@ class TestClocks:
         clocks, _ = self.clocks()
         measure = clocks.read()["warmup_s"]
         assert measure.value is None
-        assert measure.why == "the run never reached its warmup phase"
+        assert measure.reason == "the run never reached its warmup phase"
 
     def test_an_open_phase_counts_so_far(self) -> None:
         clocks, clock = self.clocks()
@@ -168,7 +168,7 @@ class TestHostMemory:
         meter.start()
         hidden = self.peak(meter)
         assert hidden.value is None
-        assert "could not be reset" in str(hidden.why)
+        assert "could not be reset" in str(hidden.reason)
         self.process(tmp_path, resident=1000, mark=6000, resettable=False)
         passed = self.peak(meter)
         assert passed.value == 5000 * 1024
@@ -180,17 +180,17 @@ class TestHostMemory:
         meter.start()
         measure = self.peak(meter)
         assert measure.value is None
-        assert platform in str(measure.why)
+        assert platform in str(measure.reason)
 
     def test_an_unreadable_status_is_null(self, tmp_path: Path) -> None:
         meter = HostMemory(tmp_path / "absent", platform="linux")
-        assert self.peak(meter).why == "the meter was not started"
+        assert self.peak(meter).reason == "the meter was not started"
         meter.start()
-        assert "cannot be read" in str(self.peak(meter).why)
+        assert "cannot be read" in str(self.peak(meter).reason)
         meter = HostMemory(self.process(tmp_path, 1, 1))
         meter.start()
         (tmp_path / "status").write_text("Name:\tpython\n")
-        assert "no VmHWM" in str(self.peak(meter).why)
+        assert "no VmHWM" in str(self.peak(meter).reason)
 
 
 class Cuda:
@@ -244,7 +244,7 @@ class TestCudaMemory:
         meter = CudaMemory("cuda", cuda)
         meter.start()
         measures = meter.read()
-        assert measures["cuda_requested_peak_bytes"].why == "the allocator keeps no requested_bytes.all.peak"
+        assert measures["cuda_requested_peak_bytes"].reason == "the allocator keeps no requested_bytes.all.peak"
         assert measures["cuda_allocated_peak_bytes"].value == 8
         assert measures["cuda_baseline_bytes"].value == 0  # a measured zero stays a zero
 
@@ -254,21 +254,21 @@ class TestCudaMemory:
             cuda.broken = True
             return CudaMemory("cuda", cuda)
 
-        for meter, why in (
+        for meter, reason in (
             (CudaMemory("cpu", Cuda()), "run on the CPU"),
             (CudaMemory("cuda", Cuda(available=False)), "CUDA is not available"),
             (broken_at_start(), "CUDA failed at start (CUDA error: an illegal memory access was encountered)"),
         ):
             meter.start()
-            assert {name: measure.why for name, measure in meter.read().items()} == dict.fromkeys(self.NAMES, why)
-        assert {measure.why for measure in CudaMemory("cuda", Cuda()).read().values()} == {"the meter was not started"}
+            assert {name: measure.reason for name, measure in meter.read().items()} == dict.fromkeys(self.NAMES, reason)
+        assert {measure.reason for measure in CudaMemory("cuda", Cuda()).read().values()} == {"the meter was not started"}
 
     def test_a_device_that_breaks_during_the_run_is_null(self) -> None:
         cuda = Cuda(allocated_bytes__all__peak=8, allocated_bytes__all__current=8)
         meter = CudaMemory("cuda", cuda)
         meter.start()
         cuda.broken = True
-        assert all("illegal memory access" in str(measure.why) for measure in meter.read().values())
+        assert all("illegal memory access" in str(measure.reason) for measure in meter.read().values())
 
 
 def test_every_meter_is_one() -> None:
@@ -276,6 +276,6 @@ def test_every_meter_is_one() -> None:
     for meter in meters:
         meter.start()
         for measure in meter.read().values():
-            assert measure.value is not None or measure.why
+            assert measure.value is not None or measure.reason
             assert measure.method
             assert measure.scope

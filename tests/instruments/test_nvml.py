@@ -117,7 +117,7 @@ class TestNvml:
 
     def reasons(self, measures: dict[str, Measure], names: tuple[str, ...]) -> set[str]:
         assert self.values(measures, names) == [None] * len(names)
-        return {str(measures[name].why) for name in names}
+        return {str(measures[name].reason) for name in names}
 
     def test_a_process_alone_on_its_device(self) -> None:
         measures = self.measure(Library())
@@ -137,9 +137,9 @@ class TestNvml:
         assert self.values(meter.read(), MEMORY) == [2500 * MIB, 3000 * MIB]
 
     def test_no_driver(self) -> None:
-        why = "NVML cannot be used (NVMLError: NVML Shared Library Not Found)"
+        reason = "NVML cannot be used (NVMLError: NVML Shared Library Not Found)"
         measures = self.measure(Library({"init": "NVML Shared Library Not Found"}))
-        assert self.reasons(measures, (*MEMORY, *ENERGY)) == {why}
+        assert self.reasons(measures, (*MEMORY, *ENERGY)) == {reason}
 
     def test_no_binding(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def absent() -> Any:
@@ -299,7 +299,7 @@ class TestDeviceHandle:
         library = Library()
         meter = Nvml("cuda", library, Cuda(properties=SimpleNamespace(name="old")))
         meter.start()
-        assert "neither a UUID" in str(meter.read()["energy_J"].why)
+        assert "neither a UUID" in str(meter.read()["energy_J"].reason)
 
     def test_the_own_process_is_this_one(self) -> None:
         library = Library()

@@ -51,7 +51,7 @@ class TestExamine:
         assert found["saved bytes"].detail.endswith("4096, known: 1024")
 
     def test_flops_without_a_total_say_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "flops", lambda step: Flops(total=None, why="aten.rnn has no formula"))
+        monkeypatch.setattr(doctor, "flops", lambda step: Flops(total=None, reason="aten.rnn has no formula"))
         assert by_name()["FLOPs"] == Instrument("FLOPs", False, "aten.rnn has no formula", ("train_step_flops", "forward_flops"))
 
     def test_nothing_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import NeuralODE, Recurrent
-from bench.instruments.solver_stats import Telemetry
+from bench.instruments.solver_stats import SolverStats
 from deq import DEQ, Anderson, Cell, Implicit, Map, MLPCell, Phantom, Picard, Stop
 
 EXPLICIT = "an explicit model solves nothing"
@@ -40,7 +40,7 @@ def deq(cell: Cell, *, steps: int = 7, rtol: float | None = None, backward: int 
 def test_evaluations_agree_with_a_count_by_hand() -> None:
     cell = Counted(0.5)
     model = deq(cell)
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     for _ in range(3):
         model(torch.ones(2, 4, 3)).y.sum().backward()
     assert cell.evaluations == 3 * (7 + 1)  # the solve, and the attached one, which is not counted below
@@ -59,7 +59,7 @@ def test_evaluations_agree_with_a_count_by_hand() -> None:
 def test_residuals_agree_with_the_closed_form() -> None:
     """z_k = 2 (1 - 2^-k) x, so that after n evaluations the best gap is 2^-(n-1) |x| and |f(z)| = 2 (1 - 2^-n) |x|."""
     model = deq(Counted(0.5), steps=7)
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.ones(2, 4, 3)).y.sum().backward()
     read = telemetry.read()
     owed = 2**-6 / (2 * (1 - 2**-7))
@@ -75,7 +75,7 @@ def test_shares_and_quantiles_are_over_samples_and_solves() -> None:
     model = DEQ(cell, solver=Picard(), stop=Stop(rtol=1e-3, max_steps=4), adjoint=Phantom())
     seen: list[tuple[Tensor, Tensor, int]] = []
     model.watch(lambda phase, solution: seen.append((solution.residual, solution.converged, solution.nfe)))
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     for scale in (0.0, 0.1, 1.0, 5.0):
         model(scale * torch.randn(5, 4, 3)).y.sum().backward()
     read = telemetry.read()
@@ -88,12 +88,12 @@ def test_shares_and_quantiles_are_over_samples_and_solves() -> None:
     assert read["train_forward_nfe_mean"].value == pytest.approx(np.mean([nfe for *_, nfe in seen]))
     for name in ("backward_nfe_mean", "backward_converged_fraction", "backward_residual_p95"):
         assert read[f"train_{name}"].value is None
-        assert "no backward solve" in str(read[f"train_{name}"].why)
+        assert "no backward solve" in str(read[f"train_{name}"].reason)
 
 
 def test_all_layers_of_a_model_are_heard_until_it_is_closed() -> None:
     model = nn.ModuleList([deq(Counted(0.5), steps=3), deq(Counted(0.5), steps=9)])
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     for layer in model:
         layer(torch.ones(1, 2, 3))
     assert telemetry.read()["train_forward_nfe_mean"].value == 6
@@ -105,7 +105,7 @@ def test_all_layers_of_a_model_are_heard_until_it_is_closed() -> None:
 
 def test_what_is_forgotten_is_gone_and_the_rest_is_not() -> None:
     model = deq(Counted(0.5))
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.ones(1, 2, 3))
     telemetry.split = "evaluation"
     model(torch.ones(1, 2, 3))
@@ -113,13 +113,13 @@ def test_what_is_forgotten_is_gone_and_the_rest_is_not() -> None:
     read = telemetry.read()
     assert read["train_forward_nfe_mean"].value == 7
     assert read["eval_forward_nfe_mean"].value is None
-    assert "test split" in str(read["eval_forward_nfe_mean"].why)
+    assert "test split" in str(read["eval_forward_nfe_mean"].reason)
 
 
 def test_solver_bytes_are_those_of_its_storage() -> None:
     cell, window, batch, time = MLPCell(width=3), 4, 5, 6
     model = DEQ(cell, solver=Anderson(window=window), stop=Stop(rtol=None, max_steps=9), adjoint=Phantom())
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.randn(batch, time, 3)).y.sum().backward()
     value = telemetry.read()["solver_bytes"].value
     assert value is not None
@@ -129,30 +129,30 @@ def test_solver_bytes_are_those_of_its_storage() -> None:
 
 def test_a_solve_that_is_not_finite_is_null_with_that_as_its_reason() -> None:
     model = deq(Counted(0.5))
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.full((2, 2, 3), math.nan))
     read = telemetry.read()
     assert read["train_converged_fraction"].value == 0
     assert read["train_residual_max"].value is None
-    assert "not finite" in str(read["train_residual_max"].why)
+    assert "not finite" in str(read["train_residual_max"].reason)
     assert telemetry.recent("forward", 1) == (7, None)
 
 
 def test_an_explicit_model_is_null_with_that_as_its_reason() -> None:
     model = Recurrent(kind="gru", inputs=3, width=3)
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.ones(1, 2, 3))
     read = telemetry.read()
     assert len(read) >= 15
-    assert {(one.value, one.why) for one in read.values()} == {(None, EXPLICIT)}
+    assert {(one.value, one.reason) for one in read.values()} == {(None, EXPLICIT)}
     assert telemetry.recent("forward", 1) == (None, None)
     with_layer = deq(Counted(0.5))
-    assert set(Telemetry(with_layer).read()) == set(read)
+    assert set(SolverStats(with_layer).read()) == set(read)
 
 
 def test_of_a_neural_ode_the_evaluations_are_counted_and_nothing_else_is_claimed() -> None:
     model = NeuralODE(MLPCell(width=3), time=1.0, method="rk4", step_size=0.5)
-    telemetry = Telemetry(model)
+    telemetry = SolverStats(model)
     model(torch.randn(2, 4, 3)).y.sum().backward()
     telemetry.split = "evaluation"
     model(torch.randn(2, 4, 3))
@@ -161,5 +161,5 @@ def test_of_a_neural_ode_the_evaluations_are_counted_and_nothing_else_is_claimed
     assert [read[name].value for name in counts] == [8, 8, 8]
     others = [one for name, one in read.items() if "_nfe_" not in name]
     assert len(others) >= 10
-    assert all(one.value is None and "no fixed point" in str(one.why) for one in others)
+    assert all(one.value is None and "no fixed point" in str(one.reason) for one in others)
     assert telemetry.recent("forward", 1) == (8, None)

@@ -22,7 +22,7 @@ from bench.memory.step import SOLVING, Shape, measured, predicted
 from bench.memory.storage_tracker import KINDS, PHASES, Waterfall
 from bench.records.errors import UserError
 from bench.records.side_file import MEMORY
-from bench.records.spec import Named, Settings, Train
+from bench.records.spec import ComponentConfig, Settings, TrainConfig
 from bench.report.report import csv_text, latex, markdown
 from bench.training.language_model import build_model
 from bench.training.trainer import make_optimiser, training_step
@@ -33,9 +33,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
 SHAPE = Shape(batch=4, length=10, vocabulary=100)
 
 
-def named(name: str, **settings: Any) -> Named:
+def named(name: str, **settings: Any) -> ComponentConfig:
     found: Settings = {"width": 16, **{key.replace("__", "."): value for key, value in settings.items()}}
-    return Named(name=name, settings=found)
+    return ComponentConfig(name=name, settings=found)
 
 
 HEADS: dict[str, Any] = {"cell__heads": 2}
@@ -107,7 +107,7 @@ def test_the_sum_is_what_the_probe_of_runs_says(name: str) -> None:
                 layer.stop = dataclasses.replace(layer.stop, rtol=None)
                 assert isinstance(layer.adjoint, SOLVING)
                 layer.adjoint = dataclasses.replace(layer.adjoint, stop=Stop(rtol=None, max_steps=layer.adjoint.stop.max_steps))
-        optimiser, _ = make_optimiser(model, Train(steps=1, batch=4, learning_rate=1e-3))
+        optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=4, learning_rate=1e-3))
         random = torch.Generator().manual_seed(1)
         tokens = torch.multinomial(1 / torch.arange(1, 101.0), 4 * 11, replacement=True, generator=random).view(4, 11)
         inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
@@ -309,7 +309,7 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
     if published["environment"]["torch"].split("+")[0] != torch.__version__.split("+")[0]:
         pytest.skip("the record is of another version of torch")
     shape = Shape(**was["steps"]["core"]["shape"])
-    found = predicted(Named(name=was["model"]["name"], settings=was["steps"]["core"]["settings"]), shape)
+    found = predicted(ComponentConfig(name=was["model"]["name"], settings=was["steps"]["core"]["settings"]), shape)
     assert was["steps"]["core"]["phases"] == found.phases
     assert was["readings"]["core"] == found.total
     if "solver" in was["model"]["settings"]:
@@ -324,8 +324,8 @@ def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_i
     assert set(found) == {*device._READ, "training_s", "inference_s"}
     for name in device._READ:
         assert found[name].value is None
-        assert found[name].why is not None
-        assert "CPU" in found[name].why
+        assert found[name].reason is not None
+        assert "CPU" in found[name].reason
     assert all((found[name].value or 0) > 0 for name in ("training_s", "inference_s"))
 
 
@@ -354,7 +354,7 @@ def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(device, "training_step", full)
     found = device.taken(MODELS["gru"], SHAPE, "cpu")
-    assert {(measure.value, measure.why) for measure in found.values()} == {
+    assert {(measure.value, measure.reason) for measure in found.values()} == {
         (None, "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
     }
 
@@ -367,11 +367,14 @@ def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> N
         label: {"cuda_allocated_peak_bytes": {"value": size}, "training_s": {"value": size and 0.001 * size}}
         for label, size in sizes.items()
     }
-    made = {"rows": [{"label": label, "steps": step} for label in labels], "device": {"device": "a GPU", "why": None, "rows": on}}
+    made = {
+        "rows": [{"label": label, "steps": step} for label in labels],
+        "device": {"device": "a GPU", "reason": None, "rows": on},
+    }
     lines = {row[0].text: [entry.text for entry in row] for row in device.table(made).rows}
     assert [lines[label][-2:] for label in labels] == [["1.020", "yes"], ["1.040", "NO"], ["n/a", "n/a"], ["1.000", "yes"]]
     assert [[entry.text for entry in row][-1] for row in device.times(made).rows] == ["0.98", "n/a", "n/a", "n/a"]
-    nothing = {**made, "device": {"device": None, "why": "no GPU", "rows": {}}}
+    nothing = {**made, "device": {"device": None, "reason": "no GPU", "rows": {}}}
     assert "n/a: no GPU." in device.table(nothing).caption
 
 
@@ -455,7 +458,7 @@ def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
 def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
     torch.manual_seed(0)
     model = build_model(MODELS["tied"], 100).train()
-    optimiser, _ = make_optimiser(model, Train(steps=1, batch=4, learning_rate=1e-3))
+    optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=4, learning_rate=1e-3))
     inputs, targets = (torch.zeros(4, 10, dtype=torch.long) for _ in range(2))
     real = flops(lambda: training_step(model, optimiser, 0.25, inputs, targets))
     assert cost.counted(MODELS["tied"], SHAPE, training=True)["flops"] == real.total

@@ -27,7 +27,7 @@ from bench.perf_gate.accepted import Difference, accept, differences, read_accep
 from bench.perf_gate.counts import Count, count
 from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, Comparison, Effect, compare, decide, interval
 from bench.records.errors import UserError
-from bench.records.spec import Spec
+from bench.records.spec import RunSpec
 from bench.training.language_model import LanguageModel
 from deq import Anderson, Map, Solution, Solver, Stop, solve
 
@@ -40,7 +40,7 @@ COUNTS = {"a / bytes": Count(value=100, unit="B"), "b / steps": Count(value=10, 
 def few() -> Plan:
     """A DEQ and its unrolling."""
     _, entries = load_suite("gate", {})
-    return Plan([entry for entry in entries if isinstance(entry, Spec) and entry.label in LABELS])
+    return Plan([entry for entry in entries if isinstance(entry, RunSpec) and entry.label in LABELS])
 
 
 @pytest.fixture(scope="module")
@@ -387,9 +387,10 @@ class TestOwnProject:
 
     def test_a_suite_of_ones_own_is_counted(self, project: Path) -> None:
         (project / "mine.py").write_text(
-            "from bench.records.spec import Named, Spec, Train\n"
-            "SPECS = [Spec(group='g', label='GRU', seed=0, train=Train(steps=9, batch=4, learning_rate=1e-2),\n"
-            "    model=Named(name='gru', settings={'width': 4}), task=Named(name='copy', settings={'T': 5, 'samples': 100}))]\n"
+            "from bench.records.spec import ComponentConfig, RunSpec, TrainConfig\n"
+            "SPECS = [RunSpec(group='g', label='GRU', seed=0, train=TrainConfig(steps=9, batch=4, learning_rate=1e-2),\n"
+            "    model=ComponentConfig(name='gru', settings={'width': 4}),\n"
+            "    task=ComponentConfig(name='copy', settings={'T': 5, 'samples': 100}))]\n"
         )
         own = ("--suite", "mine.py", "--expected", "own.json")
         missing = gate(project, "--exact", *own)

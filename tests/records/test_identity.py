@@ -10,21 +10,23 @@ import pytest
 
 from bench.instruments.environment import environment
 from bench.records.identity import Identity, changed_modules, decisive, project_code, versions_and_code
-from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.language_model import build_model
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_task
 from bench.training.run_identity import _made_of, identify
 from deq import CELLS, SOLVERS, Anderson
 
 
-def made(model: Named, **more: Any) -> Identity:
+def made(model: ComponentConfig, **more: Any) -> Identity:
     """The identity of a run of the model on copy memory."""
-    task = more.pop("task", Named(name="copy"))
-    spec = Spec(group="g", label="l", model=model, task=task, train=Train(steps=4, batch=2, learning_rate=0.1), seed=0, **more)
+    task = more.pop("task", ComponentConfig(name="copy"))
+    spec = RunSpec(
+        group="g", label="l", model=model, task=task, train=TrainConfig(steps=4, batch=2, learning_rate=0.1), seed=0, **more
+    )
     return identify(spec, build_task(task, {}), environment("cpu", 1))
 
 
-DEQ = Named(name="deq", settings={"cell": "mlp", "width": 8})
+DEQ = ComponentConfig(name="deq", settings={"cell": "mlp", "width": 8})
 
 
 @pytest.fixture
@@ -35,12 +37,12 @@ def identity() -> Identity:
 class TestWhatCounts:
     def test_a_run_names_the_versions_of_what_it_uses_and_of_nothing_else(self) -> None:
         assert set(made(DEQ).numerics) == {"Trainer", "LanguageModel", "CopyMemory", "DEQ", "MLPCell", "Anderson", "Implicit"}
-        lstm = Named(name="lstm", settings={"width": 8})
+        lstm = ComponentConfig(name="lstm", settings={"width": 8})
         assert set(made(lstm).numerics) == {"Trainer", "LanguageModel", "CopyMemory", "Recurrent"}
         assert made(DEQ).code == {}
 
     def test_a_raised_version_gives_another_id_to_its_users_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lstm = Named(name="lstm", settings={"width": 8})
+        lstm = ComponentConfig(name="lstm", settings={"width": 8})
         before = made(DEQ).run_id("k"), made(lstm).run_id("k")
         monkeypatch.setattr(Anderson, "numerics", 99)
         _made_of.cache_clear()
@@ -56,7 +58,7 @@ class TestWhatCounts:
     @pytest.mark.parametrize("name", MODELS)
     def test_every_model_is_of_a_class_that_declares_one(self, name: str) -> None:
         heads: Settings = {"transformer-xl": {"heads": 2}, "deq": {"cell.heads": 2}}.get(name, {})  # type: ignore[assignment]
-        model = build_model(Named(name=name, settings={"width": 8, **heads}), 10)
+        model = build_model(ComponentConfig(name=name, settings={"width": 8, **heads}), 10)
         assert isinstance(vars(type(model.core)).get("numerics"), int)
 
     def test_pre_training_counts_the_unrolling_that_it_trains(self) -> None:
@@ -64,7 +66,7 @@ class TestWhatCounts:
         assert "Unrolled" in made(DEQ, recipe=Recipe(pretrain_steps=2)).numerics
 
     def test_a_users_module_counts_by_its_code_with_what_it_imports(self) -> None:
-        found = made(Named(name="user_models:Averages", settings={"width": 4}))
+        found = made(ComponentConfig(name="user_models:Averages", settings={"width": 4}))
         assert "user_models" in found.code
         assert not {name.split(".")[0] for name in found.code} & {"torch", "bench", "deq", "baselines"}
 

@@ -21,8 +21,8 @@ from bench.records.errors import LONGEST, LeftOut, UserError
 from bench.records.metric import Metric
 from bench.records.record import (
     DIGESTS,
+    CurvePoint,
     Measure,
-    Point,
     Record,
     head_of,
     measured,
@@ -32,7 +32,7 @@ from bench.records.record import (
     write_record,
     write_text,
 )
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 from bench.report.report import read_suites
 
@@ -40,12 +40,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(seed: int = 0, **changes: Any) -> Record:
-    spec = Spec(
+    spec = RunSpec(
         group="g",
         label="l",
-        model=Named(name="gru", settings={"width": 8}),
-        task=Named(name="copy", settings={"T": 3}),
-        train=Train(steps=4, batch=2, learning_rate=0.1),
+        model=ComponentConfig(name="gru", settings={"width": 8}),
+        task=ComponentConfig(name="copy", settings={"T": 3}),
+        train=TrainConfig(steps=4, batch=2, learning_rate=0.1),
         seed=seed,
     )
     fields: dict[str, Any] = {
@@ -55,7 +55,7 @@ def record(seed: int = 0, **changes: Any) -> Record:
         "identity": IDENTITY,
         "status": "ok",
         "metrics": {"loss": Metric(unit="nats", better="lower", chance=1.5)},
-        "curve": [Point(step=1, seconds=0.1, train_loss=1 / 3, valid={"loss": 2.0})],
+        "curve": [CurvePoint(step=1, seconds=0.1, train_loss=1 / 3, valid={"loss": 2.0})],
         "measures": {
             "saved_bytes": measured(2**53 + 1, "B", "counted", "a step"),
             "energy_J": measured(None, "J", "NVML", "run", "no é"),
@@ -76,24 +76,24 @@ class TestMeasured:
     def test_what_is_not_finite_is_null_with_that_as_its_reason(self, value: float) -> None:
         made = measured(value, "nats", "m", "s")
         assert made.value is None
-        assert made.why == f"not finite ({value})"
+        assert made.reason == f"not finite ({value})"
 
     def test_a_reason_given_is_kept(self) -> None:
-        assert measured(math.nan, "nats", "m", "s", "no batches").why == "no batches"
+        assert measured(math.nan, "nats", "m", "s", "no batches").reason == "no batches"
 
-    @pytest.mark.parametrize("why", [None, ""])
-    def test_null_without_a_reason_is_refused(self, why: str | None) -> None:
+    @pytest.mark.parametrize("reason", [None, ""])
+    def test_null_without_a_reason_is_refused(self, reason: str | None) -> None:
         with pytest.raises(ValidationError, match="needs a reason"):
-            measured(None, "nats", "m", "s", why)
+            measured(None, "nats", "m", "s", reason)
         with pytest.raises(ValidationError, match="needs a reason"):
-            Measure(value=None, unit="nats", method="m", scope="s", why=why)
+            Measure(value=None, unit="nats", method="m", scope="s", reason=reason)
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_measure_and_a_point_hold_no_nan(self, value: float) -> None:
         with pytest.raises(ValidationError):
             Measure(value=value, unit="nats", method="m", scope="s")
         with pytest.raises(ValidationError):
-            Point(step=1, seconds=0.0, train_loss=value)
+            CurvePoint(step=1, seconds=0.0, train_loss=value)
 
     def test_zero_is_a_value(self) -> None:
         assert measured(0, "B", "m", "s").value == 0
@@ -110,7 +110,7 @@ class TestMeasured:
 class TestReason:
     def test_is_cut_where_it_is_made(self) -> None:
         long = "begins " + "x" * 50_000_000 + " ends"
-        for text in (record(status="crashed", why=long).why, measured(None, "B", "m", "s", long).why):
+        for text in (record(status="crashed", reason=long).reason, measured(None, "B", "m", "s", long).reason):
             assert text is not None
             assert len(text) <= LONGEST
             assert text.startswith("begins ")
@@ -119,20 +119,20 @@ class TestReason:
 
     @given(text=st.text(st.characters(), min_size=1, max_size=20).map(lambda text: text * 300))
     def test_of_any_characters_is_kept_whole_by_the_file(self, tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-        one = record(status="crashed", why=text)
+        one = record(status="crashed", reason=text)
         path = tmp_path_factory.mktemp("reason") / f"{one.run_id}.json"
         write_record(path, one)
         assert read_record(path) == one
         assert read_head(path) == head_of(one)
 
     def test_of_an_old_record_may_be_longer_than_what_a_listing_reads_at_once(self, path: Path) -> None:
-        write_record(path, record(status="crashed", why="PLACE"))
+        write_record(path, record(status="crashed", reason="PLACE"))
         text = _text(without_digests)(path.read_text(encoding="utf-8"))
         lines = json.dumps(json.loads(text), indent=1, ensure_ascii=False).replace("PLACE", "é" * 9_000)
         path.write_text(lines, encoding="utf-8")
         head = read_head(path)
         assert head is not None
-        assert head.why == "é" * 9_000
+        assert head.reason == "é" * 9_000
         assert Store(path.parents[2]).read_all("s")[0].status == "crashed"
 
 
@@ -156,7 +156,7 @@ class TestWrite:
         first = path.read_bytes()
         write_record(path, read_record(path))
         assert path.read_bytes() == first
-        assert json.loads(first)["measures"]["energy_J"]["why"] == "no é"
+        assert json.loads(first)["measures"]["energy_J"]["reason"] == "no é"
         assert first.endswith(b"}\n")
 
     @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
@@ -183,7 +183,7 @@ class TestWrite:
         monkeypatch.setattr(os, where, fail)
         owed = UserError if isinstance(error, OSError) else type(error)
         with pytest.raises(owed) as caught:
-            write_record(path, record(status="crashed", why="another"))
+            write_record(path, record(status="crashed", reason="another"))
         if owed is UserError:
             assert str(path) in str(caught.value)
             assert "No space left" in str(caught.value)
@@ -275,7 +275,7 @@ DAMAGE: dict[str, Callable[[str], str | bytes]] = {
     "no spec": _text(lambda data: data.pop("spec")),
     "unknown field": _text(lambda data: data.update(extra=1)),
     "unknown status": _text(lambda data: data.update(status="fine")),
-    "null without a reason": _text(lambda data: data["measures"]["energy_J"].update(why=None)),
+    "null without a reason": _text(lambda data: data["measures"]["energy_J"].update(reason=None)),
     "failure without a reason": _text(lambda data: data.update(status="crashed")),
     "a NaN": lambda text: text.replace(str(2**53 + 1), "NaN"),
     "another run": _text(lambda data: data.update(run_id="other-s0-000000000000")),

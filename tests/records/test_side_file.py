@@ -65,7 +65,7 @@ def test_no_file_is_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         (b"", "Expecting value"),
         (b"[]", "not a JSON object"),
@@ -78,10 +78,10 @@ def test_no_file_is_nothing(tmp_path: Path) -> None:
         (json.dumps(KIND.sealed({"row": []})).encode(), "it lacks rows"),
     ],
 )
-def test_a_damaged_file_is_one_line_that_says_how_to_make_it_again(content: bytes, why: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_line_that_says_how_to_make_it_again(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"a\.json is damaged \(.*{why}.*\); `make it` makes it again$") as found:
+    with pytest.raises(UserError, match=rf"a\.json is damaged \(.*{reason}.*\); `make it` makes it again$") as found:
         KIND.read(path)
     assert "\n" not in str(found.value)
 

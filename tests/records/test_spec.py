@@ -1,4 +1,4 @@
-"""A Spec's id is the hash of all that decides numbers, and a Comparison cannot be unfair or broken without saying so at once."""
+"""A RunSpec's id is the hash of all that decides numbers, and a Comparison cannot be unfair or broken without saying so at once."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from running import IDENTITY
 from bench.execution.suite_loading import readable
 from bench.records.errors import UserError
 from bench.records.record import Measure, Record, read_record, write_record
-from bench.records.spec import Comparison, Named, Row, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, RunSpec, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -31,16 +31,19 @@ SMALL: dict[str, Any] = {
 }
 
 
-def spec(**changes: Any) -> Spec:
-    return Spec.model_validate(SMALL | changes)
+def spec(**changes: Any) -> RunSpec:
+    return RunSpec.model_validate(SMALL | changes)
 
 
 def comparison(**changes: Any) -> Comparison:
     fields: dict[str, Any] = {
         "group": "g",
-        "task": Named(name="copy"),
-        "train": Train(steps=4, batch=2, learning_rate=0.01),
-        "rows": {"a": Row(model=Named(name="gru", settings={"width": 8})), "b": Row(model=Named(name="gru"), like="a")},
+        "task": ComponentConfig(name="copy"),
+        "train": TrainConfig(steps=4, batch=2, learning_rate=0.01),
+        "rows": {
+            "a": ModelEntry(model=ComponentConfig(name="gru", settings={"width": 8})),
+            "b": ModelEntry(model=ComponentConfig(name="gru"), like="a"),
+        },
         "reference": "a",
         "learning_rates": (0.01, 0.1),
         "trial_steps": 2,
@@ -51,7 +54,7 @@ def comparison(**changes: Any) -> Comparison:
 
 class TestRunId:
     def test_is_the_same_in_every_process_whatever_the_hash_seed(self) -> None:
-        code = f"from bench.records.spec import Spec; print(Spec.model_validate({SMALL!r}).key)"
+        code = f"from bench.records.spec import RunSpec; print(RunSpec.model_validate({SMALL!r}).key)"
         environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
         assert found.stdout.strip() == spec().key
@@ -60,10 +63,10 @@ class TestRunId:
         def turned(value: Any) -> Any:
             return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
 
-        assert spec().key == Spec.model_validate(turned(SMALL)).key
+        assert spec().key == RunSpec.model_validate(turned(SMALL)).key
 
     def test_survives_json(self) -> None:
-        again = Spec.model_validate_json(spec().model_dump_json())
+        again = RunSpec.model_validate_json(spec().model_dump_json())
         assert again == spec()
         assert again.key == spec().key
         assert [type(value) for value in again.model.settings.values()] == [int, float, str, type(None), bool]
@@ -75,8 +78,8 @@ class TestRunId:
         except ValidationError:
             assert any(value in (float("inf"), float("-inf")) for value in chosen.values())
             return
-        assert Spec.model_validate_json(one.model_dump_json()).key == one.key
-        assert Spec.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))).key == one.key
+        assert RunSpec.model_validate_json(one.model_dump_json()).key == one.key
+        assert RunSpec.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))).key == one.key
 
     @pytest.mark.parametrize(
         "change",
@@ -119,7 +122,7 @@ class TestRunId:
         assert spec(**change).key[-12:] != spec().key[-12:]
 
     def test_every_field_is_tried_above(self) -> None:
-        assert set(Spec.model_fields) == {
+        assert set(RunSpec.model_fields) == {
             *SMALL,
             "device",
             "threads",
@@ -131,7 +134,7 @@ class TestRunId:
             "limits",
         }
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
-        assert set(Train.model_fields) == tried
+        assert set(TrainConfig.model_fields) == tried
 
     @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]{0,30}", fullmatch=True), st.integers(0, 10**6))
     def test_is_safe_as_a_file_name(self, text: str, seed: int) -> None:
@@ -196,7 +199,7 @@ class TestValidation:
 
     def test_does_not_share_settings_with_whoever_made_it(self) -> None:
         settings: dict[str, Any] = {"width": 8}
-        one = Named(name="gru", settings=settings)
+        one = ComponentConfig(name="gru", settings=settings)
         settings["width"] = 9
         assert one.settings == {"width": 8}
 
@@ -204,9 +207,9 @@ class TestValidation:
         ("make", "wrong", "right"),
         [
             (lambda: spec(sede=1), "sede", "seed"),
-            (lambda: Train(steps=1, batch=1, learning_rate=0.1, warm_up=1), "warm_up", "warmup"),  # type: ignore[call-arg]
-            (lambda: Named(name="gru", setings={}), "setings", "settings"),  # type: ignore[call-arg]
-            (lambda: Row(model=Named(name="gru"), lik="a"), "lik", "like"),  # type: ignore[call-arg]
+            (lambda: TrainConfig(steps=1, batch=1, learning_rate=0.1, warm_up=1), "warm_up", "warmup"),  # type: ignore[call-arg]
+            (lambda: ComponentConfig(name="gru", setings={}), "setings", "settings"),  # type: ignore[call-arg]
+            (lambda: ModelEntry(model=ComponentConfig(name="gru"), lik="a"), "lik", "like"),  # type: ignore[call-arg]
             (lambda: comparison(learning_rate=(0.1,)), "learning_rate", "learning_rates"),
         ],
     )
@@ -231,14 +234,14 @@ class TestComparison:
             ({"seeds": ()}, "seeds"),
             ({"learning_rates": ()}, "learning_rates"),
             ({"trial_steps": 0}, "trial_steps"),
-            ({"rows": {"a": Row(model=Named(name="gru"), like="nobody")}}, "row 'a' is like 'nobody'"),
-            ({"rows": {"a": Row(model=Named(name="gru"), like="a")}}, "row 'a' is like 'a'"),
+            ({"rows": {"a": ModelEntry(model=ComponentConfig(name="gru"), like="nobody")}}, "row 'a' is like 'nobody'"),
+            ({"rows": {"a": ModelEntry(model=ComponentConfig(name="gru"), like="a")}}, "row 'a' is like 'a'"),
             (
                 {
                     "rows": {
-                        "a": Row(model=Named(name="gru")),
-                        "b": Row(model=Named(name="gru"), like="a"),
-                        "c": Row(model=Named(name="gru"), like="b"),
+                        "a": ModelEntry(model=ComponentConfig(name="gru")),
+                        "b": ModelEntry(model=ComponentConfig(name="gru"), like="a"),
+                        "c": ModelEntry(model=ComponentConfig(name="gru"), like="b"),
                     }
                 },
                 "row 'c' is like 'b'",
@@ -253,7 +256,7 @@ class TestComparison:
         "change",
         [
             {"group": "../up"},
-            {"rows": {"a/b": Row(model=Named(name="gru", settings={"width": 8}))}, "reference": "a/b"},
+            {"rows": {"a/b": ModelEntry(model=ComponentConfig(name="gru", settings={"width": 8}))}, "reference": "a/b"},
             {"seeds": (-1,)},
             {"trial_seed": -1},
             {"learning_rates": (0.01, -0.1)},

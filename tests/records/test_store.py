@@ -19,16 +19,18 @@ from running import IDENTITY
 from bench.analysis.aggregate import groups, newest
 from bench.analysis.tables import group_tables
 from bench.records.errors import LeftOut, UserError
-from bench.records.record import Point, Record, measured, order, read_head, record_text, write_record
-from bench.records.spec import Named, Spec, Train
+from bench.records.record import CurvePoint, Record, measured, order, read_head, record_text, write_record
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(seed: int = 0, **changes: Any) -> Record:
-    train = Train(steps=4, batch=2, learning_rate=0.1)
-    spec = Spec(group="g", label="l", model=Named(name="gru"), task=Named(name="copy"), train=train, seed=seed)
+    train = TrainConfig(steps=4, batch=2, learning_rate=0.1)
+    spec = RunSpec(
+        group="g", label="l", model=ComponentConfig(name="gru"), task=ComponentConfig(name="copy"), train=train, seed=seed
+    )
     fields: dict[str, Any] = {"run_id": IDENTITY.run_id(spec.key), "suite": "s", "spec": spec, "identity": IDENTITY, "status": "ok"}
     return Record(**(fields | changes))
 
@@ -42,13 +44,13 @@ class TestListing:
     def test_what_is_written_is_found(self, store: Store) -> None:
         for seed in (0, 1):
             store.write(record(seed))
-        store.write(record(2, suite="t", status="crashed", why='a\nb " \\ é'))
+        store.write(record(2, suite="t", status="crashed", reason='a\nb " \\ é'))
         assert store.suites() == ["s", "t"]
         assert store.ids("s") == sorted(record(seed).run_id for seed in (0, 1))
         assert store.by_key("s") == {record(seed).spec.key: [record(seed).run_id] for seed in (0, 1)}
         assert store.read("s", record(1).run_id).model_copy(update={"provenance": {}}) == record(1)
         (head,) = store.heads("t")
-        assert (head.status, head.why) == ("crashed", 'a\nb " \\ é')
+        assert (head.status, head.reason) == ("crashed", 'a\nb " \\ é')
         assert store.exists("s", record(0).run_id)
         assert not store.exists("s", record(5).run_id)
 
@@ -63,11 +65,11 @@ class TestListing:
         assert not store.results.exists()
 
     def test_the_head_is_the_opening_of_the_record(self, store: Store) -> None:
-        text = record_text(record(status="oom", why="w" * 900, elapsed_s=1.25))
-        assert list(json.loads(text))[:6] == ["schema_version", "run_id", "suite", "status", "why", "elapsed_s"]
-        head = read_head(store.write(record(status="oom", why="w" * 900, elapsed_s=1.25)))
+        text = record_text(record(status="oom", reason="w" * 900, elapsed_s=1.25))
+        assert list(json.loads(text))[:6] == ["schema_version", "run_id", "suite", "status", "reason", "elapsed_s"]
+        head = read_head(store.write(record(status="oom", reason="w" * 900, elapsed_s=1.25)))
         assert head is not None
-        assert (head.status, head.why, head.elapsed_s) == ("oom", "w" * 900, 1.25)
+        assert (head.status, head.reason, head.elapsed_s) == ("oom", "w" * 900, 1.25)
 
     @pytest.mark.parametrize("content", ["", "{}", "[]", "\0", "{\n" * 9, '{\n "schema_version": 2,\n'])
     def test_what_does_not_begin_as_a_record_has_no_head(self, store: Store, content: str) -> None:
@@ -180,10 +182,10 @@ class TestHostile:
 
 
 class TestOrder:
-    """Which of a Spec's records is the newest."""
+    """Which of a RunSpec's records is the newest."""
 
     def records(self, *times: str | None) -> list[Record]:
-        """One Spec's records by other code each."""
+        """One RunSpec's records by other code each."""
         identities = [IDENTITY.model_copy(update={"data": str(number) * 64}) for number in range(len(times))]
         key = record().spec.key
         return [
@@ -247,7 +249,7 @@ class TestMemory:
             assert small.spec.key == whole.spec.key
 
     def test_a_step_that_no_float_holds_is_kept(self, store: Store) -> None:
-        one = record(curve=[Point(step=10**400 + 1, seconds=0.0)])
+        one = record(curve=[CurvePoint(step=10**400 + 1, seconds=0.0)])
         store.write(one)
         assert store.read_all("s")[0].curve == one.curve
 
@@ -286,11 +288,15 @@ def write_many(store: Store, number: int) -> list[str]:
     ids = []
     for seed in range(number):
         points = [
-            Point(step=i + 1, seconds=i / 7 + seed, train_loss=1 / (i + 1), valid={} if i % 9 else {"loss": i / 3, "bits": i / 5})
+            CurvePoint(
+                step=i + 1, seconds=i / 7 + seed, train_loss=1 / (i + 1), valid={} if i % 9 else {"loss": i / 3, "bits": i / 5}
+            )
             for i in range(100)
         ]
         measures = {
-            f"m{i}": measured(i / 3 + seed if i else None, "s", f"how number {i} was measured, in some words", "over what", "why")
+            f"m{i}": measured(
+                i / 3 + seed if i else None, "s", f"how number {i} was measured, in some words", "over what", "reason"
+            )
             for i in range(50)
         }
         probes = {"residual_by_nfe": {"anderson": [[i, 1 / (i + 1), seed + i / 9] for i in range(100)]}, "n": {"x": [2**60, None]}}

@@ -97,8 +97,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for one in comparison():
         measures = {name: m.model_copy(update={"unit": f"={HOSTILE}", "method": HOSTILE}) for name, m in one.measures.items()}
         metrics = {name: dataclasses.replace(metric, unit=f"={HOSTILE}") for name, metric in METRICS.items()}
-        why = one.why and HOSTILE
-        records.append(one.model_copy(update={"measures": measures, "metrics": metrics, "why": why}))
+        reason = one.reason and HOSTILE
+        records.append(one.model_copy(update={"measures": measures, "metrics": metrics, "reason": reason}))
     return save(tmp_path_factory.mktemp("hostile"), records)
 
 

@@ -102,8 +102,8 @@ def test_no_text_of_a_record_or_a_claim_becomes_code(tmp_path: Path) -> None:
     for one in comparison():
         environment = one.environment | {"cpu": BREAKOUT, "torch": HOSTILE, "git": {"revision": BREAKOUT, "dirty": True}}
         measures = {name: m.model_copy(update={"method": BREAKOUT, "scope": HOSTILE}) for name, m in one.measures.items()}
-        why = one.why and BREAKOUT
-        records.append(one.model_copy(update={"environment": environment, "why": why, "measures": measures}))
+        reason = one.reason and BREAKOUT
+        records.append(one.model_copy(update={"environment": environment, "reason": reason, "measures": measures}))
     read = Read(render_page(save(tmp_path, records), CLAIMS))
     assert len(read.all("script")) == len(read.code["script"]) == 2
     assert "boom" not in "".join(read.code["script"] + read.code["style"])
@@ -198,7 +198,7 @@ def test_a_failed_run_is_listed_does_not_count_and_is_one_line_without_control_c
     assert found.estimate is not None
     assert found.estimate.n == 2
     assert [one.value is None for one in found.samples] == [False, False, True]
-    assert found.samples[2].why == f"oom: {HOSTILE}"
+    assert found.samples[2].reason == f"oom: {HOSTILE}"
     assert f"oom: {one_line(HOSTILE)}\n" in render(found)
     assert "\x07" not in render(found)
     lost = cell(written, "quick/copy T30/GRU/loss")

@@ -15,7 +15,7 @@ from bench.analysis.aggregate import Group, groups
 from bench.analysis.statistics import interval
 from bench.analysis.tables import group_tables
 from bench.records.metric import Metric
-from bench.records.record import Point, Record, measured
+from bench.records.record import CurvePoint, Record, measured
 from bench.report import plots
 from bench.report.figures import render
 from bench.report.report import csv_text
@@ -85,7 +85,7 @@ def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> 
     records = []
     for seed, end in enumerate(ENDS[headline]):
         one = record("LSTM", seed)
-        curve = [Point(step=step, seconds=step * 2.0**seed, train_loss=1.0, valid={headline: end}) for step in (100, 200)]
+        curve = [CurvePoint(step=step, seconds=step * 2.0**seed, train_loss=1.0, valid={headline: end}) for step in (100, 200)]
         measures = one.measures | {
             f"valid_{headline}": measured(end, metric.unit, "m", "s"),
             "train_s": measured(200 * 2.0**seed, "s", "m", "s"),
@@ -197,7 +197,7 @@ def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group:
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
-    failed = groups("quick", [record("GRU", 0, status="oom", why="too big")])[0]
+    failed = groups("quick", [record("GRU", 0, status="oom", reason="too big")])[0]
     assert render("comparison", failed, looks([failed])) == {}
 
 
@@ -211,7 +211,7 @@ def test_text_of_records_is_never_mathematics() -> None:
 
 
 def test_one_point_is_a_marker() -> None:
-    one = record("LSTM", 0).model_copy(update={"curve": [Point(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
+    one = record("LSTM", 0).model_copy(update={"curve": [CurvePoint(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
     (left, _) = drawn("_curves", groups("quick", [one])[0], "steps").axes
     assert left.lines[0].get_marker() == "^"
 

@@ -15,35 +15,41 @@ import matplotlib
 import pytest
 from running import IDENTITY
 
-from bench.analysis.aggregate import Aggregate, Column, Row, best, cell, groups, natural, shown_unit
+from bench.analysis.aggregate import Aggregate, Column, ResultRow, best, cell, groups, natural, shown_unit
 from bench.analysis.statistics import interval
 from bench.analysis.tables import Table, group_tables
 from bench.records.errors import LeftOut, UserError
 from bench.records.metric import Metric
-from bench.records.record import Measure, Point, Record, RunStatus, measured, write_record
-from bench.records.spec import Named, Recipe, Spec, Train
+from bench.records.record import CurvePoint, Measure, Record, RunStatus, measured, write_record
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
 from bench.report.report import latex, latex_escape, markdown, markdown_escape, summary, write_report
 
 HOSTILE = "a|b <script>alert(1)</script> `x` $x_1$ & 50% \\frac{}{} ~^# [y](z)\n中 \x07 *bold* ↯"
 EXPLICIT = "an explicit model solves nothing"
 METRICS = {
-    "loss": Metric(unit="nats", better="lower", chance=0.416, floor=0.0),
-    "accuracy_last10": Metric(unit="fraction", better="higher", chance=0.125, floor=1.0),
-    "excess_nats": Metric(unit="nats/token", better="lower", chance=0.3, floor=0.0),
+    "loss": Metric(unit="nats", better="lower", chance=0.416, optimum=0.0),
+    "accuracy_last10": Metric(unit="fraction", better="higher", chance=0.125, optimum=1.0),
+    "excess_nats": Metric(unit="nats/token", better="lower", chance=0.3, optimum=0.0),
 }
 # model, loss, step ms, saved bytes, solves
-MODELS: dict[str, tuple[Named, float, float, int, bool]] = {
-    "DEQ (Anderson)": (Named(name="deq", settings={"solver": "anderson"}), 0.11, 41.0, 196_608, True),
-    "DEQ (Broyden)": (Named(name="deq", settings={"solver": "broyden"}), 0.112, 63.0, 196_608, True),
-    "tied 12": (Named(name="tied", settings={"depth": 12}), 0.105, 30.0, 2_359_296, False),
-    "tied 12, checkpoint sqrt": (Named(name="tied", settings={"depth": 12, "checkpointing": "sqrt"}), 0.105, 39.0, 786_432, False),
-    "LSTM": (Named(name="lstm"), 0.21, 11.0, 3_145_728, False),
-    "GRU": (Named(name="gru"), 0.25, 10.0, 2_621_440, False),
+MODELS: dict[str, tuple[ComponentConfig, float, float, int, bool]] = {
+    "DEQ (Anderson)": (ComponentConfig(name="deq", settings={"solver": "anderson"}), 0.11, 41.0, 196_608, True),
+    "DEQ (Broyden)": (ComponentConfig(name="deq", settings={"solver": "broyden"}), 0.112, 63.0, 196_608, True),
+    "tied 12": (ComponentConfig(name="tied", settings={"depth": 12}), 0.105, 30.0, 2_359_296, False),
+    "tied 12, checkpoint sqrt": (
+        ComponentConfig(name="tied", settings={"depth": 12, "checkpointing": "sqrt"}),
+        0.105,
+        39.0,
+        786_432,
+        False,
+    ),
+    "LSTM": (ComponentConfig(name="lstm"), 0.21, 11.0, 3_145_728, False),
+    "GRU": (ComponentConfig(name="gru"), 0.25, 10.0, 2_621_440, False),
 }
 
 
-def measure(value: float | None, unit: str = "1", why: str | None = None) -> Measure:
-    return measured(value, unit, f"fake {unit}", "a fake run", why)
+def measure(value: float | None, unit: str = "1", reason: str | None = None) -> Measure:
+    return measured(value, unit, f"fake {unit}", "a fake run", reason)
 
 
 def depth_points(name: str) -> list[dict[str, Any]]:
@@ -72,16 +78,16 @@ def record(
     suite: str = "quick",
     group: str = "copy T30",
     status: RunStatus = "ok",
-    why: str | None = None,
+    reason: str | None = None,
     rate: float = 1e-3,
     role: str = "final",
     trials: tuple[str, ...] = (),
     values: dict[str, Measure] | None = None,
 ) -> Record:
     model, loss, step_ms, saved, solves = MODELS[label]
-    train = Train(steps=400, batch=32, learning_rate=rate, evaluate_every=40)
-    task = Named(name="copy", settings={"T": 30})
-    spec = Spec(group=group, label=label, role=role, model=model, task=task, train=train, seed=seed, trials=trials)  # type: ignore[arg-type]
+    train = TrainConfig(steps=400, batch=32, learning_rate=rate, evaluate_every=40)
+    task = ComponentConfig(name="copy", settings={"T": 30})
+    spec = RunSpec(group=group, label=label, role=role, model=model, task=task, train=train, seed=seed, trials=trials)  # type: ignore[arg-type]
     noise = random.Random(f"{label} {seed} {rate}")
     loss *= math.exp(noise.gauss(0, 0.03) + 0.2 * abs(math.log10(rate / 1e-3)))
     none = None if solves else EXPLICIT
@@ -94,7 +100,7 @@ def record(
         now = loss + (2.2 - loss) * math.exp(-step / 70) * math.exp(noise.gauss(0, 0.05))
         valid = {"loss": now * 1.02, "accuracy_last10": max(0.0, 1 - now / 2.3), "excess_nats": now - 0.1}
         curve.append(
-            Point(
+            CurvePoint(
                 step=step,
                 seconds=step * step_ms / 1e3 * math.exp(noise.gauss(0, 0.02)),
                 train_loss=now if step else None,
@@ -133,7 +139,7 @@ def record(
         spec=spec,
         identity=IDENTITY,
         status=status,
-        why=why,
+        reason=reason,
         metrics=METRICS,
         curve=curve,
         measures=measures | (values or {}),
@@ -155,8 +161,8 @@ def comparison(suite: str = "quick", group: str = "copy T30") -> list[Record]:
             failed = label == "GRU" or (label == "LSTM" and seed == 2)
             status: RunStatus = "oom" if failed else "ok"
             rate = 3e-3 if label == "LSTM" else 1e-3
-            why = HOSTILE if failed else None
-            records.append(record(label, seed, suite=suite, group=group, trials=ids, rate=rate, status=status, why=why))
+            reason = HOSTILE if failed else None
+            records.append(record(label, seed, suite=suite, group=group, trials=ids, rate=rate, status=status, reason=reason))
     return records
 
 
@@ -270,7 +276,7 @@ def test_failed_runs_are_counted_named_and_explained(written: tuple[Path, list[P
 
 
 def test_the_mean_is_over_ok_runs_alone() -> None:
-    bad = record("GRU", 1, status="timeout", why="slow", values={"test_loss": measure(99.0, "nats")})
+    bad = record("GRU", 1, status="timeout", reason="slow", values={"test_loss": measure(99.0, "nats")})
     records = [record("GRU", 0, values={"test_loss": measure(1.0, "nats")}), bad]
     assert texts(table(records, ""))["GRU"][:1] + texts(table(records, ""))["GRU"][3:4] == ["1/2", "1.00"]
     assert any(note.startswith("One run: no interval") for note in table(records, "").notes)
@@ -292,7 +298,7 @@ def test_bold_only_where_the_best_interval_stands_apart() -> None:
     assert bold_rows(with_losses(apart | {"tied 12": [0.09, 0.12, 0.15]}), "", "loss") == set()
     assert bold_rows(with_losses(apart | {"GRU": [0.5]}), "", "loss") == set()  # one run has no interval to stand apart from
     assert bold_rows(with_losses({"LSTM": [0.1]}), "", "loss") == set()
-    failed = record("LSTM", 7, status="diverged", why="loss is not finite")
+    failed = record("LSTM", 7, status="diverged", reason="loss is not finite")
     assert bold_rows([*with_losses(apart), failed], "", "loss") == set()  # the mean of survivors
 
 
@@ -431,7 +437,7 @@ def test_of_several_trials_at_a_rate_the_mean_is_audited(rate: float, audit: str
 def test_a_failed_trial_is_shown_with_its_reason() -> None:
     trials = [
         record("LSTM", 1000, role="trial"),
-        record("LSTM", 1000, role="trial", rate=1e-2, status="diverged", why="loss is inf"),
+        record("LSTM", 1000, role="trial", rate=1e-2, status="diverged", reason="loss is inf"),
     ]
     one = table([*trials, record("LSTM", 0, trials=tuple(trial.spec.key for trial in trials))], "trials")
     assert texts(one)["LSTM"][0].endswith("0.01: diverged")
@@ -582,7 +588,7 @@ def test_labels_sort_as_people_count() -> None:
 
 
 def test_a_cell_of_a_row_without_ok_runs_is_empty() -> None:
-    row = Row(label="x", family="other", finals=(record("GRU", 0, status="crashed", why="x"),))
+    row = ResultRow(label="x", family="other", finals=(record("GRU", 0, status="crashed", reason="x"),))
     assert cell(row, Column(name="test_loss", head="loss")) == Aggregate(estimate=None, reasons=(), measures=(), runs=())
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import comparison, record
 
-from bench.analysis.aggregate import Group, Row, groups
+from bench.analysis.aggregate import Group, ResultRow, groups
 from bench.analysis.statistics import Interval
 from bench.analysis.tradeoff import Point, costs, front, parameters
 from bench.records.record import Measure
@@ -15,7 +15,7 @@ def point(cost: float, score: float) -> Point:
     def exactly(value: float) -> Interval:
         return Interval(mean=value, low=None, high=None, n=1, scale="linear")
 
-    return Point(row=Row(label="a", family="deq", finals=()), cost=exactly(cost), score=exactly(score))
+    return Point(row=ResultRow(label="a", family="deq", finals=()), cost=exactly(cost), score=exactly(score))
 
 
 def beats(a: Point, b: Point, sign: int) -> bool:
@@ -35,7 +35,7 @@ def quick(**values: float | None) -> Group:
     """One row of one seed with these measures."""
     one = record("LSTM", 0)
     measures = {
-        name: Measure(value=value, unit="?", method="m", scope="s", why=None if value is not None else "busy")
+        name: Measure(value=value, unit="?", method="m", scope="s", reason=None if value is not None else "busy")
         for name, value in values.items()
     }
     return groups("quick", [one.model_copy(update={"measures": one.measures | measures})])[0]
@@ -66,7 +66,7 @@ def test_one_row_without_its_clock_is_enough_for_the_steps_to_be_taken() -> None
     assert found is not None
     assert "training time" in {cost.head for cost in found[1]}
     one, *rest = (r for row in group.rows for r in row.finals)
-    blind = one.measures["train_s"].model_copy(update={"value": None, "why": "busy"})
+    blind = one.measures["train_s"].model_copy(update={"value": None, "reason": "busy"})
     found = costs(groups("quick", [one.model_copy(update={"measures": one.measures | {"train_s": blind}}), *rest])[0])
     assert found is not None
     heads = {cost.head for cost in found[1]}
@@ -78,7 +78,7 @@ def test_a_row_without_a_cost_or_a_score_has_no_point() -> None:
     found = costs(quick(energy_J=None, train_step_flops=0.0))
     assert found is not None
     assert not {"J", "TFLOP"} & {cost.unit for cost in found[1]}
-    failed = groups("quick", [record("GRU", 0, status="oom", why="too big")])[0]
+    failed = groups("quick", [record("GRU", 0, status="oom", reason="too big")])[0]
     assert costs(failed) is None
     assert parameters(failed) is None
 

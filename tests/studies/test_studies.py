@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.instruments.machine_lock import Machine
+from bench.instruments.machine_lock import MachineLock
 from bench.records.errors import UserError
 from bench.records.side_file import EXPERIMENTS
-from bench.records.spec import Named
+from bench.records.spec import ComponentConfig
 from bench.report.figures import render
 from bench.studies import batches, figures, gradient_error, inference, pathological, recompute, residual, store
 from bench.studies.config import AGREEMENT, TEXT, Case, Config, GradientConfig
@@ -35,8 +35,8 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "claims"
 Made = tuple[dict[str, Any], Path]
 
 
-def copying(T: int) -> Named:
-    return Named(name="copy", settings={"T": T, "samples": 64, "test_samples": 16})
+def copying(T: int) -> ComponentConfig:
+    return ComponentConfig(name="copy", settings={"T": T, "samples": 64, "test_samples": 16})
 
 
 CASE = Case("copy", copying(2), 1e-2, tuple((f"T={T}", copying(T)) for T in (2, 3, 4)))
@@ -51,8 +51,8 @@ TOY = Config(cases=(CASE,), gradient=GRADIENT, **SIZES)
 DEQ_SPEC, TIED_SPEC = (TOY.spec(CASE, label, 0) for label in ("DEQ", TOY.tied_label))
 
 
-def contention(why: str | None) -> Any:
-    return lambda threads: SimpleNamespace(read=lambda: why)
+def contention(reason: str | None) -> Any:
+    return lambda threads: SimpleNamespace(read=lambda: reason)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +125,9 @@ def test_the_fresh_model_is_where_training_began(models: Models) -> None:
 def test_a_training_that_diverged_has_rows_with_that_reason(models: Models) -> None:
     train = DEQ_SPEC.train.model_copy(update={"learning_rate": 1e38, "clip": None})
     explosive = DEQ_SPEC.model_copy(update={"train": train})
-    values, why = residual.studies(TOY)[0].values(PlannedRow({"seed": 0}, (explosive,), (5, 2)), models)
+    values, reason = residual.studies(TOY)[0].values(PlannedRow({"seed": 0}, (explosive,), (5, 2)), models)
     assert values is None
-    assert "diverged" in (why or "")
+    assert "diverged" in (reason or "")
 
 
 def test_a_solved_copy_leaves_the_model_alone(models: Models) -> None:
@@ -225,7 +225,7 @@ def test_a_phantom_gradient_is_off_by_a_power_of_the_jacobian() -> None:
 
 def test_a_batch_without_roots_has_a_reason_instead_of_gradients() -> None:
     found = gradient_error.gradients(affine_model(scaled_identity=1.0), *tokens(), GradientConfig(batch=2), Stop(max_steps=10))
-    assert "0 of 3 sequences" in found["why"]
+    assert "0 of 3 sequences" in found["reason"]
     assert "backward" not in found
 
 
@@ -296,7 +296,7 @@ def test_models_are_as_large_as_the_deq_and_chance_is_the_same_at_every_length(m
     rows = rows_of(made, "dependency")
     size = rows[0]["values"]["parameters"]
     assert all(abs(row["values"]["parameters"] - size) <= 0.02 * size for row in rows)
-    assert len({(row["values"]["chance"], row["values"]["floor"]) for row in rows}) == 1
+    assert len({(row["values"]["chance"], row["values"]["optimum"]) for row in rows}) == 1
     assert {row["dependency"] for row in rows} == {2, 3}
 
 
@@ -318,7 +318,7 @@ def test_inference_takes_turns_on_one_thread_alone(models: Models, monkeypatch: 
     seen: list[str] = []
 
     @contextmanager
-    def exclusive(self: Machine) -> Iterator[None]:
+    def exclusive(self: MachineLock) -> Iterator[None]:
         seen.append("locked")
         yield
         seen.append("released")
@@ -328,7 +328,7 @@ def test_inference_takes_turns_on_one_thread_alone(models: Models, monkeypatch: 
         return next(script)
 
     monkeypatch.setattr(inference, "seconds", seconds)
-    monkeypatch.setattr(Machine, "exclusive", exclusive)
+    monkeypatch.setattr(MachineLock, "exclusive", exclusive)
     monkeypatch.setattr(inference, "Contention", contention(None))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -357,7 +357,7 @@ def test_the_record_has_every_row_with_seeds_settings_and_units(made: Made) -> N
         assert found["units"]
         assert found["settings"]
         assert found["seeds"] == [0]
-        assert all((row["values"] is None) == (row["why"] is not None) and row["made_by"] for row in found["rows"])
+        assert all((row["values"] is None) == (row["reason"] is not None) and row["made_by"] for row in found["rows"])
 
 
 @pytest.fixture
@@ -418,7 +418,9 @@ def test_an_interrupted_call_resumes(measured: list[str], tmp_path: Path) -> Non
 
 def test_a_contended_row_is_measured_again(made: Made, measured: list[str], tmp_path: Path) -> None:
     record = json.loads(json.dumps(made[0]))
-    record["experiments"]["inference"]["rows"][0].update(values=None, why="contended: other work ran on the machine meanwhile: x")
+    record["experiments"]["inference"]["rows"][0].update(
+        values=None, reason="contended: other work ran on the machine meanwhile: x"
+    )
     store._write(record, tmp_path)
     assert store.measure_studies(out=tmp_path, config=TOY)["experiments"]["inference"]["rows"][0]["values"] == {"count": 1}
     assert measured == ["inference"]
@@ -429,7 +431,7 @@ def test_a_missing_corpus_is_a_reason(measured: list[str], tmp_path: Path) -> No
     found = store.measure_studies(data=absent, out=tmp_path, config=replace(TOY, cases=(CASE, TEXT)))["experiments"]
     rows = [row for row in found["cap"]["rows"] if row["task"] == TEXT.label]
     assert [(row["values"], row["made_by"]) for row in rows] == [(None, None)]
-    assert "absent.txt" in rows[0]["why"]
+    assert "absent.txt" in rows[0]["reason"]
     assert measured == []
 
 
@@ -460,7 +462,7 @@ def test_every_figure_with_values_is_drawn_in_both_formats(made: Made, tmp_path:
     assert {path.stem for path in tmp_path.glob("*.png")} == {*names, "dependency-length"}
     bare = json.loads(json.dumps(made[0]))
     for row in (row for study in bare["experiments"].values() for row in study["rows"]):
-        row["values"], row["why"] = None, "untrained"
+        row["values"], row["reason"] = None, "untrained"
     assert render("experiments", figures.Rows(bare)) == {}
 
 
@@ -485,7 +487,7 @@ def test_the_published_record_is_complete_and_reproduces() -> None:
         rows = found[study.name]["rows"]
         assert [planned.subject.items() <= row.items() for planned, row in zip(study.rows, rows, strict=True)] == [True] * len(rows)
         assert found[study.name]["settings"] == json.loads(json.dumps(study.settings))
-        assert all(row["revision"] and (row["values"] is not None or row["why"]) for row in rows)
+        assert all(row["revision"] and (row["values"] is not None or row["reason"]) for row in rows)
         assert sum(row["values"] is not None for row in rows) > 0.9 * len(rows), study.name
     assert AGREEMENT.label in {row["task"] for row in found["training"]["rows"]}
     for study in (pathological.studies(Config())[0], recompute.study(Config())):

@@ -93,26 +93,26 @@ def test_floor_and_chance_equal_brute_force(states: int, length: int, chain: int
     assert math.fsum(joint) == pytest.approx(1, abs=1e-12)
     chance = entropy(list(task.stationary))
     assert task.metrics["loss"].chance == pytest.approx(chance, abs=1e-12)
-    assert task.metrics["loss"].floor == pytest.approx((entropy(joint) - chance) / length, abs=1e-12)
+    assert task.metrics["loss"].optimum == pytest.approx((entropy(joint) - chance) / length, abs=1e-12)
 
 
 def test_the_metrics_agree_with_one_another() -> None:
     metrics = Markov().metrics
     loss = metrics["loss"]
     assert loss.chance is not None
-    assert loss.floor is not None
-    assert loss.chance - loss.floor > 0.5  # there is something to learn
+    assert loss.optimum is not None
+    assert loss.chance - loss.optimum > 0.5  # there is something to learn
     assert metrics["perplexity"].chance == pytest.approx(math.exp(loss.chance))
-    assert metrics["perplexity"].floor == pytest.approx(math.exp(loss.floor))
-    assert (metrics["excess_nats"].chance, metrics["excess_nats"].floor) == (loss.chance - loss.floor, 0.0)
+    assert metrics["perplexity"].optimum == pytest.approx(math.exp(loss.optimum))
+    assert (metrics["excess_nats"].chance, metrics["excess_nats"].optimum) == (loss.chance - loss.optimum, 0.0)
 
 
 def test_the_perfect_predictor_scores_the_floor_and_the_frequencies_score_chance() -> None:
     task = Markov(test_samples=4_000)
     inputs, targets = whole(task, "test", 1_000)
     found = means(task, task.oracle(inputs), targets)
-    assert found["loss"] == pytest.approx(task.floor, abs=0.012)
-    assert found["excess_nats"] == found["loss"] - task.floor
+    assert found["loss"] == pytest.approx(task.optimum, abs=0.012)
+    assert found["excess_nats"] == found["loss"] - task.optimum
     assert found["perplexity"] == math.exp(found["loss"])
     frequencies = torch.from_numpy(task.stationary).log().expand(*inputs.shape, -1)
     assert means(task, frequencies, targets)["loss"] == pytest.approx(task.metrics["loss"].chance, abs=0.012)

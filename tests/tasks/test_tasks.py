@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from bench.records.errors import UserError
-from bench.records.spec import Named, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.task import Task
@@ -198,7 +198,7 @@ def test_copy_floor_is_what_perfect_recall_scores_and_a_wrong_symbol_costs_its_s
     task = small_copy()
     _, targets = next(task.batches("test", 20, 0))
     logits = functional.one_hot(targets, 10) * 1e4
-    assert means(task, logits, targets) == {name: metric.floor for name, metric in task.metrics.items()}
+    assert means(task, logits, targets) == {name: metric.optimum for name, metric in task.metrics.items()}
     logits[0, -1] = functional.one_hot(torch.tensor(0), 10) * 1e4
     assert task.score(logits, targets)["accuracy_last10"] == (torch.tensor(199.0, dtype=torch.float64), 200)
     logits[0, 0] = functional.one_hot(torch.tensor(1), 10) * 1e4  # outside the last ten
@@ -299,12 +299,12 @@ def test_agreement_floor_and_chance_equal_brute_force(vocabulary: int, classes: 
 
     # chain rule: the targets' conditional entropies given their whole prefixes sum to H(x_0..x_T) - H(x_0)
     rate = (entropy(list(joint.values())) - entropy(list(opener.values()))) / task.length
-    assert task.floor == pytest.approx(rate, abs=1e-12)
+    assert task.optimum == pytest.approx(rate, abs=1e-12)
     assert task.unigram == pytest.approx(entropy(list(frequency.values())), abs=1e-12)
     agreement = task.metrics["loss_agreement"]
     assert agreement.chance == pytest.approx(entropy(list(closer.values())), abs=1e-12)
     given_opener = entropy(list(closer_with_opener.values())) - entropy(list(opener.values()))
-    assert agreement.floor == pytest.approx(given_opener, abs=1e-12)
+    assert agreement.optimum == pytest.approx(given_opener, abs=1e-12)
 
 
 def test_agreement_generator_draws_the_language_that_is_described() -> None:
@@ -339,12 +339,12 @@ def test_agreement_oracle_reaches_the_floor() -> None:
     task = Agreement()
     inputs, targets = next(task.batches("train", 8_000, 0))  # 384 000 tokens: standard error 0.1 % of the floor
     found = means(task, task.oracle(inputs), targets)
-    assert found["loss"] == pytest.approx(task.floor, rel=0.005)
-    assert found["excess_nats"] == pytest.approx(found["loss"] - task.floor, abs=1e-15)
+    assert found["loss"] == pytest.approx(task.optimum, rel=0.005)
+    assert found["excess_nats"] == pytest.approx(found["loss"] - task.optimum, abs=1e-15)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     closer = task.metrics["loss_agreement"]
-    assert closer.floor is not None
-    assert found["loss_agreement"] == pytest.approx(closer.floor, rel=0.05)
+    assert closer.optimum is not None
+    assert found["loss_agreement"] == pytest.approx(closer.optimum, rel=0.05)
 
 
 def test_agreement_unigram_predictor_scores_chance() -> None:
@@ -353,7 +353,7 @@ def test_agreement_unigram_predictor_scores_chance() -> None:
     frequency = torch.bincount(targets.flatten(), minlength=32).double() / targets.numel()
     loss = means(task, frequency.log().expand(*targets.shape, 32), targets)["loss"]
     assert loss == pytest.approx(task.unigram, rel=0.002)
-    assert task.unigram > 2 * task.floor
+    assert task.unigram > 2 * task.optimum
     # who knows that a closer is due, but not the opener, scores the closers' own entropy
     closers = torch.full((32,), -math.inf, dtype=torch.float64)
     closers[8:16] = torch.from_numpy(0.95 * task.opener + 0.05 / 8).log()
@@ -407,7 +407,7 @@ def test_agreement_training_data_never_recur() -> None:
     assert len(set(rows)) == len(rows)
     assert task.fingerprint() == Agreement(test_samples=64).fingerprint()
     assert task.fingerprint() != Agreement(test_samples=64, data_seed=1).fingerprint()
-    assert task.floor != Agreement(test_samples=64, data_seed=1).floor
+    assert task.optimum != Agreement(test_samples=64, data_seed=1).optimum
 
 
 def test_agreement_perplexity_of_a_diverged_loss_is_infinite() -> None:
@@ -575,13 +575,13 @@ def test_a_carried_memory_begins_anew_with_every_epoch(tmp_path: Path, monkeypat
         return step(model, optimiser, clip, inputs, targets, memory, *more)
 
     monkeypatch.setattr(loop, "training_step", seen)
-    spec = Spec(
+    spec = RunSpec(
         group="g",
         label="l",
         role="trial",
-        model=Named(name="gru", settings={"width": 4}),
-        task=Named(name="text", settings={"data": "a", "length": 8}),
-        train=Train(steps=25, batch=2, learning_rate=0.01, carry=True, evaluation_batch=1),
+        model=ComponentConfig(name="gru", settings={"width": 4}),
+        task=ComponentConfig(name="text", settings={"data": "a", "length": 8}),
+        train=TrainConfig(steps=25, batch=2, learning_rate=0.01, carry=True, evaluation_batch=1),
         seed=0,
     )
     assert run(spec, suite="s", data={"a": tmp_path / "a.txt"}).status == "ok"

@@ -17,37 +17,40 @@ from bench.execution.engines.engine import Lost
 from bench.execution.job import Job
 from bench.execution.lost_runs import record_of_lost_run
 from bench.records.record import Record
-from bench.records.spec import Named, Recipe, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import RunControl
 from bench.training.registry import build_task
 from bench.training.run import run
 
-ECHO = Named(name="user_models:Echo")
-TEXT = Named(name="text", settings={"data": "a", "length": 4})
+ECHO = ComponentConfig(name="user_models:Echo")
+TEXT = ComponentConfig(name="text", settings={"data": "a", "length": 4})
 DEQ: Settings = {"cell": "transformer-xl", "cell.heads": 2, "cell.memory_length": 3, "width": 8, "steps": 6, "backward_steps": 5}
 KINDS: dict[str, dict[str, Any]] = {
     "deq with memory, dropout and a recipe": {
-        "model": Named(name="deq", settings=DEQ | {"cell.dropout": 0.2}),
+        "model": ComponentConfig(name="deq", settings=DEQ | {"cell.dropout": 0.2}),
         "recipe": Recipe(pretrain_steps=9, rtol=0.1, jacobian=0.1, jacobian_probability=0.5),
         "task": TEXT,
     },
-    "stack": {"model": Named(name="deq", settings=DEQ | {"layers": 2}), "task": TEXT},
-    "trellisnet": {"model": Named(name="trellisnet", settings={"width": 6, "depth": 4, "auxiliary_every": 2}), "task": TEXT},
-    "lstm with dropout": {
-        "model": Named(name="lstm", settings={"width": 6, "layers": 2, "hidden_dropout": 0.3, "weight_dropout": 0.2}),
+    "stack": {"model": ComponentConfig(name="deq", settings=DEQ | {"layers": 2}), "task": TEXT},
+    "trellisnet": {
+        "model": ComponentConfig(name="trellisnet", settings={"width": 6, "depth": 4, "auxiliary_every": 2}),
         "task": TEXT,
     },
-    "tcn": {"model": Named(name="tcn", settings={"width": 6, "levels": 2, "kernel": 2}), "task": TEXT},
-    "ode": {"model": Named(name="ode", settings={"cell": "mlp", "width": 6}), "task": ECHO},
+    "lstm with dropout": {
+        "model": ComponentConfig(name="lstm", settings={"width": 6, "layers": 2, "hidden_dropout": 0.3, "weight_dropout": 0.2}),
+        "task": TEXT,
+    },
+    "tcn": {"model": ComponentConfig(name="tcn", settings={"width": 6, "levels": 2, "kernel": 2}), "task": TEXT},
+    "ode": {"model": ComponentConfig(name="ode", settings={"cell": "mlp", "width": 6}), "task": ECHO},
 }
 
 
-def spec(kind: str, steps: int = 30, **changes: Any) -> Spec:
+def spec(kind: str, steps: int = 30, **changes: Any) -> RunSpec:
     fields = KINDS[kind] | changes
     carry = fields["task"] is TEXT
-    train = Train(steps=steps, batch=2, learning_rate=0.02, evaluate_every=10, evaluation_batch=2, carry=carry, warmup=4)
-    return Spec(group="g", label="l", role="trial", train=train, seed=0, **fields)
+    train = TrainConfig(steps=steps, batch=2, learning_rate=0.02, evaluate_every=10, evaluation_batch=2, carry=carry, warmup=4)
+    return RunSpec(group="g", label="l", role="trial", train=train, seed=0, **fields)
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def numbers(record: Record) -> Any:
     """All that is no clock and no process memory."""
     points = [point.model_dump(exclude={"seconds"}) for point in record.curve]
     measures = {name: m for name, m in record.measures.items() if not name.endswith("_s") and name != "host_peak_bytes"}
-    return record.status, record.why, points, measures
+    return record.status, record.reason, points, measures
 
 
 def stopped(checkpoint: Checkpoint, steps: set[int]) -> RunControl:
@@ -89,7 +92,7 @@ def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: 
         record = run(one, suite="s", data=data, control=stopped(checkpoint, left))
         if record.status == "ok":
             break
-        assert (record.status, record.why) == ("interrupted", "by the test")
+        assert (record.status, record.reason) == ("interrupted", "by the test")
         stops.append(checkpoint.step)
     assert stops == [1, 7, 8, 20, 30]
     assert numbers(record) == numbers(whole)
@@ -251,7 +254,7 @@ def test_what_a_forged_state_says_does_not_keep_a_lost_run_from_its_record(
     job.checkpoint.write_bytes(content)
     damaged(lambda saved: (saved.update(run_id=job.run_id), change(saved)))(job.checkpoint)
     record = record_of_lost_run(Lost(job, "killed"), "crashed", build_task(one.task, data), {})
-    assert (record.status, record.why, record.elapsed_s) == ("crashed", "killed", 0.0)
+    assert (record.status, record.reason, record.elapsed_s) == ("crashed", "killed", 0.0)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

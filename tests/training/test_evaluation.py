@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.tasks.text import Text
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel, build_model
@@ -49,7 +49,7 @@ def built(name: str, vocabulary: int) -> LanguageModel:
     if name == "a user's":
         return LanguageModel(vocabulary=vocabulary, inputs=4, core=Sums()).double()
     model, settings = MODELS[name]
-    return build_model(Named(name=model, settings={"width": 4, **settings}), vocabulary).double()
+    return build_model(ComponentConfig(name=model, settings={"width": 4, **settings}), vocabulary).double()
 
 
 def text(folder: Path, characters: int) -> Text:
@@ -57,9 +57,16 @@ def text(folder: Path, characters: int) -> Text:
     return Text(data="a", paths={"a": folder / "a.txt"}, length=4)
 
 
-def spec(size: int, carry: bool) -> Spec:
-    train = Train(steps=1, batch=2, learning_rate=0.1, evaluation_batch=size, carry=carry)
-    return Spec(group="g", label="l", model=Named(name="gru"), task=Named(name="text", settings={"data": "a"}), train=train, seed=0)
+def spec(size: int, carry: bool) -> RunSpec:
+    train = TrainConfig(steps=1, batch=2, learning_rate=0.1, evaluation_batch=size, carry=carry)
+    return RunSpec(
+        group="g",
+        label="l",
+        model=ComponentConfig(name="gru"),
+        task=ComponentConfig(name="text", settings={"data": "a"}),
+        train=train,
+        seed=0,
+    )
 
 
 @pytest.mark.parametrize("carry", [True, False])

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import bench.training.evaluation
 from baselines import Recurrent
 from bench.records.errors import UserError
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.adaptive_softmax import AdaptiveEmbedding, adaptive_softmax
 from bench.training.evaluation import evaluate
-from bench.training.language_model import Ends, LanguageModel, build_model
+from bench.training.language_model import EmbeddingConfig, LanguageModel, build_model
 from bench.training.registry import build_task
 from bench.training.trainer import loss_of
 
@@ -23,7 +23,7 @@ ADAPTIVE: Settings = {"width": 8, "cutoffs": "5,11", "div_value": 2.0}
 
 
 def gru(vocabulary: int = V, **settings: Any) -> LanguageModel:
-    return build_model(Named(name="gru", settings={"width": 8, **settings}), vocabulary)
+    return build_model(ComponentConfig(name="gru", settings={"width": 8, **settings}), vocabulary)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ def test_channels_are_dropped_at_all_positions_and_in_training_alone(name: str) 
 
 def test_auxiliary_features_have_the_same_head_and_mask_and_their_summed_loss() -> None:
     settings: Settings = {"width": 8, "depth": 6, "auxiliary_every": 2, "output_dropout": 0.3}
-    model = build_model(Named(name="trellisnet", settings=settings), V).train()
+    model = build_model(ComponentConfig(name="trellisnet", settings=settings), V).train()
     inputs, targets = batch()
     torch.manual_seed(0)
     _, features = model.run(inputs)
@@ -140,10 +140,10 @@ def test_an_adaptive_models_parameters_are_counted() -> None:
 
 
 def test_evaluation_in_slices_is_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = build_task(Named(name="copy", settings={"T": 5, "samples": 20, "test_samples": 20}), {})
+    task = build_task(ComponentConfig(name="copy", settings={"T": 5, "samples": 20, "test_samples": 20}), {})
     model = gru(task.vocabulary)
-    train = Train(steps=1, batch=2, learning_rate=0.1, evaluation_batch=8)
-    spec = Spec(group="g", label="l", model=Named(name="gru"), task=Named(name="copy"), train=train, seed=0)
+    train = TrainConfig(steps=1, batch=2, learning_rate=0.1, evaluation_batch=8)
+    spec = RunSpec(group="g", label="l", model=ComponentConfig(name="gru"), task=ComponentConfig(name="copy"), train=train, seed=0)
     whole = evaluate(model, task, "test", spec)
     sizes = []
     logits = LanguageModel.logits
@@ -183,6 +183,8 @@ class Own(Recurrent):
 
 
 def test_a_model_with_a_setting_of_that_name_keeps_it() -> None:
-    model = build_model(Named(name="test_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V)
+    model = build_model(
+        ComponentConfig(name="test_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V
+    )
     assert model.core.own == 0.5
-    assert model.ends == Ends(input_dropout=0.25)
+    assert model.ends == EmbeddingConfig(input_dropout=0.25)

@@ -11,32 +11,32 @@ from baselines import Unrolled
 from bench.execution.plan import Plan
 from bench.records.errors import UserError
 from bench.records.record import Record
-from bench.records.spec import Comparison, Named, Recipe, Row, Settings, Spec, Train
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, Settings, TrainConfig
 from bench.suites.recipes import FAST
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.recipe_schedule import RecipeSchedule, check_recipe
 from bench.training.run import run
 from deq import DEQ, Implicit, Stop
 
-DEQ_MODEL = Named(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
-TASK = Named(name="copy", settings={"T": 4, "test_samples": 16})
+DEQ_MODEL = ComponentConfig(name="deq", settings={"cell": "mlp", "width": 8, "steps": 10, "rtol": 1e-4})
+TASK = ComponentConfig(name="copy", settings={"T": 4, "test_samples": 16})
 
 
 def model(**more: Any) -> LanguageModel:
     torch.manual_seed(0)
-    return build_model(Named(name="deq", settings={**DEQ_MODEL.settings, **more}), 10)
+    return build_model(ComponentConfig(name="deq", settings={**DEQ_MODEL.settings, **more}), 10)
 
 
 def deqs(built: LanguageModel) -> list[DEQ]:
     return [module for module in built.core.modules() if isinstance(module, DEQ)]
 
 
-def train(**more: Any) -> Train:
-    return Train(**({"steps": 10, "batch": 4, "learning_rate": 1e-2, "evaluation_batch": 8} | more))
+def train(**more: Any) -> TrainConfig:
+    return TrainConfig(**({"steps": 10, "batch": 4, "learning_rate": 1e-2, "evaluation_batch": 8} | more))
 
 
-def go(recipe: Recipe | None, named: Named = DEQ_MODEL, **more: Any) -> Record:
-    spec = Spec(group="g", label="l", model=named, task=TASK, train=train(**more), recipe=recipe, seed=0)
+def go(recipe: Recipe | None, named: ComponentConfig = DEQ_MODEL, **more: Any) -> Record:
+    spec = RunSpec(group="g", label="l", model=named, task=TASK, train=train(**more), recipe=recipe, seed=0)
     return run(spec, suite="test")
 
 
@@ -65,7 +65,7 @@ def test_pretraining_reaches_every_layer_of_a_stack() -> None:
 
 def test_a_training_with_pretraining_alone_is_that_of_the_unrolled_network() -> None:
     shallow = go(Recipe(pretrain_steps=10, pretrain_depth=3))
-    tied = go(None, Named(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}))
+    tied = go(None, ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}))
     assert shallow.status == tied.status == "ok"
     assert [point.train_loss for point in shallow.curve] == [point.train_loss for point in tied.curve]
     assert all(point.forward_nfe is None for point in shallow.curve)
@@ -99,14 +99,14 @@ def test_held_caps_hold_for_their_share_and_then_are_the_models_own() -> None:
 
 
 def test_a_backward_cap_without_hold_goes_linearly_and_is_seen_in_the_solves() -> None:
-    named = Named(name="deq", settings={**DEQ_MODEL.settings, "backward_rtol": 1e-9, "backward_steps": 8})
+    named = ComponentConfig(name="deq", settings={**DEQ_MODEL.settings, "backward_rtol": 1e-9, "backward_steps": 8})
     counts = [point.backward_nfe for point in go(Recipe(backward_steps=2), named).curve]
     assert counts == sorted(counts)  # type: ignore[type-var]
     assert (counts[0], counts[-1]) == (2, 8)
 
 
-GRU = Named(name="gru", settings={"width": 8})
-PHANTOM = Named(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
+GRU = ComponentConfig(name="gru", settings={"width": 8})
+PHANTOM = ComponentConfig(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
 TRELLIS: Settings = {"width": 8, "depth": 4}
 
 
@@ -122,23 +122,23 @@ TRELLIS: Settings = {"width": 8, "depth": 4}
         (GRU, Recipe(jacobian=1.0), "the model has none"),
         (GRU, Recipe(steps=3), "the model has none"),
         (GRU, Recipe(rtol=1e-2), "the model has none"),
-        (Named(name="trellisnet", settings=TRELLIS), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
+        (ComponentConfig(name="trellisnet", settings=TRELLIS), Recipe(auxiliary=0.1), "no effect on this TrellisNet"),
         (
-            Named(name="trellisnet", settings={**TRELLIS, "auxiliary_every": 4}),
+            ComponentConfig(name="trellisnet", settings={**TRELLIS, "auxiliary_every": 4}),
             Recipe(auxiliary=0.1),
             "no effect on this TrellisNet",
         ),
-        (Named(name="user_models:Averages", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Averages"),
+        (ComponentConfig(name="user_models:Averages", settings={"width": 8}), Recipe(auxiliary=0.1), "no effect on this Averages"),
     ],
 )
-def test_a_part_of_a_recipe_without_effect_is_refused(named: Named, recipe: Recipe, message: str) -> None:
+def test_a_part_of_a_recipe_without_effect_is_refused(named: ComponentConfig, recipe: Recipe, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_recipe(named, recipe, 10)
 
 
 def test_a_plan_and_a_run_refuse_it_too() -> None:
     recipe = Recipe(steps=3)
-    spec = Spec(group="g", label="l", model=GRU, task=TASK, train=train(), recipe=recipe, seed=0)
+    spec = RunSpec(group="g", label="l", model=GRU, task=TASK, train=train(), recipe=recipe, seed=0)
     with pytest.raises(UserError, match="the model has none"):
         Plan([spec])
     with pytest.raises(UserError, match="the model has none"):
@@ -147,12 +147,12 @@ def test_a_plan_and_a_run_refuse_it_too() -> None:
         run(spec, suite="test")
 
 
-def comparison(named: Named, recipe: Recipe) -> Comparison:
+def comparison(named: ComponentConfig, recipe: Recipe) -> Comparison:
     return Comparison(
         group="g",
         task=TASK,
         train=train(),
-        rows={"row": Row(model=named, recipe=recipe)},
+        rows={"row": ModelEntry(model=named, recipe=recipe)},
         reference="row",
         learning_rates=(1e-2, 2e-2),
         trial_steps=5,
@@ -161,10 +161,10 @@ def comparison(named: Named, recipe: Recipe) -> Comparison:
 
 
 def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
-    spec = Spec(
+    spec = RunSpec(
         group="g",
         label="l",
-        model=Named(name="user_models:Supervised", settings={"width": 8}),
+        model=ComponentConfig(name="user_models:Supervised", settings={"width": 8}),
         task=TASK,
         train=train(),
         recipe=Recipe(auxiliary=0.1),
@@ -174,7 +174,7 @@ def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
 
 
 def test_the_cap_of_a_schedule_is_seen_in_the_solves() -> None:
-    record = go(Recipe(steps=2), Named(name="deq", settings={**DEQ_MODEL.settings, "rtol": 1e-9}))
+    record = go(Recipe(steps=2), ComponentConfig(name="deq", settings={**DEQ_MODEL.settings, "rtol": 1e-9}))
     counts = [point.forward_nfe for point in record.curve]
     assert counts == sorted(counts)  # type: ignore[type-var]
     assert counts[0] == 2
@@ -203,7 +203,7 @@ def test_a_model_without_a_recipe_trains_as_with_an_empty_one() -> None:
 
 
 def test_deep_supervision_adds_its_share() -> None:
-    named = Named(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 2})
+    named = ComponentConfig(name="trellisnet", settings={"width": 8, "depth": 4, "auxiliary_every": 2})
     plain, supervised = go(None, named), go(Recipe(auxiliary=1.0), named)
     assert plain.curve[0].train_loss == supervised.curve[0].train_loss
     assert plain.curve[-1].train_loss != supervised.curve[-1].train_loss
@@ -230,13 +230,13 @@ def test_stops_that_the_recipe_does_not_schedule_are_left_alone() -> None:
 
 
 def test_a_spec_without_a_recipe_has_the_id_it_had_before_there_were_recipes() -> None:
-    spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
+    spec = RunSpec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), seed=0)
     assert spec.key == "g-l-s0-52b7c12e4cc7"
     assert spec.model_copy(update={"recipe": Recipe(steps=3)}).key != spec.key
 
 
 def test_a_recipe_without_the_later_fields_has_the_id_it_had_before_them() -> None:
-    spec = Spec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), recipe=Recipe(steps=3), seed=0)
+    spec = RunSpec(group="g", label="l", model=DEQ_MODEL, task=TASK, train=train(), recipe=Recipe(steps=3), seed=0)
     said = spec.model_dump(mode="json", exclude={"processes", "limits"})
     for name in ("hold", "backward_steps"):
         del said["recipe"][name]
@@ -260,7 +260,7 @@ def test_what_is_measured_of_a_step_does_not_depend_on_a_draw() -> None:
 
 def test_a_final_run_by_equilibrium_propagation_says_how_its_gradient_nears_the_implicit_one() -> None:
     settings = {"cell": "energy", "width": 8, "adjoint": "propagation", "solver": "picard", "steps": 40}
-    probe = go(None, Named(name="deq", settings=settings)).probes["gradient_by_beta"]
+    probe = go(None, ComponentConfig(name="deq", settings=settings)).probes["gradient_by_beta"]
     for symmetric, order in ((True, 2), (False, 1)):
         found = {p["beta"]: p["distance"] for p in probe if p["symmetric"] is symmetric}
         assert 0.5 * 10**order < found[0.1] / found[0.01] < 2 * 10**order

@@ -10,17 +10,17 @@ import torch
 
 from bench.execution.plan import Plan
 from bench.records.errors import UserError
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.language_model import build_model, count_parameters
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_core, build_task
 from bench.training.run import run
 from deq import CELLS, DEQ, SOLVERS, Core, Implicit, Phantom, Unroll
 
-ECHO = Named(name="user_models:Echo")
+ECHO = ComponentConfig(name="user_models:Echo")
 
 
-def model(name: str, **settings: Any) -> Named:
-    return Named(name=name, settings={key.replace("__", "."): value for key, value in settings.items()})
+def model(name: str, **settings: Any) -> ComponentConfig:
+    return ComponentConfig(name=name, settings={key.replace("__", "."): value for key, value in settings.items()})
 
 
 def refused(make: Any, *said: str) -> None:
@@ -33,7 +33,7 @@ def refused(make: Any, *said: str) -> None:
 
 
 def small(core: str, settings: Settings | None = None) -> Core:
-    return build_core(Named(name=core, settings=settings or {}), 8, 8)
+    return build_core(ComponentConfig(name=core, settings=settings or {}), 8, 8)
 
 
 COMBINATIONS: list[tuple[str, Settings]] = [
@@ -69,7 +69,7 @@ class TestEntries:
 
     @pytest.mark.parametrize("name", [name for name in TASKS if name != "text"])
     def test_a_task_serves_batches(self, name: str) -> None:
-        task = build_task(Named(name=name), {})
+        task = build_task(ComponentConfig(name=name), {})
         inputs, targets = next(task.batches("train", 2, 0))
         assert inputs.shape == targets.shape == (2, task.length)
         assert task.headline in task.metrics
@@ -118,7 +118,7 @@ class TestEntries:
 
     def test_the_count_is_that_of_the_real_model(self) -> None:
         for name, settings in COMBINATIONS:
-            chosen = Named(name=name, settings={**settings, "width": 8})
+            chosen = ComponentConfig(name=name, settings={**settings, "width": 8})
             real = sum(p.numel() for p in build_model(chosen, 11).parameters())
             assert count_parameters(chosen, 11) == real
 
@@ -179,22 +179,22 @@ class TestWrong:
         ids=str,
     )
     def test_a_width_is_a_positive_integer(self, settings: Settings, said: list[str]) -> None:
-        refused(lambda: build_model(Named(name="deq", settings=settings), 5), *said)
+        refused(lambda: build_model(ComponentConfig(name="deq", settings=settings), 5), *said)
 
     @pytest.mark.parametrize(
         ("task", "said"),
         [
-            (Named(name="copi"), ["unknown task 'copi'", "did you mean 'copy'?"]),
-            (Named(name="copy", settings={"t": 3}), ["task 'copy' setting 't'", "Allowed", "T"]),
-            (Named(name="copy", settings={"T": 0}), ["T", "0"]),
-            (Named(name="copy", settings={"T": 3.0}), ["'T'", "got 3.0"]),
-            (Named(name="copy", settings={"delimiter": "none"}), ["delimiter", "none"]),
-            (Named(name="text"), ["needs the setting 'data'"]),
-            (Named(name="text", settings={"data": "wiki"}), ["'wiki'", "--data wiki=PATH"]),
+            (ComponentConfig(name="copi"), ["unknown task 'copi'", "did you mean 'copy'?"]),
+            (ComponentConfig(name="copy", settings={"t": 3}), ["task 'copy' setting 't'", "Allowed", "T"]),
+            (ComponentConfig(name="copy", settings={"T": 0}), ["T", "0"]),
+            (ComponentConfig(name="copy", settings={"T": 3.0}), ["'T'", "got 3.0"]),
+            (ComponentConfig(name="copy", settings={"delimiter": "none"}), ["delimiter", "none"]),
+            (ComponentConfig(name="text"), ["needs the setting 'data'"]),
+            (ComponentConfig(name="text", settings={"data": "wiki"}), ["'wiki'", "--data wiki=PATH"]),
         ],
         ids=str,
     )
-    def test_a_task_is_refused_in_one_helpful_line(self, task: Named, said: list[str]) -> None:
+    def test_a_task_is_refused_in_one_helpful_line(self, task: ComponentConfig, said: list[str]) -> None:
         refused(lambda: build_task(task, {}), *said)
 
     def test_an_integer_is_a_number(self) -> None:
@@ -228,7 +228,7 @@ class TestDottedPaths:
 
     @pytest.mark.parametrize("path", ["math:sqrt", "builtins:dict", "user_models:Averages", "user_models:no_core"])
     def test_what_is_no_task_is_refused_in_one_line(self, path: str) -> None:
-        refused(lambda: build_task(Named(name=path), {}), path)
+        refused(lambda: build_task(ComponentConfig(name=path), {}), path)
 
     @pytest.mark.parametrize("kind", ["cell", "solver", "backward_solver"])
     @pytest.mark.parametrize("path", ["math:sqrt", "builtins:dict", "user_models:Averages", "user_models:Echo"])
@@ -267,7 +267,7 @@ class TestDottedPaths:
 
     @pytest.mark.parametrize("change", [{"headline": "nothing"}])
     def test_a_task_whose_headline_is_no_metric_is_refused(self, change: Mapping[str, Any]) -> None:
-        refused(lambda: build_task(Named(name="user_models:Echo", settings=dict(change)), {}), "headline", "nothing")
+        refused(lambda: build_task(ComponentConfig(name="user_models:Echo", settings=dict(change)), {}), "headline", "nothing")
 
 
 @pytest.mark.end_to_end
@@ -280,12 +280,12 @@ class TestDottedPaths:
     ],
     ids=lambda chosen: chosen.name,
 )
-def test_a_users_own_model_cell_solver_and_task_work_end_to_end(chosen: Named) -> None:
-    train = Train(steps=3, batch=4, learning_rate=0.05, evaluation_batch=8)
-    plan = Plan([Spec(group="mine", label="own", model=chosen, task=ECHO, train=train, seed=0)])
+def test_a_users_own_model_cell_solver_and_task_work_end_to_end(chosen: ComponentConfig) -> None:
+    train = TrainConfig(steps=3, batch=4, learning_rate=0.05, evaluation_batch=8)
+    plan = Plan([RunSpec(group="mine", label="own", model=chosen, task=ECHO, train=train, seed=0)])
     (spec,) = plan.finals({})
     record = run(spec, suite="mine")
-    assert (record.status, record.why) == ("ok", None)
+    assert (record.status, record.reason) == ("ok", None)
     assert record.headline == "hits"
     assert record.value("test_hits") is not None
     assert record.identity == plan.identity(spec, record.environment)

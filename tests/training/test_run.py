@@ -19,7 +19,7 @@ from bench.analysis import aggregate as columns
 from bench.instruments.self_test import examine
 from bench.records.errors import UserError, failure
 from bench.records.record import Record
-from bench.records.spec import Named, Settings, Spec, Train
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.checkpoint import Checkpoint, Interrupt
 from bench.training.context import RunControl
 from bench.training.distributed import Ranks
@@ -28,8 +28,8 @@ from bench.training.language_model import LanguageModel, build_model
 from bench.training.run import run
 from bench.training.trainer import make_optimiser, training_step
 
-ECHO = Named(name="user_models:Echo")
-COPY = Named(name="copy", settings={"T": 2, "samples": 64, "test_samples": 20})
+ECHO = ComponentConfig(name="user_models:Echo")
+COPY = ComponentConfig(name="copy", settings={"T": 2, "samples": 64, "test_samples": 20})
 DEQ: Settings = {"cell": "mlp", "width": 6, "steps": 6, "backward_steps": 5}
 MODELS: dict[str, Settings] = {
     "deq": DEQ,
@@ -48,13 +48,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def spec(name: str = "gru", settings: Settings | None = None, task: Named = ECHO, seed: int = 0, **changes: Any) -> Spec:
+def spec(
+    name: str = "gru", settings: Settings | None = None, task: ComponentConfig = ECHO, seed: int = 0, **changes: Any
+) -> RunSpec:
     train = {"steps": 4, "batch": 4, "learning_rate": 0.01, "evaluation_batch": 8} | changes.pop("train", {})
-    model = Named(name=name, settings=settings or MODELS[name])
-    return Spec(group="g", label="l", model=model, task=task, train=Train(**train), seed=seed, **changes)
+    model = ComponentConfig(name=name, settings=settings or MODELS[name])
+    return RunSpec(group="g", label="l", model=model, task=task, train=TrainConfig(**train), seed=seed, **changes)
 
 
-def misfit(how: str, at: int = 2, **changes: Any) -> Spec:
+def misfit(how: str, at: int = 2, **changes: Any) -> RunSpec:
     return spec("user_models:Misfit", {"width": 6, "how": how, "at": at}, role="trial", **changes)
 
 
@@ -65,7 +67,7 @@ def numbers(record: Record) -> Any:
     for point in data["curve"]:
         del point["seconds"]
     data["measures"] = {name: one for name, one in data["measures"].items() if not name.endswith(clocks)}
-    return {key: data[key] for key in ("run_id", "status", "why", "curve", "measures", "probes", "metrics", "headline")}
+    return {key: data[key] for key in ("run_id", "status", "reason", "curve", "measures", "probes", "metrics", "headline")}
 
 
 class Spy:
@@ -122,7 +124,7 @@ class TestMeasures:
     @pytest.mark.parametrize("name", MODELS)
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
         record = run(spec(name, task=COPY), suite="s")
-        assert (record.status, record.why) == ("ok", None)
+        assert (record.status, record.reason) == ("ok", None)
         tables = (columns.PARAMETERS, columns.COST, columns.COST_MORE, columns.MEMORY, columns.MEMORY_MORE)
         known = {column.name for table in (*tables, columns.SOLVER, columns.SOLVER_MORE) for column in table}
         known |= {measure for instrument in examine() for measure in instrument.measures}
@@ -134,7 +136,7 @@ class TestMeasures:
             assert measure.unit
             assert measure.method
             assert measure.scope
-            assert (measure.value is None) == bool(measure.why)
+            assert (measure.value is None) == bool(measure.reason)
         assert record.value("cuda_allocated_peak_bytes") is None
         solves = record.value("train_forward_nfe_mean")
         assert (solves is not None) == (name == "deq")
@@ -172,7 +174,7 @@ class TestMeasures:
             assert torch.equal(value, spy.after_training[key]), key
 
     @pytest.mark.parametrize("task", [ECHO, COPY], ids=lambda task: task.name)
-    def test_the_scores_are_those_of_the_models_own_logits(self, spy: Spy, task: Named) -> None:
+    def test_the_scores_are_those_of_the_models_own_logits(self, spy: Spy, task: ComponentConfig) -> None:
         record = run(spec("lstm", task=task), suite="s")
         (model,) = spy.models
         model.eval()
@@ -264,7 +266,7 @@ class TestTraining:
     def test_a_clipped_step_is_the_step_of_the_clipped_gradient(self) -> None:
         """SGD shows the gradient that was applied; Adam would hide its length."""
         torch.manual_seed(0)
-        model = build_model(Named(name="gru", settings={"width": 4}), 5)
+        model = build_model(ComponentConfig(name="gru", settings={"width": 4}), 5)
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
         before = [p.detach().clone() for p in model.parameters()]
         inputs = torch.randint(5, (2, 3))
@@ -273,7 +275,7 @@ class TestTraining:
         assert moved.item() == pytest.approx(1e-2, rel=1e-2)
 
     def test_the_optimiser_is_adamw_with_the_given_decay(self) -> None:
-        optimiser, _ = make_optimiser(nn.Linear(2, 2), Train(steps=4, batch=1, learning_rate=0.2, weight_decay=0.3))
+        optimiser, _ = make_optimiser(nn.Linear(2, 2), TrainConfig(steps=4, batch=1, learning_rate=0.2, weight_decay=0.3))
         assert isinstance(optimiser, torch.optim.AdamW)
         assert optimiser.param_groups[0]["weight_decay"] == 0.3
 
@@ -298,7 +300,7 @@ class TestTraining:
         assert spy.modes == [(True, False, True)] * 2
 
     def test_evaluation_restores_the_mode_it_found(self) -> None:
-        model = build_model(Named(name="gru", settings={"width": 4}), 5)
+        model = build_model(ComponentConfig(name="gru", settings={"width": 4}), 5)
         task = bench.training.run.build_task(ECHO, {})
         for training in (True, False):
             model.train(training)
@@ -306,14 +308,14 @@ class TestTraining:
             assert model.training is training
 
     def test_the_size_of_the_evaluation_batch_does_not_matter(self) -> None:
-        model = build_model(Named(name="lstm", settings={"width": 4}), 10)
+        model = build_model(ComponentConfig(name="lstm", settings={"width": 4}), 10)
         task = bench.training.run.build_task(COPY, {})
         found = [evaluate(model, task, "test", spec(train={"evaluation_batch": size}))["loss"] for size in (1, 7, 20, 100)]
         assert found == pytest.approx([found[0]] * 4, rel=1e-6)
 
     def test_memory_is_carried_in_order_and_only_if_asked(self, tmp_path: Path, spy: Spy) -> None:
         (tmp_path / "a.txt").write_text("abcdefgh" * 60)
-        task = Named(name="text", settings={"data": "a", "length": 4})
+        task = ComponentConfig(name="text", settings={"data": "a", "length": 4})
         losses = {}
         for carry in (False, True):
             record = run(
@@ -331,20 +333,20 @@ class TestFailures:
         record = run(spec("user_models:Averages", {"width": 6}, role="trial", train=train), suite="s")
         assert record.status == "diverged"
         assert 0 < len(record.curve) < 12
-        assert f"at step {len(record.curve) + 1} of 12" in str(record.why) or "validation" in str(record.why)
+        assert f"at step {len(record.curve) + 1} of 12" in str(record.reason) or "validation" in str(record.reason)
         assert all(math.isfinite(point.train_loss or 0.0) for point in record.curve)
 
     @pytest.mark.parametrize("at", [1, 3])
     def test_a_nan_at_a_step_names_the_step(self, at: int) -> None:
         record = run(misfit("nan", at), suite="s")
         assert record.status == "diverged"
-        assert record.why == f"training loss nan at step {at} of 4"
+        assert record.reason == f"training loss nan at step {at} of 4"
         assert [point.step for point in record.curve] == list(range(1, at))
         assert record.value("parameters_total")
         assert record.value("warmup_s") is not None
 
     @pytest.mark.parametrize(
-        ("how", "status", "why"),
+        ("how", "status", "reason"),
         [
             ("raise", "crashed", "RuntimeError: a user's mistake"),
             ("build", "crashed", "cannot be"),
@@ -355,11 +357,11 @@ class TestFailures:
             ("strange", "crashed", "a byte that is no character"),
         ],
     )
-    def test_a_model_that_fails_is_a_record_that_says_how(self, how: str, status: str, why: str) -> None:
+    def test_a_model_that_fails_is_a_record_that_says_how(self, how: str, status: str, reason: str) -> None:
         record = run(misfit(how), suite="s")
         assert record.status == status
-        assert why in str(record.why)
-        assert "\n" not in str(record.why)
+        assert reason in str(record.reason)
+        assert "\n" not in str(record.reason)
         assert len(record.curve) == (0 if how == "build" else 1)
         Record.model_validate_json(record.model_dump_json())
 
@@ -378,13 +380,13 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("wrong", "said"),
         [
-            (spec(task=Named(name="copi")), "did you mean 'copy'"),
+            (spec(task=ComponentConfig(name="copi")), "did you mean 'copy'"),
             (spec(train={"carry": True}), "carry"),
             (spec("gru", {"width": 4, "layer": 2}), "did you mean 'layers'"),
         ],
         ids=["task", "carry", "setting"],
     )
-    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: Spec, said: str) -> None:
+    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: RunSpec, said: str) -> None:
         with pytest.raises(UserError, match=said):
             run(wrong, suite="s")
 
@@ -437,7 +439,7 @@ def test_several_processes_hear_a_request_between_the_probes(at: str, monkeypatc
     monkeypatch.setattr(bench.training.run, at, asking)
     monkeypatch.setattr(bench.training.run, "step_measures", lambda *arguments: timed.append(1) or {})
     record = run(spec("deq"), suite="test", control=RunControl(interrupt=interrupt, ranks=TwoAlike()))
-    assert (record.status, record.why, timed) == ("timeout", "time is up", [])
+    assert (record.status, record.reason, timed) == ("timeout", "time is up", [])
     assert "test_loss" in record.measures
     assert ("residual_by_nfe" in record.probes) == (at == "as_trained")
 
@@ -498,10 +500,10 @@ class TestOutOfMemory:
         ids=lambda error: f"{type(error).__name__} {str(error)[:40]}",
     )
     def test_however_it_shows_itself(self, error: BaseException) -> None:
-        status, why = failure(error)
+        status, reason = failure(error)
         assert status == "oom"
-        assert why.startswith("out of memory: ")
-        assert "\n" not in why
+        assert reason.startswith("out of memory: ")
+        assert "\n" not in reason
 
     @pytest.mark.parametrize(
         "error",

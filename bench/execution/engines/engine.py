@@ -34,7 +34,7 @@ class Stopped:
     """A run was stopped on request before it could send a record; its state, if it had any, is saved."""
 
     job: Job
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Lost:
     """
 
     job: Job
-    why: str
+    reason: str
     fault: RunStatus | None = None
     peak_bytes: int | None = None
 
@@ -56,7 +56,7 @@ class Refused:
     """The job cannot be executed: the user's error, not the run's."""
 
     job: Job
-    why: str
+    reason: str
 
 
 Event = Progress | Finished | Stopped | Lost | Refused

@@ -79,7 +79,7 @@ class Worker:
         if self._end is None and dead:
             _kill(self._process)  # whatever it started
             self._end = self._death()
-            note_end(self.job, self._end.why)
+            note_end(self.job, self._end.reason)
             events.append(self._end)
         if self._end is not None:
             self._close()

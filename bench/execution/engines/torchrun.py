@@ -34,7 +34,7 @@ def run_with_torchrun(
     progress: ProgressCallback | None,
     clock_paused: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Record:
-    """Execute the job with as many processes as its Spec asks for, on this machine; the Record that the first of them wrote.
+    """Execute the job with as many processes as its RunSpec asks for, on this machine; the Record that the first of them wrote.
 
     `clock_paused` is entered while the first of them waits for the machine. Where one dies and takes the run with it, this process
     ends in the same way: by the same signal, or with the same status.
@@ -55,7 +55,7 @@ def run_with_torchrun(
     if record.is_file() and (torchrun.returncode == 0 or request is not None):  # else one of them died: no result
         found = Record.model_validate_json(record.read_bytes())
         if request is not None and found.status in ("interrupted", "crashed"):  # as ranks are that others leave alone
-            return found.model_copy(update={"status": request.status, "why": str(request)})
+            return found.model_copy(update={"status": request.status, "reason": str(request)})
         return found if found.status != "crashed" else _with_first_cause(job, found)
     if request is not None:
         raise request
@@ -104,7 +104,7 @@ def _with_first_cause(job: Job, found: Record) -> Record:
         with suppress(OSError, ValueError):
             other = Record.model_validate_json(path.read_bytes())
             if other.status != "crashed":
-                return found.model_copy(update={"status": other.status, "why": other.why})
+                return found.model_copy(update={"status": other.status, "reason": other.reason})
     return found
 
 

@@ -19,7 +19,7 @@ from bench.analysis.aggregate import (
     SOLVER_MORE,
     Column,
     Group,
-    Row,
+    ResultRow,
     cell,
     metric_columns,
     unit,
@@ -44,7 +44,7 @@ class Sample:
     about: str
     value: float | int | str | None
     run: str = ""
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,18 +129,18 @@ def _statistic(estimate: Interval | None) -> str:
     return "the same value in every run: nothing to estimate" if estimate.exact else _STATISTICS[estimate.scale]
 
 
-def _measure_source(group: Group, row: Row, column: Column, name: str) -> CellSource:
+def _measure_source(group: Group, row: ResultRow, column: Column, name: str) -> CellSource:
     """The source of a row's mean of one measure."""
     one = cell(row, column)
     samples = []
     for record in row.finals:
         measure = record.measures.get(column.name)
-        absent = "not recorded" if measure is None else measure.why or ""
-        why = absent if record.status == "ok" else f"{record.status}: {record.why}"
+        absent = "not recorded" if measure is None else measure.reason or ""
+        reason = absent if record.status == "ok" else f"{record.status}: {record.reason}"
         value = measure.value if measure is not None and record.status == "ok" else None
-        samples.append(Sample(about=f"seed {record.spec.seed}", value=value, run=record.run_id, why=why))
+        samples.append(Sample(about=f"seed {record.spec.seed}", value=value, run=record.run_id, reason=reason))
     facts: list[tuple[str, str]] = [("Better", column.better)] if column.better else []
-    facts += [(name, significant(v, 4)) for name, v in (("Chance", column.chance), ("Optimum", column.floor)) if v is not None]
+    facts += [(name, significant(v, 4)) for name, v in (("Chance", column.chance), ("Optimum", column.optimum)) if v is not None]
     facts += [("Not measured", reason) for reason in one.reasons]
     return CellSource(
         suite=group.suite,
@@ -161,9 +161,11 @@ def _measure_source(group: Group, row: Row, column: Column, name: str) -> CellSo
     )
 
 
-def _count_source(group: Group, row: Row, shown: str) -> CellSource:
+def _count_source(group: Group, row: ResultRow, shown: str) -> CellSource:
     """The source of the number of runs that ended ok."""
-    finals = [Sample(about=f"seed {one.spec.seed}", value=one.status, run=one.run_id, why=one.why or "") for one in row.finals]
+    finals = [
+        Sample(about=f"seed {one.spec.seed}", value=one.status, run=one.run_id, reason=one.reason or "") for one in row.finals
+    ]
     return CellSource(
         suite=group.suite,
         group=group.name,

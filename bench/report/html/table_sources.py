@@ -78,11 +78,11 @@ def _sample(line: Line, head: str) -> Sample:
         if line.get(name) is not None
     ]
     failed = line.get("status", "ok") != "ok"
-    why = f"{line['status']}: {line.get('why')}" if failed else str(line.get("why") or "")
+    reason = f"{line['status']}: {line.get('why')}" if failed else str(line.get("reason") or "")
     if field == "value" and line.get("value") is None and line.get("column") == "seconds_to_target":
-        why = "never reached the target"
+        reason = "never reached the target"
     about_text = ", ".join(about) or str(line.get("column", ""))
-    return Sample(about=about_text, value=line.get(field), run=str(line.get("run_ids", "")), why=why)
+    return Sample(about=about_text, value=line.get(field), run=str(line.get("run_ids", "")), reason=reason)
 
 
 def _sort_value(lines: Sequence[Line], head: str, shown: str) -> float | None:

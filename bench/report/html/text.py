@@ -43,8 +43,8 @@ def _cell(source: CellSource) -> Iterator[str]:
     lines.append(("reproduce", source.command))
     yield _table(source.address, ("value", f"{source.shown} {source.shown_unit}".strip()), lines)
     if source.samples:
-        heads = ("of", f"value ({source.unit})" if source.unit else "value", "run", "why")
-        rows = [(one.about, _number(one.value), one.run, one.why) for one in source.samples]
+        heads = ("of", f"value ({source.unit})" if source.unit else "value", "run", "reason")
+        rows = [(one.about, _number(one.value), one.run, one.reason) for one in source.samples]
         kept = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
         yield _table("computed from", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows], right=[1])
 
@@ -55,7 +55,7 @@ def _finding(finding: Finding) -> Iterator[str]:
     lines = [(name, getattr(claim, name)) for name in ("says", "where", "measured", "statistic")]
     lines += [("threshold", f"{claim.threshold} (fixed {claim.fixed})"), ("needs", claim.needs)]
     lines += [("reproduce", command) for command in dict.fromkeys(source.command for source in sources)]
-    yield _table(claim.id, ("verdict", f"{finding.verdict}: {finding.why}"), lines)
+    yield _table(claim.id, ("verdict", f"{finding.verdict}: {finding.reason}"), lines)
     if not finding.parts:
         return
     rows = []
