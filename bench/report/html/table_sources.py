@@ -78,7 +78,7 @@ def _sample(line: Line, head: str) -> Sample:
         if line.get(name) is not None
     ]
     failed = line.get("status", "ok") != "ok"
-    reason = f"{line['status']}: {line.get('why')}" if failed else str(line.get("reason") or "")
+    reason = f"{line['status']}: {line.get('reason')}" if failed else str(line.get("reason") or "")
     if field == "value" and line.get("value") is None and line.get("column") == "seconds_to_target":
         reason = "never reached the target"
     about_text = ", ".join(about) or str(line.get("column", ""))
