@@ -1,4 +1,4 @@
-"""Probes give the numbers that a pencil gives, and an independent counter where there is one."""
+"""Probes agree with counts by hand, and with an independent counter where there is one."""
 
 import gc
 import weakref
@@ -81,7 +81,7 @@ class TestSavedBytes:
 
         assert saved_bytes(never_differentiated, [x]) == KIB
 
-    def test_a_loss_that_is_never_differentiated_leaves_nothing_behind(self) -> None:
+    def test_a_loss_without_backward_is_freed(self) -> None:
         states: list[weakref.ref[torch.UntypedStorage]] = []
 
         def forward() -> Tensor:
@@ -150,7 +150,7 @@ class TestPeakLiveBytes:
     def peak(self, step: Callable[[], object]) -> int:
         return peak_live_bytes(step, []).peak // KIB
 
-    def test_what_dies_in_the_middle_is_struck_out(self) -> None:
+    def test_a_freed_storage_no_longer_counts(self) -> None:
         def step() -> None:
             a = floats()
             b = a + 1
@@ -193,7 +193,7 @@ class TestPeakLiveBytes:
         assert held.step == 2 * KIB + 4 + 3 * KIB
         assert peak_live_bytes(lambda: step(True), [x]).step == 3 * KIB
 
-    def test_resizing_in_place_changes_the_booking(self) -> None:
+    def test_resizing_in_place_changes_the_count(self) -> None:
         def grow() -> None:
             small = torch.empty(4)
             small.resize_(3 * N)
@@ -213,7 +213,7 @@ class TestPeakLiveBytes:
 
         assert self.peak(swap) == 3
 
-    def test_a_storage_at_the_address_of_a_dead_one_is_another(self) -> None:
+    def test_a_storage_at_the_address_of_a_freed_one_is_another(self) -> None:
         kept: list[Tensor] = []
 
         @torch.library.custom_op("probes_test::replace", mutates_args=())
@@ -226,7 +226,7 @@ class TestPeakLiveBytes:
             kept.extend(floats() for _ in range(20))
             replace(x)
 
-        assert self.peak(step) == 22  # what dies in an operator was there beside its result
+        assert self.peak(step) == 22  # what an operator frees was alive together with its result
 
     def test_in_place_work_allocates_nothing(self) -> None:
         x = floats()
@@ -323,7 +323,7 @@ class TestPeakLiveBytes:
         assert ours.held == 4 * (4 * parameters + 4 + x.numel())  # weights, gradients, two moments, a step counter for each
         assert ours.peak == independent_peak(step, network, optimiser, x)
 
-    def test_cyclic_garbage_counts_and_the_collector_comes_back(self) -> None:
+    def test_reference_cycles_count_and_the_collector_is_enabled_again(self) -> None:
         def step() -> None:
             for _ in range(50):
                 cycle: list[object] = [floats()]

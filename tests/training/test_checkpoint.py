@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and goes on from its checkpoint ends in the numbers of one that never stopped, to the last bit."""
+"""A run that is interrupted and resumed from its checkpoint gives the same numbers, bit by bit."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
 
 
 def numbers(record: Record) -> Any:
-    """All that is no clock and no process memory."""
+    """Everything but clocks and process memory."""
     points = [point.model_dump(exclude={"seconds"}) for point in record.curve]
     measures = {name: m for name, m in record.measures.items() if not name.endswith("_s") and name != "host_peak_bytes"}
     return record.status, record.reason, points, measures
@@ -80,7 +80,7 @@ def stopped(checkpoint: Checkpoint, steps: set[int]) -> RunControl:
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_at_several_steps_it_ends_in_the_same_bits(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
+def test_a_run_interrupted_at_several_steps_gives_the_same_numbers(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec(kind)
     whole = run(one, suite="s", data=data)
     assert whole.status == "ok"
@@ -106,8 +106,8 @@ def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict
     assert kept.provenance["checkpoint_step"] == 30
 
 
-def test_clocks_leave_out_the_work_that_was_lost(tmp_path: Path, data: dict[str, Path]) -> None:
-    """The second attempt goes on from step 10 of a first that had trained for an hour up to there, and got further."""
+def test_clocks_do_not_count_lost_work(tmp_path: Path, data: dict[str, Path]) -> None:
+    """The second attempt resumes from step 10, which the first reached after an hour."""
     one, path = spec("lstm with dropout"), tmp_path / "c.pt"
     run(one, suite="s", data=data, control=stopped(Checkpoint(path, "r"), {10}))
     damaged(lambda saved: saved["state"]["clocks"].update(train=3600.0))(path)
@@ -130,7 +130,7 @@ class Evil:
         pickle.dumps(Evil()),
         pickle.dumps({"format": 1, "run_id": "r", "step": 3, "state": Evil()}),
     ],
-    ids=["empty", "nonsense", "a pickle that acts", "one dressed up"],
+    ids=["empty", "nonsense", "executing pickle", "executing pickle as state"],
 )
 def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
     tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
 
 
 def damaged(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """A change by somebody who knows how the file is made: its digest fits."""
+    """Change the file's content and update its digest."""
 
     def spoil(path: Path) -> None:
         saved = torch.load(io.BytesIO(path.read_bytes().partition(b"\n")[2]), weights_only=True)
@@ -168,7 +168,7 @@ def torch_evil(path: Path) -> None:
 
 
 def forged(step: int | float) -> Callable[[Path], None]:
-    """A state that gives another number of steps wherever it gives one."""
+    """Set both step numbers of the file."""
     return damaged(lambda saved: (saved.update(step=step), saved["state"].update(done=step)))
 
 
@@ -196,7 +196,7 @@ def forged(step: int | float) -> Callable[[Path], None]:
         lambda path: path.write_bytes(path.read_bytes().partition(b"\n")[2]),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_left_and_the_run_starts_over(
+def test_a_checkpoint_that_does_not_fit_is_discarded_and_the_run_starts_over(
     tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -220,7 +220,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose", "add"]))
-def test_a_mutated_checkpoint_is_never_taken_up(
+def test_a_mutated_checkpoint_is_not_loaded(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, place: float, bit: int, kind: str
 ) -> None:
     at = int(place * len(content))
@@ -246,7 +246,7 @@ def test_a_mutated_checkpoint_is_never_taken_up(
         lambda saved: saved["state"].pop("curve"),
     ],
 )
-def test_what_a_forged_state_says_does_not_keep_a_lost_run_from_its_record(
+def test_a_lost_run_has_a_record_also_with_a_forged_checkpoint(
     tmp_path: Path, data: dict[str, Path], content: bytes, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     one = spec("tcn")
@@ -264,7 +264,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "c.pt", "r").load() is None
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+def test_on_a_full_disk_the_run_finishes_without_a_checkpoint(
     tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c.pt"
@@ -284,7 +284,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
 
 
 class TestInterrupt:
-    def test_is_at_once_or_when_it_is_asked_for(self) -> None:
+    def test_it_is_raised_at_once_or_at_the_end_of_deferred(self) -> None:
         interrupt = Interrupt()
         with pytest.raises(Interrupted, match="now"):
             interrupt.ask("now")
@@ -300,7 +300,7 @@ class TestInterrupt:
             step()
         assert str(seen[0]) == "later"
 
-    def test_inside_another_it_waits_for_the_outer_one(self) -> None:
+    def test_nested_deferred_raises_at_the_end_of_the_outermost(self) -> None:
         interrupt = Interrupt()
         seen = []
 

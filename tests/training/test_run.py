@@ -1,4 +1,4 @@
-"""One run does what its spec says, measures without touching, and survives whatever a model does."""
+"""A run follows its spec, measures without changing the numbers, and has a record whatever the model does."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bench.training.evaluation
 import bench.training.run
 import bench.training.trainer
-from bench.analysis import aggregate as columns
+from bench.analysis import aggregate
 from bench.instruments.self_test import examine
 from bench.records.errors import UserError, failure
 from bench.records.record import Record
@@ -40,8 +40,8 @@ MODELS: dict[str, Settings] = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of this module's own, clocks that a busy machine does not make null, and no imports for the probes' collections."""
+def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A lock folder of this module's own, and clocks that are never contended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.instruments.contention.Contention.read", lambda *_, **__: None)
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))
@@ -71,7 +71,7 @@ def numbers(record: Record) -> Any:
 
 
 class Spy:
-    """Keeps the model that `run` builds, its weights at each stage and the learning rate and gradients of every real step."""
+    """Records the model that `run` builds, its weights after training, and each step's learning rate and gradient norm."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.models: list[LanguageModel] = []
@@ -125,8 +125,8 @@ class TestMeasures:
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
         record = run(spec(name, task=COPY), suite="s")
         assert (record.status, record.reason) == ("ok", None)
-        tables = (columns.PARAMETERS, columns.COST, columns.COST_MORE, columns.MEMORY, columns.MEMORY_MORE)
-        known = {column.name for table in (*tables, columns.SOLVER, columns.SOLVER_MORE) for column in table}
+        tables = (aggregate.PARAMETERS, aggregate.COST, aggregate.COST_MORE, aggregate.MEMORY, aggregate.MEMORY_MORE)
+        known = {column.name for table in (*tables, aggregate.SOLVER, aggregate.SOLVER_MORE) for column in table}
         known |= {measure for instrument in examine() for measure in instrument.measures}
         known |= {f"{split}_{metric}" for split in ("valid", "test") for metric in record.metrics}
         assert known - set(record.measures) == set()
@@ -226,8 +226,8 @@ class TestMeasures:
         assert short.value("saved_bytes") == long.value("saved_bytes")
         assert (long.value("train_forward_nfe_mean") or 0) > (short.value("train_forward_nfe_mean") or 0)
 
-    def test_a_solve_that_ends_exactly_still_shows_its_residuals(self) -> None:
-        """An exact fixed point has gap 0: its curve ends there, it does not vanish."""
+    def test_a_solve_that_reaches_the_fixed_point_keeps_its_residuals(self) -> None:
+        """An exact fixed point has gap 0; the curve ends there."""
         settings: Settings = {**DEQ, "cell.gain": 0.01, "solver": "picard"}
         record = run(spec("deq", settings=settings), suite="s")
         assert record.status == "ok"
@@ -259,7 +259,7 @@ class TestTraining:
         run(spec("gru", role="trial", train={"clip": 1e-3}), suite="s")
         assert spy.norms[:4] == pytest.approx([1e-3] * 4, rel=1e-3)
 
-    def test_and_not_where_they_are_not_to_be(self, spy: Spy) -> None:
+    def test_without_clip_gradients_are_not_clipped(self, spy: Spy) -> None:
         run(spec("gru", role="trial", train={"clip": None}), suite="s")
         assert min(spy.norms) > 0.01
 
@@ -378,7 +378,7 @@ class TestFailures:
         assert numbers(run(spec("deq", role="trial"), suite="s")) == first
 
     @pytest.mark.parametrize(
-        ("wrong", "said"),
+        ("wrong", "message"),
         [
             (spec(task=ComponentConfig(name="copi")), "did you mean 'copy'"),
             (spec(train={"carry": True}), "carry"),
@@ -386,8 +386,8 @@ class TestFailures:
         ],
         ids=["task", "carry", "setting"],
     )
-    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: RunSpec, said: str) -> None:
-        with pytest.raises(UserError, match=said):
+    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: RunSpec, message: str) -> None:
+        with pytest.raises(UserError, match=message):
             run(wrong, suite="s")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -395,14 +395,14 @@ class TestFailures:
         with pytest.raises(UserError, match="CUDA"):
             run(spec(device="cuda"), suite="s")
 
-    def test_runs_side_by_side_are_said_to_be(self) -> None:
+    def test_concurrent_runs_make_the_clocks_none(self) -> None:
         record = run(spec(role="trial"), suite="s", concurrent_runs=2)
         assert "2 runs side by side" in record.measures["train_s"].method
         assert record.provenance["runs_side_by_side"] == 2
 
 
 class TwoAlike(Ranks):
-    """Two processes that do and hear the same, in one."""
+    """One process that stands for two with the same state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -428,7 +428,7 @@ class TwoAlike(Ranks):
 
 
 @pytest.mark.parametrize("at", ["future_leak", "as_trained"])
-def test_several_processes_hear_a_request_between_the_probes(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_are_interrupted_between_the_probes(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt, timed = Interrupt(), []
     probe = getattr(bench.training.run, at)
 
@@ -499,7 +499,7 @@ class TestOutOfMemory:
         ],
         ids=lambda error: f"{type(error).__name__} {str(error)[:40]}",
     )
-    def test_however_it_shows_itself(self, error: BaseException) -> None:
+    def test_every_form_of_it_is_detected(self, error: BaseException) -> None:
         status, reason = failure(error)
         assert status == "oom"
         assert reason.startswith("out of memory: ")
@@ -516,11 +516,11 @@ class TestOutOfMemory:
         ],
         ids=str,
     )
-    def test_and_what_only_looks_like_it(self, error: BaseException) -> None:
+    def test_other_errors_are_crashes(self, error: BaseException) -> None:
         assert failure(error)[0] == "crashed"
 
     def test_a_checkpoint_that_does_not_fit_in_memory_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is the machine that is wrong, not the file."""
+        """The machine is at fault, not the file."""
         kept = Checkpoint(tmp_path / "kept", every_s=0.0)
         run(spec(role="trial"), suite="test", control=RunControl(checkpoint=kept))
 
