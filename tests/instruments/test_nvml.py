@@ -215,11 +215,7 @@ class TestNvml:
 
     @pytest.mark.parametrize(
         ("operation", "null"),
-        [
-            ("energy", ENERGY),
-            ("memory", ("nvml_device_bytes",)),
-            ("processes", ("nvml_process_bytes", *ENERGY)),
-        ],
+        [("energy", ENERGY), ("memory", ("nvml_device_bytes",)), ("processes", ("nvml_process_bytes", *ENERGY))],
     )
     def test_an_error_during_the_run_is_null_for_what_it_touches(self, operation: str, null: tuple[str, ...]) -> None:
         measures = self.measure(Library(), lambda library: library.failing.update({operation: "GPU is lost"}))
