@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, judges_studies, tables
 from bench.claims.audit import audits
@@ -24,6 +23,7 @@ from bench.claims.entries import CLAIMS, SUITES
 from bench.claims.evidence import Evidence
 from bench.claims.hypothesis_tests import bound, holm, paired
 from bench.claims.hypothesis_tests import tested as judge
+from bench.cli.main import app
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing.util
 import os
 import re
 import shlex
@@ -22,7 +21,8 @@ from cases import exhaustive, product
 from rich.console import Console
 from running import PATIENCE_S
 
-from bench.__main__ import main, parse_seeds
+from bench.cli.main import main
+from bench.cli.options import parse_seeds
 from bench.execution.engines.local import Local
 from bench.records.record import Record, read_record
 
@@ -73,7 +73,6 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Locks apart from those of other benchmarks on this machine, for as long as the fork server lives."""
-    multiprocessing.util.get_temp_dir()  # its socket stays where paths are short
     folder = tmp_path_factory.getbasetemp() / "locks"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -216,7 +215,7 @@ class TestRefused:
             ("user_models:Averages", "user_models:no_core", ["user_models:no_core", "Core"]),
             ("user_models:Averages", "math:sqrt", ["math:sqrt"]),
             ('group="echo"', 'group="../up"', ["../up"]),
-            ('"mean": Row', '"a/b": Row', ["a/b"]),
+            ('"mean": ModelEntry', '"a/b": Row', ["a/b"]),
             ("seeds=(0,)", "seeds=(-1,)", ["seeds"]),
             ("seeds=(0,)", "seeds=(1000,)", ["trial seed 1000"]),
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),
@@ -505,7 +504,7 @@ class TestOthers:
     def test_show_cuts_no_name_however_narrow_the_terminal(
         self, width: int, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bench.__main__._output", lambda: Console(width=width, highlight=False))
+        monkeypatch.setattr("bench.cli.inspect._console", lambda: Console(width=width, highlight=False))
         _, out, _ = cli("show", "echo-deq-s0")
         names = read_record(next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))).measures
         folded = "".join(line[:width].split("  ")[0].strip() for line in out.splitlines())

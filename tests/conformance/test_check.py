@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from bench.claims.claim import judged
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
-from bench.cli.check import app, parse_settings
+from bench.cli.main import app
+from bench.cli.options import parse_settings
 from bench.conformance.common import Subject
 from bench.conformance.compare import distance, gradient_errors
 from bench.conformance.load import CONTRACTS, Report, check_definition, find, kind_of, load, settings_for
@@ -138,7 +139,7 @@ def written(tmp_path: Path, text: str, name: str = "own_things.py") -> str:
 
 
 def call(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(app, ["check", *arguments])
 
 
 def refused(*arguments: str) -> str:
@@ -360,7 +361,7 @@ class TestCommand:
             (["--only", "Gat"], ["unknown name in my_cell.py 'Gat'", "did you mean 'Gate'"]),
             (["--only", "functional"], ["functional in my_cell.py is no Cell"]),
             (["--set", "gian=0.3"], ["unknown setting 'gian'", "'gain'"]),
-            (["--set", "gain"], ["give NAME=VALUE"]),
+            (["--set", "gain"], ["settings are NAME=VALUE, got 'gain'"]),
             (["--set", "gain=1", "--set", "gain=2"], ["given twice"]),
             (["--set", "gain=high"], ["gain", "'high'"]),
             (["--set", "width=0"], ["width must be a positive integer, got 0"]),

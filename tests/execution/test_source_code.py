@@ -16,7 +16,7 @@ from cases import exhaustive
 from running import run_suite
 from test_engine import Make, finish, job, local, spec
 
-from bench.__main__ import _importing_within
+from bench.cli.run import import_timeout
 from bench.execution.coordinator import Callbacks
 from bench.execution.engines.engine import Finished
 from bench.execution.engines.inline import Inline
@@ -245,7 +245,7 @@ def test_code_that_fails_before_the_runs_is_the_users_error(mine: Callable[[str]
 
 def test_code_that_hangs_before_the_runs_is_ended_by_the_limit(mine: Callable[[str], Path]) -> None:
     path = mine(f"import time; time.sleep(600)\n{MODEL}")
-    with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), _importing_within(0.3):
+    with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), import_timeout(0.3):
         Plan([of(path)])
     assert importing() is None
 

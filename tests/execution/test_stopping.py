@@ -17,8 +17,8 @@ from cases import exhaustive
 from running import PATIENCE_S, run_suite
 from test_coordinator import Scripted, spec
 
-from bench.__main__ import _stopping
 from bench.cli.progress import Display
+from bench.cli.run import halt_on_signals
 from bench.execution.coordinator import Callbacks, Coordinator, Halted
 from bench.execution.engines.engine import Event, Finished, Progress, Stopped
 from bench.execution.engines.inline import Inline
@@ -176,7 +176,7 @@ def test_a_signal_that_was_to_be_ignored_still_is() -> None:
     """`nohup`, and a job in the background of a shell."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _stopping(Any):
+        with halt_on_signals(Any):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
     finally:

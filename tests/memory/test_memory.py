@@ -13,9 +13,9 @@ from cases import cover, few
 from torch import nn
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.analysis.statistics import growth
-from bench.cli.memory import parse_model
+from bench.cli.develop import parse_model
+from bench.cli.main import app
 from bench.instruments.probes import flops, peak_live_bytes
 from bench.memory import cost, device, paper, record, scaling, tables
 from bench.memory.step import SOLVING, Shape, measured, predicted

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import bench.perf_gate.counts as counts
 import deq.adjoint
-from bench.cli.gate import counted
+from bench.cli.develop import counted
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.perf_gate import show
