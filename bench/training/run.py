@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from bench.execution.memory_limit import lift_memory_limit
 from bench.instruments.contention import CONTENDED
 from bench.instruments.environment import environment
 from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
@@ -29,6 +28,7 @@ from bench.training.final_probes import (
     step_measures,
 )
 from bench.training.language_model import LanguageModel, build_model
+from bench.training.memory_limit import lift_memory_limit
 from bench.training.registry import build_task
 from bench.training.run_identity import identify
 from bench.training.trainer import Diverged, Trainer

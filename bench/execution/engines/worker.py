@@ -28,7 +28,6 @@ import torch._dynamo  # the optimiser imports it lazily, two seconds a process; 
 from bench.execution.attempts import note_begin, note_progress, note_waiting
 from bench.execution.engines.torchrun import exit_with, run_with_torchrun
 from bench.execution.job import Job
-from bench.execution.memory_limit import limit_memory
 from bench.instruments.environment import cpu_name
 from bench.records.errors import CodeError, UserError, failure
 from bench.records.file_lock import CAN_LOCK, held
@@ -37,6 +36,7 @@ from bench.records.source_code import fix
 from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import ProgressCallback, RunControl
 from bench.training.distributed import Ranks
+from bench.training.memory_limit import limit_memory
 from bench.training.run import run
 
 __all__ = ["execute_job", "work"]
