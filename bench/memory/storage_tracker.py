@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
-from bench.instruments.probes import _Birth, _Ledger, _no_collection, _Saved
+from bench.instruments.probes import LiveStorages, SavedTensor, StorageRef, no_garbage_collection
 
 aten = torch.ops.aten
 
@@ -46,7 +46,7 @@ class Waterfall:
         return max(accumulate((times.get(kind, 1) * grown for kind, grown in self.changes), initial=0))
 
 
-class Ledger(_Ledger):
+class Ledger(LiveStorages):
     """Follows every storage as `peak_live_bytes` does, and keeps what each one is for and what phase the step is in.
 
     Under FakeTensorMode what the tokens alone decide is computed all the same, so that an adaptive softmax finds its clusters.
@@ -56,38 +56,38 @@ class Ledger(_Ledger):
         super().__init__()
         self.phase = PHASES[0]
         self._entries: list[tuple[int, int]] = []  # which storage, and by how many bytes it grew
-        self._known: list[_Birth] = []  # kept, so that no id is used twice
+        self._known: list[StorageRef] = []  # kept, so that no id is used twice
         self._kinds: dict[int, str] = {}
         self._largest: dict[str, tuple[int, int]] = {}  # of each phase: bytes, and how many entries had been made
         self._operators: set[str] = set()
         self._faking = any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
 
-    def book(self, tensor: Tensor) -> None:
+    def track(self, tensor: Tensor) -> None:
         """Note a storage that an operator takes or returns."""
         before, address = self.total, tensor.untyped_storage()._cdata
-        known = self._births.get(address)
-        super().book(tensor)
-        birth = self._births[address]
-        if birth is not known:
-            self._known.append(birth)
+        known = self._refs.get(address)
+        super().track(tensor)
+        ref = self._refs[address]
+        if ref is not known:
+            self._known.append(ref)
         if self.total != before:
-            self._entries.append((id(birth), self.total - before))
+            self._entries.append((id(ref), self.total - before))
 
-    def settle(self) -> None:
+    def drop_freed(self) -> None:
         """Strike out the storages that have died."""
-        while self._deaths:
-            birth: _Birth = self._deaths.popleft()
-            self._entries.append((id(birth), -birth.size))
-            self.total -= birth.size
-            if self._births.get(birth.address) is birth:
-                del self._births[birth.address]
+        while self._freed:
+            ref: StorageRef = self._freed.popleft()
+            self._entries.append((id(ref), -ref.size))
+            self.total -= ref.size
+            if self._refs.get(ref.address) is ref:
+                del self._refs[ref.address]
 
     def mark(self, tensors: Any, kind: str) -> None:
         """Say what the tensors in a tree are for; what has been said of a storage stays."""
         for leaf in tree_leaves(tensors):
             if isinstance(leaf, Tensor):
-                self.book(leaf)
-                self._kinds.setdefault(id(self._births[leaf.untyped_storage()._cdata]), kind)
+                self.track(leaf)
+                self._kinds.setdefault(id(self._refs[leaf.untyped_storage()._cdata]), kind)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self._operators.add(func.overloadpacket.__name__)
@@ -100,11 +100,11 @@ class Ledger(_Ledger):
     def following(self) -> Iterator[None]:
         """Follow what runs inside, with what autograd saves marked as such."""
 
-        def pack(tensor: Tensor) -> _Saved:
+        def pack(tensor: Tensor) -> SavedTensor:
             self.mark(tensor, "saved for backward")
-            return _Saved(tensor.detach())  # an operator's saved result would hold the node that holds it
+            return SavedTensor(tensor)
 
-        with _no_collection(), saved_tensors_hooks(pack, lambda saved: saved.tensor), self:
+        with no_garbage_collection(), saved_tensors_hooks(pack, lambda saved: saved.tensor), self:
             yield
 
     def waterfall(self) -> Waterfall:

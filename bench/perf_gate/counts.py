@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.execution.plan import Plan
-from bench.instruments.probes import flops, peak_live_bytes, saved_bytes
+from bench.instruments.flops import flops
+from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model

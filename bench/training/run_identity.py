@@ -16,16 +16,16 @@ from bench.training.registry import MODELS, TASKS, resolve
 from bench.training.trainer import Trainer
 
 
-def identify(spec: RunSpec, task: Task, environment: Mapping[str, Any]) -> Identity:
-    """Compute what the run's numbers come from; builds the model without storage to see what it is made of."""
-    named = (spec.model.model_dump_json(), spec.task.model_dump_json())
+def compute_identity(spec: RunSpec, task: Task, environment: Mapping[str, Any]) -> Identity:
+    """Compute what the run's numbers depend on besides its spec; builds the model without storage to find its classes."""
+    configs = (spec.model.model_dump_json(), spec.task.model_dump_json())
     pretrained = spec.recipe is not None and spec.recipe.pretrain_steps > 0
-    numerics, code = _made_of(*named, pretrained, _Held(task), loads())
+    numerics, code = _made_of(*configs, pretrained, _CacheNeutral(task), loads())
     return Identity(data=task.fingerprint(), numerics=numerics, code=code, environment=decisive(environment))
 
 
-class _Held:
-    """A task as part of a cache's key, which its settings are enough for."""
+class _CacheNeutral:
+    """A task as an argument of a cached function, equal to every other: its config is in the key already."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -34,26 +34,27 @@ class _Held:
         return 0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held)
+        return isinstance(other, _CacheNeutral)
 
 
 @cache
-def _made_of(model_json: str, task_json: str, pretrained: bool, held: _Held, _loads: int) -> tuple[dict[str, int], dict[str, str]]:
+def _made_of(
+    model_json: str, task_json: str, pretrained: bool, neutral: _CacheNeutral, _loads: int
+) -> tuple[dict[str, int], dict[str, str]]:
     model, task = ComponentConfig.model_validate_json(model_json), ComponentConfig.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
-    numerics, code = versions_and_code(makers, [_built(model, held.task.vocabulary), held.task])
+    numerics, code = versions_and_code(makers, [_try_build(model, neutral.task.vocabulary), neutral.task])
     numerics |= {Trainer.__name__: Trainer.numerics}
     if pretrained:  # a recipe trains the cell unrolled first
         numerics |= {Unrolled.__name__: Unrolled.numerics}
     return numerics, code
 
 
-def _built(model: ComponentConfig, vocabulary: int) -> object:
-    try:
-        with torch.device("meta"):
-            return build_model(model, vocabulary)
-    except Exception:  # it looks at its numbers while it is built, or cannot be built at all
+def _try_build(model: ComponentConfig, vocabulary: int) -> object:
+    for device in ("meta", "cpu"):  # a model that reads its weights while it is built needs storage
         try:
-            return build_model(model, vocabulary)
+            with torch.device(device):
+                return build_model(model, vocabulary)
         except Exception:
-            return None
+            continue
+    return None

@@ -125,13 +125,13 @@ class TestOnce:
 
 def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
     """As if the code, the data or the environment were others now."""
-    real = bench.training.run_identity.identify
+    real = bench.training.run_identity.compute_identity
 
-    def identify(spec: RunSpec, task: Any, environment: Any) -> Identity:
+    def compute_identity(spec: RunSpec, task: Any, environment: Any) -> Identity:
         found = real(spec, task, environment)
         return found.model_copy(update={name: getattr(found, name) | new for name, new in parts.items()})
 
-    monkeypatch.setattr("bench.execution.plan.identify", identify)
+    monkeypatch.setattr("bench.execution.plan.compute_identity", compute_identity)
 
 
 class TestStale:

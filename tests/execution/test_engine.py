@@ -31,7 +31,7 @@ from bench.records.spec import ComponentConfig, Limits, RunSpec, Settings, Train
 from bench.training.checkpoint import Checkpoint
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
 Make = Callable[..., Job]
 pytestmark = pytest.mark.end_to_end
@@ -77,7 +77,7 @@ def job(tmp_path: Path) -> Make:
 
 def job_in(folder: Path, spec: RunSpec, **changes: Any) -> Job:
     """A spec's job, its state below a folder."""
-    identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
+    identity = compute_identity(spec, build_task(spec.task, {}), environment("cpu", 1))
     run_id = identity.run_id(spec.key)
     return Job(run_id=run_id, suite="s", spec=spec, identity=identity, folder=folder / "work" / run_id, **changes)
 

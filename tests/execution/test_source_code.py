@@ -30,7 +30,7 @@ from bench.records.source_code import importing, source_of
 from bench.records.spec import ComponentConfig, Limits, RunSpec
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
 __all__ = ["job", "local"]  # fixtures
 NUMBERS = count()
@@ -81,7 +81,7 @@ def losses(record: Record) -> list[float | None]:
 
 
 def here(one: RunSpec) -> Identity:
-    return identify(one, build_task(one.task, {}), environment("cpu", 1))
+    return compute_identity(one, build_task(one.task, {}), environment("cpu", 1))
 
 
 @pytest.mark.end_to_end

@@ -20,9 +20,9 @@ class Kernel:
     def wait(self, seconds: float) -> None:
         (self.folder / "task" / "1" / "schedstat").write_text(f"1 {int(1e9 * seconds)} 1\n")
 
-    def watched(self, threads: int, together: Callable[[float], float] = float) -> Contention:
+    def watched(self, threads: int, sum_ranks: Callable[[float], float] = float) -> Contention:
         return Contention(
-            threads, together=together, process=self.folder, clock=lambda: self.clock, used=lambda: (self.everything, self.own)
+            threads, sum_ranks=sum_ranks, process=self.folder, clock=lambda: self.clock, used=lambda: (self.everything, self.own)
         )
 
 
@@ -49,10 +49,10 @@ def test_a_wait_for_a_processor_is_seen(kernel: Kernel) -> None:
 
 
 def test_processes_that_work_together_are_not_others(kernel: Kernel) -> None:
-    contention = kernel.watched(threads=2, together=lambda own: 2 * own)
+    contention = kernel.watched(threads=2, sum_ranks=lambda own: 2 * own)
     kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 20.0
     assert contention.read() is None
-    assert contention.read(alone=True) == "other processes used 1.00 of 4 cores"
+    assert contention.read(local=True) == "other processes used 1.00 of 4 cores"
 
 
 def test_a_window_begins_anew(kernel: Kernel) -> None:
@@ -66,7 +66,7 @@ def test_a_window_begins_anew(kernel: Kernel) -> None:
 def test_a_thread_that_has_ended_takes_no_wait_of_the_others_along(kernel: Kernel) -> None:
     """Its count goes with it: less than nothing must not hide what another process waited."""
     kernel.wait(5.0)
-    contention = kernel.watched(threads=1, together=lambda own: own + 3.0)
+    contention = kernel.watched(threads=1, sum_ranks=lambda own: own + 3.0)
     kernel.clock = 10.0
     kernel.wait(0.0)
     assert contention.read() == "the run waited for a processor 30 % of the time"

@@ -24,8 +24,8 @@ pytest.importorskip("fcntl")
 HOLDER = """
 import ctypes, os, sys, time
 from pathlib import Path
-from bench.instruments.machine_lock import Machine
-with getattr(Machine(Path(sys.argv[1])), sys.argv[2])():
+from bench.instruments.machine_lock import MachineLock
+with getattr(MachineLock(Path(sys.argv[1])), sys.argv[2])():
     exec(sys.argv[3])
     print("held", flush=True)
     sys.stdin.readline()

@@ -16,7 +16,7 @@ import torch
 from bench.instruments import nvml
 from bench.instruments import self_test as doctor
 from bench.instruments.environment import cpu_name, driver, environment, gpu, revision
-from bench.instruments.probes import Flops
+from bench.instruments.flops import Flops
 from bench.instruments.self_test import Instrument, examine
 
 
@@ -147,7 +147,7 @@ class TestRevision:
     def test_a_clean_tree(self, repository: Path) -> None:
         assert revision(repository) == {"revision": self.git(repository, "rev-parse", "HEAD"), "dirty": False}
 
-    @pytest.mark.parametrize(("path", "dirty"), [("bench/training/run.py", True), ("bench/new.py", True), ("results.json", False)])
+    @pytest.mark.parametrize(("path", "dirty"), [("bench/run.py", True), ("bench/new.py", True), ("results.json", False)])
     def test_code_makes_it_dirty_and_results_do_not(self, repository: Path, path: str, dirty: bool) -> None:
         (repository / path).write_text("2\n")
         found = revision(repository)

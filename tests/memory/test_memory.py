@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from bench.analysis.statistics import growth
 from bench.cli.develop import parse_model
 from bench.cli.main import app
-from bench.instruments.probes import flops, peak_live_bytes
+from bench.instruments.flops import flops
+from bench.instruments.probes import peak_live_bytes
 from bench.memory import cost, device, paper, record, scaling, tables
 from bench.memory.step import SOLVING, Shape, measured, predicted
 from bench.memory.storage_tracker import KINDS, PHASES, Waterfall

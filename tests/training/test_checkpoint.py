@@ -18,7 +18,7 @@ from bench.execution.job import Job
 from bench.execution.lost_runs import record_of_lost_run
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
-from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
+from bench.training.checkpoint import FORMAT, Checkpoint, Interrupt, Interrupted
 from bench.training.context import RunControl
 from bench.training.registry import build_task
 from bench.training.run import run
@@ -164,7 +164,7 @@ def write(path: Path, saved: Any) -> None:
 
 
 def torch_evil(path: Path) -> None:
-    write(path, {"format": 2, "run_id": "r", "step": 3, "state": Evil()})
+    write(path, {"format": FORMAT, "run_id": "r", "step": 3, "state": Evil()})
 
 
 def forged(step: int | float) -> Callable[[Path], None]:

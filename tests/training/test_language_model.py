@@ -184,7 +184,7 @@ class Own(Recurrent):
 
 def test_a_model_with_a_setting_of_that_name_keeps_it() -> None:
     model = build_model(
-        ComponentConfig(name="test_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V
+        ComponentConfig(name="test_language_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V
     )
     assert model.core.own == 0.5
-    assert model.ends == EmbeddingConfig(input_dropout=0.25)
+    assert model.config == EmbeddingConfig(input_dropout=0.25)
