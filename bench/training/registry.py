@@ -22,29 +22,10 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import (
-    CELLS,
-    DEQ,
-    SOLVERS,
-    Cell,
-    Core,
-    EquilibriumPropagation,
-    Implicit,
-    Phantom,
-    Stack,
-    Stop,
-    TrellisCell,
-    Unroll,
-)
-from deq.adjoint import Adjoint
-from deq.shine import Shine
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, Stack, Stop, TrellisCell
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
-
-# Which adjoints solve something backward, and so take backward_solver, backward_rtol and backward_steps.
-SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll, "shine": Shine}
 
 
 def deq(
@@ -73,10 +54,11 @@ def deq(
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
     idle = [name for name, value in given.items() if value is not None]
-    if idle and adjoint not in SOLVING and adjoint in ADJOINTS:
+    solves_backward = getattr(resolve("adjoint", ADJOINTS, adjoint), "solves_backward", False)
+    if idle and not solves_backward:
         raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
     backward = {}
-    if adjoint in SOLVING:
+    if solves_backward:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
         rtol_backward, most = 1e-3 if backward_rtol is None else backward_rtol, 30 if backward_steps is None else backward_steps
         backward["stop"] = Stop(rtol=rtol_backward, max_steps=most)
