@@ -162,7 +162,7 @@ class Coordinator:
         self.records[spec.key] = record
         return True
 
-    def job(self, spec: RunSpec, identity: Identity, beside: int) -> Job:
+    def job(self, spec: RunSpec, identity: Identity, concurrent_runs: int) -> Job:
         """The job that executes a spec."""
         run_id = identity.run_id(spec.key)
         own, default = spec.limits or Limits(), self.options.limits
@@ -175,7 +175,7 @@ class Coordinator:
             project=project_digest(),
             folder=self.store.work(self.suite, run_id).resolve(),
             data=self._data,
-            beside=beside,
+            concurrent_runs=concurrent_runs,
             limits=Limits(seconds=own.seconds or default.seconds, memory_bytes=own.memory_bytes or default.memory_bytes),
             checkpoint_s=self.options.checkpoint_s,
         )
@@ -238,7 +238,7 @@ class _Stage:
         if self._store.exists(self._suite, run_id) and self._coordinator.load(spec, run_id):  # recorded by another meanwhile
             self._finish(self._coordinator.records[spec.key])
             return
-        job = self._coordinator.job(spec, identity, min(self._engine.beside, self._missing))
+        job = self._coordinator.job(spec, identity, min(self._engine.concurrent_runs, self._missing))
         self._engine.submit(job)
         self._callbacks.started(job)
 

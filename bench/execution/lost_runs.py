@@ -44,7 +44,7 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
         },
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "runs_side_by_side": job.beside,
+            "runs_side_by_side": job.concurrent_runs,
             "checkpoint": checkpoint.problem,
             "checkpoint_step": checkpoint.step,
             "attempts": attempts_of(job),

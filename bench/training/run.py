@@ -46,14 +46,14 @@ def run(
     *,
     suite: str,
     data: Mapping[str, Path] | None = None,
-    beside: int = 1,
+    concurrent_runs: int = 1,
     identity: Identity | None = None,
     verify: bool = False,
     control: RunControl | None = None,
 ) -> Record:
     """Execute a spec and return its Record; never raises for what the run did, only UserError for an invalid spec.
 
-    `beside` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it is not
+    `concurrent_runs` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it is not
     given; where another process computed it, `verify` checks that data and code are the same here, and refuses to train otherwise.
     With a checkpoint of this run in `control`, the run resumes from there; an interrupt ends it with its state saved.
     """
@@ -80,11 +80,11 @@ def run(
         headline=task.headline,
         metrics=dict(task.metrics),
         curve=execution.trainer.curve if execution.trainer else [],
-        measures=execution.measures | execution.read_clocks(beside),
+        measures=execution.measures | execution.read_clocks(concurrent_runs),
         probes=execution.probes,
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "runs_side_by_side": beside,
+            "runs_side_by_side": concurrent_runs,
             "checkpoint": context.checkpoint.problem,
             "checkpoint_step": context.checkpoint.step,
             "code": dict(project_code()),
@@ -227,9 +227,9 @@ class _Execution:
         with self.context.machine.shared():
             return probe(model, self.task, self.spec)
 
-    def read_clocks(self, beside: int) -> dict[str, Measure]:
+    def read_clocks(self, concurrent_runs: int) -> dict[str, Measure]:
         """The clocks, and the solver statistics where a failure kept them from being read."""
-        contended = f"{beside} runs side by side" if beside > 1 else self._contended
+        contended = f"{concurrent_runs} runs side by side" if concurrent_runs > 1 else self._contended
         measures = {name: _contended(measure, contended) for name, measure in self.context.clocks.read().items()}
         if self.trainer is not None and "solver_bytes" not in self.measures:
             measures |= self.trainer.solver_stats.read()

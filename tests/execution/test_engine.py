@@ -236,7 +236,7 @@ class TestLocal:
             assert end.fault == fault
 
     def test_two_jobs_overlap_in_processes_of_their_own(self, local: Local, tmp_path: Path, job: Make) -> None:
-        ends = finish(local, [job(misfit(label, "meet", tmp_path), beside=2) for label in "ab"])
+        ends = finish(local, [job(misfit(label, "meet", tmp_path), concurrent_runs=2) for label in "ab"])
         records = [end.record for end in ends.values() if isinstance(end, Finished)]
         assert [(record.status, record.reason) for record in records] == [("ok", None)] * 2
         pids = {int(path.stem) for path in tmp_path.glob("*.here")}

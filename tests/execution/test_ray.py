@@ -112,7 +112,7 @@ def test_the_runs_of_a_machine_that_is_killed_are_taken_up_again_on_another(mach
     machines.add_node(num_cpus=1, object_store_memory=2**27)
     engine = Ray(machines.address, cores=1)
     until(lambda: engine.slots == 2)
-    assert (engine.slots, engine.beside) == (2, 1)
+    assert (engine.slots, engine.concurrent_runs) == (2, 1)
 
     def stepped(event: Progress) -> None:
         """Kill both machines at the first sight of a saved state: whichever it lies on, its run is lost."""

@@ -396,7 +396,7 @@ class TestFailures:
             run(spec(device="cuda"), suite="s")
 
     def test_runs_side_by_side_are_said_to_be(self) -> None:
-        record = run(spec(role="trial"), suite="s", beside=2)
+        record = run(spec(role="trial"), suite="s", concurrent_runs=2)
         assert "2 runs side by side" in record.measures["train_s"].method
         assert record.provenance["runs_side_by_side"] == 2
 

@@ -66,7 +66,7 @@ class Engine(Protocol):
     """Executes jobs side by side. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
 
     slots: int  # runs at a time
-    beside: int  # of these, as many as one machine may get
+    concurrent_runs: int  # of these, as many as one machine may get
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """`bench.instruments.environment.environment` where the jobs run."""

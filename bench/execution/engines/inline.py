@@ -15,7 +15,7 @@ from bench.training.checkpoint import Interrupt
 class Inline:
     """No isolation and no limits: a run that kills the process ends all. `busy_s`: seconds spent in the runs themselves."""
 
-    slots = beside = 1
+    slots = concurrent_runs = 1
 
     def __init__(self) -> None:
         self._job: Job | None = None

@@ -14,7 +14,7 @@ class Local:
     """Processes forked from one server."""
 
     def __init__(self, slots: int) -> None:
-        self.slots = self.beside = slots
+        self.slots = self.concurrent_runs = slots
         self._workers: dict[str, Worker] = {}
         self._unstarted: list[Event] = []
 

@@ -102,7 +102,7 @@ class Ray:
         return self._slots or max(1, sum(self._room(node) for node in self._nodes()))
 
     @property
-    def beside(self) -> int:
+    def concurrent_runs(self) -> int:
         """Runs that one machine has room for."""
         return min(self.slots, max([1, *(self._room(node) for node in self._nodes())]))
 

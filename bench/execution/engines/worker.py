@@ -174,7 +174,15 @@ def execute_job(
 
 
 def _run(job: Job, control: RunControl, verify: bool) -> Record:
-    return run(job.spec, suite=job.suite, data=job.data, beside=job.beside, identity=job.identity, verify=verify, control=control)
+    return run(
+        job.spec,
+        suite=job.suite,
+        data=job.data,
+        concurrent_runs=job.concurrent_runs,
+        identity=job.identity,
+        verify=verify,
+        control=control,
+    )
 
 
 def _noted(job: Job, progress: ProgressCallback | None) -> ProgressCallback:
