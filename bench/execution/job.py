@@ -33,12 +33,12 @@ class Job(BaseModel):
 
     @property
     def progress(self) -> Path:
-        """The run's progress."""
+        """The last step, loss and whether the run waits."""
         return self.folder / "progress.json"
 
     @property
     def attempts(self) -> Path:
-        """A line for each start of the run."""
+        """The log of the run's starts and failures."""
         return self.folder / "attempts.jsonl"
 
     @property

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.execution.attempts import attempts_of
+from bench.execution.attempts import read_attempts
 from bench.execution.engines.engine import Lost, Stopped
 from bench.execution.job import Job
 from bench.records.identity import project_code
@@ -47,7 +47,7 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
             "runs_side_by_side": job.concurrent_runs,
             "checkpoint": checkpoint.problem,
             "checkpoint_step": checkpoint.step,
-            "attempts": attempts_of(job),
+            "attempts": read_attempts(job),
             "code": dict(project_code()),
         },
         environment=dict(environment),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from bench.execution.attempts import progress_of
+from bench.execution.attempts import read_progress
 from bench.execution.job import Job
 from bench.execution.plan import Plan
 from bench.instruments.environment import environment
@@ -152,7 +152,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
 
 
 def _running(store: Store, suite: str, run_id: str) -> Running:
-    found = progress_of(Job.model_construct(folder=store.work(suite, run_id)))
+    found = read_progress(Job.model_construct(folder=store.work(suite, run_id)))
     return Running(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
 
 

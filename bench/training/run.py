@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from bench.execution.memory_limit import lift_memory_limit
 from bench.instruments.contention import CONTENDED
 from bench.instruments.environment import environment
+from bench.instruments.memory_limit import lift_memory_limit
 from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
 from bench.records.identity import Identity, code_here, project_code
 from bench.records.record import Measure, Record, RunStatus, measured
@@ -53,8 +53,9 @@ def run(
 ) -> Record:
     """Execute a spec and return its Record; never raises for what the run did, only UserError for an invalid spec.
 
-    `concurrent_runs` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it is not
-    given; where another process computed it, `verify` checks that data and code are the same here, and refuses to train otherwise.
+    `concurrent_runs` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it
+    is not given; where another process computed it, `verify` checks that data and code are the same here, and refuses to train
+    otherwise.
     With a checkpoint of this run in `control`, the run resumes from there; an interrupt ends it with its state saved.
     """
     if spec.device == "cuda" and not torch.cuda.is_available():

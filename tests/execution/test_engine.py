@@ -18,7 +18,7 @@ import torch
 from cases import exhaustive
 from running import PATIENCE_S, cluster
 
-from bench.execution.attempts import progress_of
+from bench.execution.attempts import read_progress
 from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused, Stopped
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
@@ -370,14 +370,14 @@ class TestLocal:
             until = time.monotonic() + limit
             while time.monotonic() < until:
                 events += local.wait(0.5)
-            assert progress_of(one)["waiting"]
+            assert read_progress(one)["waiting"]
             assert all(isinstance(event, Progress) for event in events), events
         end = finish_one(local)
         assert isinstance(end, Finished)
         assert (end.record.status, end.record.reason) == ("ok", None)
         assert sum(isinstance(event, Progress) and event.waiting for event in events) == 1
         assert "another benchmark has the machine" in one.log.read_text()
-        assert not progress_of(one)["waiting"]
+        assert not read_progress(one)["waiting"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)], ids=lambda number: number.name)
     def test_a_run_that_is_asked_to_stop_saves_its_state(self, local: Local, job: Make, number: signal.Signals) -> None:

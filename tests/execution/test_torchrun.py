@@ -26,7 +26,7 @@ from test_engine import (
     wait_for,
 )
 
-from bench.execution.attempts import note_waiting
+from bench.execution.attempts import write_waiting
 from bench.execution.engines.engine import Finished, Lost, Refused, Stopped
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
@@ -178,7 +178,7 @@ def test_the_clock_stands_still_while_the_first_process_waits_for_the_machine(jo
         def poll(self) -> int | None:
             waiting = next(script, None)
             if waiting is not None:
-                note_waiting(one, waiting)
+                write_waiting(one, waiting)
             return 0 if waiting is None else None
 
     @contextmanager

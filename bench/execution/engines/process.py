@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from bench.execution.attempts import note_end
+from bench.execution.attempts import log_end
 from bench.execution.engines.engine import Event, Finished, Lost, Progress, Refused, Stopped
 from bench.execution.engines.worker import work
 from bench.execution.job import Job
@@ -79,7 +79,7 @@ class Worker:
         if self._end is None and dead:
             _kill(self._process)  # whatever it started
             self._end = self._death()
-            note_end(self.job, self._end.reason)
+            log_end(self.job, self._end.reason)
             events.append(self._end)
         if self._end is not None:
             self._close()
@@ -143,7 +143,7 @@ class Worker:
             self._end = Finished(self.job, Record.model_validate_json(content[0]))
         elif kind == "failed":
             reason, status = content
-            note_end(self.job, reason)
+            log_end(self.job, reason)
             self._end = self._lost(reason, status)
         elif kind == "stopped":
             reason, status = content

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import psutil
 
-from bench.execution.attempts import note_waiting, progress_of
+from bench.execution.attempts import read_progress, write_waiting
 from bench.execution.job import Job
 from bench.records.record import Record, write_text
 from bench.records.spec import Limits
@@ -48,7 +48,7 @@ def run_with_torchrun(
     path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, sys.path)])
     with log.open("xb") as file:
         torchrun = subprocess.Popen(_command(job, record), stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": path})
-    note_waiting(job, False)  # clear the note of an attempt that died
+    write_waiting(job, False)  # clear the note of an attempt that died
     request = _wait(torchrun, job, interrupt, progress, clock_paused)
     output = log.read_text(errors="replace")
     print(output, end="", file=sys.stderr)
@@ -125,7 +125,7 @@ def _wait(
                     request = interrupt.asked
                     torchrun.send_signal(signal.SIGTERM)  # it forwards it, and waits for them
                 time.sleep(_POLL_S)
-                reached = progress_of(job)
+                reached = read_progress(job)
                 if waiting != bool(reached.get("waiting", waiting)):
                     waiting = not waiting
                     waits.enter_context(clock_paused()) if waiting else waits.close()

@@ -25,11 +25,11 @@ from typing import NoReturn
 import torch
 import torch._dynamo  # the optimiser imports it lazily, two seconds a process; the fork server holds it for all
 
-from bench.execution.attempts import note_begin, note_progress, note_waiting
+from bench.execution.attempts import log_start, write_progress, write_waiting
 from bench.execution.engines.torchrun import exit_with, run_with_torchrun
 from bench.execution.job import Job
-from bench.execution.memory_limit import limit_memory
 from bench.instruments.environment import cpu_name
+from bench.instruments.memory_limit import limit_memory
 from bench.records.errors import CodeError, UserError, failure
 from bench.records.file_lock import CAN_LOCK, held
 from bench.records.record import Record, record_text, write_text
@@ -125,12 +125,12 @@ def _clock_paused(pipe: Connection | None = None) -> Iterator[None]:
 def _blocked(job: Job, clock_paused: ClockPaused) -> Iterator[None]:
     """Inside, the run waits for the machine, or for an earlier process of its own that has not ended, and reports it."""
     print("waiting: another benchmark has the machine, or an earlier attempt of this run still ends", file=sys.stderr, flush=True)
-    note_waiting(job, True)
+    write_waiting(job, True)
     try:
         with clock_paused():
             yield
     finally:
-        note_waiting(job, False)
+        write_waiting(job, False)
 
 
 def _print_to(log: Path) -> None:
@@ -162,7 +162,7 @@ def execute_job(
                 pass
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
-        attempts = note_begin(job, checkpoint.step, cpu_name())
+        attempts = log_start(job, checkpoint.step, cpu_name())
         if job.spec.processes > 1:
             del checkpoint  # and what it has loaded: the ranks load their own
             record = run_with_torchrun(job, interrupt, progress, clock_paused)
@@ -195,7 +195,7 @@ def _noted(job: Job, progress: ProgressCallback | None) -> ProgressCallback:
             progress(done, total, loss)
         if time.monotonic() - last > _NOTE_S:
             last = time.monotonic()
-            note_progress(job, done, total, loss)
+            write_progress(job, done, total, loss)
 
     return note
 
