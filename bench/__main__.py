@@ -157,9 +157,9 @@ def _planned(
 
 
 def _slots(plan: Any, jobs: int | None) -> int:
-    from bench.execution.coordinator import slots
+    from bench.execution.coordinator import default_slots
 
-    return slots(plan.specs(), jobs)
+    return default_slots(plan.specs(), jobs)
 
 
 def parse_retry(text: str | None) -> frozenset[Any]:
@@ -293,9 +293,9 @@ def params(
     """How many parameters each model of a suite has; of suite paper, beside what the paper prints. Trains nothing."""
     import dataclasses
 
-    from bench.execution.parameter_table import counts
+    from bench.execution.parameter_table import count_suite
 
-    rows = counts(suite, parse_data(data or []))
+    rows = count_suite(suite, parse_data(data or []))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], indent=1))
         return

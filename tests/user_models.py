@@ -122,7 +122,7 @@ class Echo(Task):
         self.headline = headline  # type: ignore[misc]
         self.metrics = {
             "loss": Metric(unit="nats", better="lower"),
-            "hits": Metric(unit="fraction", better="higher", chance=1 / symbols, floor=1.0),
+            "hits": Metric(unit="fraction", better="higher", chance=1 / symbols, optimum=1.0),
         }
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -357,7 +357,7 @@ class TestLocal:
         assert end.record.provenance["code"]
 
     def test_waiting_for_the_machine_is_no_time_of_the_run(self, local: Local, job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.execution.engines.process._PATIENCE_S", 0.0)
+        monkeypatch.setattr("bench.execution.engines.process._REPORT_WAIT_S", 0.0)
         monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.0)
         limit = 10.0  # of which a busy machine may take some for the run itself
         one = job(spec("l"), limits=Limits(seconds=limit))

@@ -30,7 +30,7 @@ from bench.execution.attempts import write_waiting
 from bench.execution.engines.engine import Finished, Lost, Refused, Stopped
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
-from bench.execution.engines.torchrun import _end_like, _wait, _with_first_cause
+from bench.execution.engines.torchrun import _exit_like, _wait, _with_first_cause
 from bench.records.file_lock import acquire
 from bench.records.record import Record
 from bench.records.spec import Limits, Settings
@@ -139,10 +139,10 @@ def test_a_crash_of_one_process_is_a_crash_of_the_run(local: Local, job: Make) -
 def test_the_watching_process_ends_as_a_rank_did(number: int) -> None:
     child = os.fork()
     if child == 0:
-        _end_like(-number)
+        _exit_like(-number)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
     with pytest.raises(SystemExit, match="3"):
-        _end_like(3)
+        _exit_like(3)
 
 
 @pytest.mark.exhaustive
