@@ -329,7 +329,7 @@ class TestRefusedBeforeARun:
             Plan([comparison(**changes)])
 
     def test_a_model_whose_building_fails(self) -> None:
-        row = ModelEntry(model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "build"}))
+        row = ModelEntry(model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "build"}))
         with pytest.raises(UserError, match="cannot be") as caught:
             Plan([comparison(rows={"reference": row})])
         assert "\n" not in str(caught.value)

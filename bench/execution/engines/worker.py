@@ -160,9 +160,8 @@ def execute_job(
             del checkpoint  # its tensors; the ranks load their own
             record = run_with_torchrun(job, interrupt, progress, clock_paused)
         else:
-            written = _written(job, progress)
-            control = RunControl(progress=written, checkpoint=checkpoint, interrupt=interrupt, blocked=blocked)
-            record = _run(job, control, verify)
+            report = _written(job, progress)
+            record = _run(job, RunControl(progress=report, checkpoint=checkpoint, interrupt=interrupt, blocked=blocked), verify)
         return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
 
 
@@ -223,8 +222,7 @@ def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    main = threading.main_thread().ident
-    assert main is not None
+    main = threading.get_ident()
 
     def listen() -> None:
         try:
