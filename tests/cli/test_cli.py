@@ -48,7 +48,7 @@ SPECS = [
         depths=(2, 3),
     ),
     RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0,
-         model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "nan", "at": 2})),
+         model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "nan", "at": 2})),
 ]
 """
 ANOTHER_HEADLINE = """RunSpec(group="echo", label="l", train=TRAIN, seed=0,
@@ -60,7 +60,7 @@ from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 def one(label, how, seed):
     settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:FailingModel", settings=settings), seed=seed,
                 task=ComponentConfig(name="user_models:Echo"),
                 train=TrainConfig(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
 

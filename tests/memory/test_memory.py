@@ -174,7 +174,7 @@ def test_more_solver_steps_cost_nothing_but_history() -> None:
 
 
 def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
-    for model in ("Looks", "Remembers"):
+    for model in ("DataDependent", "DataDependentBuffer"):
         with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
             predicted(named(f"user_models:{model}"), SHAPE)
     with pytest.raises(UserError, match="dopri5"):

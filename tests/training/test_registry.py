@@ -263,7 +263,7 @@ class TestDottedPaths:
         refused(lambda: small("annotated:Annotated", {"scale": "2"}), "scale", "'2'")
 
     def test_a_model_that_looks_at_its_numbers_can_be_counted(self) -> None:
-        assert count_parameters(model("user_models:Eager", width=4), 5) == 5 * 4 + (8 * 4 + 4) + (4 * 5 + 5)
+        assert count_parameters(model("user_models:ReadsWeights", width=4), 5) == 5 * 4 + (8 * 4 + 4) + (4 * 5 + 5)
 
     @pytest.mark.parametrize("change", [{"headline": "nothing"}])
     def test_a_task_whose_headline_is_no_metric_is_refused(self, change: Mapping[str, Any]) -> None:
