@@ -32,7 +32,7 @@ def claims(
     batch and adjoint do to them, and maps that have no fixed point. It goes on where it was interrupted."""
     from bench.claims import copying, tables
     from bench.claims.audit import audit_table, audits
-    from bench.claims.claim import judged
+    from bench.claims.claim import judge_claims
     from bench.claims.entries import CLAIMS, SUITES
     from bench.claims.evidence import Evidence
     from bench.records.record import write_text
@@ -53,7 +53,7 @@ def claims(
         if name not in there:
             raise unknown("own suite", name, there)
     evidence = Evidence(results, own)
-    found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
+    found = judge_claims([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
     if as_json:
         print(json.dumps([one.as_data() for one in found], indent=1))
         return
