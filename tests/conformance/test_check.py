@@ -11,7 +11,7 @@ import torch
 from running import run_suite
 from typer.testing import CliRunner
 
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.cli.main import app
@@ -430,9 +430,9 @@ def test_the_suite_of_the_examples_puts_them_into_every_table_and_figure(tmp_pat
         drawn = (tmp_path / f"figures/{name}/my-own-{figure}.svg").read_text(encoding="utf-8")
         assert all(f"<!-- {row} -->" in drawn for row in wanted), figure
     evidence = Evidence(tmp_path, own=(name,))
-    about = {one.claim.id: [part.about for part in one.parts] for one in judged(CLAIMS, evidence)}
+    about = {one.claim.id: [part.about for part in one.parts] for one in judge_claims(CLAIMS, evidence)}
     mine = "my own: DEQ, my cell and solver"
     for claim in ("converges", "perplexity", "training-time", "memory-saved"):
         assert any(text.startswith(mine) for text in about[claim]), claim
     assert f"{mine} over tied 6, my cell" in about["perplexity"]
-    assert not any(part for one in judged(CLAIMS, Evidence(tmp_path)) for part in one.parts)
+    assert not any(part for one in judge_claims(CLAIMS, Evidence(tmp_path)) for part in one.parts)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.cli.main import app
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
     "claims/experiments.json": (
         side_file.EXPERIMENTS,
-        lambda folder: judged(CLAIMS, Evidence(folder)),
+        lambda folder: judge_claims(CLAIMS, Evidence(folder)),
         "python -m bench claims --measure",
     ),
     "memory/paper.json": (side_file.MEMORY, memory_tables, "python -m bench memory"),
