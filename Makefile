@@ -15,7 +15,7 @@ RAY    := $(VENV)/.ray
 .PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-copy reproduce-memory params report test test-fast test-all check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## create .venv with the pinned packages
 
