@@ -374,7 +374,7 @@ class TestEnvironment:
             assert (done.returncode, done.stderr) == (0, b"")
             assert (done.stdout == b"") == (">&-" in redirected)
         if command == "report":
-            assert (one / "README.md").is_file()
+            assert (one / "TABLES.md").is_file()
 
     def test_json_is_json_in_any_encoding(self, one: Path) -> None:
         line = [sys.executable, "-m", "bench", "show", "failing", "--json", "--results", str(one)]
@@ -432,7 +432,7 @@ class TestRun:
         before = snapshot(copied)
         for kind in ("tables", "figures"):
             shutil.rmtree(copied / "results" / kind)
-        (copied / "results" / "README.md").unlink()
+        (copied / "results" / "TABLES.md").unlink()
         status, out, err = cli("report", "--json")
         assert (status, err) == (0, "")
         assert snapshot(copied) == before
