@@ -10,10 +10,10 @@ from torch.autograd.graph import get_gradient_edge
 from torchdiffeq import odeint, odeint_adjoint
 
 from deq import Cell, Core, Output
-from deq.adjoint import first_derivatives_only
+from deq.adjoints.adjoint import first_derivatives_only
 from deq.checks import check_features
 from deq.graph import leaves
-from deq.solve import single
+from deq.precision import in_float32
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
@@ -81,7 +81,7 @@ class NeuralODE(Core):
         """Features x (B, T, D) to those of z(time), (B, T, width)."""
         check_features(x)
         x = x.view_as(x)  # a node of its own, at which `leaves` can stop
-        f, z0 = single(self.cell.bind(x, memory), self.cell.start(x))
+        f, z0 = in_float32(self.cell.bind(x, memory), self.cell.initial_state(x))
         # What f depends on is read off its graph: a cell may have it from anywhere. The solver begins with this evaluation.
         known = [f(z0)] if self.adjoint and torch.is_grad_enabled() else []
         inputs = get_gradient_edge(x) if known and x.requires_grad else None

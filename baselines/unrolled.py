@@ -63,7 +63,7 @@ class Unrolled(Core):
         maps, every = self.levels(x, memory), self.auxiliary_every if self.training else 0
         seen = [every > 0 and level % every == 0 and level < self.depth for level in range(1, self.depth + 1)]
         recompute = self.checkpointing != "none" and torch.is_grad_enabled()
-        z, start = self.cell.start(x), 0
+        z, start = self.cell.initial_state(x), 0
         auxiliary: list[Tensor] = []
         for steps in segments(self.depth, self.checkpointing):
             part = slice(start, start + steps)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deq.checks import check_whole
-from deq.solve import Map, single
+from deq.precision import in_float32
+from deq.solve import Map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def jacobian_penalty(f: Map, z: Tensor, probes: int = 1) -> Tensor:
     Differentiable in what f depends on, not in z, which is detached; float32 at least. Zero where f ignores z. Each probe
     e ~ N(0, 1) costs a vector-Jacobian product with a graph: E ||e^T J||^2 = ||J||_F^2.
     """
-    f, z = single(f, z.detach())
+    f, z = in_float32(f, z.detach())
     z.requires_grad_()
     total = z.new_zeros(())
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
@@ -63,7 +64,7 @@ def spectral_radius(f: Map, z: Tensor, steps: int = 50) -> Tensor:
     single steps go up and down, is met too; samples must not depend on each other. No gradient.
     """
     check_whole(least=2, steps=steps)
-    f, z = single(f, z.detach())
+    f, z = in_float32(f, z.detach())
     z.requires_grad_()
     with torch.enable_grad():
         fz = f(z)

@@ -13,17 +13,17 @@ from bench.conformance.common import SOLVED, TIGHT, Subject, check_shapes, wrong
 from bench.conformance.compare import max_distance, projection
 from bench.conformance.result import Result, check, judge
 from deq import DEQ, SOLVERS, Anderson, Cell, Implicit, Picard, Solution, Stop, Unroll, solve, spectral_radius
-from deq.adjoint import Adjoint
+from deq.adjoints import Adjoint
 
 _SEEDS = (0, 1, 2)  # initialisations that fixed points are computed at
 _LONG = Stop(rtol=1e-10, max_steps=600)
 
 
 def _wrong_map(cell: Any, x: Tensor) -> str | None:
-    z = cell.start(x)
+    z = cell.initial_state(x)
     fz, B, T = cell.bind(x)(z), *x.shape[:2]
     parts = (
-        ("start(x)", z, (B, T, z.shape[-1])),
+        ("initial_state(x)", z, (B, T, z.shape[-1])),
         ("f(z)", fz, tuple(z.shape)),
         ("features(z)", cell.features(fz), (B, T, cell.width)),
     )
@@ -35,11 +35,11 @@ def _wrong_map(cell: Any, x: Tensor) -> str | None:
 def shapes(subject: Subject) -> Result:
     """f(z) like z, features (B, T, width), in the dtype of x.
 
-    start(x) (B, T, N), bind(x, memory=None) -> f and features(z) (B, T, self.width) belong together, for any B and T. New tensors
-    need x's dtype and device: x.new_zeros(...), torch.arange(..., device=x.device); constants are buffers.
+    initial_state(x) (B, T, N), bind(x, memory=None) -> f and features(z) (B, T, self.width) belong together, for any B and T. New
+    tensors need x's dtype and device: x.new_zeros(...), torch.arange(..., device=x.device); constants are buffers.
     """
     cell = subject.make()
-    N = cell.start(torch.zeros(1, 1, subject.inputs)).shape[-1]
+    N = cell.initial_state(torch.zeros(1, 1, subject.inputs)).shape[-1]
     return check_shapes(subject, _wrong_map, f"z (B, T, {N}), features (B, T, {cell.width})")
 
 
@@ -79,7 +79,7 @@ def _causality(subject: Subject) -> Result:
     x, other = subject.arguments(cell)[0], subject.arguments(cell, seed=99)[0]
     changed = torch.cat((x[:, :3], other[:, 3:]), dim=1)
     with torch.no_grad():
-        before, after = (solve(cell.bind(each), cell.start(each), Anderson(), TIGHT) for each in (x, changed))
+        before, after = (solve(cell.bind(each), cell.initial_state(each), Anderson(), TIGHT) for each in (x, changed))
     if not bool((before.residual.max() < 1e-10) & (after.residual.max() < 1e-10)):
         return result
     error = max_distance([cell.features(after.z)[:, :3]], [cell.features(before.z)[:, :3]])
@@ -96,7 +96,7 @@ def _equilibria(subject: Subject) -> tuple[str, list[Solution], float]:
         x, _ = subject.arguments(cell, batch=8, time=12, seed=seed)
         f = cell.bind(x)
         for name, make in SOLVERS.items():
-            solutions[name].append(solve(f, cell.start(x), make(), SOLVED))
+            solutions[name].append(solve(f, cell.initial_state(x), make(), SOLVED))
         nearest = min((found[-1] for found in solutions.values()), key=_residual)
         torch.manual_seed(seed)
         radius = max(radius, spectral_radius(f, nearest.z).max().item())
@@ -144,7 +144,7 @@ def implicit_gradient(subject: Subject) -> Result:
     cell = subject.build()
     x, _ = subject.arguments(cell)
     with torch.no_grad():
-        f, z0 = cell.bind(x), cell.start(x)
+        f, z0 = cell.bind(x), cell.initial_state(x)
         plain = (Picard(relaxation=share) for share in (1.0, 0.5, 0.2))
         unrolled = next((solver for solver in plain if bool(solve(f, z0, solver, _LONG).converged.all())), None)
     if unrolled is None:

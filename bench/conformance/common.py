@@ -71,7 +71,7 @@ class Subject:
     def arguments(self, module: nn.Module, *, batch: int = BATCH, time: int = TIME, seed: int = 0) -> tuple[Tensor, ...]:
         """Random features x (B, T, inputs); for a cell, a random state too."""
         x = random_tensor(batch, time, self.inputs, seed=seed)
-        return (x, random_tensor(*module.start(x).shape, seed=seed + 500)) if isinstance(module, Cell) else (x,)
+        return (x, random_tensor(*module.initial_state(x).shape, seed=seed + 500)) if isinstance(module, Cell) else (x,)
 
     def outputs(self, module: nn.Module, arguments: tuple[Tensor, ...], memory: Any = None) -> tuple[Tensor, ...]:
         """A model's features and auxiliary features; a cell's f(z), and its features where they differ. Each (B, T, ...)."""

@@ -23,7 +23,7 @@ from bench.records.spec import ComponentConfig, TrainConfig
 from bench.suites.paper import PRINTED, WIKITEXT
 from bench.training.language_model import build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 # A DEQ, the explicit network beside it, and how much longer the DEQ takes in training and in inference: table 4.
 TABLE_4 = (
@@ -76,7 +76,7 @@ def _is_view(operator: Any) -> bool:
 def counted(model: ComponentConfig, shape: Shape, training: bool) -> dict[str, int]:
     """FLOPs and bytes moved of a training step, or of a forward pass in evaluation without gradients."""
     inputs, targets = tokens(shape)
-    with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
+    with FakeTensorMode(allow_non_fake_inputs=True), force_device_path():
         built = build_model(model, shape.vocabulary)
         fix_caps(built, shape)
         optimiser = filled(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])

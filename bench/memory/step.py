@@ -25,7 +25,7 @@ from bench.tasks.task import derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
 from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 _AFTER = {"forward": "attached evaluation", "backward": "backward"}  # what comes when a solve is over
 Call = tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]
@@ -76,7 +76,7 @@ def measured(model: ComponentConfig, shape: Shape) -> Waterfall:
 
 def _followed(named: ComponentConfig, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
     torch.manual_seed(0)
-    with without_looking():
+    with force_device_path():
         model = build_model(named, shape.vocabulary).train()
         fix_caps(model, shape)
         train = TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3)

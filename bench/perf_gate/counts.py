@@ -26,7 +26,7 @@ from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
@@ -189,7 +189,7 @@ def _block() -> tuple[Map, Tensor]:
     torch.manual_seed(derive_seed("gate", "block"))
     cell = CELLS["transformer-xl"](width=16, heads=2)
     x = torch.randn(4, 16, 16)
-    return cell.bind(x), cell.start(x)
+    return cell.bind(x), cell.initial_state(x)
 
 
 PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
@@ -231,5 +231,5 @@ def operations(run: Callable[[], object]) -> Operations:
 
 def gpu_operations(run: Callable[[], object]) -> Operations:
     """Those that `run()` would have on a GPU, where a solve reads no values."""
-    with without_looking():
+    with force_device_path():
         return operations(run)

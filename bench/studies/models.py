@@ -106,7 +106,7 @@ def cell_of(model: LanguageModel) -> Cell:
 def bind(model: LanguageModel, inputs: Tensor) -> tuple[Cell, Map, Tensor]:
     """A model's cell, its map f for a batch of tokens (B, T), and the initial state (B, ...)."""
     x, cell = model.embed(inputs), cell_of(model)
-    return cell, cell.bind(x), cell.start(x)
+    return cell, cell.bind(x), cell.initial_state(x)
 
 
 def deq_of(model: LanguageModel, solver: Solver, stop: Stop) -> LanguageModel:

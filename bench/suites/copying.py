@@ -11,13 +11,13 @@ the DEQ, at which the first of its final runs ended above chance, its solves lef
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
-from bench.suites.recipes import LEAN
+from bench.suites.recipes import CAPPED_4_3
 
 # One head, since attention over 420 positions is what a step costs; and frequencies that tell positions of that range apart.
 _CELL: Settings = {"cell": "transformer-xl", "cell.heads": 1, "cell.position_base": 420.0, "width": 30}
 _SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 # Four steps a solve find the copy, but leave residuals of 0.05 once it is found: the second half is solved for.
-_HALF = LEAN.model_copy(update={"hold": 0.5})
+_HALF = CAPPED_4_3.model_copy(update={"hold": 0.5})
 
 SPECS = [
     Comparison(

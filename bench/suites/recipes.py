@@ -6,6 +6,6 @@ equilibrium. Suite `speed` shows the trade-off.
 
 from bench.records.spec import Recipe
 
-FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
-LEAN = Recipe(steps=4, backward_steps=3, hold=0.8)
-SHARED = Recipe(steps=4, hold=0.8)  # for the adjoint `shine`, by Broyden's method: nothing is solved backward
+CAPPED_6_4 = Recipe(steps=6, backward_steps=4, hold=0.8)
+CAPPED_4_3 = Recipe(steps=4, backward_steps=3, hold=0.8)
+CAPPED_4_SHINE = Recipe(steps=4, hold=0.8)  # for the adjoint `shine`, by Broyden's method: nothing is solved backward

@@ -4,7 +4,7 @@ The real language is tinyshakespeare by character, read where `--data tinyshakes
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
-from bench.suites.recipes import FAST
+from bench.suites.recipes import CAPPED_6_4
 
 _WIDTH = 32
 _DEPTH = 12
@@ -35,7 +35,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
         _REFERENCE: _row("deq", {**deq, "width": _WIDTH}),
-        "DEQ-Transformer, fast": _row("deq", deq, recipe=FAST),
+        "DEQ-Transformer, fast": _row("deq", deq, recipe=CAPPED_6_4),
         "DEQ-Transformer, pre-trained, Jacobian": _row("deq", deq, recipe=stable),
         "DEQ-Transformer, growing cap": _row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
         "DEQ-Transformer, phantom": _row(

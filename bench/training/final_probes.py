@@ -229,7 +229,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str
     model.eval()
     inputs, _ = _batch("test", task, spec)
     x = model.embed(inputs)
-    f, z0 = core.cell.bind(x), core.cell.start(x)
+    f, z0 = core.cell.bind(x), core.cell.initial_state(x)
     solvers: dict[str, Solver] = (
         {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}
     )

@@ -21,16 +21,10 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import CELLS, DEQ, SOLVERS, Cell, Core, EquilibriumPropagation, Implicit, Phantom, Stack, Stop, TrellisCell, Unroll
-from deq.adjoint import Adjoint
-from deq.shine import Shine
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, Stack, Stop, TrellisCell
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
-
-# Adjoints with a backward solve, which take backward_solver, backward_rtol and backward_steps.
-SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll, "shine": Shine}
 
 
 def deq(
@@ -58,11 +52,12 @@ def deq(
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
-    unused = [name for name, value in given.items() if value is not None]
-    if unused and adjoint not in SOLVING and adjoint in ADJOINTS:
-        raise UserError(f"{unused[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
+    idle = [name for name, value in given.items() if value is not None]
+    solves_backward = getattr(resolve("adjoint", ADJOINTS, adjoint), "solves_backward", False)
+    if idle and not solves_backward:
+        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
     backward = {}
-    if adjoint in SOLVING:
+    if solves_backward:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
         backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30))
     gradient: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)

@@ -20,7 +20,7 @@ class Cell(nn.Module, ABC):
     def bind(self, x: Tensor, memory: Any = None) -> Map:
         """The map z (shaped like `start`) -> f(z) for features x (B, T, D) and a memory; f(z)[:, t] depends on the past alone."""
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_state(self, x: Tensor) -> Tensor:
         """The first iterate (B, T, N): zeros, as in the paper; N is `width` here."""
         return torch.zeros(*x.shape[:-1], self.width, dtype=x.dtype, device=x.device)
 

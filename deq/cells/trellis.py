@@ -127,7 +127,7 @@ class TrellisCell(Cell):
         u, level = self.injected(self.inject, self.windows(x, memory))(), self.recurrence(x, memory)
         return lambda z: level(z, u)
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_state(self, x: Tensor) -> Tensor:
         """Zeros (B, T, 2 H)."""
         return torch.zeros(*x.shape[:-1], 2 * self.hidden, dtype=x.dtype, device=x.device)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, looks_free
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import combined, inner
 
 
@@ -94,7 +94,7 @@ class Anderson:
         weights = solved / total
         limits = torch.finfo(gram.dtype)
         if (
-            looks_free(gram)
+            is_sync_free(gram)
             and torch.equal(failed, sound)
             and torch.equal(total.clamp(limits.tiny, limits.max), total)  # NaN is not equal to itself
         ):

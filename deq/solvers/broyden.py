@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, looks_free
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import inner
 
 
@@ -93,7 +93,7 @@ class Broyden:
         denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
         limit = torch.finfo(gram.dtype).eps ** 0.5
         # NaN is not equal to itself.
-        if not (looks_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
+        if not (is_sync_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
             # A vanishing denominator means that the update would be singular: that sample skips it, here and, by an infinite
             # divisor, in every later product.
             singular = denominator.abs() < limit

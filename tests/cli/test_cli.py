@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing.util
 import os
 import re
 import shlex
@@ -22,7 +21,8 @@ from cases import exhaustive, product
 from rich.console import Console
 from running import PATIENCE_S
 
-from bench.__main__ import main, parse_seeds
+from bench.cli.main import main
+from bench.cli.options import parse_seeds
 from bench.execution.engines.local import Local
 from bench.records.record import Record, read_record
 
@@ -48,7 +48,7 @@ SPECS = [
         depths=(2, 3),
     ),
     RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0,
-         model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "nan", "at": 2})),
+         model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "nan", "at": 2})),
 ]
 """
 ANOTHER_HEADLINE = """RunSpec(group="echo", label="l", train=TRAIN, seed=0,
@@ -60,7 +60,7 @@ from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 def one(label, how, seed):
     settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:FailingModel", settings=settings), seed=seed,
                 task=ComponentConfig(name="user_models:Echo"),
                 train=TrainConfig(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
 
@@ -73,7 +73,6 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Locks apart from those of other benchmarks on this machine, for as long as the fork server lives."""
-    multiprocessing.util.get_temp_dir()  # its socket stays where paths are short
     folder = tmp_path_factory.getbasetemp() / "locks"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -216,7 +215,7 @@ class TestRefused:
             ("user_models:Averages", "user_models:no_core", ["user_models:no_core", "Core"]),
             ("user_models:Averages", "math:sqrt", ["math:sqrt"]),
             ('group="echo"', 'group="../up"', ["../up"]),
-            ('"mean": Row', '"a/b": Row', ["a/b"]),
+            ('"mean": ModelEntry', '"a/b": Row', ["a/b"]),
             ("seeds=(0,)", "seeds=(-1,)", ["seeds"]),
             ("seeds=(0,)", "seeds=(1000,)", ["trial seed 1000"]),
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),
@@ -375,7 +374,7 @@ class TestEnvironment:
             assert (done.returncode, done.stderr) == (0, b"")
             assert (done.stdout == b"") == (">&-" in redirected)
         if command == "report":
-            assert (one / "README.md").is_file()
+            assert (one / "TABLES.md").is_file()
 
     def test_json_is_json_in_any_encoding(self, one: Path) -> None:
         line = [sys.executable, "-m", "bench", "show", "failing", "--json", "--results", str(one)]
@@ -433,7 +432,7 @@ class TestRun:
         before = snapshot(copied)
         for kind in ("tables", "figures"):
             shutil.rmtree(copied / "results" / kind)
-        (copied / "results" / "README.md").unlink()
+        (copied / "results" / "TABLES.md").unlink()
         status, out, err = cli("report", "--json")
         assert (status, err) == (0, "")
         assert snapshot(copied) == before
@@ -505,7 +504,7 @@ class TestOthers:
     def test_show_cuts_no_name_however_narrow_the_terminal(
         self, width: int, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bench.__main__._output", lambda: Console(width=width, highlight=False))
+        monkeypatch.setattr("bench.cli.inspect._console", lambda: Console(width=width, highlight=False))
         _, out, _ = cli("show", "echo-deq-s0")
         names = read_record(next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))).measures
         folded = "".join(line[:width].split("  ")[0].strip() for line in out.splitlines())

@@ -11,10 +11,11 @@ import torch
 from running import run_suite
 from typer.testing import CliRunner
 
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
-from bench.cli.check import app, parse_settings
+from bench.cli.main import app
+from bench.cli.options import parse_settings
 from bench.conformance.common import Subject
 from bench.conformance.compare import distance, gradient_errors
 from bench.conformance.load import CONTRACTS, Report, check_definition, find, kind_of, load, settings_for
@@ -138,7 +139,7 @@ def written(tmp_path: Path, text: str, name: str = "own_things.py") -> str:
 
 
 def call(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(app, ["check", *arguments])
 
 
 def refused(*arguments: str) -> str:
@@ -360,7 +361,7 @@ class TestCommand:
             (["--only", "Gat"], ["unknown name in my_cell.py 'Gat'", "did you mean 'Gate'"]),
             (["--only", "functional"], ["functional in my_cell.py is no Cell"]),
             (["--set", "gian=0.3"], ["unknown setting 'gian'", "'gain'"]),
-            (["--set", "gain"], ["give NAME=VALUE"]),
+            (["--set", "gain"], ["settings are NAME=VALUE, got 'gain'"]),
             (["--set", "gain=1", "--set", "gain=2"], ["given twice"]),
             (["--set", "gain=high"], ["gain", "'high'"]),
             (["--set", "width=0"], ["width must be a positive integer, got 0"]),
@@ -429,9 +430,9 @@ def test_the_suite_of_the_examples_puts_them_into_every_table_and_figure(tmp_pat
         drawn = (tmp_path / f"figures/{name}/my-own-{figure}.svg").read_text(encoding="utf-8")
         assert all(f"<!-- {row} -->" in drawn for row in wanted), figure
     evidence = Evidence(tmp_path, own=(name,))
-    about = {one.claim.id: [part.about for part in one.parts] for one in judged(CLAIMS, evidence)}
+    about = {one.claim.id: [part.about for part in one.parts] for one in judge_claims(CLAIMS, evidence)}
     mine = "my own: DEQ, my cell and solver"
     for claim in ("converges", "perplexity", "training-time", "memory-saved"):
         assert any(text.startswith(mine) for text in about[claim]), claim
     assert f"{mine} over tied 6, my cell" in about["perplexity"]
-    assert not any(part for one in judged(CLAIMS, Evidence(tmp_path)) for part in one.parts)
+    assert not any(part for one in judge_claims(CLAIMS, Evidence(tmp_path)) for part in one.parts)

@@ -235,7 +235,7 @@ def test_a_cell_keeps_its_contract(cell_subject: Subject) -> None:
 
 def test_one_evaluation_of_a_cell_is_that_of_its_map(cell: Cell) -> None:
     x = features()
-    z = torch.randn_like(cell.start(x))
+    z = torch.randn_like(cell.initial_state(x))
     torch.testing.assert_close(cell(z, x), cell.bind(x)(z))
 
 
@@ -245,7 +245,7 @@ def test_a_cell_is_causal_exactly(cell_subject: Subject) -> None:
 
 def test_a_cell_passes_gradcheck(cell: Cell) -> None:
     x = torch.randn(1, 3, D, dtype=torch.float64)
-    z = torch.randn_like(cell.start(x))
+    z = torch.randn_like(cell.initial_state(x))
     assert torch.autograd.gradcheck(cell, (z.requires_grad_(), x.requires_grad_()))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.execution.parameter_table import WITHIN, Count, count, counts
+from bench.execution.parameter_table import WITHIN, ParameterCount, count_model, count_suite
 from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, SPECS
 
-ROWS = {(row.group, row.label): row for row in counts("paper", {})}
+ROWS = {(row.group, row.label): row for row in count_suite("paper", {})}
 WIKITEXT, PTB = "Table 3, WikiText-103", "Table 2, Penn Treebank"
 V = 267_735
 
@@ -22,7 +22,7 @@ def test_every_row_of_the_three_tables_is_there() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.label)
-def test_a_row_is_within_three_percent_of_the_paper_or_says_why_not(row: Count) -> None:
+def test_a_row_is_within_three_percent_of_the_paper_or_says_why_not(row: ParameterCount) -> None:
     assert row.agrees or row.remark
     assert "\n" not in row.remark
 
@@ -56,19 +56,19 @@ def test_the_deq_transformer_of_the_released_script_has_the_98_million_that_the_
 
 
 def test_the_lstm_and_the_tcn_have_the_count_of_their_closed_form() -> None:
-    total, nonembedding = count(ComponentConfig(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
+    total, nonembedding = count_model(ComponentConfig(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
     assert nonembedding == 2 * (4 * 1500 * 3000 + 8 * 1500)
     assert total == nonembedding + 2 * 10_000 * 1500 + 10_000
-    total, _ = count(ComponentConfig(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
+    total, _ = count_model(ComponentConfig(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
     assert total == 12_530 + 10  # of the TCN repository, and an embedding of ten numbers for its one channel
 
 
 def test_off_and_agreement() -> None:
-    row = Count(group="g", label="l", total=102, nonembedding=50, printed_total=100.0)
+    row = ParameterCount(group="g", label="l", total=102, nonembedding=50, printed_total=100.0)
     assert row.off == (pytest.approx(0.02), None)
     assert row.agrees
-    assert not Count(group="g", label="l", total=104, nonembedding=50, printed_total=100.0).agrees
-    assert not Count(group="g", label="l", total=None, nonembedding=None, printed_total=100.0).agrees
+    assert not ParameterCount(group="g", label="l", total=104, nonembedding=50, printed_total=100.0).agrees
+    assert not ParameterCount(group="g", label="l", total=None, nonembedding=None, printed_total=100.0).agrees
     assert WITHIN == 0.03
 
 

@@ -9,7 +9,7 @@ import torch
 from running import IDENTITY
 
 from bench.execution.parameter_matching import TOLERANCE, match
-from bench.execution.plan import Plan, choose
+from bench.execution.plan import Plan, choose_learning_rate
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.metric import Metric
@@ -206,30 +206,30 @@ class TestChoose:
         return [t for t in Plan([comparison()]).trials() if t.label == "other"]
 
     def test_lower_is_better(self) -> None:
-        assert choose([trial(s, v) for s, v in zip(self.specs(), (3.0, 2.0, 1.0), strict=True)]) == 0.2
+        assert choose_learning_rate([trial(s, v) for s, v in zip(self.specs(), (3.0, 2.0, 1.0), strict=True)]) == 0.2
 
     def test_higher_is_better(self) -> None:
         made = [trial(s, v, better="higher", headline="hits") for s, v in zip(self.specs(), (0.9, 0.5, 0.1), strict=True)]
-        assert choose(made) == 0.1
+        assert choose_learning_rate(made) == 0.1
 
     @pytest.mark.parametrize("status", ["diverged", "oom", "timeout", "crashed"])
     def test_a_failed_trial_is_never_chosen(self, status: str) -> None:
         first, second, third = self.specs()
-        assert choose([trial(first, 1.0, status), trial(second, 9.0), trial(third, None, status)]) == 0.01
+        assert choose_learning_rate([trial(first, 1.0, status), trial(second, 9.0), trial(third, None, status)]) == 0.01
 
     def test_a_trial_without_a_number_is_never_chosen(self) -> None:
         first, second, third = self.specs()
-        assert choose([trial(first, None), trial(second, None), trial(third, 5.0)]) == 0.2
+        assert choose_learning_rate([trial(first, None), trial(second, None), trial(third, 5.0)]) == 0.2
 
     def test_where_all_failed_the_smallest_rate_goes_on(self) -> None:
-        assert choose([trial(spec, None, "diverged") for spec in self.specs()]) == 0.01
+        assert choose_learning_rate([trial(spec, None, "diverged") for spec in self.specs()]) == 0.01
 
     def test_the_order_of_the_trials_does_not_matter_in_a_tie(self) -> None:
         made = [trial(spec, 1.0) for spec in self.specs()]
-        assert choose(made) == choose(made[::-1]) == 0.01
+        assert choose_learning_rate(made) == choose_learning_rate(made[::-1]) == 0.01
 
     def test_zero_is_a_score(self) -> None:
-        assert choose([trial(s, v) for s, v in zip(self.specs(), (0.0, 1.0, 2.0), strict=True)]) == 0.1
+        assert choose_learning_rate([trial(s, v) for s, v in zip(self.specs(), (0.0, 1.0, 2.0), strict=True)]) == 0.1
 
 
 class TestSeveralTrialsARate:
@@ -248,8 +248,10 @@ class TestSeveralTrialsARate:
     def test_the_mean_decides_so_that_one_lucky_seed_does_not(self) -> None:
         made = [spec for spec in Plan([self.tuned(trial_seeds=2)]).trials() if spec.label == "other"]
         values = (0.1, 9.0, 3.0, 3.0, 2.0, 5.0)  # means 4.55, 3.0, 3.5
-        assert choose([trial(spec, value) for spec, value in zip(made, values, strict=True)]) == 0.01
-        assert choose([trial(s, v, "diverged" if v == 3.0 else "ok") for s, v in zip(made, values, strict=True)]) == 0.2
+        assert choose_learning_rate([trial(spec, value) for spec, value in zip(made, values, strict=True)]) == 0.01
+        assert (
+            choose_learning_rate([trial(s, v, "diverged" if v == 3.0 else "ok") for s, v in zip(made, values, strict=True)]) == 0.2
+        )
 
     def test_no_final_run_has_a_trial_seed(self) -> None:
         with pytest.raises(ValueError, match="trial seed 1002 is also a final seed"):
@@ -327,7 +329,7 @@ class TestRefusedBeforeARun:
             Plan([comparison(**changes)])
 
     def test_a_model_whose_building_fails(self) -> None:
-        row = ModelEntry(model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "build"}))
+        row = ModelEntry(model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "build"}))
         with pytest.raises(UserError, match="cannot be") as caught:
             Plan([comparison(rows={"reference": row})])
         assert "\n" not in str(caught.value)

@@ -13,9 +13,9 @@ from cases import cover, few
 from torch import nn
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.analysis.statistics import growth
-from bench.cli.memory import parse_model
+from bench.cli.develop import parse_model
+from bench.cli.main import app
 from bench.instruments.flops import flops
 from bench.instruments.probes import peak_live_bytes
 from bench.memory import cost, device, paper, record, scaling, tables
@@ -28,7 +28,7 @@ from bench.report.report import csv_text, latex, markdown
 from bench.training.language_model import build_model
 from bench.training.trainer import make_optimiser, training_step
 from deq import DEQ, Stop
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
 SHAPE = Shape(batch=4, length=10, vocabulary=100)
@@ -101,7 +101,7 @@ def test_a_carried_memory_is_of_the_batch_and_makes_the_step_larger(name: str) -
 def test_the_sum_is_what_the_probe_of_runs_says(name: str) -> None:
     """Another ledger, over the same training step."""
     torch.manual_seed(0)
-    with without_looking():
+    with force_device_path():
         model = build_model(MODELS[name], SHAPE.vocabulary).train()
         for layer in model.modules():
             if isinstance(layer, DEQ):
@@ -174,7 +174,7 @@ def test_more_solver_steps_cost_nothing_but_history() -> None:
 
 
 def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
-    for model in ("Looks", "Remembers"):
+    for model in ("DataDependent", "DataDependentBuffer"):
         with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
             predicted(named(f"user_models:{model}"), SHAPE)
     with pytest.raises(UserError, match="dopri5"):

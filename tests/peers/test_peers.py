@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cli.peers import write
 from bench.peers import explicit, measure, show
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
 from bench.peers.problems import PROBLEMS
+from bench.peers.record import write
 from bench.records.errors import UserError
 from bench.records.side_file import PEERS
 from deq import Map

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import deq.adjoint
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,7 @@ from cases import exhaustive
 from torch import Tensor, nn
 
 import bench.perf_gate.counts as counts
-import deq.adjoint
-from bench.cli.gate import counted
+from bench.cli.develop import counted
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.perf_gate import show

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.__main__ import app
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
+from bench.cli.main import app
 from bench.perf_gate.accepted import read_accepted
 from bench.records import side_file
 from bench.records.errors import UserError
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
     "claims/experiments.json": (
         side_file.EXPERIMENTS,
-        lambda folder: judged(CLAIMS, Evidence(folder)),
+        lambda folder: judge_claims(CLAIMS, Evidence(folder)),
         "python -m bench claims --measure",
     ),
     "memory/paper.json": (side_file.MEMORY, memory_tables, "python -m bench memory"),
@@ -153,7 +153,7 @@ def test_every_command_that_reads_a_damaged_file_names_it(name: str, arguments: 
 
 @pytest.mark.parametrize("arguments", [["gate"], ["gate", "accept", "--why", "new"]])
 def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.cli.gate.counted", lambda suite: {})
+    monkeypatch.setattr("bench.cli.develop.counted", lambda suite: {})
     path = tmp_path / "expected.json"
     path.write_bytes((RESULTS / "gate/expected.json").read_bytes().replace(b'"tolerance": 0', b'"tolerance": 8', 1))
     before = path.read_bytes()

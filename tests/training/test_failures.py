@@ -49,7 +49,7 @@ class TestFailures:
             ("memory", "oom", "out of memory"),
             ("chained", "oom", "out of memory"),
             ("ode", "diverged", "the ODE solver gave up: non-finite values"),
-            ("strange", "crashed", "a byte that is no character"),
+            ("surrogate", "crashed", "a byte that is no character"),
         ],
     )
     def test_a_model_that_fails_is_a_record_that_says_how(self, how: str, status: str, reason: str) -> None:

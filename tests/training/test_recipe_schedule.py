@@ -10,7 +10,7 @@ from bench.execution.plan import Plan
 from bench.records.errors import UserError
 from bench.records.record import Record
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, Settings, TrainConfig
-from bench.suites.recipes import FAST
+from bench.suites.recipes import CAPPED_6_4
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.recipe_schedule import RecipeSchedule, check_recipe
 from bench.training.run import run
@@ -86,7 +86,7 @@ def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
 
 def test_held_caps_hold_for_their_share_and_then_are_the_models_own() -> None:
     built = model(backward_steps=9)
-    schedule = RecipeSchedule(built, FAST, 11)
+    schedule = RecipeSchedule(built, CAPPED_6_4, 11)
     (layer,) = deqs(built)
     seen = []
     for step in range(11):

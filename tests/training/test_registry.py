@@ -253,7 +253,7 @@ class TestDottedPaths:
         refused(lambda: small("annotated:Annotated", {"scale": "2"}), "scale", "'2'")
 
     def test_a_model_that_reads_its_weights_can_be_counted(self) -> None:
-        assert count_parameters(model("user_models:Eager", width=4), 5) == 5 * 4 + (8 * 4 + 4) + (4 * 5 + 5)
+        assert count_parameters(model("user_models:ReadsWeights", width=4), 5) == 5 * 4 + (8 * 4 + 4) + (4 * 5 + 5)
 
     def test_a_task_whose_headline_is_no_metric_is_refused(self) -> None:
         refused(lambda: build_task(model("user_models:Echo", headline="nothing"), {}), "headline", "nothing")

@@ -51,7 +51,7 @@ def spec(
 
 
 def misfit(how: str, at: int = 2, **changes: Any) -> RunSpec:
-    return spec("user_models:Misfit", {"width": 6, "how": how, "at": at}, role="trial", **changes)
+    return spec("user_models:FailingModel", {"width": 6, "how": how, "at": at}, role="trial", **changes)
 
 
 def numbers(record: Record) -> Any:
