@@ -238,13 +238,14 @@ class TestLocal:
         assert saved.load()
         assert saved.step > 0
 
-    def test_a_stopped_run_resumes_with_the_same_numbers(self, local: Local, job: MakeJob) -> None:
-        one = job(spec("l", "deq", DEQ, train={"steps": 400, "evaluate_every": 100}))
+    def test_a_stopped_run_resumes_with_the_same_numbers(self, local: Local, job: MakeJob, tmp_path: Path) -> None:
+        one = job(failing("l", "sleep", tmp_path, train={"steps": 6, "evaluate_every": 2}))
         local.submit(one)
-        wait_for_step(local)
+        wait_for_file(tmp_path, "*.asleep", local)
         local.stop("stopped by the test")
+        (tmp_path / "go").touch()
         stopped_at = record_of(wait_for_end(local)).provenance["checkpoint_step"]
-        assert 0 < stopped_at < 400
+        assert 0 < stopped_at < 6
         record = record_of(finish(local, [one])["l"])
         assert numbers(record)["curve"] == numbers(run(one.spec, suite="s"))["curve"]
         assert [attempt["from_step"] for attempt in record.provenance["attempts"]] == [0, stopped_at]
