@@ -215,7 +215,7 @@ class TestRefused:
             ("user_models:Averages", "user_models:no_core", ["user_models:no_core", "Core"]),
             ("user_models:Averages", "math:sqrt", ["math:sqrt"]),
             ('group="echo"', 'group="../up"', ["../up"]),
-            ('"mean": ModelEntry', '"a/b": Row', ["a/b"]),
+            ('"mean": ModelEntry', '"a/b": ModelEntry', ["a/b"]),
             ("seeds=(0,)", "seeds=(-1,)", ["seeds"]),
             ("seeds=(0,)", "seeds=(1000,)", ["trial seed 1000"]),
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),

@@ -107,7 +107,7 @@ class TestHostile:
     )
     def test_an_id_that_is_none_is_refused(self, store: Store, run_id: str) -> None:
         for attempt in (store.path, store.work, store.lease, store.exists, store.read):
-            with pytest.raises(UserError, match="no run id"):
+            with pytest.raises(UserError, match="not a run id"):
                 attempt("s", run_id)
         assert not store.results.exists()
 
@@ -161,7 +161,7 @@ class TestHostile:
         paths = [store.write(record(seed)) for seed in range(6)]
         for path in paths[1:]:
             path.write_text(path.read_text().replace("copy", "cozy"))
-        for read in (store.read_all, lambda suite: store.read_sound(suite, store.ids(suite))):
+        for read in (store.read_all, lambda suite: store.read_valid(suite, store.ids(suite))):
             with pytest.warns(LeftOut) as caught:
                 assert [one.spec.seed for one in read("s")] == [0]  # type: ignore[operator]
             (said,) = [str(warning.message) for warning in caught]
@@ -221,10 +221,10 @@ class TestMemory:
     def test_a_record_among_many_takes_little(self, store: Store) -> None:
         """Of 80 kB each on disk, 200 kB as pydantic keeps them."""
         ids = write_many(store, 100)
-        store.read_sound("s", ids[:2])  # what is loaded once
+        store.read_valid("s", ids[:2])  # what is loaded once
         tracemalloc.start()
         try:
-            kept = store.read_sound("s", ids)
+            kept = store.read_valid("s", ids)
             gc.collect()
             now, peak = tracemalloc.get_traced_memory()
         finally:
