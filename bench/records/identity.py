@@ -30,7 +30,7 @@ _PACKAGES = ("numpy", "torchdiffeq")
 
 
 class Identity(BaseModel):
-    """SHA-256 of the data, numerics versions by class, digests of the user's modules, and the part of the environment that counts."""
+    """SHA-256 of the data, numerics versions by class, digests of the user's modules, and the numeric environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

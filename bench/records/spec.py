@@ -91,7 +91,7 @@ class Limits(_Frozen):
 
 
 class RunSpec(_Frozen):
-    """What determines a run's numbers: a model on a task with a seed. `group` names the comparison, `label` the row of its table."""
+    """What determines a run's numbers: a model on a task with a seed. `group` is its comparison, `label` its table row."""
 
     group: Name
     label: Name

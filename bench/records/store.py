@@ -115,19 +115,15 @@ class Store:
 
     def read_valid(self, suite: str, ids: Iterable[str]) -> list[Record]:
         """The records of these runs, compacted."""
-        return self._compacted(suite, ids, [])
+        return list(map(Compactor(), self._stream(suite, ids, [])))
 
     def read_all(self, suite: str) -> list[Record]:
         """All records of a suite, compacted."""
-        return self._compacted(suite, self.ids(suite), self.strays(suite))
+        return list(map(Compactor(), self.stream(suite)))
 
     def stream(self, suite: str) -> Iterator[Record]:
         """All records of a suite, one after another; the warning comes at the end."""
         return self._stream(suite, self.ids(suite), self.strays(suite))
-
-    def _compacted(self, suite: str, ids: Iterable[str], damaged: list[str]) -> list[Record]:
-        compact = Compactor()
-        return [compact(record) for record in self._stream(suite, ids, damaged)]
 
     def _stream(self, suite: str, ids: Iterable[str], damaged: list[str]) -> Iterator[Record]:
         for run_id in ids:
@@ -135,8 +131,8 @@ class Store:
                 record = self.read(suite, run_id)
             except UserError as error:
                 damaged.append(str(error))
-                continue
-            yield record
+            else:
+                yield record
         _warn(suite, damaged)
 
     def write(self, record: Record) -> Path:

@@ -1,4 +1,4 @@
-"""An id changes with whatever a run's numbers come from, and with nothing else."""
+"""A run's id changes with everything that determines its numbers, and with nothing else."""
 
 import importlib
 from collections.abc import Callable
@@ -116,7 +116,7 @@ class TestMeaning:
 
 class TestIdentity:
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "text"),
         [
             ({"data": "e"}, "data"),
             ({"code": {"mine": "9", "other": "2"}}, "code of mine"),
@@ -127,10 +127,10 @@ class TestIdentity:
         ],
         ids=str,
     )
-    def test_every_part_changes_the_id_and_is_named(self, identity: Identity, change: dict[str, Any], said: str) -> None:
+    def test_every_part_changes_the_id_and_is_named(self, identity: Identity, change: dict[str, Any], text: str) -> None:
         other = identity.model_copy(update=change)
         assert other.run_id("k") != identity.run_id("k")
-        assert identity.differs(other) == [said]
+        assert identity.differs(other) == [text]
 
     def test_many_changed_modules_are_counted(self, identity: Identity) -> None:
         other = identity.model_copy(update={"code": {f"m{n}": "1" for n in range(6)}})

@@ -1,4 +1,4 @@
-"""A record next to the runs is what was written, or one line that says which file it is and how to make it again."""
+"""Results other than runs: a damaged file is an error of one line that names the file and how to restore it."""
 
 import json
 import os
