@@ -43,7 +43,7 @@ def read_accepted(path: Path) -> dict[str, dict[str, Count]]:
     try:
         return _COUNTS.validate_python(COUNTS.read(path) or {})
     except ValidationError as error:
-        raise UserError(f"{path} is damaged ({error.errors()[0]['msg']}); {COUNTS.again}") from error
+        raise UserError(f"{path} is damaged ({error.errors()[0]['msg']}); {COUNTS.remedy}") from error
 
 
 def differences(accepted: Mapping[str, Count], found: Mapping[str, Count]) -> list[Difference]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines import Unrolled
 from bench.instruments.environment import environment
-from bench.records.identity import Identity, decisive
+from bench.records.identity import Identity, numeric_environment
 from bench.records.record import Record, read_record, write_record
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Split, Task, derive_seed
@@ -45,7 +45,7 @@ class Models:
     @cached_property
     def environment(self) -> dict[str, str | None]:
         """The part of this machine's environment that decides digits."""
-        return decisive(self._here)
+        return numeric_environment(self._here)
 
     @cached_property
     def _here(self) -> dict[str, object]:
