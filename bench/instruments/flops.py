@@ -118,7 +118,7 @@ _MATRIX_WORK = re.compile(
 )
 
 
-class _Counter(TorchDispatchMode):
+class _FlopCounter(TorchDispatchMode):
     """Apply a formula to each operator that has one, decompose composite operators, and collect those without a formula."""
 
     supports_higher_order_operators = True
@@ -167,7 +167,7 @@ def flops(step: Callable[[], object]) -> Flops:
 
     The backward of an RNN layer counts twice its forward. Costs about 40 microseconds an operator.
     """
-    with _Counter() as counter:
+    with _FlopCounter() as counter:
         step()
     by_operator = dict(sorted(counter.counts.items()))
     reason = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items())) or None

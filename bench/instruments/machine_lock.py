@@ -28,11 +28,7 @@ class MachineLock:
     """
 
     def __init__(
-        self,
-        folder: Path | None = None,
-        external: bool = False,
-        waiting: _Context = nullcontext,
-        blocked: _Context | None = None,
+        self, folder: Path | None = None, external: bool = False, waiting: _Context = nullcontext, blocked: _Context | None = None
     ) -> None:
         self._waiting, self._blocked = waiting, blocked or self._print_blocked
         self._printed = False

@@ -1,6 +1,6 @@
 """What the parts of one run share: the spec, the task, the instruments, and how the run is controlled from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -50,9 +50,22 @@ class TrainingContext(RunControl):
     cuda: CudaMemory
     nvml: Nvml
 
-    def read_peaks(self) -> dict[str, Measure]:
-        """Peak memory and energy since the meters were started."""
-        return self.host.read() | self.cuda.read() | self.nvml.read()
+    def read_peaks(self, resumed: Mapping[str, float | None]) -> dict[str, Measure]:
+        """Peak memory and energy since the meters were started; `resumed`: their values at the checkpoint of a resumed run.
+
+        Of a resumed run, peaks are the largest over its attempts; sums and means over a window are None.
+        """
+        measures = self.host.read() | self.cuda.read() | self.nvml.read()
+        for name, past in resumed.items():
+            measure = measures[name]
+            if name.endswith("_peak_bytes") or name.startswith("nvml_"):
+                value = max((value for value in (past, measure.value) if value is not None), default=None)
+                method, reason = f"{measure.method}; largest over the attempts of a resumed run", None
+            else:
+                value, method, reason = None, measure.method, "the run was resumed: its window has a gap"
+            if value is not None or measure.value is not None:
+                measures[name] = measure.model_copy(update={"value": value, "reason": reason, "method": method})
+        return measures
 
     def raise_if_interrupted(self) -> None:
         """Raise Interrupted in every rank where any rank was asked to stop."""

@@ -14,7 +14,7 @@ from bench.instruments.flops import flops
 from bench.instruments.probes import peak_live_bytes, saved_bytes, step_times
 from bench.records.record import Measure, measured
 from bench.records.spec import RunSpec
-from bench.tasks.task import Task
+from bench.tasks.task import Split, Task
 from bench.training.distributed import Ranks
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
@@ -27,6 +27,13 @@ _TIMED_STEPS = 20
 _TIMINGS = 3
 _RESIDUAL_STEPS = 60
 _BETAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def _batch(split: Split, task: Task, spec: RunSpec) -> tuple[Tensor, Tensor]:
+    """The first inputs and targets of a split, on the run's device."""
+    size, seed = (spec.train.batch, spec.seed) if split == "train" else (min(spec.train.evaluation_batch, _PROBED), 0)
+    inputs, targets = next(task.batches(split, size, seed))
+    return inputs.to(spec.device), targets.to(spec.device)
 
 
 def parameters(model: LanguageModel) -> dict[str, Measure]:
@@ -46,8 +53,7 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
     Runs steps at learning rate zero, which leave the model unchanged.
     """
     model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
-    batch = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
-    inputs, targets = (trainer.ranks.share(part).to(spec.device) for part in batch)
+    inputs, targets = (trainer.ranks.share(part) for part in _batch("train", trainer.context.task, spec))
     trainer.recipe.force_penalty()
     for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
@@ -126,9 +132,8 @@ def future_leak(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Me
     Replaces every token in the second half of the first test batch and measures the change in the first half's predictions.
     """
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
+    inputs, _ = _batch("test", task, spec)
     half = inputs.shape[1] // 2
-    inputs = inputs.to(spec.device)
     shifted = (inputs[:, half:] + task.vocabulary // 2) % task.vocabulary
     changed = torch.cat((inputs[:, :half], shifted), dim=1)
     before, after = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, changed))
@@ -181,7 +186,7 @@ def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
 def memory_by_depth(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
     """Saved, peak live and solver bytes of a training step at each of `spec.depths`; of a DEQ with each solver, steps = depth."""
     rows = []
-    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    inputs, targets = _batch("train", task, spec)
     own = model.core
     exclude = [*model.parameters(), *model.buffers(), inputs, targets]
     try:
@@ -222,8 +227,8 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str
     if not isinstance(core, (DEQ, Unrolled)):
         return {}
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
-    x = model.embed(inputs.to(spec.device))
+    inputs, _ = _batch("test", task, spec)
+    x = model.embed(inputs)
     f, z0 = core.cell.bind(x), core.cell.initial_state(x)
     solvers: dict[str, Solver] = (
         {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}
@@ -252,7 +257,7 @@ def gradient_by_beta(model: LanguageModel, task: Task, spec: RunSpec) -> list[di
     if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
         return []
     exact = copy.deepcopy(model).double().train()
-    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    inputs, targets = _batch("train", task, spec)
     stop = Stop(rtol=1e-10, max_steps=1000)
     cell = copy.deepcopy(own.cell).double()
 

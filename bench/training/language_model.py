@@ -129,16 +129,23 @@ def _size(kind: str, name: str, value: object) -> int:
     return value
 
 
+def build_without_storage(model: ComponentConfig, vocabulary: int) -> LanguageModel:
+    """Build a model on the meta device; with storage where it reads its weights while it is built."""
+    try:
+        with torch.device("meta"):
+            return build_model(model, vocabulary)
+    except UserError:
+        raise
+    except Exception:
+        return build_model(model, vocabulary)
+
+
 def count_parameters(model: ComponentConfig, vocabulary: int) -> int:
     """The number of the model's trainable parameters, counted without allocating them."""
     try:
-        with torch.device("meta"):
-            built = build_model(model, vocabulary)
+        built = build_without_storage(model, vocabulary)
     except UserError:
         raise
-    except Exception:  # a user's model may read its weights while it is built
-        try:
-            built = build_model(model, vocabulary)
-        except Exception as error:
-            raise UserError(f"model {model.name!r} cannot be built: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise UserError(f"model {model.name!r} cannot be built: {type(error).__name__}: {error}") from error
     return sum(parameter.numel() for parameter in built.parameters() if parameter.requires_grad)

@@ -183,8 +183,7 @@ class _Execution:
         finally:
             with context.interrupt.deferred():
                 self._contended = context.contention.read(local=not finished)  # another rank may have failed
-                self.measures |= context.read_peaks()  # before the probes, which allocate memory
-                self.measures |= _over_attempts(self.measures, trainer.resumed_peaks)
+                self.measures |= context.read_peaks(trainer.resumed_peaks)  # before the probes, which allocate memory
                 if finished:
                     trainer.save()  # before the probes, which run steps
 
@@ -242,18 +241,3 @@ def _contended_clock(measure: Measure, reason: str | None) -> Measure:
         return measure
     method = f"{measure.method}; {reason}, the clock then read {measure.value:.4g} s"
     return measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})
-
-
-def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float | None]) -> dict[str, Measure]:
-    """The meters of a resumed run: peaks are the largest over its attempts, sums and means over a window are None."""
-    found = {}
-    for name, past in before.items():
-        measure = measures[name]
-        if name.endswith("_peak_bytes") or name.startswith("nvml_"):
-            values = [value for value in (past, measure.value) if value is not None]
-            if values:
-                method = f"{measure.method}; largest over the attempts of a resumed run"
-                found[name] = measure.model_copy(update={"value": max(values), "reason": None, "method": method})
-        elif measure.value is not None:
-            found[name] = measure.model_copy(update={"value": None, "reason": "the run was resumed: its window has a gap"})
-    return found

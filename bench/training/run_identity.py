@@ -1,17 +1,16 @@
 """Compute a run's Identity from its spec, its task and the environment where it runs."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
-
-import torch
 
 from baselines import Unrolled
 from bench.records.identity import Identity, numeric_environment, versions_and_code
 from bench.records.source_code import loads
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Task
-from bench.training.language_model import build_model
+from bench.training.language_model import build_without_storage
 from bench.training.registry import MODELS, TASKS, resolve
 from bench.training.trainer import Trainer
 
@@ -43,18 +42,11 @@ def _made_of(
 ) -> tuple[dict[str, int], dict[str, str]]:
     model, task = ComponentConfig.model_validate_json(model_json), ComponentConfig.model_validate_json(task_json)
     makers = [resolve("model", MODELS, model.name), resolve("task", TASKS, task.name)]
-    numerics, code = versions_and_code(makers, [_try_build(model, neutral.task.vocabulary), neutral.task])
+    built = None
+    with suppress(Exception):  # the run will fail with the reason
+        built = build_without_storage(model, neutral.task.vocabulary)
+    numerics, code = versions_and_code(makers, [built, neutral.task])
     numerics |= {Trainer.__name__: Trainer.numerics}
     if pretrained:  # a recipe trains the cell unrolled first
         numerics |= {Unrolled.__name__: Unrolled.numerics}
     return numerics, code
-
-
-def _try_build(model: ComponentConfig, vocabulary: int) -> object:
-    for device in ("meta", "cpu"):  # a model that reads its weights while it is built needs storage
-        try:
-            with torch.device(device):
-                return build_model(model, vocabulary)
-        except Exception:
-            continue
-    return None

@@ -210,7 +210,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "clocks": context.clocks.state(),
-                "peaks": _largest(self.resumed_peaks, {name: m.value for name, m in context.read_peaks().items()}),
+                "peaks": {name: measure.value for name, measure in context.read_peaks(self.resumed_peaks).items()},
                 "ranks": self.ranks.gather(own),
             }
             if self.ranks.first:
@@ -255,8 +255,3 @@ def _check_steps(state: dict[str, Any], losses: Sequence[Tensor], steps: int) ->
     rising = all(before < after for before, after in pairwise(points))
     if not (type(done) is int and rising and points[-1] + len(losses) == done == state["schedule"]["last_epoch"] <= steps):
         raise ValueError(f"not a state of this training: step {done} of {steps}, a curve up to step {points[-1]}")
-
-
-def _largest(before: dict[str, float | None], now: dict[str, float | None]) -> dict[str, float | None]:
-    values = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
-    return {name: max((value for value in pair if value is not None), default=None) for name, pair in values.items()}
