@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bench.memory.step import Call, Shape, predicted
 from bench.memory.storage_tracker import Waterfall
 from bench.records.spec import ComponentConfig, Settings
-from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, Printed
+from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, PaperRow
 
 BATCH, LENGTH = 15, 150
 GB = 2**30
@@ -102,7 +102,7 @@ def whole_history(model: ComponentConfig, steps: int, backward_steps: int) -> Co
     return ComponentConfig(name=model.name, settings={**model.settings, "solver.window": max(steps, backward_steps)})
 
 
-def label_of(row: Printed) -> str:
+def label_of(row: PaperRow) -> str:
     """The row's label, which the two tables share for one model."""
     return row.label if row.table == WIKITEXT or row.label != "DEQ-TrellisNet" else f"{row.label}, Penn Treebank"
 
