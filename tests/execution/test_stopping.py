@@ -15,7 +15,7 @@ import pytest
 from cases import exhaustive
 from engine_jobs import wait_until
 from running import PATIENCE_S, run_suite
-from test_coordinator import Scripted, spec
+from scripted import Scripted, spec
 
 from bench.cli.progress import Display
 from bench.cli.run import halt_on_signals
