@@ -107,7 +107,7 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
                 typer.echo(f"round {len(found.rounds)}: {open_} of {len(found.names)} open ({found.seconds:.0f} s)", err=True)
 
         with MachineLock().exclusive():
-            found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, report=report)
+            found = compare(lambda side: ours.run(sides[side]), budget_s=budget, report=report)
         if not found.names:
             raise UserError("gate: base and head have no benchmark in common")
         found.base, found.head = names
@@ -116,7 +116,7 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
 
 @app.command()
 def accept(
-    reason: Annotated[str, typer.Option(help="what changed the counts; goes into the change log")],
+    reason: Annotated[str, typer.Option("--why", help="what changed the counts; goes into the change log")],
     suite: Suite = "gate",
     expected: Expected = EXPECTED,
     changes: Annotated[Path, typer.Option(help="the change log")] = Path("CHANGELOG.md"),

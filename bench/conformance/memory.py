@@ -5,40 +5,38 @@ from dataclasses import replace
 import torch
 
 from bench.analysis.statistics import growth
-from bench.conformance.common import Subject
 from bench.conformance.compare import random_tensor
 from bench.conformance.result import Result, check, describe_error, judge
+from bench.conformance.subject import SOLVED, Subject
 from bench.instruments.probes import saved_bytes
+from bench.memory.scaling import FLAT, STATE
 from bench.memory.step import Shape, measured, predicted
 from bench.memory.storage_tracker import Waterfall
 from bench.records.spec import ComponentConfig
-from deq import DEQ, Stop, Unroll
+from deq import DEQ, Cell, Core, Implicit, Picard, Stop, Unroll
 
-FLAT = ("constant", "bounded")  # verdicts of bench.analysis.statistics.growth
 _SHAPE = Shape(batch=2, length=16, vocabulary=11, ends=False)
-_FIXED = dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0)  # not counted
 _UNNAMED = Result("skip", "", "no suite can name it")
 
 
-def follow(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
+def _track(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
     """The bytes of a training step whose solves take `steps`, and why fake tensors could not give them ("" where they did)."""
     shape = replace(_SHAPE, steps=steps, backward_steps=steps)
     try:
         return predicted(model, shape), ""
     except Exception as error:  # a user's model, or torch's fake tensors, may fail in any way
-        reason = describe_error(error).removeprefix("UserError: memory: ")
-    return measured(model, shape), reason
+        return measured(model, shape), describe_error(error).removeprefix("UserError: memory: ")
 
 
 @check("finite")
 def fake_tensors(subject: Subject) -> Result:
     """A training step runs on fake tensors.
 
-    The step fails on real tensors of this size, too: two sequences of 16 tokens, float32.
+    The step fails on real tensors too: two sequences of 16 tokens, float32.
     """
     if subject.named is None:
         return _UNNAMED
-    waterfall, reason = follow(subject.named, 2)
+    waterfall, reason = _track(subject.named, 2)
     if reason:
         return Result("warn", "not without values", f"`bench memory` does not support it: {reason}")
     return judge(True, f"{len(waterfall.operators)} kinds of operators")
@@ -48,12 +46,11 @@ def fake_tensors(subject: Subject) -> Result:
 def memory(subject: Subject) -> Result:
     """Memory does not grow with solver steps.
 
-    Something keeps the activations of every evaluation: a list in the map's closure or on self, a hook, or the graph of the solve.
-    Keep only what bind computes once; leave the loop to deq.solve, which runs it without a graph.
+    Keep only what bind computes once: a list in the map's closure, a hook or the graph of the solve keeps every evaluation.
     """
     if subject.named is None:
         return _UNNAMED
-    layers = [part for part in subject.layer().modules() if isinstance(part, DEQ)]
+    layers = [part for part in _core(subject).modules() if isinstance(part, DEQ)]
     if not layers:
         command = f"bench memory --also '{subject.named.name} width=…' --constant-in SETTING"
         return Result("skip", "", f"it contains no DEQ; `{command}` tests whether memory is constant in a setting")
@@ -61,17 +58,25 @@ def memory(subject: Subject) -> Result:
         return Result("skip", "", "Unroll stores every step, by design")
     solvers = [solver for layer in layers for solver in (layer.solver, getattr(layer.adjoint, "solver", None))]
     windows = [window for solver in solvers if isinstance(window := getattr(solver, "window", 0), int)]
-    steps = [factor * max(2, *windows) for factor in (1, 2, 4)]  # from a full window on, a solver's own storage is constant
-    peak = [follow(subject.named, number)[0].counted(_FIXED) for number in steps]
+    steps = [factor * max(2, *windows) for factor in (1, 2, 4)]  # a solver's history is constant once its window is full
+    peak = [_track(subject.named, number)[0].counted(STATE) for number in steps]
     saved = [_saved(subject, number) for number in steps]
     good = all(growth(steps, amounts).verdict in FLAT for amounts in (peak, saved))
     at = f"at {', '.join(map(str, steps))} solver steps"
     return judge(good, f"{_kibibytes(peak)} in a step, {_kibibytes(saved)} saved for backward, {at}")
 
 
+def _core(subject: Subject) -> Core:
+    """The model itself; for a cell, a DEQ of it."""
+    made = subject.make()
+    if isinstance(made, Cell):
+        return DEQ(made, solver=Picard(), stop=SOLVED, adjoint=Implicit(solver=Picard(), stop=SOLVED))
+    return made
+
+
 def _saved(subject: Subject, steps: int) -> int:
     torch.manual_seed(0)
-    core = subject.layer().train()
+    core = _core(subject).train()
     for part in core.modules():
         if isinstance(part, DEQ):
             part.stop = Stop(rtol=None, max_steps=steps)

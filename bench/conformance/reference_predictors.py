@@ -1,4 +1,4 @@
-"""Check a task's chance and floor against the scores of predictors that know frequencies, or every target."""
+"""Check a task's chance and optimum against the scores of predictors that know frequencies, or every target."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bench.conformance.common import Subject
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import Subject
 from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
 
@@ -91,8 +91,7 @@ def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]
 def chance(subject: Subject) -> Result:
     """Chance is the score of frequencies alone, by token or by place.
 
-    The closed form leaves something out: positions that are always the same, or tokens that are not equally frequent. Chance is
-    the entropy of the targets given their frequencies alone, without the input; None where it is not known.
+    Chance is the entropy of the targets given their frequencies alone, by position too and without the input; None if unknown.
     """
     task: Task = subject.make()
     declared = {name: metric.chance for name, metric in task.metrics.items() if metric.chance is not None}
@@ -111,22 +110,20 @@ def chance(subject: Subject) -> Result:
 
 @check("batches", "ids", "same seed", "score")
 def optimum(subject: Subject) -> Result:
-    """The floor can be reached, and frequencies alone do not beat it.
+    """The optimum can be reached, and frequencies alone do not beat it.
 
-    A simple predictor beats it (then it is no bound: the entropy is lower), or a predictor that knows every target does not reach
-    it (then nothing does). The floor is the conditional entropy of the targets given the inputs so far; None where it is not
-    known.
+    The optimum is the conditional entropy of the targets given the inputs so far; None if unknown.
     """
     task: Task = subject.make()
     declared = {name: metric.optimum for name, metric in task.metrics.items() if metric.optimum is not None}
     if not declared:
-        return Result("skip", "", "no floor is declared")
+        return Result("skip", "", "no optimum is declared")
     simple = {name: scores(task, predictor) for name, predictor in predictors(task).items()}
     perfect = scores(task, lambda inputs, targets: 60.0 * one_hot(targets, task.vocabulary).double())
     oracle = getattr(task, "oracle", None)
     best = scores(task, lambda inputs, targets: oracle(inputs)) if callable(oracle) else None
     for name, value in declared.items():
-        wrong = _wrong_floor(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
+        wrong = _wrong_optimum(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
         if wrong is None and best is not None and not best[name].agrees(value):
             wrong = f"the task's oracle scores {best[name]}"
         if wrong is not None:
@@ -137,9 +134,9 @@ def optimum(subject: Subject) -> Result:
     return judge(True, f"{first} {declared[first]:.4g}, nearest {simple[nearest][first]} by {nearest}{end}")
 
 
-def _wrong_floor(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
+def _wrong_optimum(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
     sign = 1 if metric.better == "lower" else -1
-    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the floor 0, and scatters all the same
+    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the optimum 0 and scatters all the same
     for name, score in simple.items():
         if Score(-sign * score.value, score.error).exceeds(-sign * value, scale):
             return f"{name} alone score {score}"

@@ -1,4 +1,4 @@
-"""The contract of a solver: it finds known fixed points, each sample by itself, and keeps its state in its memory."""
+"""The contract of a solver: it finds known fixed points, solves each sample by itself, and keeps its state in its memory."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,11 @@ from torch.utils._pytree import tree_leaves
 
 from bench.analysis.statistics import growth
 from bench.conformance import test_maps
-from bench.conformance.common import Subject
 from bench.conformance.compare import distance, gradient_errors, random_tensor, same_bytes
-from bench.conformance.memory import FLAT, fake_tensors
+from bench.conformance.memory import fake_tensors
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import Subject
+from bench.memory.scaling import FLAT
 from deq import Map, Solution, Solver, Stop, solve
 
 _FEW = Stop(rtol=None, max_steps=8)
@@ -19,8 +20,7 @@ _FEW = Stop(rtol=None, max_steps=8)
 def shapes(subject: Subject) -> Result:
     """init and step; iterates of the shape and dtype of z.
 
-    init(z, steps) returns the memory, step(f, z, fz, memory) the pair (z, memory), z (B, …) with its shape and dtype unchanged.
-    Flatten with z.flatten(1) and restore with .view(z.shape).
+    init(z, steps) returns the memory, step(f, z, fz, memory) the pair (z, memory), z with its shape and dtype unchanged.
     """
     solver = subject.make()
     if not isinstance(solver.differentiable, bool):
@@ -41,8 +41,7 @@ def shapes(subject: Subject) -> Result:
 def solves(subject: Subject) -> Result:
     """Three known fixed points are found, to 1e-10 in float64.
 
-    A wrong sign (the residual is f(z) - z), a ridge or damping too large for the last digits (make it relative to the residuals),
-    or a step that is never full.
+    Check the sign (the residual is f(z) - z), make a ridge or damping relative to the residuals, and allow a full step.
     """
     found = []
     for known in (test_maps.affine(), test_maps.tanh(), test_maps.cosine()):
@@ -58,8 +57,7 @@ def solves(subject: Subject) -> Result:
 def samples(subject: Subject) -> Result:
     """Each sample is solved as if it were alone.
 
-    A norm, inner product, damping or least-squares system over the whole batch. Take them over flatten(1), row by row
-    (vector_norm(…, dim=1), bmm, solve_ex), so that a hard sample changes nothing for the others.
+    Take norms, inner products and systems over flatten(1), row by row (vector_norm(…, dim=1), bmm, solve_ex).
     """
     known = test_maps.affine()
 
@@ -87,8 +85,7 @@ def samples(subject: Subject) -> Result:
 def singular(subject: Subject) -> Result:
     """Iterates stay finite where residuals are zero or equal.
 
-    A division by a residual, or a system of equal or zero residuals. Use cholesky_ex or solve_ex, clamp denominators, and fall
-    back on a plain step, z <- f(z), for the samples that have no solution.
+    Use cholesky_ex or solve_ex, clamp denominators, and take a plain step, z <- f(z), where there is no solution.
     """
     for name, f in test_maps.SINGULAR.items():
         solution = solve(f, torch.zeros(3, 4, dtype=torch.float64), subject.make(), Stop(rtol=None, max_steps=12))
@@ -102,8 +99,7 @@ def singular(subject: Subject) -> Result:
 def same_solve(subject: Subject) -> Result:
     """The solver holds settings only; the state is in its memory.
 
-    init reuses something of the last solve, a step writes to self, or random numbers are drawn. One solver serves the forward and
-    backward solves of every layer: make all state in init, return it, and take it from step's argument.
+    Make all state in init, return it, and read it from step's argument: one solver serves every layer, forward and backward.
     """
     solver, known, other = subject.make(), test_maps.affine(), test_maps.cosine()
     first = solve(known.f, known.z0, solver, _FEW)
@@ -128,7 +124,7 @@ def same_solve(subject: Subject) -> Result:
 def memory(subject: Subject) -> Result:
     """The memory does not grow beyond its window.
 
-    Its memory grows although it declares a `window`: write step k at k modulo window instead of appending, or drop the oldest.
+    Write step k at k modulo `window` instead of appending, or drop the oldest.
     """
     known, window = test_maps.affine(), getattr(subject.make(), "window", None)
     declared = isinstance(window, int) and window > 0
@@ -168,8 +164,7 @@ def evaluations(subject: Subject) -> Result:
 def gradient(subject: Subject) -> Result:
     """Where differentiable, the gradient through its steps agrees with difference quotients.
 
-    `differentiable` is True, but step writes its history in place or detaches. Set it to False (Implicit does not need it), or
-    build new tensors in step.
+    Build new tensors in step, without writing in place or detaching, or set `differentiable` to False.
     """
     solver: Solver = subject.make()
     if not solver.differentiable:

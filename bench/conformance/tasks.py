@@ -1,4 +1,4 @@
-"""The contract of a task: batches decided by their seed, splits without common sequences, scores that add up."""
+"""The contract of a task: batches that depend on the seed alone, disjoint splits, scores that add up."""
 
 import math
 from collections import Counter
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.conformance.common import Subject
 from bench.conformance.reference_predictors import chance, optimum
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import Subject
 from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
 
@@ -34,8 +34,8 @@ def _equal(some: Pairs, others: Pairs) -> bool:
 def declaration(subject: Subject) -> Result:
     """Vocabulary, length, metrics and fingerprint are declared.
 
-    __init__ sets self.vocabulary, self.length and self.metrics = {name: Metric(unit=…, better=…, chance=…, floor=…)}; fingerprint
-    is the SHA-256 of what decides the data, the same in every process (hash() is not).
+    Set self.vocabulary, self.length and self.metrics = {name: Metric(unit=…, better=…, chance=…, optimum=…)} in __init__;
+    fingerprint is the SHA-256 of what decides the data, the same in every process (hash() is not).
     """
     task: Task = subject.make()
     for name in ("vocabulary", "length"):
@@ -47,7 +47,7 @@ def declaration(subject: Subject) -> Result:
             return judge(False, f"metric {name!r} is a {type(metric).__name__}, not a bench.records.metric.Metric")
         low, high = (metric.optimum, metric.chance) if metric.better == "lower" else (metric.chance, metric.optimum)
         if low is not None and high is not None and not low <= high:
-            values = f"chance is {metric.chance:.4g} and floor {metric.optimum:.4g}"
+            values = f"chance is {metric.chance:.4g} and optimum {metric.optimum:.4g}"
             return judge(False, f"{name}: {metric.better} is better, yet {values}")
     one, other = task.fingerprint(), subject.make().fingerprint()
     if not isinstance(one, str) or one != other:
@@ -59,8 +59,8 @@ def declaration(subject: Subject) -> Result:
 def batches(subject: Subject) -> Result:
     """Batches are (inputs, targets), each (size, length) int64.
 
-    batches(split, size, seed, first=0) yields pairs of integer tensors; `train` never ends, `valid` and `test` do, and only their
-    last batch may be smaller.
+    batches(split, size, seed, first=0) yields pairs of integer tensors; only `train` is endless, and only the last batch of `valid`
+    and `test` may be smaller.
     """
     task, sequences = subject.make(), []
     for split in _SPLITS:
@@ -93,7 +93,7 @@ def _wrong_pair(task: Task, pair: tuple[Tensor, Tensor], sizes: range) -> str | 
 def ids(subject: Subject) -> Result:
     """Ids are in 0..vocabulary - 1.
 
-    The vocabulary leaves out a symbol (padding, a delimiter), or counts from 1. An embedding would raise at the first such batch.
+    Count from 0 and include padding and delimiters in the vocabulary.
     """
     task: Task = subject.make()
     found = [part for split in _SPLITS for pair in _first(task, split, 8) for part in pair]
@@ -105,8 +105,7 @@ def ids(subject: Subject) -> Result:
 def same_seed(subject: Subject) -> Result:
     """A batch is a function of split, size, seed and number.
 
-    A generator on self that continues from call to call, torch's global one, hash(), or `first` ignored. Make a generator for each
-    batch from bench.tasks.task.derive_seed(name, split, seed, size, number).
+    Make a generator for each batch from bench.tasks.task.derive_seed(name, split, seed, size, number).
     """
     task, other = subject.make(), subject.make()
     for split in _SPLITS:
@@ -125,8 +124,7 @@ def same_seed(subject: Subject) -> Result:
 def seeds(subject: Subject) -> Result:
     """Training follows the seed, held-out splits do not.
 
-    The seed does not enter the training batches, so that runs of several seeds see the same data, or it enters valid and test, so
-    that they are evaluated on different ones.
+    Put the seed into derive_seed for train, and a constant for valid and test.
     """
     task: Task = subject.make()
     follows = {split: not _equal(_first(task, split, 2, seed=0), _first(task, split, 2, seed=1)) for split in _SPLITS}
@@ -140,8 +138,7 @@ def seeds(subject: Subject) -> Result:
 def splits(subject: Subject) -> Result:
     """Splits have no sequences in common beyond chance.
 
-    The split is not part of the seed that its sequences are drawn from, or the data were cut after they were shuffled and
-    repeated. A model could learn the test by heart: put the split's name into derive_seed.
+    Put the split's name into derive_seed, and cut the data before they are shuffled or repeated.
     """
     task: Task = subject.make()
     rows = {split: _rows(task, split) for split in _SPLITS}
@@ -175,8 +172,8 @@ def _coincidence(rows: Sequence[bytes]) -> float:
 def score(subject: Subject) -> Result:
     """Scores are sums and counts that add up over batches.
 
-    score returns {name: (sum, count)}, the sum in float64 over everything it counts, not a mean: cross_entropy(…, reduction="sum")
-    with targets.numel(). Metrics that derive from others come from summarise.
+    Return {name: (sum, count)} with the sum in float64, not a mean (cross_entropy(…, reduction="sum"), targets.numel()); metrics
+    that derive from others come from summarise.
     """
     task: Task = subject.make()
     ((_, targets),) = _first(task, "test", 1)

@@ -10,7 +10,7 @@ from bench.analysis.statistics import GROWTH_RULE, growth, significant
 from bench.memory.step import Call, Shape, predicted
 from bench.records.spec import ComponentConfig, Settings
 
-_HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
+STATE = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
 _DEPTHS = (2, 4, 8, 16, 32, 64)
 _VALUES = {"length": (256, 512), "batch": (16, 32), "width": (128, 256)}
@@ -18,7 +18,7 @@ _BASE = {"length": _SHAPE.length, "batch": _SHAPE.batch, "width": 32}
 _MIDDLE = 4  # as deep is what is taken at several lengths, batches and widths
 _ODE_TIME = 4.0
 AXES = tuple(_VALUES)  # beside depth
-_FLAT = ("constant", "bounded")
+FLAT = ("constant", "bounded")  # verdicts of growth that claim constant memory meets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def follow_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
         elif axis != "depth":
             shape = replace(_SHAPE, **{axis: value})  # type: ignore[arg-type]
         waterfall = predicted(model, shape)
-        points.append({axis: value, "bytes": waterfall.counted(_HELD), "peak": waterfall.peak, "phase": waterfall.phase})
+        points.append({axis: value, "bytes": waterfall.counted(STATE), "peak": waterfall.peak, "phase": waterfall.phase})
     return {"label": family.label, "axis": axis, "flat": family.flat, "root": family.root, "points": points}
 
 
@@ -131,7 +131,7 @@ def judged(row: Mapping[str, Any]) -> str | None:
     values = [point[row["axis"]] for point in row["points"]]
     amounts = [point["bytes"] for point in row["points"]]
     if row["flat"]:
-        return "pass" if growth(values, amounts).verdict in _FLAT else "FAIL"
+        return "pass" if growth(values, amounts).verdict in FLAT else "FAIL"
     if row["root"]:
         return "pass" if abs(power(values, amounts) - 0.5) <= 0.1 else "FAIL"
     return None

@@ -15,11 +15,11 @@ from bench.claims.claim import judged
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.cli.check import app, parse_settings
-from bench.conformance.common import Subject
 from bench.conformance.compare import distance, gradient_errors
 from bench.conformance.load import CONTRACTS, Report, check_definition, find, kind_of, load, settings_for
 from bench.conformance.reference_predictors import predictors, scores
 from bench.conformance.result import Check, Result, judge, render, run_checks
+from bench.conformance.subject import Subject
 from bench.conformance.tasks import TASK
 from bench.execution.engines.inline import Inline
 from bench.execution.plan import Plan
@@ -32,7 +32,7 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from deq import Cell
 
-EXAMPLES = Path(__file__).parent / "extending"
+EXAMPLES = Path(__file__).parents[1] / "extending"
 BROKEN = EXAMPLES / "broken"
 
 # The check that each broken thing fails; a warning where its rule is a matter of cost.

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from baselines import NeuralODE, Unrolled
 from bench.conformance.cells import CELL
-from bench.conformance.common import Subject, future_leak, gradient_rtol, module_gradient_errors, tighten
+from bench.conformance.common import future_leak, gradient_rtol, module_gradient_errors
 from bench.conformance.models import MODEL
 from bench.conformance.result import Check, Result, run_checks
 from bench.conformance.solvers import SOLVER
+from bench.conformance.subject import Subject, tighten
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.language_model import LanguageModel, build_model, count_parameters
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_core

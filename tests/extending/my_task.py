@@ -18,7 +18,7 @@ class Lookback(Task):
     def __init__(self, *, symbols: int = 6, length: int = 12, lag: int = 3) -> None:
         self.vocabulary, self.length, self.lag = symbols, length, lag
         chance = (length - lag) / length * math.log(symbols)
-        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=chance, floor=0.0)}
+        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=chance, optimum=0.0)}
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for number in count(first) if split == "train" else range(first, -(-512 // size)):

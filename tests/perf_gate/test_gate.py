@@ -24,8 +24,8 @@ from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.perf_gate import show
 from bench.perf_gate.accepted import Difference, accept, differences, read_accepted
-from bench.perf_gate.counts import Count, count
-from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, Comparison, Effect, compare, decide, interval
+from bench.perf_gate.counts import Quantity, count
+from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, Effect, TimingComparison, compare, decide, interval
 from bench.records.errors import UserError
 from bench.records.spec import RunSpec
 from bench.training.language_model import LanguageModel
@@ -33,7 +33,7 @@ from deq import Anderson, Map, Solution, Solver, Stop, solve
 
 LABELS = ("DEQ (Anderson)", "tied 12")
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = {"a / bytes": Count(value=100, unit="B"), "b / steps": Count(value=10, unit="steps", tolerance=1)}
+COUNTS = {"a / bytes": Quantity(value=100, unit="B"), "b / steps": Quantity(value=10, unit="steps", tolerance=1)}
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +44,23 @@ def few() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def usual(few: Plan) -> dict[str, Count]:
+def usual(few: Plan) -> dict[str, Quantity]:
     return count(few)
 
 
-def caught(few: Plan, usual: Mapping[str, Count]) -> dict[str, Difference]:
+def caught(few: Plan, usual: Mapping[str, Quantity]) -> dict[str, Difference]:
     return {one.name: one for one in differences(usual, count(few))}
 
 
 class TestExact:
     """What is injected is caught; what it does not touch stays as it is."""
 
-    def test_the_same_code_has_the_same_counts(self, few: Plan, usual: Mapping[str, Count]) -> None:
+    def test_the_same_code_has_the_same_counts(self, few: Plan, usual: Mapping[str, Quantity]) -> None:
         torch.manual_seed(17)
         torch.rand(5)
         assert caught(few, usual) == {}
 
-    def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         def longer(f: Map, z: Tensor, solver: Solver, stop: Stop) -> Solution:
             """One evaluation more than asked for, whether or not there is a tolerance."""
             first = solve(f, z, solver, stop)
@@ -73,7 +73,7 @@ class TestExact:
         assert "gate, DEQ (Anderson) / FLOPs a step" in found
         assert not any("tied" in name or "data" in name for name in found)
 
-    def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         embed = LanguageModel.embed
         monkeypatch.setattr(LanguageModel, "embed", lambda self, tokens: (x := embed(self, tokens)) * torch.ones_like(x))
         found = caught(few, usual)
@@ -85,7 +85,7 @@ class TestExact:
             assert saved.found - saved.accepted == extra
         assert not any("evaluations" in name or "parameters" in name for name in found)
 
-    def test_an_extra_parameter(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_parameter(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         build = counts.build_model
 
         def larger(*arguments: Any) -> LanguageModel:
@@ -96,7 +96,7 @@ class TestExact:
         monkeypatch.setattr(counts, "build_model", larger)
         assert {one.change.partition(" ")[0] for name, one in caught(few, usual).items() if "parameters" in name} == {"+1"}
 
-    def test_an_extra_host_sync(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_host_sync(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         step = Anderson.step
 
         def slow(self: Anderson, f: Map, z: Tensor, fz: Tensor, memory: Any) -> Any:
@@ -126,18 +126,18 @@ class TestExact:
         assert counts.operations(lambda: run(x)).syncs == syncs
 
     def test_an_improvement_nobody_explained(self) -> None:
-        (one,) = differences(COUNTS, COUNTS | {"a / bytes": Count(value=80, unit="B")})
+        (one,) = differences(COUNTS, COUNTS | {"a / bytes": Quantity(value=80, unit="B")})
         assert one.change == "-20 (-20.0 %)"
 
     @pytest.mark.parametrize(("value", "differs"), [(9, False), (11, False), (12, True), (8, True), (None, True)])
     def test_a_tolerance_is_the_accepted_counts(self, value: int | None, differs: bool) -> None:
-        found = differences(COUNTS, COUNTS | {"b / steps": Count(value=value, unit="steps", tolerance=99)})
+        found = differences(COUNTS, COUNTS | {"b / steps": Quantity(value=value, unit="steps", tolerance=99)})
         assert bool(found) == differs
 
     def test_what_is_new_or_gone_differs(self) -> None:
-        found = {one.name: one.change for one in differences(COUNTS, {"c / new": Count(value="x", unit="SHA-256")})}
+        found = {one.name: one.change for one in differences(COUNTS, {"c / new": Quantity(value="x", unit="SHA-256")})}
         assert found == {"a / bytes": "gone", "b / steps": "gone", "c / new": "new"}
-        (one,) = differences({"d": Count(value="x", unit="1")}, {"d": Count(value="y", unit="1")})
+        (one,) = differences({"d": Quantity(value="x", unit="1")}, {"d": Quantity(value="y", unit="1")})
         assert one.change == "other"
 
     @pytest.mark.end_to_end
@@ -156,7 +156,7 @@ class TestAccept:
         changes.write_text("# Changes\n\n## 2.0\n\n- One.\n  More of it.\n\n## 1.0\n\n- Old.\n")
         assert len(accept(file, "2.13.0", COUNTS, "the\nfirst", changes)) == 2
         assert accept(file, "2.13.0", COUNTS, "again", changes) == []
-        better = COUNTS | {"a / bytes": Count(value=80, unit="B")}
+        better = COUNTS | {"a / bytes": Quantity(value=80, unit="B")}
         accept(file, "2.13.0", better, "saves less", changes)
         accept(file, "2.14.0", COUNTS, "a new torch", changes)
         assert read_accepted(file) == {"2.13.0": better, "2.14.0": COUNTS}
@@ -204,7 +204,7 @@ def verdicts(effect: float, jobs: int = 400, **machine: float) -> list[str]:
     found = []
     for number in range(jobs):
         run = job(np.random.default_rng(number), effect, **machine)
-        found.append(compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effect("it").verdict)
+        found.append(compare(run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()["it"].verdict)
     return found
 
 
@@ -225,7 +225,7 @@ class TestTiming:
             def run(side: str, each: list[Callable[[str], dict[str, float]]] = each) -> dict[str, float]:
                 return {str(name): one(side)["it"] for name, one in enumerate(each)}
 
-            found = compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()
+            found = compare(run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()
             failed += any(effect.verdict == "regression" for effect in found.values())
         assert failed <= 0.05 * 60
 
@@ -267,7 +267,7 @@ class TestTiming:
             ran.append(side)
             return {"it": 1.0 + 0.5 * (len(ran) % 2), "head only": 1.0} if side == "head" else {"it": 1.0 + 0.5 * (len(ran) % 2)}
 
-        found = compare("base", "head", run, budget_s=math.inf, max_rounds=12)
+        found = compare(run, budget_s=math.inf, max_rounds=12)
         assert len(found.rounds) == 12
         rounds = [ran[start : start + 3] for start in range(0, 36, 3)]
         assert all(sorted(one) == ["base", "base", "head"] for one in rounds)
@@ -277,7 +277,7 @@ class TestTiming:
         assert found.lost == []
 
     def test_a_benchmark_that_head_no_longer_runs_is_lost(self) -> None:
-        found = Comparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
+        found = TimingComparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
         assert (found.names, found.lost) == (["x"], ["y"])
         assert "ran in the base alone: y" in show.text(None, 0, found)
 
@@ -288,13 +288,15 @@ class TestTiming:
             time[0] += 10.0
             return {"it": time[0] % 7 + 1}
 
-        found = compare("base", "head", run, budget_s=100.0, clock=lambda: time[0])
+        found = compare(run, budget_s=100.0, clock=lambda: time[0])
         assert len(found.rounds) == 3
 
 
-def shown() -> tuple[list[Difference], Comparison]:
-    found = Comparison("abc", "def|x", [({"a[x]": 1e-3, "b": 1e-3}, {"a[x]": 1.2e-3, "b": 1e-3}, {"a[x]": 1e-3, "b": 1e-3})] * 8)
-    return differences(COUNTS, COUNTS | {"a / bytes": Count(value=120, unit="B")}), found
+def shown() -> tuple[list[Difference], TimingComparison]:
+    found = TimingComparison(
+        "abc", "def|x", [({"a[x]": 1e-3, "b": 1e-3}, {"a[x]": 1.2e-3, "b": 1e-3}, {"a[x]": 1e-3, "b": 1e-3})] * 8
+    )
+    return differences(COUNTS, COUNTS | {"a / bytes": Quantity(value=120, unit="B")}), found
 
 
 class TestShow:
@@ -312,7 +314,7 @@ class TestShow:
         assert data["timing"]["benchmarks"]["b"]["log_ratio"] == 0
 
     def test_what_is_not_yet_known_is_null(self) -> None:
-        found = Comparison("a", "b", [({"x": 1.0}, {"x": 1.0}, {"x": 1.0})])
+        found = TimingComparison("a", "b", [({"x": 1.0}, {"x": 1.0}, {"x": 1.0})])
         data = json.loads(json.dumps(show.as_data(None, 0, found, False), allow_nan=False))
         assert data["timing"]["benchmarks"]["x"]["low"] is None
 

@@ -15,10 +15,10 @@ class _Sound(Task):
     """Say the symbol that is there: breaks none."""
 
     vocabulary, length = 8, 10
-    chance, floor, least = math.log(8), 0.0, 0
+    chance, optimum, least = math.log(8), 0.0, 0
 
     def __init__(self) -> None:
-        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=self.chance, floor=self.floor)}
+        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=self.chance, optimum=self.optimum)}
 
     def generator(self, split: Split, size: int, seed: int, number: int) -> torch.Generator:
         """What a batch is drawn with."""
@@ -41,7 +41,7 @@ class _Sound(Task):
 class Contrary(_Sound):
     """Its optimum is worse than chance."""
 
-    floor = 3.0
+    optimum = 3.0
 
 
 class Changing(_Sound):
@@ -127,12 +127,12 @@ class Optimist(_Sound):
 
 
 class Modest(_Sound):
-    """Declares a floor that a simple predictor beats."""
+    """Declares an optimum that a simple predictor beats."""
 
-    floor = 1.0
+    optimum = 1.0
 
 
 class Unreachable(_Sound):
-    """Declares a floor that nothing reaches."""
+    """Declares an optimum that nothing reaches."""
 
-    floor = -1.0
+    optimum = -1.0
