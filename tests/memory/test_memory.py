@@ -174,7 +174,7 @@ def test_more_solver_steps_cost_nothing_but_history() -> None:
 
 def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
     for model in ("Looks", "Remembers"):
-        with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
+        with pytest.raises(UserError, match=f"user_models:{model}' cannot run without values"):
             predicted(named(f"user_models:{model}"), SHAPE)
     with pytest.raises(UserError, match="dopri5"):
         predicted(named("ode", **HEADS), SHAPE)
@@ -186,7 +186,7 @@ def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
 def test_a_layer_that_keeps_an_activation_a_step_fails_the_constant_check() -> None:
     leaky = scaling.Family(label="leaky", model=named("user_models:Leaky"), depth="steps", flat=True, own=True)
     sound = next(family for family in scaling.FAMILIES if family.label == "DEQ, Picard")
-    found = [scaling.follow_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
+    found = [scaling.measure_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
     assert [scaling.judged(row) for row in found] == ["FAIL", "pass"]
     per_step = growth([p["depth"] for p in found[0]["points"]], [p["bytes"] for p in found[0]["points"]])
     assert per_step.verdict == "linear"
@@ -204,15 +204,15 @@ def test_of_a_users_model_nothing_but_the_named_setting_changes() -> None:
 
 def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
     (family,) = (family for family in scaling.FAMILIES if family.label == "tied, checkpoint sqrt")
-    row = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64)))
+    row = scaling.measure_axis(dataclasses.replace(family, depths=(16, 64)))
     assert scaling.judged(row) == "pass"
-    plain = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64), model=named("tied", **HEADS)))
+    plain = scaling.measure_axis(dataclasses.replace(family, depths=(16, 64), model=named("tied", **HEADS)))
     assert scaling.judged(plain) == "FAIL"
 
 
 def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
     family = next(one for one in scaling.FAMILIES if one.label == "TCN")
-    found = [scaling.follow_axis(family, axis) for axis in ("depth", "length")]
+    found = [scaling.measure_axis(family, axis) for axis in ("depth", "length")]
     values, amounts = scaling.along(found, "TCN", "length")
     assert values == [64, 256, 512]
     least = predicted(family.at(4), Shape(batch=8, length=64, vocabulary=100, ends=False))
@@ -320,7 +320,7 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
 
 
 def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_its_reason() -> None:
-    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    found = device.measure_step(MODELS["deq, broyden"], SHAPE, "cpu")
     assert set(found) == {*device._READ, "training_s", "inference_s"}
     for name in device._READ:
         assert found[name].value is None
@@ -344,7 +344,7 @@ def test_a_training_step_is_timed_as_training_and_none_as_inference(monkeypatch:
 
     monkeypatch.setattr(device, "training_step", counted)
     monkeypatch.setattr(device, "_seconds", timed)
-    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    found = device.measure_step(MODELS["deq, broyden"], SHAPE, "cpu")
     assert (found["training_s"].value, found["inference_s"].value) == (1.0, 0.0)
 
 
@@ -353,7 +353,7 @@ def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
     monkeypatch.setattr(device, "training_step", full)
-    found = device.taken(MODELS["gru"], SHAPE, "cpu")
+    found = device.measure_step(MODELS["gru"], SHAPE, "cpu")
     assert {(measure.value, measure.reason) for measure in found.values()} == {
         (None, "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
     }
@@ -467,7 +467,7 @@ def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
 
 def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> None:
     a, b, ids = torch.zeros(8, 4), torch.zeros(4, 2), torch.tensor([1, 2])
-    with cost.Moved() as moved:
+    with cost.BytesMoved() as moved:
         (a.t().t() @ b).relu_()
     assert moved.bytes == 4 * (32 + 8 + 16) + 4 * (16 + 16)  # the product, and what is read and written in place
     for call, numbers in (
@@ -480,7 +480,7 @@ def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> Non
             2 * 2 + 8 + 8,
         ),  # two ids of eight bytes are read, and two rows; two rows are written
     ):
-        with cost.Moved() as moved:
+        with cost.BytesMoved() as moved:
             call()
         assert moved.bytes == 4 * numbers
 
