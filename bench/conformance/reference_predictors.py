@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from statistics import stdev
 
 import torch
 from torch import Tensor
@@ -31,12 +32,9 @@ class Score:
     def __str__(self) -> str:
         return f"{self.value:.4g} ± {self.error:.1g}"
 
-    def exceeds(self, value: float, scale: float) -> bool:
-        """Whether it is above the value by more than its error allows."""
-        return self.value - value > self.error + _RTOL * scale + 1e-6
-
-    def agrees(self, value: float) -> bool:
-        return not self.exceeds(value, abs(value)) and not Score(-self.value, self.error).exceeds(-value, abs(value))
+    def agrees(self, value: float, scale: float | None = None) -> bool:
+        """Whether it is the value within its error and a share of `scale` (the value itself)."""
+        return abs(self.value - value) <= self.error + _RTOL * abs(value if scale is None else scale) + 1e-6
 
 
 def _sequences(task: Task, split: Split) -> tuple[Tensor, Tensor]:
@@ -73,16 +71,15 @@ def predictors(task: Task) -> dict[str, Predictor]:
 def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]:
     """Every metric of a predictor on up to 2048 test sequences, its error from their parts."""
     inputs, targets = _sequences(task, "test")
-    parts = min(parts, len(inputs))
     sums = []
-    for some, wanted in zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True):
+    for some, wanted in zip(*(part.tensor_split(min(parts, len(inputs))) for part in (inputs, targets)), strict=True):
         sums.append({name: (total.item(), n) for name, (total, n) in task.score(predictor(some, wanted), wanted).items()})
     total = {name: (sum(part[name][0] for part in sums), sum(part[name][1] for part in sums)) for name in sums[0]}
     values, *each = (task.summarise({name: amount / n for name, (amount, n) in part.items() if n}) for part in (total, *sums))
     found = {}
     for name, value in values.items():
-        spread = torch.tensor([one[name] for one in each if name in one], dtype=torch.float64)
-        error = 4 * spread.std().item() / math.sqrt(len(spread)) if len(spread) > 1 else abs(value)
+        of_parts = [one[name] for one in each if name in one]
+        error = 4 * stdev(of_parts) / math.sqrt(len(of_parts)) if len(of_parts) > 1 else abs(value)
         found[name] = Score(value, error)
     return found
 
@@ -138,7 +135,7 @@ def _wrong_optimum(metric: Metric, value: float, simple: Mapping[str, Score], pe
     sign = 1 if metric.better == "lower" else -1
     scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the optimum 0 and scatters all the same
     for name, score in simple.items():
-        if Score(-sign * score.value, score.error).exceeds(-sign * value, scale):
+        if sign * score.value < sign * value and not score.agrees(value, scale):
             return f"{name} alone score {score}"
     if sign * (perfect.value - value) > 1e-6:
         return f"knowing every target scores {perfect.value:.4g}"

@@ -11,7 +11,7 @@ from bench.conformance.memory import fake_tensors
 from bench.conformance.result import Result, check, judge
 from bench.conformance.subject import Subject
 from bench.memory.scaling import FLAT
-from deq import Map, Solution, Solver, Stop, solve
+from deq import Map, Solver, Stop, solve
 
 _FEW = Stop(rtol=None, max_steps=8)
 
@@ -60,25 +60,24 @@ def samples(subject: Subject) -> Result:
     Take norms, inner products and systems over flatten(1), row by row (vector_norm(…, dim=1), bmm, solve_ex).
     """
     known = test_maps.affine()
+    batch = solve(known.f, known.z0, subject.make(), _FEW)
 
-    def differs(f: Map, z0: Tensor, rows: list[int], wanted: Solution, of: list[int]) -> float:
+    def error(f: Map, z0: Tensor, rows: list[int], of: list[int]) -> float:
         found = solve(f, z0, subject.make(), _FEW)
-        return max(distance(found.z[rows], wanted.z[of]), distance(found.gaps[:, rows], wanted.gaps[:, of]))
+        return max(distance(found.z[rows], batch.z[of]), distance(found.gaps[:, rows], batch.gaps[:, of]))
 
     def one_nan(z: Tensor) -> Tensor:
-        fz = known.f(z).clone()
-        fz[1] = torch.nan
-        return fz
+        return known.f(z).index_fill(0, torch.tensor([1]), torch.nan)
 
-    batch = solve(known.f, known.z0, subject.make(), _FEW)
-    alone = 0.0
-    for row in range(3):
+    def row_alone(row: int) -> float:
         one = slice(row, row + 1)
-        alone = max(alone, differs(lambda z, one=one: known.f(z.expand(3, -1))[one], known.z0[one], [0], batch, [row]))  # type: ignore[misc]
+        return error(lambda z: known.f(z.expand(3, -1))[one], known.z0[one], [0], [row])
+
+    alone = max(map(row_alone, range(3)))
     if alone > 1e-8:
         return judge(False, f"alone and in a batch, the first iterates differ by {alone:.2g}")
-    error = differs(one_nan, known.z0, [0, 2], batch, [0, 2])
-    return judge(error <= 1e-8, f"differ by {alone:.2g}; in a batch with a sample that is NaN, by {error:.2g}")
+    with_nan = error(one_nan, known.z0, [0, 2], [0, 2])
+    return judge(with_nan <= 1e-8, f"differ by {alone:.2g}; in a batch with a sample that is NaN, by {with_nan:.2g}")
 
 
 @check()
@@ -127,15 +126,13 @@ def memory(subject: Subject) -> Result:
     Write step k at k modulo `window` instead of appending, or drop the oldest.
     """
     known, window = test_maps.affine(), getattr(subject.make(), "window", None)
-    declared = isinstance(window, int) and window > 0
-    steps = [factor * window for factor in (1, 2, 4)] if declared and isinstance(window, int) else [4, 8, 16, 32, 64]
+    declared = window if isinstance(window, int) and window > 0 else 0
+    steps = [declared, 2 * declared, 4 * declared] if declared else [4, 8, 16, 32, 64]
     sizes = [solve(known.f, known.z0, subject.make(), Stop(rtol=None, max_steps=number)).solver_bytes for number in steps]
     flat = not any(sizes) or growth(steps, sizes).verdict in FLAT
     found = f"{sizes[0]:,} B after {steps[0]} steps, {sizes[-1]:,} B after {steps[-1]}, a state is {known.z0.nbytes} B"
-    if declared:
-        return judge(flat, f"window {window}: {found}")
-    if flat:
-        return judge(True, found)
+    if declared or flat:
+        return judge(flat, f"window {window}: {found}" if declared else found)
     return Result("warn", found, "its memory grows with the steps: give it a window, or expect it in the tables' memory column")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.conformance.compare import same_bytes
 from bench.conformance.reference_predictors import chance, optimum
 from bench.conformance.result import Result, check, judge
 from bench.conformance.subject import Subject
@@ -26,8 +27,7 @@ def _first(task: Task, split: Split, number: int, size: int = 8, seed: int = 0, 
 
 
 def _equal(some: Pairs, others: Pairs) -> bool:
-    pairs = zip(some, others, strict=False)
-    return len(some) == len(others) and all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    return len(some) == len(others) and all(map(same_bytes, some, others))
 
 
 @check()
@@ -45,8 +45,8 @@ def declaration(subject: Subject) -> Result:
     for name, metric in task.metrics.items():
         if not isinstance(metric, Metric):
             return judge(False, f"metric {name!r} is a {type(metric).__name__}, not a bench.records.metric.Metric")
-        low, high = (metric.optimum, metric.chance) if metric.better == "lower" else (metric.chance, metric.optimum)
-        if low is not None and high is not None and not low <= high:
+        sign = 1 if metric.better == "higher" else -1
+        if metric.chance is not None and metric.optimum is not None and sign * metric.chance > sign * metric.optimum:
             values = f"chance is {metric.chance:.4g} and optimum {metric.optimum:.4g}"
             return judge(False, f"{name}: {metric.better} is better, yet {values}")
     one, other = task.fingerprint(), subject.make().fingerprint()
@@ -82,18 +82,21 @@ def batches(subject: Subject) -> Result:
 def _wrong_pair(task: Task, pair: tuple[Tensor, Tensor], sizes: range) -> str | None:
     for name, part in zip(("inputs", "targets"), pair, strict=True):
         if not isinstance(part, Tensor) or part.dtype != torch.int64 or part.device.type != "cpu":
-            dtype = str(getattr(part, "dtype", type(part).__name__)).removeprefix("torch.")
-            return f"{name} are {dtype}, not int64 on the CPU"
+            return f"{name} are {_described(part)}, not int64 on the CPU"
         if part.dim() != 2 or part.shape[1] != task.length or len(part) not in sizes or part.shape != pair[0].shape:
             return f"{name} are {tuple(part.shape)}, not ({sizes[-1]}, {task.length})"
     return None
+
+
+def _described(part: Any) -> str:
+    return f"{tuple(part.shape)} {part.dtype}".replace("torch.", "") if isinstance(part, Tensor) else type(part).__name__
 
 
 @check("batches")
 def ids(subject: Subject) -> Result:
     """Ids are in 0..vocabulary - 1.
 
-    Count from 0 and include padding and delimiters in the vocabulary.
+    Count from 0, and include padding and delimiters in the vocabulary.
     """
     task: Task = subject.make()
     found = [part for split in _SPLITS for pair in _first(task, split, 8) for part in pair]
@@ -141,10 +144,12 @@ def splits(subject: Subject) -> Result:
     Put the split's name into derive_seed, and cut the data before they are shuffled or repeated.
     """
     task: Task = subject.make()
-    rows = {split: _rows(task, split) for split in _SPLITS}
+    rows: dict[str, list[bytes]] = {  # up to 2048 sequences of each split
+        split: [row.numpy().tobytes() for pair in _first(task, split, 32, 64) for row in torch.cat(pair, dim=1)]
+        for split in _SPLITS
+    }
     found = []
-    pairs: Sequence[tuple[Split, Split]] = (("test", "train"), ("valid", "train"), ("test", "valid"))
-    for first, second in pairs:
+    for first, second in (("test", "train"), ("valid", "train"), ("test", "valid")):
         distinct = set(rows[second])
         overlap = sum(row in distinct for row in rows[first]) / len(rows[first])
         allowed = _OVERLAP + 3 * len(distinct) * min(_coincidence(rows[first]), _coincidence(rows[second]))
@@ -157,15 +162,10 @@ def splits(subject: Subject) -> Result:
     return judge(True, ", ".join(found))
 
 
-def _rows(task: Task, split: Split) -> list[bytes]:
-    """Up to 2048 sequences of a split, each as bytes."""
-    return [row.numpy().tobytes() for pair in _first(task, split, 32, 64) for row in torch.cat(pair, dim=1)]
-
-
 def _coincidence(rows: Sequence[bytes]) -> float:
     """An upper estimate of the probability that two draws are the same sequence: three pairs more than were seen."""
-    equal = sum(count * (count - 1) // 2 for count in Counter(rows).values())
-    return (equal + 3) / max(1, len(rows) * (len(rows) - 1) // 2)
+    equal = sum(math.comb(count, 2) for count in Counter(rows).values())
+    return (equal + 3) / max(1, math.comb(len(rows), 2))
 
 
 @check("batches", "ids")
@@ -191,10 +191,6 @@ def score(subject: Subject) -> Result:
     means = {name: total.item() / count for name, (total, count) in whole.items() if count}
     missing = sorted(set(task.metrics) - set(task.summarise(means)))
     return judge(not missing, f"summarise gives no {missing[0]!r}" if missing else f"{', '.join(whole)} add up")
-
-
-def _described(total: Any) -> str:
-    return f"{tuple(total.shape)} {total.dtype}".replace("torch.", "") if isinstance(total, Tensor) else type(total).__name__
 
 
 TASK = (declaration, batches, ids, same_seed, seeds, splits, score, chance, optimum)

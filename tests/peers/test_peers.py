@@ -34,7 +34,7 @@ class Liar:
 
 def test_the_floor_is_evaluations_products_and_the_attached_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 2.0, 5.0, 90.0, 91.0, 92.0] * 2)
-    monkeypatch.setattr(measure, "_seconds", lambda do, repeats=1: next(clock))
+    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1: next(clock))
     rows = measure.overhead([Ours()], "tiny", rounds=2)
     assert [row["method"] for row in rows] == [*METHODS]
     for row in rows:
@@ -57,7 +57,7 @@ def test_what_comes_back_is_below_the_tolerance_at_the_first_evaluation_that_is(
 
 def test_a_solution_that_is_none_is_shown_as_such() -> None:
     libraries: list[Library] = [Ours(), Liar()]
-    lines = show.steps(measure.steps_to(libraries, "tiny"), [library.name for library in libraries]).splitlines()
+    lines = show.steps(measure.steps_to(libraries, "tiny")).splitlines()
     assert [line for line in lines if "liar" in line and "left at 1e+00" in line]
     assert not [line for line in lines if "| deq" in line and "left" in line]
 
