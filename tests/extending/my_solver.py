@@ -34,5 +34,5 @@ class Aitken:
             change = residual - memory.residual
             square = change.square().sum(1, keepdim=True)
             found = -memory.step * (memory.residual * change).sum(1, keepdim=True) / square.clamp(min=1e-30)
-            length = torch.where(square > 1e-30, found.clamp(0.1, self.longest), length)  # a zero change says nothing
+            length = torch.where(square > 1e-30, found.clamp(0.1, self.longest), length)  # a zero change gives no length
         return z + (length * residual).view(z.shape), Last(residual, length)

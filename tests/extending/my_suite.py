@@ -1,4 +1,4 @@
-"""All four of your own beside a DEQ, its unrolling and a GRU of the package, in the same tables and figures."""
+"""Your own cell, solver, model and task with a DEQ, its unrolling and a GRU of the package in the same tables."""
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, TrainConfig
 

@@ -1,4 +1,4 @@
-"""A task of your own: batches that a seed decides, a score in nats, and what chance and the best possible score are."""
+"""A task of your own: seeded batches, a score in nats, and the scores of chance and of the optimum."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ from bench.tasks.task import Metric, Split, Task, derive_seed
 
 
 class Lookback(Task):
-    """Say the symbol that stood `lag` positions back, and 0 before there is one: chance knows the place, the best are sure."""
+    """Predict the symbol `lag` positions back, 0 before there is one: chance knows the position, the optimum is certain."""
 
     def __init__(self, *, symbols: int = 6, length: int = 12, lag: int = 3) -> None:
         self.vocabulary, self.length, self.lag = symbols, length, lag

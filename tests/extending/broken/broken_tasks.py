@@ -1,4 +1,4 @@
-"""Tasks that break one rule each; the check of that rule must say so, and no other."""
+"""Tasks that break one rule each; only the check of that rule fails."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from bench.tasks.task import Metric, Split, Task, derive_seed
 
 
 class _Sound(Task):
-    """Say the symbol that is there: breaks none."""
+    """Predict the current symbol: breaks none."""
 
     vocabulary, length = 8, 10
     chance, optimum, least = math.log(8), 0.0, 0
@@ -85,13 +85,13 @@ class Straying(_Sound):
 
 
 class Numberless(_Sound):
-    """Begins anew whichever batch is asked for."""
+    """Starts with batch 0 whatever `first` is."""
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         return super().batches(split, size, seed, 0)
 
 
-class Deaf(_Sound):
+class Unresponsive(_Sound):
     """Ignores the seed."""
 
     def generator(self, split: Split, size: int, seed: int, number: int) -> torch.Generator:
