@@ -5,10 +5,8 @@ These are the run-time ratios of table 4 without a clock.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,13 +16,11 @@ from bench.analysis.grid import Table, line
 from bench.analysis.statistics import significant
 from bench.instruments.flops import flops
 from bench.memory.paper import BATCH, LENGTH, whole_history
-from bench.memory.step import Call, Shape, fill_state, fix_caps, tokens
+from bench.memory.step import Call, Shape, make_steps
 from bench.memory.storage_tracker import partly_real, written
 from bench.records.errors import UserError
-from bench.records.spec import ComponentConfig, TrainConfig
+from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, WIKITEXT
-from bench.training.language_model import build_model
-from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq.solve import without_looking
 
 # Table 4: a DEQ, an explicit network, and how much longer the DEQ takes in training and in inference.
@@ -67,20 +63,8 @@ class BytesMoved(TorchDispatchMode):
 
 def counted(model: ComponentConfig, shape: Shape, training: bool) -> dict[str, int]:
     """FLOPs and bytes moved of a training step, or of a forward pass in evaluation without gradients."""
-    inputs, targets = tokens(shape)
     with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
-        built = build_model(model, shape.vocabulary)
-        fix_caps(built, shape)
-        optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
-
-        def step() -> None:
-            if training:
-                loss = partial(loss_of, built, auxiliary=shape.auxiliary)
-                training_step(built.train(), optimiser, 0.25, inputs, targets, loss=loss)
-            else:
-                with torch.no_grad():
-                    loss_of(built.eval(), inputs, targets)
-
+        step = make_steps(model, shape)["training" if training else "inference"]
         with BytesMoved() as moved:
             found = flops(step)
     if found.total is None:

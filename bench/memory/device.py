@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -14,12 +13,10 @@ from bench.instruments.meters import CudaMemory
 from bench.instruments.nvml import Nvml
 from bench.memory import cost
 from bench.memory.paper import GB
-from bench.memory.step import Shape, fix_caps, tokens
+from bench.memory.step import Shape, make_steps
 from bench.records.errors import failure
 from bench.records.record import Measure, measured
-from bench.records.spec import ComponentConfig, TrainConfig
-from bench.training.language_model import build_model
-from bench.training.trainer import loss_of, make_optimiser, training_step
+from bench.records.spec import ComponentConfig
 
 _STEPS = 5
 _READ = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "nvml_process_bytes")
@@ -30,32 +27,21 @@ _MODES = ("training", "inference")
 def measure_step(model: ComponentConfig, shape: Shape, device: str) -> dict[str, Measure]:
     """Peaks of a training step on the device, and seconds of a step and of a forward pass in evaluation, solves at their caps.
 
-    A step before it creates the optimiser's state and the libraries' workspaces. Where the device runs out of memory, the measures
+    A step before it creates the libraries' workspaces. Where the device runs out of memory, the measures
     are null with that reason.
     """
     torch.manual_seed(0)
     cuda, nvml = CudaMemory(device), Nvml(device)
     reason, times = None, dict[str, float | None].fromkeys(_MODES)
     try:
-        built = build_model(model, shape.vocabulary).to(device)
-        fix_caps(built, shape)
-        inputs, targets = (tensor.to(device) for tensor in tokens(shape))
-        optimiser = make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-4))[0]
-
-        def step() -> None:
-            training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
-
-        def forward() -> None:
-            with torch.no_grad():
-                loss_of(built.eval(), inputs, targets)
-
-        step()
+        steps = make_steps(model, shape, device)
+        steps["training"]()
         cuda.start()
         nvml.start()
-        step()
+        steps["training"]()
         nvml.sample()
         found = {name: measure for name, measure in {**cuda.read(), **nvml.read()}.items() if name in _READ}
-        times = {mode: _seconds(work, device) for mode, work in zip(_MODES, (step, forward), strict=True)}
+        times = {mode: _seconds(steps[mode], device) for mode in _MODES}
     except Exception as error:
         status, reason = failure(error)
         if status != "oom":

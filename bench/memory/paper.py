@@ -140,11 +140,7 @@ def off(row: dict[str, Any], reading: str) -> float | None:
 
 
 def verdict(row: dict[str, Any]) -> tuple[Verdict, str | None]:
-    """Whether the printed figure is what the model needs, and the nearest reading.
-
-    Consistent: within 20 % as the caption says (`model`; a TrellisNet's with the clusters of its scripts), by a configuration that
-    was published. Cannot tell: within 20 % in another reading, or by a configuration that was chosen here. Not consistent: in none.
-    """
+    """Whether the printed figure is what the model needs, by the rule of tables.py, and the nearest reading."""
     if not row["readings"]:
         return "not built", None
     near = {name: abs(found) for name in row["readings"] if (found := off(row, name)) is not None}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedOperatorException,
+    unset_fake_temporarily,
 )
 
 from baselines import NeuralODE
@@ -58,9 +60,8 @@ def predicted(model: ComponentConfig, shape: Shape) -> Waterfall:
     UserError where an operator or a decision of the model needs values.
     """
     try:
-        drawn = tokens(shape)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return _track(model, shape, *drawn)
+            return _track(model, shape)
     except _UNTRACEABLE as error:
         raise UserError(f"memory: model {model.name!r} cannot run without values: {one_line(str(error))}") from error
 
@@ -71,11 +72,12 @@ def measured(model: ComponentConfig, shape: Shape) -> Waterfall:
     Tracked, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of place, where
     an untracked step may do so in place and have one gradient less at that moment.
     """
-    return _track(model, shape, *tokens(shape))
+    return _track(model, shape)
 
 
-def _track(named: ComponentConfig, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
+def _track(named: ComponentConfig, shape: Shape) -> Waterfall:
     torch.manual_seed(0)
+    inputs, targets = tokens(shape)
     with without_looking():
         model = build_model(named, shape.vocabulary).train()
         fix_caps(model, shape)
@@ -178,6 +180,23 @@ def fix_caps(model: LanguageModel, shape: Shape) -> None:
             raise UserError(f"memory: an ODE solver that chooses its steps by values ({layer.method}) has no fixed cost")
 
 
+def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """A training step and a forward pass in evaluation, without gradients: {"training": …, "inference": …}."""
+    inputs, targets = (tensor.to(device) for tensor in tokens(shape))
+    built = build_model(model, shape.vocabulary).to(device)
+    fix_caps(built, shape)
+    optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
+
+    def training() -> None:
+        training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
+
+    @torch.no_grad()
+    def inference() -> None:
+        loss_of(built.eval(), inputs, targets)
+
+    return {"training": training, "inference": inference}
+
+
 def fill_state(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimiser with the state that it has after a step."""
     for group in optimiser.param_groups:
@@ -189,12 +208,13 @@ def fill_state(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def tokens(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Token ids and targets (B, T) by Zipf's law, the frequent ones low; real tensors in either mode."""
+    """Token ids and targets (B, T) by Zipf's law, the frequent ones low; real tensors also under FakeTensorMode."""
     random = torch.Generator().manual_seed(derive_seed("memory", "tokens"))
-    weights = 1 / torch.arange(1, shape.vocabulary + 1, dtype=torch.float64)
-    drawn = torch.multinomial(weights, shape.batch * (shape.length + 1), replacement=True, generator=random)
-    lanes = drawn.view(shape.batch, shape.length + 1)
-    return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
+    with unset_fake_temporarily():
+        weights = 1 / torch.arange(1, shape.vocabulary + 1, dtype=torch.float64)
+        drawn = torch.multinomial(weights, shape.batch * (shape.length + 1), replacement=True, generator=random)
+        lanes = drawn.view(shape.batch, shape.length + 1)
+        return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
 
 
 def run_calls(calls: Sequence[Call], jobs: int) -> list[dict[str, Any]]:

@@ -40,7 +40,6 @@ _PROCESS_S = 300.0
 class Effect:
     """Log-ratio of head to base with its 95 % interval, the floor and the threshold (log-ratios too), and the verdict."""
 
-    rounds: int
     mean: float
     low: float
     high: float
@@ -71,7 +70,7 @@ def decide(effects: Sequence[float], noise: Sequence[float]) -> Effect:
             verdict = "faster"
         elif high < LEAST:
             verdict = "pass"
-    return Effect(rounds=len(effects), mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
+    return Effect(mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
 
 
 @dataclass
