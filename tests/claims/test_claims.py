@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, judges_studies, tables
 from bench.claims.audit import audits
-from bench.claims.claim import Claim, Finding, Part, judged
+from bench.claims.claim import Claim, Finding, Part, judge_claims
 from bench.claims.entries import CLAIMS, SUITES
 from bench.claims.evidence import Evidence
 from bench.claims.hypothesis_tests import bound, holm, paired
@@ -45,7 +45,7 @@ def part(**changes: Any) -> Part:
 
 def finding(*parts: Part) -> Finding:
     text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
-    (found,) = judged([Claim(id="c", judge=lambda _: list(parts), **text)], EMPTY)
+    (found,) = judge_claims([Claim(id="c", judge=lambda _: list(parts), **text)], EMPTY)
     return found
 
 

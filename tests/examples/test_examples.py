@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from running import run_suite
 
-from bench.claims.claim import judged
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.conformance.load import CONTRACTS
@@ -49,7 +48,7 @@ def test_suite_runs_and_is_reported(tmp_path: Path) -> None:
     figure = (tmp_path / f"figures/{name}/my-own-tradeoff.svg").read_text(encoding="utf-8")
     assert all(f"| {row} |" in table and f"<!-- {row} -->" in figure for row in entry.rows)
 
-    about = {one.claim.id: [part.about for part in one.parts] for one in judged(CLAIMS, Evidence(tmp_path, own=(name,)))}
+    about = {one.claim.id: [part.about for part in one.parts] for one in judge_claims(CLAIMS, Evidence(tmp_path, own=(name,)))}
     mine = "my own: DEQ, my cell and solver"
     assert any(text.startswith(mine) for text in about["converges"])
     assert f"{mine} over tied 6, my cell" in about["perplexity"]

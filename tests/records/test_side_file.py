@@ -165,8 +165,8 @@ def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_pa
 
 
 def test_a_change_log_that_is_no_text_is_named(tmp_path: Path) -> None:
-    from bench.perf_gate.accepted import Count, accept
+    from bench.perf_gate.accepted import Quantity, accept
 
     (tmp_path / "C.md").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"C\.md cannot be read"):
-        accept(tmp_path / "e.json", "2", {"a": Count(value=1, unit="B")}, "new", tmp_path / "C.md")
+        accept(tmp_path / "e.json", "2", {"a": Quantity(value=1, unit="B")}, "new", tmp_path / "C.md")
