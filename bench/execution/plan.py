@@ -21,7 +21,7 @@ from bench.tasks.task import Task
 from bench.training.language_model import count_parameters
 from bench.training.recipe_schedule import check_recipe
 from bench.training.registry import build_task
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class Plan:
 
     def identity(self, spec: RunSpec, environment: Mapping[str, Any]) -> Identity:
         """The spec's Identity in that environment."""
-        return identify(spec, self.task(spec.task), environment)
+        return compute_identity(spec, self.task(spec.task), environment)
 
 
 def _place(spec: RunSpec, device: Literal["cpu", "cuda"], processes: int) -> RunSpec:

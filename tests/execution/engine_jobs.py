@@ -18,7 +18,7 @@ from bench.instruments.environment import environment
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.registry import build_task
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
 MakeJob = Callable[..., Job]
 DEQ: Settings = {"cell": "mlp", "width": 4, "steps": 5}
@@ -45,7 +45,7 @@ def failing(label: str, how: str, folder: Path | str = "", wait_s: float = PATIE
 
 def job_in(folder: Path, spec: RunSpec, **changes: Any) -> Job:
     """A spec's job; its state is below the folder."""
-    identity = identify(spec, build_task(spec.task, {}), environment("cpu", 1))
+    identity = compute_identity(spec, build_task(spec.task, {}), environment("cpu", 1))
     run_id = identity.run_id(spec.key)
     return Job(run_id=run_id, suite="s", spec=spec, identity=identity, folder=folder / "work" / run_id, **changes)
 

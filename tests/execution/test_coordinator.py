@@ -82,13 +82,13 @@ class TestEachRunOnce:
 
 def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
     """Change the code, the data or the environment that the plan identifies runs by."""
-    real = bench.training.run_identity.identify
+    real = bench.training.run_identity.compute_identity
 
-    def identify(spec: RunSpec, task: Any, environment: Any) -> Identity:
+    def compute_identity(spec: RunSpec, task: Any, environment: Any) -> Identity:
         found = real(spec, task, environment)
         return found.model_copy(update={name: getattr(found, name) | new for name, new in parts.items()})
 
-    monkeypatch.setattr("bench.execution.plan.identify", identify)
+    monkeypatch.setattr("bench.execution.plan.compute_identity", compute_identity)
 
 
 class TestStale:

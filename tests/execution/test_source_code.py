@@ -14,7 +14,7 @@ from cases import exhaustive
 from engine_jobs import MakeJob, failing, finish, record_of, spec
 from running import run_suite
 
-from bench.__main__ import _importing_within
+from bench.cli.run import import_timeout
 from bench.execution.coordinator import Callbacks
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
@@ -27,7 +27,7 @@ from bench.records.source_code import importing, source_of
 from bench.records.spec import ComponentConfig, Limits, RunSpec
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
 NUMBERS = count()
 MODEL = """
@@ -66,7 +66,7 @@ def losses(record: Record) -> list[float | None]:
 
 
 def identity_of(one: RunSpec) -> Identity:
-    return identify(one, build_task(one.task, {}), environment("cpu", 1))
+    return compute_identity(one, build_task(one.task, {}), environment("cpu", 1))
 
 
 @pytest.mark.end_to_end
@@ -221,7 +221,7 @@ def test_code_that_fails_when_the_plan_imports_it_is_a_user_error(mine: Callable
 
 def test_code_that_hangs_when_the_plan_imports_it_is_a_user_error(mine: Callable[[str], Path]) -> None:
     path = mine(f"import time; time.sleep(600)\n{MODEL}")
-    with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), _importing_within(0.3):
+    with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), import_timeout(0.3):
         Plan([spec_of(path)])
     assert importing() is None
 

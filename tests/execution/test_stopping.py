@@ -17,8 +17,8 @@ from engine_jobs import wait_until
 from running import PATIENCE_S, run_suite
 from scripted import Scripted, spec
 
-from bench.__main__ import _stopping
 from bench.cli.progress import Display
+from bench.cli.run import halt_on_signals
 from bench.execution.coordinator import Callbacks, Coordinator, Halted
 from bench.execution.engines.engine import Event, Finished, Progress, Stopped
 from bench.execution.engines.inline import Inline
@@ -163,7 +163,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """As under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _stopping(Any):
+        with halt_on_signals(Any):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
     finally:

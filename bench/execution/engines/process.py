@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context("forkserver")
+        _shorten_socket_path()
         context.set_forkserver_preload(["bench.execution.engines.preload"])
         self.job = job
         self.pipe, theirs = context.Pipe()
@@ -251,6 +255,17 @@ def poll_all(workers: Iterable[Worker], seconds: float) -> list[Event]:
     workers = list(workers)
     wait([handle for worker in workers for handle in worker.handles], timeout=min(seconds, _POLL_S))
     return [event for worker in workers for event in worker.poll()]
+
+
+def _shorten_socket_path() -> None:
+    """Keep the fork server's socket in a folder of /tmp where the temporary folder's own path is too long for it.
+
+    The path of a socket has at most 107 bytes; multiprocessing appends `/pymp-xxxxxxxx/listener-xxxxxxxx`.
+    """
+    config: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
+    if config.get("tempdir") is None and len(os.fsencode(tempfile.gettempdir())) + 32 > 107:
+        config["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+        Finalize(None, shutil.rmtree, args=(config["tempdir"], True), exitpriority=-100)  # as multiprocessing removes its own
 
 
 def _kill(process: BaseProcess) -> None:

@@ -29,7 +29,6 @@ from bench.execution.attempts import log_start, open_in_place, write_progress, w
 from bench.execution.engines.torchrun import exit_when_orphaned, run_with_torchrun
 from bench.execution.job import Job
 from bench.instruments.environment import cpu_name
-from bench.instruments.memory_limit import limit_memory
 from bench.records.errors import CodeError, UserError, failure
 from bench.records.file_lock import CAN_LOCK, held
 from bench.records.record import Record, record_text, write_text
@@ -37,6 +36,7 @@ from bench.records.source_code import fix
 from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import ProgressCallback, RunControl
 from bench.training.distributed import Ranks
+from bench.training.memory_limit import limit_memory
 from bench.training.run import run
 
 _SEND_S = 0.2  # between messages of progress
