@@ -1,6 +1,7 @@
-"""The architecture is checked, not remembered: who imports whom, that all that is public is documented, that files stay small."""
+"""The order of imports, docstrings of what is public, and the length of files."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +9,65 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"deq", "baselines", "bench", "tests"}
-MAY_IMPORT = {"deq": {"deq"}, "baselines": {"baselines", "deq"}, "bench": {"bench", "baselines", "deq"}}
-MOST_LINES = 450
-FILES = {path.relative_to(ROOT).as_posix(): path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))}
-
+LIBRARIES = {"deq": {"torch"}, "baselines": {"torch", "torchdiffeq"}}
+# Each package may import those that it names here, and what they may import: the order of `bench.__doc__`.
+IMPORTS = {
+    "deq": [],
+    "baselines": ["deq"],
+    "bench.records": [],
+    "bench.suites": ["bench.records", "deq"],
+    "bench.tasks": ["bench.records"],
+    "bench.instruments": ["bench.records", "baselines"],
+    "bench.training": ["bench.tasks", "bench.instruments"],
+    "bench.execution": ["bench.training", "bench.suites"],
+    "bench.analysis": ["bench.records"],
+    "bench.report": ["bench.analysis"],
+    "bench.memory": ["bench.training", "bench.suites", "bench.report"],
+    "bench.peers": ["bench.training"],
+    "bench.perf_gate": ["bench.execution"],
+    "bench.conformance": ["bench.memory"],
+    "bench.studies": ["bench.execution", "bench.report"],
+    "bench.claims": ["bench.memory"],
+    "bench.report.html": ["bench.claims", "bench.peers"],
+    "bench.cli": ["bench.report.html", "bench.perf_gate", "bench.conformance", "bench.studies"],
+    "bench": ["bench.cli"],  # its own modules, `bench.__init__` and `bench.__main__`
+}
+MOST_LINES = 300
+LONGER = {  # files that are still longer, with their length; may only shrink
+    "bench/analysis/aggregate.py": 398,
+    "bench/conformance/common.py": 360,
+    "bench/execution/coordinator.py": 301,
+    "bench/execution/engines/process.py": 312,
+    "bench/report/plots.py": 345,
+    "bench/report/report.py": 306,
+    "bench/studies/figures.py": 368,
+    "bench/suites/paper.py": 364,
+    "bench/tasks/corpora.py": 343,
+    "deq/solve.py": 338,
+}
+FILES = {path.relative_to(ROOT).as_posix(): path for name in ("deq", "baselines", "bench") for path in (ROOT / name).rglob("*.py")}
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """The top-level package of every import, relative ones and those inside functions too."""
-    for node in ast.walk(tree):
+def package_of(module: str) -> str:
+    """The entry of IMPORTS that a module of ours belongs to, or the top-level package of any other."""
+    return next((name for name in sorted(IMPORTS, reverse=True) if f"{module}.".startswith(f"{name}.")), module.partition(".")[0])
+
+
+def imported(file: str) -> Iterator[str]:
+    """The modules that a file imports, inside functions too; `from a import b` counts as a.b."""
+    package = file.rpartition("/")[0].replace("/", ".")
+    for node in ast.walk(ast.parse(FILES[file].read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield package if node.level else (node.module or "").split(".")[0]
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            yield from (".".join([*parents, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+def allowed(package: str) -> set[str]:
+    """The package and all that it may import."""
+    return {package}.union(*(allowed(name) for name in IMPORTS[package]))
 
 
 def public(tree: Documented, path: str) -> Iterator[tuple[str, Documented]]:
@@ -35,25 +80,30 @@ def public(tree: Documented, path: str) -> Iterator[tuple[str, Documented]]:
             yield f"{path}:{node.name}", node
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_imports_point_to_the_right_only(file: str) -> None:
-    package = file.split("/")[0]
-    names = set(imported(ast.parse(FILES[file].read_text()), package))
-    assert names & OURS <= MAY_IMPORT[package]
-    libraries = {"deq": {"torch"}, "baselines": {"torch", "torchdiffeq"}}
-    if package in libraries:
-        assert names - OURS - libraries[package] <= sys.stdlib_module_names
+def test_imports_follow_the_order() -> None:
+    order = list(IMPORTS)
+    assert all(order.index(lower) < order.index(name) for name, lowers in IMPORTS.items() for lower in lowers)
+    assert package_of("bench.report.html.page") == "bench.report.html"
+    against = set()
+    for file in FILES:
+        package = package_of(file.removesuffix(".py").replace("/", "."))
+        found = {package_of(module) for module in imported(file)}
+        against |= {(file, name) for name in found & IMPORTS.keys() - allowed(package)}
+        assert "tests" not in found, file
+        if package in LIBRARIES:
+            assert found - IMPORTS.keys() - LIBRARIES[package] <= sys.stdlib_module_names, file
+    assert against == set()
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_all_that_is_public_has_a_docstring(file: str) -> None:
-    missing = [name for name, node in public(ast.parse(FILES[file].read_text()), file) if not ast.get_docstring(node)]
-    assert missing == []
+def test_public_things_have_docstrings() -> None:
+    trees = {file: ast.parse(path.read_text()) for file, path in FILES.items()}
+    assert [name for file, tree in trees.items() for name, node in public(tree, file) if not ast.get_docstring(node)] == []
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_files_stay_small(file: str) -> None:
-    assert len(FILES[file].read_text().splitlines()) <= MOST_LINES
+def test_files_stay_small() -> None:
+    lines = {file: len(path.read_text().splitlines()) for file, path in FILES.items()}
+    assert {file: number for file, number in lines.items() if number > LONGER.get(file, MOST_LINES)} == {}
+    assert [file for file in LONGER if lines.get(file, 0) <= MOST_LINES] == []  # take these off the list
 
 
 def test_the_files_are_found() -> None:
@@ -62,8 +112,15 @@ def test_the_files_are_found() -> None:
 
 def test_what_the_packages_export_exists() -> None:
     import baselines
+    import bench
     import deq
 
-    for package in (deq, baselines):
+    for package in (deq, baselines, bench):
         assert all(hasattr(package, name) for name in package.__all__)
         assert len(set(package.__all__)) == len(package.__all__)
+
+
+@pytest.mark.parametrize("module", ["bench", "bench.cli.main", "bench.suites.paper"])
+def test_torch_and_pandas_are_imported_only_when_used(module: str) -> None:
+    code = f"import sys, {module}; from bench import Comparison; sys.exit(bool({{'torch', 'pandas'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -85,7 +85,10 @@ def test_the_readme_counts_the_verdicts() -> None:
     table = text_of(ROOT / "results" / "claims" / "claims.md")
     holds, fails, undecided = (table.count(f"| **{verdict}** |") for verdict in ("holds", "does not hold", "inconclusive"))
     readme = " ".join(text_of(ROOT / "README.md").split())
-    assert f"{holds} of the paper's {holds + fails + undecided} claims hold here, {fails} do not, {undecided} are inconclusive" in readme
+    assert (
+        f"{holds} of the paper's {holds + fails + undecided} claims hold here, {fails} do not, {undecided} are inconclusive"
+        in readme
+    )
 
 
 def test_every_make_target_is_documented_and_every_documented_one_exists() -> None:

@@ -1,4 +1,5 @@
 """The command line, one file for each group of commands.
 
-Imports every other package; nothing imports it.
+main.py  the commands and the exit statuses; run.py, inspect.py, report.py, develop.py  the commands; options.py  what they share
+May import every package; only `bench.__main__` imports it.
 """

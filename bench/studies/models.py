@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines import Unrolled
 from bench.instruments.environment import environment
-from bench.records.identity import Identity, decisive
+from bench.records.identity import Identity, numeric_environment
 from bench.records.record import Record, read_record, write_record
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Split, Task, derive_seed
@@ -20,7 +20,7 @@ from bench.training.context import RunControl
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 from deq import DEQ, Cell, Map, Solution, Solver, Stop
 
 
@@ -45,7 +45,7 @@ class Models:
     @cached_property
     def environment(self) -> dict[str, str | None]:
         """The part of this machine's environment that decides digits."""
-        return decisive(self._here)
+        return numeric_environment(self._here)
 
     @cached_property
     def _here(self) -> dict[str, object]:
@@ -60,7 +60,7 @@ class Models:
 
     def identity(self, spec: RunSpec) -> Identity:
         """The identity that a training of the spec has here."""
-        return identify(spec, self.task(spec.task), self._here)
+        return compute_identity(spec, self.task(spec.task), self._here)
 
     def record(self, spec: RunSpec) -> Record:
         """The training's record; trains where there is none."""
@@ -106,7 +106,7 @@ def cell_of(model: LanguageModel) -> Cell:
 def bind(model: LanguageModel, inputs: Tensor) -> tuple[Cell, Map, Tensor]:
     """A model's cell, its map f for a batch of tokens (B, T), and the initial state (B, ...)."""
     x, cell = model.embed(inputs), cell_of(model)
-    return cell, cell.bind(x), cell.start(x)
+    return cell, cell.bind(x), cell.initial_state(x)
 
 
 def deq_of(model: LanguageModel, solver: Solver, stop: Stop) -> LanguageModel:

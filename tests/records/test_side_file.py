@@ -1,4 +1,4 @@
-"""A record next to the runs is what was written, or one line that says which file it is and how to make it again."""
+"""Results other than runs: a damaged file is an error of one line that names the file and how to restore it."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.__main__ import app
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
+from bench.cli.main import app
 from bench.perf_gate.accepted import read_accepted
 from bench.records import side_file
 from bench.records.errors import UserError
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
     "claims/experiments.json": (
         side_file.EXPERIMENTS,
-        lambda folder: judged(CLAIMS, Evidence(folder)),
+        lambda folder: judge_claims(CLAIMS, Evidence(folder)),
         "python -m bench claims --measure",
     ),
     "memory/paper.json": (side_file.MEMORY, memory_tables, "python -m bench memory"),
@@ -41,7 +41,7 @@ FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
         "python -m bench gate accept",
     ),
 }
-KIND = SideFile(needs=("rows",), again="`make it` makes it again", schema=2)
+KIND = SideFile(needs=("rows",), remedy="`make it` makes it again", schema=2)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -74,7 +74,7 @@ def test_no_file_is_nothing(tmp_path: Path) -> None:
         (b'{"a": ' * 100_000, "recursion"),
         (b'{"rows": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
         (json.dumps({**KIND.sealed({"rows": [1]}), "rows": [2]}).encode(), "not what its digest says"),
-        (json.dumps(SideFile(needs=(), again="", schema=1).sealed({"rows": []})).encode(), "schema 1, this version reads 2"),
+        (json.dumps(SideFile(needs=(), remedy="", schema=1).sealed({"rows": []})).encode(), "schema 1, this version reads 2"),
         (json.dumps(KIND.sealed({"row": []})).encode(), "it lacks rows"),
     ],
 )
@@ -153,7 +153,7 @@ def test_every_command_that_reads_a_damaged_file_names_it(name: str, arguments: 
 
 @pytest.mark.parametrize("arguments", [["gate"], ["gate", "accept", "--why", "new"]])
 def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.cli.gate.counted", lambda suite: {})
+    monkeypatch.setattr("bench.cli.develop.counted", lambda suite: {})
     path = tmp_path / "expected.json"
     path.write_bytes((RESULTS / "gate/expected.json").read_bytes().replace(b'"tolerance": 0', b'"tolerance": 8', 1))
     before = path.read_bytes()
@@ -165,8 +165,8 @@ def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_pa
 
 
 def test_a_change_log_that_is_no_text_is_named(tmp_path: Path) -> None:
-    from bench.perf_gate.accepted import Count, accept
+    from bench.perf_gate.accepted import Quantity, accept
 
     (tmp_path / "C.md").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"C\.md cannot be read"):
-        accept(tmp_path / "e.json", "2", {"a": Count(value=1, unit="B")}, "new", tmp_path / "C.md")
+        accept(tmp_path / "e.json", "2", {"a": Quantity(value=1, unit="B")}, "new", tmp_path / "C.md")

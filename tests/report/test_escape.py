@@ -17,8 +17,8 @@ from test_page import Read
 from test_report import METRICS, comparison, save
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.analysis.tables import Table
+from bench.cli.main import app
 from bench.records.errors import UserError
 from bench.records.escape import csv_cell, latex_escape, markdown_escape, one_line, visible
 from bench.report.console import PlainConsole

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bench.analysis.aggregate import groups
 from bench.claims.claim import Claim, Part, Source
-from bench.cli.page import app
+from bench.cli.main import app
 from bench.records.errors import UserError
 from bench.records.escape import one_line
 from bench.report.html.figures import embed

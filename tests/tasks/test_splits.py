@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.cli.data import parse_data
+from bench.cli.options import parse_data
 from bench.records.errors import UserError
 from bench.tasks.text import Text
 from bench.tasks.tokens import tokenise

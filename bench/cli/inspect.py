@@ -1,0 +1,195 @@
+"""Commands that show and change nothing: status, show, list, params, explain, doctor."""
+
+import dataclasses
+import json
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bench.cli.options import RESULTS, Data, Device, Jobs, Json, Only, Processes, Results, Seeds, parse_data
+from bench.cli.run import make_plan
+from bench.records.errors import UserError
+from bench.report.console import PlainConsole
+
+
+def status(
+    suite: Annotated[str | None, typer.Argument(help="a suite's name or a Python file; without: what is recorded")] = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = None,
+    jobs: Jobs = None,
+    processes: Processes = 1,
+    as_json: Json = False,
+) -> None:
+    """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
+    from bench.execution.coordinator import default_slots
+    from bench.execution.status import overview, status
+    from bench.records.store import Store
+
+    store = Store(results)
+    if suite is None:
+        rows = [dataclasses.asdict(row) for row in overview(store)]
+        table = _table("suite", "recorded", "ok", "failed", "running", "state saved")
+        for row in rows:
+            table.add_row(*(_counts(value) for value in row.values()))
+        _print(rows, as_json, table)
+        return
+    short, plan, _ = make_plan(suite, only, seeds, device, data, processes)
+    found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs))
+    _print(dataclasses.asdict(found), as_json, *found.lines())
+
+
+def show(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="a run id, or the beginning of one")],
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """One run: its settings, how it ended, every measure with its unit, method and scope."""
+    from bench.records.store import Store
+
+    store = Store(results)
+    runs = [(suite, name) for suite in store.suites() for name in store.ids(suite)]
+    found = [run for run in runs if run[1] == run_id] or [run for run in runs if run[1].startswith(run_id)]
+    if not runs:
+        raise UserError(f"no runs below {results}")
+    if not found:
+        near = " or ".join(get_close_matches(run_id, [name for _, name in runs], n=3, cutoff=0.0))
+        raise UserError(f"unknown run {run_id!r}; did you mean {near}, of {len(runs)} runs?")
+    if len(found) > 1:
+        raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
+    record = store.read(*found[0])
+    spec = record.spec
+    table = _table("measure", "value", "unit", "how, or why not", "over")
+    for name, measure in sorted(record.measures.items()):
+        whole = isinstance(measure.value, int)
+        value = "n/a" if measure.value is None else f"{measure.value:,}" if whole else f"{measure.value:.6g}"
+        table.add_row(name, value, measure.unit, measure.reason or measure.method, measure.scope)
+    tables = [table]
+    if ranks := record.probes.get("ranks"):
+        tables.append(_table("of each process", *map(str, range(len(ranks)))))
+        for name in ranks[0]:
+            tables[1].add_row(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks))
+    _print(
+        record.model_dump(mode="json"),
+        as_json,
+        f"{record.run_id}: {record.status}" + (f" ({record.reason})" if record.reason else ""),
+        f"model {spec.model.name} {json.dumps(spec.model.settings)}",
+        f"task {spec.task.name} {json.dumps(spec.task.settings)}",
+        f"train {spec.train.model_dump_json()} seed {spec.seed}",
+        *tables,
+    )
+
+
+def list_(as_json: Json = False) -> None:
+    """What can be run: suites, models, tasks, cells, solvers, adjoints, and corpora that are fetched by name."""
+    from bench.suites import SUITES
+    from bench.tasks.corpora import CORPORA
+    from bench.training.registry import ADJOINTS, MODELS, TASKS
+    from deq import CELLS, SOLVERS
+
+    registries: dict[str, dict[str, Any]] = {
+        "suite": {name: import_module(module) for name, module in SUITES.items()},
+        **{"model": MODELS, "task": TASKS, "cell": CELLS, "solver": SOLVERS, "adjoint": ADJOINTS},
+    }
+    known = {kind: {name: _summary(entry) for name, entry in registry.items()} for kind, registry in registries.items()}
+    known["corpus"] = {name: corpus.claim for name, corpus in CORPORA.items()}
+    table = _table("kind", "name", "what it is")
+    for kind, entries in known.items():
+        for name, summary in entries.items():
+            table.add_row(kind, name, summary)
+    _print(known, as_json, table, "A model, task, cell or solver of your own is named by dotted path: package.module:Name")
+
+
+def params(
+    suite: Annotated[str, typer.Option(help="a suite's name or a Python file with SPECS")] = "paper",
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Count the parameters of each model of a suite; for suite paper, compare with the paper's counts. Trains nothing."""
+    from bench.execution.parameter_table import count_suite
+
+    rows = count_suite(suite, parse_data(data))
+    if printed := any(row.printed_total is not None for row in rows):
+        heads = ["paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"]
+    else:
+        heads = ["total", "non-emb."]
+    table = _table("group", "model", *heads)
+    for row in rows:
+        total, rest = _millions(row.total), _millions(row.nonembedding)
+        if printed:
+            off = ["" if value is None else f"{100 * value:+.1f} %" for value in row.off]
+            score = "n/a" if row.printed_score is None else f"{row.printed_score:g}"
+            paper = _millions(row.printed_total), _millions(row.printed_nonembedding)
+            table.add_row(row.group, row.label, paper[0], total, off[0], paper[1], rest, off[1], score, row.remark)
+        else:
+            table.add_row(row.group, row.label, total, rest)
+    _print([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], as_json, table)
+
+
+def explain(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="suite/group/row/column, beginnings will do; or a claim's id")],
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Where a number comes from: its runs, their values, the statistic, method and scope, and the command that reproduces it."""
+    from bench.report.html.lookup import find
+    from bench.report.html.text import render
+
+    found = find(results, cell)
+    print(json.dumps(found.as_data(), indent=1) if as_json else render(found), end="\n" if as_json else "")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Which instruments work on this machine, and why the others do not."""
+    from bench.instruments.self_test import examine
+
+    instruments = examine()
+    table = _table("instrument", "works", "detail", "feeds")
+    for instrument in instruments:
+        table.add_row(instrument.name, "yes" if instrument.works else "no", instrument.detail, ", ".join(instrument.measures))
+    _print([dataclasses.asdict(instrument) for instrument in instruments], as_json, table)
+
+
+def _print(data: Any, as_json: bool, *lines: str | Table) -> None:
+    """Print the data as JSON, or else the lines and tables."""
+    if as_json:
+        print(json.dumps(data, indent=1))
+        return
+    console = _console()
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _console() -> PlainConsole:
+    """Standard output, as wide as the terminal; a file gets room for a line a row."""
+    return PlainConsole(width=None if sys.stdout.isatty() else 240)
+
+
+def _table(*heads: str) -> Table:
+    """A table that folds its cells and never cuts them, the first column last of all: two names must not become the same text."""
+    table = Table(box=None, pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=number == 0)
+    return table
+
+
+def _counts(value: Any) -> str:
+    """A count, or counts by status."""
+    return ", ".join(f"{count} {name}" for name, count in value.items()) or "0" if isinstance(value, dict) else str(value)
+
+
+def _millions(number: float | None) -> str:
+    if number is None:
+        return "n/a"
+    return f"{number / 1e6:.4g}M" if number >= 1e6 else f"{number / 1e3:.4g}K"
+
+
+def _summary(entry: Any) -> str:
+    """The first sentence of an object's docstring."""
+    return (entry.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")

@@ -1,0 +1,102 @@
+"""Commands that write results: report, page, claims."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import RESULTS, Json, Results, parse_data
+from bench.records.errors import UserError, unknown
+
+
+def report(results: Results = RESULTS, as_json: Json = False) -> None:
+    """Write tables and figures from the records; runs nothing."""
+    from bench.report.report import write_report
+
+    files = write_report(results)
+    print(json.dumps([str(file) for file in files], indent=1) if as_json else f"wrote {len(files)} files below {results}")
+
+
+def page(
+    results: Results = RESULTS,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="the page (default: report.html in the results)")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML file of all verdicts, tables and figures, in which every number opens its source; runs nothing."""
+    from bench.records.record import write_bytes
+    from bench.report.html.page import render_page
+
+    file, content = out or results / "report.html", render_page(results).encode()
+    write_bytes(file, content)
+    size = len(content)
+    print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
+
+
+def claims(
+    results: Results = RESULTS,
+    only: Annotated[str | None, typer.Option(metavar="CLAIM", help="one claim, by its id, with its parts")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="a suite of your own in the results folder, judged too; may be repeated")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="first run the studies that some claims need (12 minutes)")] = False,
+    data: Annotated[list[str] | None, typer.Option(help="with --measure, a corpus: NAME=PATH; tinyshakespeare is needed")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="with --measure: processes (default: one a core)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the paper's claims by the records; write CLAIMS.md, its table for LaTeX, and all parts as CSV to the results folder.
+
+    A claim whose runs are missing names them. `--measure` trains small models and measures how tolerance, cap, solver, batch and
+    adjoint change them, and solves maps without a fixed point. An interrupted measurement resumes."""
+    from bench.claims import copying, tables
+    from bench.claims.audit import audit_table, audits
+    from bench.claims.claim import judge_claims
+    from bench.claims.entries import CLAIMS, SUITES
+    from bench.claims.evidence import Evidence
+    from bench.records.record import write_text
+    from bench.records.store import Store
+    from bench.report.report import MARK, csv_text, latex, markdown, plain
+
+    if only is not None and only not in {claim.id for claim in CLAIMS}:
+        raise unknown("claim", only, [claim.id for claim in CLAIMS])
+    if measure:
+        _measure(results, data, jobs)
+    elif data or jobs:
+        raise UserError("claims: --data and --jobs are for --measure")
+    own = tuple(dict.fromkeys(suite or ()))
+    recorded = [name for name in Store(results).suites() if name not in SUITES]
+    for name in own:
+        if not recorded:
+            raise UserError(f"claims: no suite of your own in {results / 'runs'}, only the package's: run {name} first")
+        if name not in recorded:
+            raise unknown("own suite", name, recorded)
+    evidence = Evidence(results, own)
+    found = judge_claims([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
+    if as_json:
+        print(json.dumps([one.as_data() for one in found], indent=1))
+        return
+    if only is not None:
+        print(plain(tables.parts(found[0])))
+        return
+    copied = copying.table(evidence)
+    audited = list(audits(evidence, (*SUITES, *own)))
+    write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
+    write_text(results / "claims" / "audit.csv", csv_text(audit_table(audited)))
+    for table in filter(None, [tables.summary(found), copied]):
+        stem = results / "claims" / table.ending
+        write_text(stem.with_suffix(".md"), markdown(table))
+        write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
+        write_text(stem.with_suffix(".csv"), csv_text(table))
+        print(plain(table))
+
+
+def _measure(results: Path, data: list[str] | None, jobs: int | None) -> None:
+    from bench.instruments.environment import usable_cores
+    from bench.studies.store import measure_studies, write_studies
+
+    out = results / "claims"
+    record = measure_studies(jobs or usable_cores() or 1, parse_data(data), out, report=lambda text: print(text, file=sys.stderr))
+    write_studies(record, out)

@@ -1,0 +1,186 @@
+"""`bench run`: execute what a suite lacks, with progress, limits and interruption."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from bench.cli.options import (
+    RESULTS,
+    Data,
+    Device,
+    Jobs,
+    Json,
+    Only,
+    Processes,
+    Results,
+    Seeds,
+    parse_data,
+    parse_device,
+    parse_seeds,
+)
+from bench.records.errors import UserError, unknown
+
+_POLL_S = 0.2
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="a suite's name (see `list`) or a Python file with SPECS")],
+    only: Only = None,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = None,
+    jobs: Jobs = None,
+    processes: Processes = 1,
+    engine: Annotated[str, typer.Option(help="where runs execute: local, inline or ray")] = "local",
+    address: Annotated[str, typer.Option(help="of the Ray cluster, for --engine ray")] = "auto",
+    limit: Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="wall-clock time that a run may take")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="host memory that a run may take")] = None,
+    checkpoint: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="time between a run's checkpoints")] = 30.0,
+    attempts: Annotated[int, typer.Option(min=1, help="times a run may be killed from outside without getting further")] = 3,
+    retry: Annotated[str | None, typer.Option(help="repeat failed runs: all, or statuses such as timeout,interrupted")] = None,
+    keep_stale: Annotated[bool, typer.Option("--keep-stale", help="records by other code or data count as done")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what a suite lacks, then write tables and figures and print the tables."""
+    from bench.cli.progress import Display
+    from bench.execution.coordinator import Coordinator, Halted, RunOptions, default_slots
+    from bench.records.spec import Limits
+    from bench.records.store import Store
+    from bench.report.report import summary, write_report
+
+    options = RunOptions(
+        limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
+        checkpoint_s=checkpoint,
+        attempts=attempts,
+        retry=_parse_retry(retry),
+        keep_stale=keep_stale,
+    )
+    with import_timeout(limit):
+        short, plan, corpora = make_plan(suite, only, seeds, device, data, processes)
+    store = Store(results)
+    with Display(quiet=as_json) as display:
+        coordinator = Coordinator(
+            plan,
+            suite=short,
+            store=store,
+            engine=_make_engine(engine, plan.specs(), jobs, address, default_slots),
+            data=corpora,
+            options=options,
+            callbacks=display.callbacks,
+        )
+        with halt_on_signals(coordinator):
+            try:
+                records = coordinator.run()
+            except Halted as halted:
+                saved = f", the state of {halted.saved} is saved" if halted.saved else ""
+                lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
+                display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
+                raise typer.Exit(130) from None
+    write_report(results)
+    if not as_json:
+        print(summary(results, short))
+        return
+    rows = [
+        {
+            **{"run_id": record.run_id, "status": record.status, "reason": record.reason},
+            **{"record": str(store.path(short, record.run_id)), "headline": record.headline},
+            "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
+        }
+        for record in records
+    ]
+    print(json.dumps({"suite": short, "runs": rows}, indent=1))
+
+
+def make_plan(
+    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int
+) -> tuple[str, Any, dict[str, Path]]:
+    """The suite's short name, its Plan, and the corpora, from options."""
+    from bench.execution.plan import Plan
+    from bench.execution.suite_loading import load_suite
+
+    corpora = parse_data(data)
+    chosen = parse_seeds(seeds) if seeds is not None else None
+    short, entries = load_suite(suite, corpora)
+    plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=parse_device(device), processes=processes)
+    plan.check_metrics()
+    return short, plan, corpora
+
+
+def _parse_retry(text: str | None) -> frozenset[Any]:
+    """`all`, or statuses separated by commas."""
+    from bench.records.record import RunStatus
+
+    failed = [status for status in get_args(RunStatus) if status != "ok"]
+    names = failed if text == "all" else [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in failed:
+            raise unknown("status to retry", name, ["all", *failed])
+    return frozenset(names)
+
+
+def _make_engine(name: str, specs: Any, jobs: int | None, address: str, slots: Any) -> Any:
+    """The engine of that name, with room for the largest of the runs."""
+    if name == "local":
+        from bench.execution.engines.local import Local
+
+        return Local(slots(specs, jobs))
+    if name == "inline":
+        from bench.execution.engines.inline import Inline
+
+        return Inline()
+    if name == "ray":
+        from bench.execution.engines.ray import Ray
+
+        gpus = max(spec.processes if spec.device == "cuda" else 0 for spec in specs)
+        return Ray(address, cores=max(spec.threads * spec.processes for spec in specs), gpus=gpus, slots=jobs)
+    raise unknown("engine", name, ("local", "inline", "ray"))
+
+
+@contextmanager
+def import_timeout(seconds: float | None) -> Iterator[None]:
+    """Raise UserError inside when the import of a user's module takes longer than that."""
+    from bench.records.source_code import importing
+
+    def check(number: int, frame: object) -> None:
+        found = importing()
+        if found is not None and time.monotonic() - found[1] > (seconds or 0.0):
+            raise UserError(f"module {found[0]} takes longer to import than --limit {seconds:g} s")
+
+    if seconds is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, check)
+    signal.setitimer(signal.ITIMER_REAL, _POLL_S, _POLL_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def halt_on_signals(coordinator: Any) -> Iterator[None]:
+    """Inside, Ctrl-C, SIGTERM and SIGHUP let the runs save their state; a second signal ends them at once.
+
+    The handler prints nothing: a closed terminal would raise, and the state would not be saved.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        if coordinator.halted:
+            raise KeyboardInterrupt
+        coordinator.halt(f"stopped by {signal.Signals(number).name}")
+
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # except those that the caller ignores, as nohup does
+    before = {number: signal.signal(number, stop) for number in handled if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

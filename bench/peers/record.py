@@ -1,0 +1,55 @@
+"""The record of the comparison with other libraries, and its tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench.instruments.contention import Contention
+from bench.instruments.environment import environment
+from bench.instruments.machine_lock import MachineLock
+from bench.peers import explicit, measure, show
+from bench.peers.libraries import installed
+from bench.peers.problems import PROBLEMS
+from bench.records.errors import UserError
+from bench.records.escape import csv_cell
+from bench.records.record import write_text
+from bench.records.side_file import PEERS
+
+
+def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
+    """Measure everything and write the record and its tables to a folder; return the record."""
+    libraries = installed()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"peers: cannot write {out}: {error.strerror}") from error
+    torch.set_num_threads(threads)
+    record: dict[str, Any] = {
+        "environment": environment("cpu", threads),
+        "libraries": {library.name: library.version for library in libraries},
+        "memory": [row for name in ("block", "large") for row in measure.memory(libraries, name)],
+        "steps": [row for name in PROBLEMS for row in measure.steps_to(libraries, name)],
+    }
+    with MachineLock().exclusive():
+        contention = Contention(threads)
+        record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
+        torch.set_num_threads(1)  # as in a run of the suites
+        record["baselines"] = explicit.baselines(rounds)
+        record["contended"] = contention.read()
+    record["harness"] = explicit.harness(rounds)  # locks the machine itself
+    write(record, out)
+    return record
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """Write the record, and each table as Markdown and, with every timed round, as CSV."""
+    write_text(out / "peers.json", json.dumps(PEERS.sealed(record), indent=1) + "\n")
+    for name, text in show.tables(record).items():
+        write_text(out / f"{name}.md", text)
+        rows = pd.DataFrame(record[name], dtype=object)
+        rounds = [column for column in rows if rows[column].map(lambda value: isinstance(value, list)).any()]
+        tidy = rows.explode(rounds) if rounds else rows
+        write_text(out / f"{name}.csv", tidy.map(csv_cell).to_csv(index=False, lineterminator="\n"))
