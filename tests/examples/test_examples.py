@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from running import run_suite
 
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.conformance.load import CONTRACTS

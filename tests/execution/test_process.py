@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from bench.execution.engines.process import GRACE_S, _Deadlines, _exit_reason, _KillReason
+from bench.execution.engines.deadlines import GRACE_S, Deadlines, KillReason
+from bench.execution.engines.process import _exit_reason
 
 
 class TestDeadlines:
@@ -15,12 +16,12 @@ class TestDeadlines:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
-    def reason(self, deadlines: _Deadlines) -> str | None:
+    def reason(self, deadlines: Deadlines) -> str | None:
         found = deadlines.kill_reason(self.now)
         return found and found.reason
 
     def test_a_wait_for_the_machine_is_not_part_of_the_time_limit(self) -> None:
-        deadlines = _Deadlines(10.0)
+        deadlines = Deadlines(10.0)
         self.now += 5
         deadlines.set_waiting(True)
         self.now += 1000
@@ -32,7 +33,7 @@ class TestDeadlines:
         assert "limit of 10 s" in str(self.reason(deadlines))
 
     def test_a_long_wait_is_reported_once(self) -> None:
-        deadlines = _Deadlines(None)
+        deadlines = Deadlines(None)
         assert not deadlines.waits_long()
         for _ in range(2):
             deadlines.set_waiting(True)
@@ -43,10 +44,10 @@ class TestDeadlines:
             deadlines.set_waiting(False)
 
     def test_only_the_first_request_to_end_counts(self) -> None:
-        deadlines = _Deadlines(None)
-        deadlines.end_soon(_KillReason("first", None))
+        deadlines = Deadlines(None)
+        deadlines.end_soon(KillReason("first", None))
         self.now += GRACE_S / 2
-        deadlines.end_soon(_KillReason("second", "crashed"))
+        deadlines.end_soon(KillReason("second", "crashed"))
         assert self.reason(deadlines) is None
         self.now += GRACE_S / 2
         assert self.reason(deadlines) == "first"

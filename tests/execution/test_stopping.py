@@ -1,11 +1,9 @@
 """Stopping a suite saves the state of its runs, even when its output is closed, and reports what was saved."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,12 +43,13 @@ SPECS = [one(0), one(1)]
 def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
     """Start the command line in its own process group; yields when its first run sleeps in its second step."""
     (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
-    locks = tempfile.mkdtemp(prefix="locks", dir="/tmp")  # the fork server's socket needs a short path
+    locks = folder / "locks"
+    locks.mkdir()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": locks, "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(locks), "COLUMNS": "200"},
         stdout=stdout,
         stderr=stderr,
         text=True,
@@ -64,7 +63,6 @@ def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Po
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        shutil.rmtree(locks)
 
 
 def saved_step(folder: Path) -> int:
