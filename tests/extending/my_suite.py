@@ -1,6 +1,6 @@
 """All four of your own beside a DEQ, its unrolling and a GRU of the package, in the same tables and figures."""
 
-from bench.records.spec import Comparison, ComponentConfig, ModelEntry, TrainConfig
+from bench import Comparison, ComponentConfig, ModelEntry, TrainConfig
 
 SPECS = [
     Comparison(
