@@ -18,8 +18,8 @@ class DEQ(Core):
     """The features of the fixed point z* = f(z*; x) of a cell; a Core, like every explicit baseline.
 
     `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: the same as `stop`). With `jacobian`, outputs in
-    training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps. A DEQ
-    is causal only to the solver's tolerance: a global solver mixes the positions of a sequence until it converges.
+    training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps.
+    A DEQ is causal only to the solver's tolerance: a global solver mixes the positions of a sequence until it converges.
     """
 
     numerics: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class DEQ(Core):
 
     @evaluation_stop.setter
     def evaluation_stop(self, stop: Stop | None) -> None:
-        """Set it; None means the current value of `stop`."""
+        """Set it; None means the value of `stop`."""
         self._evaluation_stop = stop
 
     def watch(self, watcher: Watch) -> Callable[[], None]:

@@ -33,7 +33,6 @@ class Averages(Core):
         self.layer = nn.Linear(2 * inputs, width)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Apply the layer."""
         count = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
         return Output(torch.tanh(self.layer(torch.cat((x, self.scale * x.cumsum(dim=1) / count), dim=-1))))
 
@@ -42,7 +41,6 @@ class Supervised(Averages):
     """Averages whose output is also its auxiliary output in training."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Apply the layer."""
         y = super().forward(x, memory).y
         return Output(y, auxiliary=(y,) if self.training else ())
 
@@ -68,7 +66,6 @@ class DataDependent(Averages):
     """A model whose operators depend on the values of its activations."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Apply tanh again where the mean is positive."""
         y = super().forward(x).y
         return Output(torch.tanh(y) if y.mean() > 0 else y)
 
@@ -77,7 +74,6 @@ class DataDependentBuffer(Averages):
     """A model whose operators depend on a tensor that it computed from its activations."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Apply tanh again where the mean is positive."""
         y, top = super().forward(x).y, torch.zeros(())
         top.add_(y.detach().abs().mean())
         return Output(torch.tanh(y) if top > 0 else y)
@@ -94,7 +90,6 @@ class Shift(Cell):
             self.inner.weight.mul_(gain)
 
     def bind(self, x: Tensor, memory: None = None) -> Map:
-        """Compute U x once."""
         injection = self.outer(x)
         return lambda z: torch.tanh(self.inner(nn.functional.pad(z, (0, 0, 1, 0))[:, :-1]) + injection)
 
@@ -107,11 +102,9 @@ class Halfway:
     differentiable: ClassVar[bool] = True
 
     def init(self, z: Tensor, steps: int) -> None:
-        """No memory."""
         return None
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: None) -> tuple[Tensor, None]:
-        """Average z and f(z)."""
         return torch.lerp(z, fz, self.share), None
 
 
@@ -136,12 +129,10 @@ class Echo(Task):
             number += 1
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Cross-entropy and accuracy."""
         losses = nn.functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten(), reduction="sum")
         return {"loss": (losses, targets.numel()), "hits": ((logits.argmax(-1) == targets).sum().double(), targets.numel())}
 
     def fingerprint(self) -> str:
-        """The settings determine the data."""
         return f"echo {self.vocabulary} {self.length}"
 
 

@@ -19,7 +19,7 @@ from bench.report.console import PlainConsole
 
 
 class _Stderr:
-    """Standard error that may be closed (the terminal, or a `tee` that Ctrl-C ended): output is then dropped and the runs go on."""
+    """Standard error; drops output once it is closed (a terminal, or a `tee` that Ctrl-C ended), so that the runs go on."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -35,7 +35,7 @@ class _Stderr:
 
 
 class Display:
-    """Show a suite's progress; nothing with `quiet`. One bar for the suite, with an estimate of the time left, and one a run."""
+    """Show a suite's progress unless `quiet`: a bar for the suite, with the time left, and a bar for each run."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = PlainConsole(file=cast("IO[str]", _Stderr()))
@@ -60,14 +60,14 @@ class Display:
 
     @property
     def callbacks(self) -> Callbacks:
-        """What the coordinator calls."""
+        """The callbacks for the coordinator."""
         return Callbacks(
             stage=self._stage,
             started=self._started,
             progress=self._progress,
-            resumed=lambda job, reason: self.print(f"{_name(job)}: {reason}; taken up again"),
+            resumed=lambda job, reason: self.print(f"{_name(job)}: {reason}; resumed"),
             recorded=self._recorded,
-            stopping=lambda reason: self.print(f"{reason}: the runs under way save their state (again: they end at once)"),
+            stopping=lambda reason: self.print(f"{reason}: the running runs save their state (a second signal ends them at once)"),
             held_elsewhere=self._held_elsewhere,
         )
 
@@ -83,7 +83,7 @@ class Display:
         self.print(f"{kind}: {stage.recorded} of {stage.wanted} recorded" + (f", {stage.missing} to do" if stage.missing else ""))
         if stage.stale:
             reasons = "; ".join(stage.reasons[:4])
-            self.print(f"  {stage.stale} of these have a stale record: {reasons} (--keep-stale takes them as they are)")
+            self.print(f"  {stage.stale} of these have a stale record: {reasons} (--keep-stale accepts them)")
         self._since = time.monotonic()
         if self._bars is not None and stage.missing:
             if self._suite_bar is not None:
@@ -98,14 +98,14 @@ class Display:
         run_id, name = event.job.run_id, _name(event.job)
         if event.waiting and run_id not in self._waiting:
             self._waiting.add(run_id)
-            self.print(f"{name}: waiting for the machine, which another timing has (--limit does not count this)")
+            self.print(f"{name}: waiting for another timing on this machine (not counted by --limit)")
         if self._bars is not None and run_id in self._run_bars:
             loss = f" · loss {event.loss:.4g}" if event.loss is not None else ""
             self._bars.update(self._run_bars[run_id], completed=event.done, description=name + loss)
 
     def _held_elsewhere(self, number: int) -> None:
         if number == 1:
-            self.print("some runs are being made by another process on these results: waiting for its records")
+            self.print("another process executes some of these runs: waiting for its records")
 
     def _recorded(self, record: Record, number: int, missing: int) -> None:
         if self._bars is not None:
@@ -121,7 +121,7 @@ class Display:
 
 
 def _outcome(record: Record, spec: RunSpec) -> str:
-    """The run's headline score, or how it failed; a run that was stopped in its last probes has a score all the same."""
+    """The run's headline score, or how it failed, even where it has a score."""
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
     split = "valid" if spec.role == "trial" else "test"

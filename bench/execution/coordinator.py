@@ -132,7 +132,7 @@ class Coordinator:
             run_id, found = identity.run_id(spec.key), ids_by_key.get(spec.key, [])
             if run_id in found and self.load(spec, run_id):
                 continue
-            others = self.store.read_sound(self.suite, [one for one in found if one != run_id])
+            others = self.store.read_valid(self.suite, [one for one in found if one != run_id])
             if others and self.options.keep_stale:
                 self.records[spec.key] = max(others, key=order)
                 continue

@@ -21,19 +21,23 @@ def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "
     Another integer `setting` (an FFN's inner width, say) can stand for the width. Sizes that the model refuses (not a multiple of
     its heads, say) are skipped. The count is assumed to grow with the size.
     """
-    low, near = 1, _accepted(model, vocabulary, 1, setting)
-    while near[1] < budget:
-        low = near[0]
-        if 2 * low > _LARGEST:
+    low, high = (0, 0), _accepted(model, vocabulary, 1, setting)
+    while high[1] < budget:
+        low = high
+        if 2 * low[0] > _LARGEST:
             raise UserError(f"no {setting} of model {model.name!r} reaches {budget} parameters")
-        near = _accepted(model, vocabulary, 2 * low, setting)
-    best = near
-    while low < near[0]:
-        size, count = _accepted(model, vocabulary, low, setting)
-        best = min(best, (size, count), key=lambda one: (abs(one[1] - budget), one[0]))
-        if count > budget:
-            break
-        low = size + 1
+        high = _accepted(model, vocabulary, 2 * low[0], setting)
+    end = high[0]  # the model accepts no size from here to `high`
+    while low[0] + 1 < end:
+        middle = (low[0] + end) // 2
+        found = _accepted(model, vocabulary, middle, setting)
+        if found[0] >= end:
+            end = middle
+        elif found[1] < budget:
+            low = found
+        else:
+            high, end = found, found[0]
+    best = min((one for one in (low, high) if one[0]), key=lambda one: (abs(one[1] - budget), one[0]))
     size, count = best
     if abs(count - budget) > TOLERANCE * budget:
         raise UserError(

@@ -119,7 +119,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
 
     heads = {head.run_id: head for head in store.heads(suite)}
     trials = {identity(spec).run_id(spec.key): spec for spec in plan.trials()}
-    records = {record.spec.key: record for record in store.read_sound(suite, [run_id for run_id in trials if run_id in heads])}
+    records = {record.spec.key: record for record in store.read_valid(suite, [run_id for run_id in trials if run_id in heads])}
     ready = all(spec.key in records for spec in trials.values())
     finals = plan.finals(records) if ready else []
     unknown = 0 if ready else plan.wanted()  # final runs whose rate no trial has chosen yet
@@ -132,10 +132,10 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
     reasons = {
         reason
         for spec in stale
-        for record in store.read_sound(suite, old[spec.key])
+        for record in store.read_valid(suite, old[spec.key])
         for reason in record.identity.differs(identity(spec))
     }
-    recorded = store.read_sound(suite, [head.run_id for head in done])
+    recorded = store.read_valid(suite, [head.run_id for head in done])
     older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
     return SuiteStatus(
         wanted=len(specs) + unknown,

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear line and exit status 2, never a traceback."""
+"""Errors that a user can correct, each shown as one line, and the classification of exceptions."""
 
 import errno
 from collections.abc import Iterable
@@ -7,42 +7,42 @@ from typing import Literal
 
 from bench.records import escape
 
-LONGEST = 2000  # characters of a message: an exception of a user's may bring 50 MB
+LONGEST = 2000  # characters of a message: a user's exception may hold 50 MB
 
 
 class UserError(Exception):
-    """A wrong call, file or option; its message, one line, names the value and what is allowed."""
+    """A wrong call, file or option; the message is one line that names the value and what is allowed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class CodeError(UserError):
-    """The user's own code failed on import: before the runs a UserError like any other, in a run its outcome."""
+    """The user's code failed on import: inside a run this is the run's outcome, elsewhere a UserError like any other."""
 
 
 class LeftOut(UserWarning):
-    """Something damaged, or that does not belong where it lies, is left out of what is shown; one line."""
+    """A damaged or misplaced file is left out; one line."""
 
 
 def shortened(text: str) -> str:
-    """The text, its middle cut to leave at most `LONGEST` characters, in characters that any encoding of Unicode can hold."""
+    """Cut the middle of a text to leave at most `LONGEST` characters, and escape what UTF-8 cannot encode."""
     if len(text) > LONGEST:
         cut, kept = f" [... {len(text):,} characters in all ...] ", LONGEST // 2 - 30
         text = text[:kept] + cut + text[-kept:]
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes that are no characters become four each or more
+    except UnicodeEncodeError:  # escaping makes it longer
         return shortened(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return text
 
 
 def one_line(text: str) -> str:
-    """The text as one visible line, `shortened`: a user's exception may have several lines."""
+    """The text as one visible line, shortened."""
     return escape.one_line(shortened(text))
 
 
-# How an allocation that failed is worded where no type says it: torch on the host, C++, the kernel, cuBLAS and its like, oneDNN.
+# Messages of a failed allocation that has no type of its own: torch on the host, C++, the kernel, cuBLAS, oneDNN.
 _EXHAUSTED = (
     *("out of memory", "defaultcpuallocator", "not enough memory", "bad_alloc", "cannot allocate memory", "can't allocate memory"),
     *("alloc_failed", "failed to allocate", "unable to allocate", "memory allocation failure", "memory allocation failed"),
@@ -57,10 +57,7 @@ def says_out_of_memory(text: str) -> bool:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What says that memory ran out, in a line: the exception, one that it was raised from or while handling, or one of its group.
-
-    None where nothing does.
-    """
+    """The line that reports exhausted memory, of an exception, its causes and contexts, or a group's members; None without one."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
@@ -69,9 +66,9 @@ def out_of_memory(error: BaseException) -> str | None:
             continue
         seen.add(id(one))
         text = str(one)
-        wordy = isinstance(one, (RuntimeError, ImportError, SystemError)) and says_out_of_memory(text)
-        named = "OutOfMemory" in type(one).__name__ or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
-        if isinstance(one, MemoryError) or named or wordy:
+        by_text = isinstance(one, (RuntimeError, ImportError, SystemError)) and says_out_of_memory(text)
+        by_type = isinstance(one, MemoryError) or "OutOfMemory" in type(one).__name__
+        if by_type or by_text or (isinstance(one, OSError) and one.errno == errno.ENOMEM):
             return one_line(text.strip().splitlines()[0]) if text.strip() else "no detail"
         waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__]
         if isinstance(one, BaseExceptionGroup):
@@ -80,7 +77,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def failure(error: BaseException) -> tuple[Literal["oom", "crashed"], str]:
-    """How a run ended that raised this: its status and, in a line, why."""
+    """The status of a run that raised this, and the reason in one line."""
     found = out_of_memory(error)
     if found is not None:
         return "oom", f"out of memory: {found}"
@@ -88,8 +85,8 @@ def failure(error: BaseException) -> tuple[Literal["oom", "crashed"], str]:
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
-    """A UserError for a name that is not among the allowed ones, with the nearest one suggested."""
+    """A UserError for a name that is not allowed, with the nearest allowed one suggested."""
     names = sorted(allowed)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}".replace("' Allowed", "'. Allowed"))
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return UserError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}")

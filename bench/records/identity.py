@@ -1,9 +1,9 @@
-"""What decides a run's numbers beside its RunSpec: its data, numerics versions, the user's code and part of the environment.
+"""The Identity of a run: what determines its numbers besides the RunSpec. A run's id is a hash of both.
 
-A run's id is the hash of the RunSpec and of all these, so that a record is what it says or another record. Of the project's own
-code only declared versions count: each solver, adjoint, cell, core, task and the trainer has an integer `numerics` that is raised
-by hand when its numbers change (`python -m bench golden` fails when they change and it was not). A user's module counts by a digest
-of its code that comments, layout and docstrings do not change. Needs no torch.
+It holds the data, numerics versions, the user's code and part of the environment. The project's own code counts by declared
+versions only: each solver, adjoint, cell, core, task and the trainer has an integer `numerics`, raised by hand when its numbers
+change (`python -m bench golden` fails if it was not). A user's module counts by a digest that comments, layout and docstrings do
+not change.
 """
 
 import ast
@@ -30,7 +30,7 @@ _PACKAGES = ("numpy", "torchdiffeq")
 
 
 class Identity(BaseModel):
-    """SHA-256 of the data, numerics versions by class, digests of the user's modules, and the environment that decides digits."""
+    """SHA-256 of the data, numerics versions by class, digests of the user's modules, and the numeric environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,15 +41,15 @@ class Identity(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of all of it."""
+        """SHA-256 of all fields, in hex."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
     def run_id(self, key: str) -> str:
-        """The id of the run that a RunSpec's key names, made from this: `<key>-<12 hex digits>`."""
+        """The run id for a RunSpec's key: `<key>-<12 hex digits>`."""
         return f"{key}-{self.digest[:12]}"
 
     def differs(self, other: "Identity") -> list[str]:
-        """What is not the same in the other, in words: `numerics of Anderson 1 (here 2)`, `data`, `torch 2.12 (here 2.13)`."""
+        """The differences, such as `numerics of Anderson 1 (here 2)`, `data`, `torch 2.12 (here 2.13)`."""
         found = ["data"] if self.data != other.data else []
         changed = sorted(name for name in {*self.code, *other.code} if self.code.get(name) != other.code.get(name))
         if changed:
@@ -67,12 +67,12 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple
 
 
 def first_of(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
+    """The first three names and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def decisive(environment: Mapping[str, Any]) -> dict[str, str | None]:
-    """What of a record's environment decides digits: versions, kernels, device; not how many cores, nor the processor's name."""
+def numeric_environment(environment: Mapping[str, Any]) -> dict[str, str | None]:
+    """The part of a record's environment that changes digits: versions, kernels, device; not the number of cores or their name."""
     found = {name: environment.get(name) for name in _PLAIN}
     found["python"] = ".".join(str(found["python"]).split(".")[:2])
     found |= {name: environment.get("packages", {}).get(name) for name in _PACKAGES}
@@ -84,24 +84,24 @@ def decisive(environment: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def versions_and_code(makers: Iterable[Callable[..., Any]], things: Iterable[object]) -> tuple[dict[str, int], dict[str, str]]:
-    """The numerics versions that the classes of the things and of their parts declare, and digests of the user's modules.
+    """The numerics versions of the classes of all things and their parts, and digests of the user's modules.
 
-    Keys are class names, `module:Class` for a user's. UserError for a class that is defined in the program itself.
+    Keys are class names, `module:Class` for a user's. UserError for a class of the main program.
     """
     classes = _classes_of(things)
     modules = {kind.__module__ for kind in classes} | {maker.__module__ for maker in makers}
-    if "__main__" in modules:  # another process cannot import it, and an edited cell of a notebook leaves no trace
-        raise UserError("a model or task is defined in the program itself (__main__): put it in a module of its own, and import it")
+    if "__main__" in modules:  # other processes cannot import it
+        raise UserError("a model or task is defined in the program itself (__main__): move it to a module and import it")
     versions = {
         kind.__name__ if is_ours(kind.__module__) else f"{kind.__module__}:{kind.__qualname__}": int(vars(kind)["numerics"])
         for kind in classes
         if "numerics" in vars(kind)
     }
-    return versions, {name: digest_of(name) for name in _closure(modules, lambda name: not is_ours(name))}
+    return versions, {name: digest_of(name) for name in _with_imports(modules)}
 
 
 def _classes_of(things: Iterable[object]) -> set[type]:
-    """The classes of the project and the user that the things, their parts and their parts' ancestors are of."""
+    """The classes, with ancestors, of the things and their parts, as far as they are the project's or the user's."""
     found: set[type] = set()
     seen: set[int] = set()
     waiting = list(things)
@@ -123,7 +123,7 @@ def _classes_of(things: Iterable[object]) -> set[type]:
 
 @cache
 def project_code() -> Mapping[str, str]:
-    """Digests of the project's modules that a run may import. A record keeps them as its provenance; no id depends on them."""
+    """Digests of the project's modules that a run may import; provenance of a record, not part of its id."""
     root = Path(__file__).parents[2]
     files = sorted(path for package in _PACKAGES_OF_A_RUN for path in root.glob(f"{package}/*.py"))
     names = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in files]
@@ -132,32 +132,32 @@ def project_code() -> Mapping[str, str]:
 
 
 def project_digest() -> str:
-    """One digest of all of them: machines of a cluster must have the same."""
+    """One digest of `project_code`, which all machines of a cluster must share."""
     return hashlib.sha256(json.dumps(dict(project_code())).encode()).hexdigest()[:12]
 
 
 def changed_modules(code: Mapping[str, str]) -> list[str]:
-    """The modules of the project, of those with recorded digests, whose code here is another."""
+    """The modules whose code here differs from the recorded digests."""
     here = project_code()
     return sorted(name for name, digest in code.items() if here.get(name) != digest)
 
 
 def code_here(names: Iterable[str]) -> dict[str, str]:
-    """The digests, in this process, of the modules that an Identity names; imports none of them."""
+    """The digests of these modules in this process, without importing them."""
     return {name: digest_of(name) for name in names}
 
 
-def _closure(modules: Iterable[str], within: Callable[[str], bool]) -> set[str]:
-    """The modules and all of the project's or the user's that they import, directly or not, as far as they lie `within`."""
+def _with_imports(modules: Iterable[str]) -> set[str]:
+    """The user's modules among these, and those that they import, directly or not."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or not within(name) or source_of(name) is None:
+        if name in found or is_ours(name) or source_of(name) is None:
             continue
         found.add(name)
         waiting += _imports(name, source_of(name))
-        if "." in name:  # its package's own code runs before it
+        if "." in name:  # its package is imported first
             waiting.append(name.rpartition(".")[0])
     return found
 
@@ -166,7 +166,8 @@ def _closure(modules: Iterable[str], within: Callable[[str], bool]) -> set[str]:
 def _imports(module: str, source: Source | None) -> frozenset[str]:
     """The modules that a module may import: of `from a import b` both a and a.b."""
     found: set[str] = set()
-    package = module if _is_package(source) else module.rpartition(".")[0]
+    is_package = source is not None and PurePath(source.path).name == "__init__.py"
+    package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -175,10 +176,6 @@ def _imports(module: str, source: Source | None) -> frozenset[str]:
             origin = importlib.util.resolve_name("." * node.level + name, package) if node.level else name
             found.update((origin, *(f"{origin}.{alias.name}" for alias in node.names)))
     return frozenset(found - {module})
-
-
-def _is_package(source: Source | None) -> bool:
-    return source is not None and PurePath(source.path).name == "__init__.py"
 
 
 @cache
@@ -190,31 +187,28 @@ def _tree(source: Source | None) -> ast.Module:
 
 
 def digest_of(module: str) -> str:
-    """The digest of a module's code by its meaning, or, where it is compiled code, of its bytes."""
+    """The digest of a module's syntax tree, or of its bytes where it is compiled code."""
     return _digest_of_source(source_of(module))
 
 
 @cache
 def _digest_of_source(source: Source | None) -> str:
     if source is None or source.path.endswith(".py"):
-        return hashlib.sha256(json.dumps(_meaning(_tree(source))).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(_plain_tree(_tree(source))).encode()).hexdigest()[:12]
     return hashlib.sha256(source.content).hexdigest()[:12]
 
 
-def _meaning(node: Any) -> Any:
-    """A syntax tree as plain lists, without positions, docstrings and what newer Pythons add where it is empty."""
+def _plain_tree(node: Any) -> Any:
+    """A syntax tree as plain lists, without positions, docstrings and empty fields, which newer Pythons add."""
     if isinstance(node, list):
-        return [_meaning(item) for item in node]
+        return [_plain_tree(item) for item in node]
     if not isinstance(node, ast.AST):
         return node if isinstance(node, (str, int, bool, type(None))) else repr(node)
     fields = {}
     for name, value in ast.iter_fields(node):
-        if name == "body" and isinstance(value, list) and value and _is_docstring(value[0]):
-            value = value[1:]
+        if name == "body" and isinstance(value, list) and value and isinstance(value[0], ast.Expr):
+            first = value[0].value
+            value = value[1:] if isinstance(first, ast.Constant) and isinstance(first.value, str) else value
         if value not in (None, []) and name not in ("type_ignores", "kind"):
-            fields[name] = _meaning(value)
+            fields[name] = _plain_tree(value)
     return [type(node).__name__, fields]
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,4 +1,4 @@
-"""What a score means: its unit, its direction and, where known, where it starts and ends."""
+"""Describe a task's score."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A score's unit, its direction and, where known, what a memoryless guess (chance) and the optimum (floor) reach."""
+    """A score's unit, its direction and, where known, the scores of a guess without memory (chance) and of the best predictor."""
 
     unit: str
     better: Literal["lower", "higher"]

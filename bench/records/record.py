@@ -1,11 +1,10 @@
-"""A run exists if and only if its Record, one JSON file, exists.
+"""The Record of a run and its JSON file. A run exists if and only if its record exists.
 
-A Record holds what was asked (the RunSpec), what its numbers come from (the Identity), what happened (status and why), what was
-measured (Measures, each with its unit, method and scope, or null with a reason) and where (the environment). It is written once,
-atomically, and never changed. A file opens with what a listing needs, so that a listing reads no further.
+A Record holds the RunSpec, the Identity, the status with its reason, the Measures (each with unit, method and scope, or null with
+a reason) and the environment. It is written once, atomically, and never changed.
 
-A file has two digests, of its opening lines and of all its content, so that a changed digit is found. They are of the content, not
-of the bytes: other line ends or another layout change nothing. Files that were written before there were digests have none.
+The first lines of a file hold its Head, so that a listing reads no further. Two digests, of the Head and of all content, reveal a
+changed digit; line ends and layout do not count. Files of older versions have no digests.
 """
 
 import datetime
@@ -26,13 +25,12 @@ from bench.records.spec import RunSpec
 
 SCHEMA = 3
 RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
-# Why something failed or is missing; cut to a length that can be kept and shown, where it is made.
 Reason = Annotated[str | None, BeforeValidator(lambda text: shortened(text) if isinstance(text, str) else text)]
 DIGESTS = ("head_digest", "digest")
 
 
 class Measure(BaseModel):
-    """One measured quantity: a value with its unit, how it was obtained and over what, or null and the reason why."""
+    """A measured quantity: its value, or null and a reason; unit, method, and scope (what it is measured over)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,19 +43,19 @@ class Measure(BaseModel):
     @model_validator(mode="after")
     def _null_has_a_reason(self) -> "Measure":
         if self.value is None and not self.reason:
-            raise ValueError("a measure without a value needs a reason (why)")
+            raise ValueError("a measure without a value needs a reason")
         return self
 
 
 def measured(value: float | int | None, unit: str, method: str, scope: str, reason: str | None = None) -> Measure:
-    """A Measure whose non-finite value becomes null with that as its reason: JSON has no NaN, and a table must not hide one."""
+    """Build a Measure; a value that is not finite, which JSON cannot hold, becomes null with that as its reason."""
     if value is not None and not math.isfinite(value):
         return Measure(value=None, unit=unit, method=method, scope=scope, reason=reason or f"not finite ({value})")
     return Measure(value=value, unit=unit, method=method, scope=scope, reason=reason)
 
 
 class CurvePoint(BaseModel):
-    """One point of a learning curve. Losses are in nats; `seconds` counts training steps alone, never evaluation."""
+    """A point of a learning curve. Losses are in nats; `seconds` is the time of the training steps, without evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -71,11 +69,10 @@ class CurvePoint(BaseModel):
 
 
 class Record(BaseModel):
-    """What one run asked, did and measured; `elapsed_s` is its wall time, every restart's work included.
+    """The settings, outcome and measures of a run; `elapsed_s` is its wall time, restarts included.
 
-    `metrics` says what the task's scores mean (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`) and
-    `headline` which one ranks models; `probes` holds curves that are not over training (memory against depth, residual against
-    NFE).
+    `metrics` describes the task's scores (measures `test_<name>`, `valid_<name>`, and the names in the curve's `valid`); models are
+    ranked by the `headline`. `probes` holds curves over something else than training (memory by depth, residual by NFE).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -99,7 +96,7 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _digests_fit(cls, data: Any) -> Any:
-        """Whatever is read from a record's text is what was written; content without digests is older than they are."""
+        """Check the digests of a record's text, unless an older version wrote it without any."""
         if not isinstance(data, dict) or not data.keys() & set(DIGESTS):
             return data
         rest = {name: value for name, value in data.items() if name not in DIGESTS}
@@ -110,20 +107,20 @@ class Record(BaseModel):
     @model_validator(mode="after")
     def _failure_has_a_reason(self) -> "Record":
         if self.status != "ok" and not self.reason:
-            raise ValueError(f"a run with status {self.status} needs a reason (why)")
+            raise ValueError(f"a run with status {self.status} needs a reason")
         return self
 
     def value(self, name: str) -> float | None:
-        """The value of a measure, or None where it is absent or null."""
+        """The value of a measure; None where the measure is absent or null."""
         measure = self.measures.get(name)
         return None if measure is None else measure.value
 
 
 def order(record: Record) -> int:
-    """Where a record stands among those of one RunSpec: as its store has noted it, or else by the time that it gives."""
-    noted = record.provenance.get("order")
-    if type(noted) is int:
-        return noted
+    """The sort key of a record among those of one RunSpec: the number its store gave it, or else its time."""
+    number = record.provenance.get("order")
+    if type(number) is int:
+        return number
     try:
         return int(1000 * datetime.datetime.fromisoformat(str(record.provenance.get("finished"))).timestamp())
     except (ValueError, OverflowError):
@@ -131,10 +128,7 @@ def order(record: Record) -> int:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file whole or not at all (a temporary neighbour, fsync, rename); raise UserError when the disk refuses.
-
-    The file may be read by whom the process's umask lets read.
-    """
+    """Write a file atomically (temporary file, fsync, rename), with the process's umask; UserError where the system refuses."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,12 +147,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As write_bytes, for text: UTF-8, lines ended as they are."""
+    """Write text as UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 class Head(BaseModel):
-    """How a run ended, read from the opening lines of its record."""
+    """How a run ended: the first lines of its record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -175,7 +169,7 @@ _HEAD_BYTES = 4096
 
 
 def head_of(record: Record) -> Head:
-    """What a record's Head says."""
+    """The Head of a record."""
     return Head(**{name: getattr(record, name) for name in _HEAD})
 
 
@@ -185,12 +179,12 @@ def _digest(content: Any) -> str:
 
 
 def _digests(data: dict[str, Any]) -> dict[str, str]:
-    """The digests of a record's content: of what its Head says, and of all."""
+    """The digests of a record's content: of its Head, and of all."""
     return dict(zip(DIGESTS, (_digest({name: data.get(name) for name in _HEAD}), _digest(data)), strict=True))
 
 
 def record_text(record: Record) -> str:
-    """The record as indented JSON: the fields of its Head first, a line each, and the digests; then the others, sorted."""
+    """The record as indented JSON: first the fields of its Head and the digests, a line each, then the others, sorted."""
     data = record.model_dump(mode="json")
     head = {name: data[name] for name in _HEAD} | _digests(data)
     rest = {name: value for name, value in data.items() if name not in head}
@@ -205,33 +199,36 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_head(path: Path) -> Head | None:
-    """How the run ended, without reading all of its record; None where the file does not begin as a record does."""
+    """Read the Head of a record without the rest; None where the file does not begin as a record does."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             start = file.read(_HEAD_BYTES)
-            while start.count(b"\n") <= len(_HEAD) + 1 and (more := file.read(_HEAD_BYTES)):  # an old reason may be long
+            while start.count(b"\n") <= len(_HEAD) + 1 and (
+                more := file.read(_HEAD_BYTES)
+            ):  # older versions did not shorten reasons
                 start += more
         lines = start.split(b"\n")[1 : len(_HEAD) + 2]
-        said = _parsed(b"{" + b"".join(lines).rstrip(b", \r") + b"}") if b'"head_digest"' in lines[-1] else None
-        if said is not None and said.pop("head_digest") != _digest(said):
-            return None
+        if b'"head_digest"' in lines[-1]:
+            content = _parsed(b"{" + b"".join(lines).rstrip(b", \r") + b"}")
+            if content.pop("head_digest") != _digest(content):
+                return None
         return Head.model_validate_json(b"{" + b"".join(lines[:-1]).rstrip(b", \r") + b"}")
     except (OSError, ValueError, IndexError):
         return None
 
 
 def _parsed(text: str | bytes) -> Any:
-    """The content of a JSON text; ValueError for what is none, NaN and infinity among it."""
-    return json.loads(text, parse_constant=_no_number)
+    """Parse JSON; ValueError for NaN and infinity too."""
 
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    return json.loads(text, parse_constant=refuse)
 
 
 def read_record(path: Path) -> Record:
-    """Read one record; raise UserError, naming the file and the first thing wrong, where it is damaged or of another schema."""
+    """Read a record; UserError with the file and the first fault where it is damaged or of another schema."""
     try:
         if path.is_symlink():
             raise ValueError("a link, not a file")
@@ -250,8 +247,8 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged record ({error}); move it away or delete it to run it again") from error
     if record.run_id != path.stem:
-        raise UserError(f"{path}: holds run {record.run_id}, not the run that its name says; move it away")
-    told = record.identity.run_id(record.spec.key)
-    if told != record.run_id:
-        raise UserError(f"{path}: its content is that of run {told}; move it away or delete it to run it again")
+        raise UserError(f"{path}: holds run {record.run_id}, not the run of its name; move it away")
+    computed = record.identity.run_id(record.spec.key)
+    if computed != record.run_id:
+        raise UserError(f"{path}: its content is that of run {computed}; move it away or delete it to run it again")
     return record

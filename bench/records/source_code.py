@@ -1,9 +1,8 @@
-"""The source code that this process has imported: the project's modules and the user's, as bytes.
+"""Keep the source code of the project's and the user's modules as this process imported it.
 
-A run's id has digests of the user's modules: an edit while a matrix runs must not give later runs other numbers under one id. The
-bytes that are compiled are kept here and digested (`bench.records.identity`). A job carries the user's modules to the process that
-executes it, which imports those, not what the files hold by then. Cached bytecode is not used: it is stale after two edits within
-a second.
+A run's id contains digests of the user's modules; an edit while a suite runs must not give later runs other numbers under the same
+id. So the compiled bytes are kept here and digested (`bench.records.identity`), and a job carries the user's modules to the process
+that executes it. Cached bytecode is not used: it is stale after two edits within a second.
 """
 
 import importlib.util
@@ -28,18 +27,18 @@ class Source(NamedTuple):
 
 
 _imported: dict[str, Source] = {}  # what was compiled
-_fixed: dict[str, Source] = {}  # what the module's first import is to compile
-_importing: list[tuple[str, float]] = []  # of the user's, and since when
+_fixed: dict[str, Source] = {}  # what a later import will compile
+_importing: list[tuple[str, float]] = []  # the user's modules under import, and since when
 _loads = 0
 
 
 def loads() -> int:
-    """How many imports of such modules there have been: what was found out about them holds until the next."""
+    """The number of imports so far; a cache of what depends on imported modules is valid until the next."""
     return _loads
 
 
 def importing() -> tuple[str, float] | None:
-    """The user's module whose code runs now because it is imported, and since when (monotonic); None where none is."""
+    """The user's module that is being imported and since when (time.monotonic); None without one."""
     return _importing[0] if _importing else None
 
 
@@ -49,9 +48,9 @@ def is_ours(module: str) -> bool:
 
 
 def source_of(module: str) -> Source | None:
-    """The source that this process has imported for a module of the project or the user, or would; None for any other module.
+    """The source of a module of the project or the user, as imported or as a later import will compile it; None for other modules.
 
-    A module that is yet to be imported is fixed by this: its import compiles what was returned. UserError where it cannot be read.
+    UserError where it cannot be read.
     """
     found = _imported.get(module) or _fixed.get(module)
     if found is None:
@@ -64,18 +63,18 @@ def source_of(module: str) -> Source | None:
 
 
 def users(modules: Iterable[str]) -> dict[str, Source]:
-    """The sources of the user's modules, those that are compiled left out."""
+    """The sources of the user's modules, without compiled ones."""
     found = {name: source_of(name) for name in modules}
     return {name: source for name, source in found.items() if source is not None and source.path.endswith(".py")}
 
 
 def fix(sources: Mapping[str, Source]) -> None:
-    """Let imports that are yet to come compile these sources, whatever the files hold by then."""
+    """Make later imports compile these sources instead of the files."""
     _fixed.update({name: source for name, source in sources.items() if name not in _imported})
 
 
 class _Loader(SourceFileLoader):
-    """Compiles a module from its source, fixed or read now, and keeps that."""
+    """Compile a module from its fixed source or its file, and keep the source."""
 
     def get_code(self, fullname: str) -> Any:
         global _loads
@@ -96,7 +95,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds what the finders after it find, and has ours and the user's modules loaded by the loader above."""
+    """Find what the later finders find; load the project's and the user's modules by `_Loader`."""
 
     @classmethod
     def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -113,10 +112,10 @@ class _Finder:
 
 
 def install() -> None:
-    """Keep the source of what is imported from now on; once in a process."""
+    """Keep the source of later imports; a second call does nothing."""
     if _Finder not in sys.meta_path:
         names = [getattr(finder, "__name__", "") for finder in sys.meta_path]
-        # Not first: pytest's own finder rewrites the modules of tests.
+        # After pytest's finder, which rewrites the modules of tests.
         sys.meta_path.insert(names.index("PathFinder") if "PathFinder" in names else len(names), _Finder)
 
 
@@ -126,14 +125,14 @@ def _file(module: str) -> str | None:
     if file is None:
         try:
             spec = importlib.util.find_spec(module)
-        except Exception:  # a package above it may fail in any way when it is imported
+        except Exception:  # its parent package may fail on import
             return None
         file = spec.origin if spec is not None else None
     return file if file is not None and _counts(module, file) else None
 
 
 def _counts(module: str, file: str) -> bool:
-    """Whether the module is the project's or the user's, and not the standard library's, an installed package's or built in."""
+    """Whether the module is the project's or the user's: not built in, of the standard library or an installed package."""
     if not file.endswith(tuple(all_suffixes())):
         return False
     top, parts = module.partition(".")[0], Path(file).parts
@@ -143,9 +142,9 @@ def _counts(module: str, file: str) -> bool:
 def _read(module: str, file: str) -> bytes:
     with suppress(OSError):
         return Path(file).read_bytes()
-    loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)  # a zip file's, say
+    loader = getattr(getattr(sys.modules.get(module), "__spec__", None), "loader", None)  # of a zip file
     with suppress(ImportError, AttributeError):
         return str(loader.get_source(module)).encode()  # type: ignore[union-attr]
-    from bench.records.errors import UserError  # imported with the others, from a source that is kept
+    from bench.records.errors import UserError  # imported by the installed loader, so that its source is kept too
 
-    raise UserError(f"the code of module {module} cannot be read ({file}): a run's id could not say what the run came from")
+    raise UserError(f"the code of module {module} cannot be read ({file}): a run's id needs it")

@@ -1,4 +1,4 @@
-"""A RunSpec says everything that decides a run's numbers, and nothing else; its id is the hash of its content."""
+"""The specification of runs: RunSpec for one run, Comparison for models on equal terms."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ class _Frozen(BaseModel):
 
 
 class ComponentConfig(_Frozen):
-    """A catalog entry (or a dotted path `package.module:attribute`) with its settings."""
+    """A registered name (or a dotted path `package.module:attribute`) with its settings."""
 
     name: str
     settings: Settings = Field(default_factory=dict)
 
 
 class TrainConfig(_Frozen):
-    """How a model is trained: AdamW, linear warm-up then cosine to zero, gradient norm clipped. Token budget: steps * batch * T."""
+    """The training: AdamW, linear warm-up then cosine decay to zero, clipped gradient norm. Token budget: steps * batch * T."""
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -49,22 +49,22 @@ class TrainConfig(_Frozen):
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=0.25, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    evaluate_every: int = Field(default=0, ge=0, description="validation every so many steps; 0: at the end only")
+    evaluate_every: int = Field(default=0, ge=0, description="steps between validations; 0: only at the end")
     evaluation_batch: int = Field(
         default=128, gt=0, description="sequences at a time in validation and test; no score depends on it"
     )
-    carry: bool = Field(default=False, description="hand each batch's memory to the next; for tasks whose batches continue")
+    carry: bool = Field(default=False, description="pass each batch's memory to the next; for tasks whose batches continue")
 
 
 class Recipe(_Frozen):
-    """What one model's training adds to the common schedule, as its authors train it. Schedules run over all training steps.
+    """What one model's training adds to the common schedule, as in its paper. A part that the model cannot use is an error.
 
-    The first `pretrain_steps` train each DEQ's cell unrolled `pretrain_depth` times (shallow, weight-tied, backpropagated), then
-    the DEQ takes over. `rtol` and `steps` are the forward solve's tolerance and cap at the start, `backward_steps` the backward
-    solve's cap: they go to the model's own by the end, the first geometrically, the caps linearly; with `hold` they hold over that
-    share of the training, and the model's own after it. `jacobian` weighs Hutchinson's estimate of the Jacobian's norm, added with
-    `jacobian_probability` a step; it goes linearly to `jacobian_final`. `auxiliary` weighs deep supervision, of a TrellisNet
-    (or a user's own Core) with auxiliary features. A part that a model has no use for is an error.
+    The first `pretrain_steps` train each DEQ's cell unrolled `pretrain_depth` times by backpropagation. `rtol` and `steps` are the
+    initial tolerance and cap of the forward solve, `backward_steps` the initial cap of the backward solve; over the training they
+    change to the model's own values, the tolerance geometrically, the caps linearly, or, with `hold`, at once after that share of
+    the steps. `jacobian` is the weight of Hutchinson's estimate of the Jacobian's norm, added with `jacobian_probability` a step;
+    it changes linearly to `jacobian_final`. `auxiliary` is the weight of deep supervision, for a TrellisNet (or a user's Core)
+    with auxiliary features.
     """
 
     pretrain_steps: int = Field(default=0, ge=0)
@@ -79,19 +79,19 @@ class Recipe(_Frozen):
     auxiliary: float = Field(default=0.0, ge=0)
 
     def shortened(self, share: float) -> "Recipe":
-        """The recipe of a training that is `share` as long: pre-training shrinks with it, the schedules do so by themselves."""
+        """The recipe for a training of this share of the steps: pre-training shrinks; the schedules are relative already."""
         return self.model_copy(update={"pretrain_steps": int(share * self.pretrain_steps)})
 
 
 class Limits(_Frozen):
-    """What a run may take before it is ended: wall-clock `seconds` each time it is taken up, and `memory_bytes` of the host."""
+    """Limits of a run: wall-clock `seconds` of each attempt, and `memory_bytes` of the host."""
 
     seconds: float | None = Field(default=None, gt=0)
     memory_bytes: int | None = Field(default=None, gt=0)
 
 
 class RunSpec(_Frozen):
-    """One run: a model on a task with a seed. `group` names the comparison, `label` the row it belongs to in a table."""
+    """What determines a run's numbers: a model on a task with a seed. `group` is its comparison, `label` its table row."""
 
     group: Name
     label: Name
@@ -99,13 +99,13 @@ class RunSpec(_Frozen):
     model: ComponentConfig
     task: ComponentConfig
     train: TrainConfig
-    recipe: Recipe | None = Field(default=None, description="what this model's training adds to the common schedule")
+    recipe: Recipe | None = Field(default=None, description="additions to the common training schedule")
     seed: Seed
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, gt=0)
-    parameters: int | None = Field(default=None, gt=0, description="parameter budget the model's width was matched to")
+    parameters: int | None = Field(default=None, gt=0, description="parameter budget that the model's size was matched to")
     depths: tuple[Depth, ...] = Field(default=(), description="depths or solver steps at which memory is probed after training")
-    trials: tuple[str, ...] = Field(default=(), description="keys of the learning-rate trials this run's rate was chosen from")
+    trials: tuple[str, ...] = Field(default=(), description="keys of the trials that the learning rate was chosen from")
     processes: int = Field(default=1, gt=0, description="processes that share each batch (DistributedDataParallel)")
     limits: Limits | None = None
 
@@ -118,7 +118,7 @@ class RunSpec(_Frozen):
     @property
     def key(self) -> str:
         """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name; a run's id begins with it."""
-        fields = self.model_dump(mode="json", exclude_defaults=True)  # a field that is added with a default changes no key
+        fields = self.model_dump(mode="json", exclude_defaults=True)  # so that a new field with a default changes no key
         content = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
@@ -127,8 +127,7 @@ class RunSpec(_Frozen):
 
 
 class ModelEntry(_Frozen):
-    """One model of a comparison. Where its settings leave out the one named by `match`, it gets the value that makes its count
-    match the reference row's."""
+    """One model of a comparison. Without the setting `match`, its value is chosen to match the reference's parameter count."""
 
     model: ComponentConfig
     match: str = "width"
@@ -139,9 +138,9 @@ class ModelEntry(_Frozen):
 class Comparison(_Frozen):
     """Models on equal terms: same task, data order, token budget, optimiser and schedule; parameters within 2 % of the reference.
 
-    Each row without `like` gets its learning rate from a declared sweep: trials of `trial_steps` steps a rate at `trial_seed` and
-    the seeds that follow, `trial_seeds` of them (which no final run uses); the mean of their scores on the validation split
-    decides. One rate alone means no trials.
+    Each row without `like` tunes its learning rate: a trial of `trial_steps` steps for each rate and each of `trial_seeds` seeds
+    from `trial_seed` on (which no final run uses); the rate with the best mean validation score is chosen. A single rate needs no
+    trials.
     """
 
     group: Name
@@ -162,12 +161,12 @@ class Comparison(_Frozen):
             raise ValueError(f"reference {self.reference!r} is not a row; rows: {', '.join(self.rows)}")
         both = sorted(set(self.all_trial_seeds()) & set(self.seeds))
         if both:
-            raise ValueError(f"trial seed {both[0]} is also a final seed: a rate must not be chosen on a run it is judged by")
+            raise ValueError(f"trial seed {both[0]} is also a final seed: a rate must not be chosen on a run that it is judged by")
         for label, row in self.rows.items():
             if row.like is not None and (row.like not in self.rows or self.rows[row.like].like is not None):
                 raise ValueError(f"row {label!r} is like {row.like!r}, which is not a row with trials of its own")
         return self
 
     def all_trial_seeds(self) -> tuple[int, ...]:
-        """The seeds that every rate is tried at."""
+        """The seeds of each rate's trials."""
         return tuple(range(self.trial_seed, self.trial_seed + self.trial_seeds))

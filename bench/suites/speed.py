@@ -1,8 +1,7 @@
-"""A DEQ in the weight-tied network's time: seconds to the loss that the tied network ends with, on copying and two languages.
+"""Time of a DEQ against the weight-tied network: seconds to the tied network's final loss, on copying and two languages.
 
-Both sides are tuned alike: a sweep of rates a row, each at two seeds and at full length, and the tied network at several depths.
-Rows that train for longer ask whether steps that are cheaper buy quality. Run it with `--jobs 1`: what is compared is the
-training's own clock.
+All rows are tuned alike: a sweep of learning rates, each at two seeds and at full length; the tied network at several depths. Rows
+with more steps test whether cheaper steps buy quality. Run it with `--jobs 1`: it compares the clock of the training itself.
 
 Targets, set before the runs: at most 0.7 of the tied network's time on copying and 1.0 on each language, with the test solved to a
 residual of 1e-2 for 99 % of the sequences. The rows of SHINE were added after the others had been seen. The agreement language was
@@ -58,7 +57,7 @@ def _comparisons(group: str, task: ComponentConfig, memory: int = 0, steps: int 
 
 SPECS = [
     *_comparisons("copy memory T=30", ComponentConfig(name="copy", settings={"T": 30, "test_samples": 300})),
-    # After 300 steps many seeds of every model have not found the dependence yet.
+    # After 300 steps many seeds of every model have not learned the dependence.
     *_comparisons("agreement language", ComponentConfig(name="agreement", settings={"test_samples": 256}), steps=600),
     *_comparisons(
         "tinyshakespeare by character",

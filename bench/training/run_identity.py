@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from baselines import Unrolled
-from bench.records.identity import Identity, decisive, versions_and_code
+from bench.records.identity import Identity, numeric_environment, versions_and_code
 from bench.records.source_code import loads
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Task
@@ -20,7 +20,7 @@ def compute_identity(spec: RunSpec, task: Task, environment: Mapping[str, Any]) 
     configs = (spec.model.model_dump_json(), spec.task.model_dump_json())
     pretrained = spec.recipe is not None and spec.recipe.pretrain_steps > 0
     numerics, code = _made_of(*configs, pretrained, _CacheNeutral(task), loads())
-    return Identity(data=task.fingerprint(), numerics=numerics, code=code, environment=decisive(environment))
+    return Identity(data=task.fingerprint(), numerics=numerics, code=code, environment=numeric_environment(environment))
 
 
 class _CacheNeutral:

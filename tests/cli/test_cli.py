@@ -1,4 +1,4 @@
-"""The command line: what is wrong is one line and status 2, what is right is done once, and Ctrl-C loses nothing."""
+"""The command line: errors are one line and exit status 2, commands are idempotent, Ctrl-C loses nothing."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from bench.records.record import Record, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
-from bench.records.spec import Comparison, ComponentConfig, ModelEntry, RunSpec, TrainConfig
+from bench import Comparison, ComponentConfig, ModelEntry, RunSpec, TrainConfig
 
 ECHO = ComponentConfig(name="user_models:Echo")
 TRAIN = TrainConfig(steps=4, batch=4, learning_rate=0.01, evaluation_batch=8, evaluate_every=2)
@@ -56,7 +56,7 @@ ANOTHER_HEADLINE = """RunSpec(group="echo", label="l", train=TRAIN, seed=0,
          task=ComponentConfig(name="user_models:Echo", settings={"headline": "loss"}))"""
 ANOTHER_CHANCE = ANOTHER_HEADLINE.replace('"headline": "loss"', '"symbols": 7')
 SLEEPER = """
-from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
+from bench import ComponentConfig, RunSpec, TrainConfig
 
 def one(label, how, seed):
     settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
@@ -72,7 +72,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks apart from those of other benchmarks on this machine, for as long as the fork server lives."""
+    """Use own machine locks, for as long as the fork server lives."""
     folder = tmp_path_factory.getbasetemp() / "locks"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +85,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def call(patch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> int:
-    """main() as the shell would call it: its exit status."""
+    """Call main() as a shell does; return its exit status."""
     patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
     try:
         main()
@@ -96,7 +96,7 @@ def call(patch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> int:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Call the command line in this process, in a folder of the test's own: status, stdout, stderr."""
+    """Call the command line in this process, in the test's own folder; return status, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -109,7 +109,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mine.py and results/, all of it run once."""
+    """A folder with mine.py and the results of its runs."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "mine.py").write_text(SUITE)
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +120,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, to spoil."""
+    """A copy of `finished`, for tests that change it."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -135,7 +135,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever starts a run fails."""
+    """Fail when a run is started."""
 
     def submit(self: Local, job: Any) -> None:
         pytest.fail("a run was started")
@@ -143,8 +143,8 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Local, "submit", submit)
 
 
-def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *said: str) -> None:
-    """Status 2, one line on stderr that says it, beside those that say how far the suite is, and no file touched."""
+def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *texts: str) -> None:
+    """Exit status 2, one line on stderr with these texts (apart from progress), and no file changed."""
     before = snapshot(folder)
     status, out, err = cli(*arguments)
     assert status == 2
@@ -153,7 +153,7 @@ def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *said: str) -
     lines = [line for line in err.splitlines() if not line.startswith(("learning-rate trials: ", "final runs: "))]
     assert len(lines) == 1, err
     assert len(err) < 600
-    for part in said:
+    for part in texts:
         assert part in err
     assert snapshot(folder) == before
 
@@ -161,7 +161,7 @@ def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *said: str) -
 @pytest.mark.usefixtures("no_run")
 class TestRefused:
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "texts"),
         [
             (("run", "smok"), ["unknown suite 'smok'", "did you mean 'smoke'"]),
             (("run", "absent.py"), ["absent.py does not exist"]),
@@ -194,16 +194,16 @@ class TestRefused:
         ],
         ids=str,
     )
-    def test_in_one_line(self, cli: Cli, tmp_path: Path, arguments: tuple[str, ...], said: list[str]) -> None:
+    def test_in_one_line(self, cli: Cli, tmp_path: Path, arguments: tuple[str, ...], texts: list[str]) -> None:
         (tmp_path / "corpus.txt").write_text("the quick brown fox jumps\n" * 2_000)
         (tmp_path / "empty.txt").write_text("")
         (tmp_path / "short.txt").write_text("short\n" * 20)
         (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1") * 2_000)
         (tmp_path / "nothing").mkdir()
-        refused(cli, tmp_path, arguments, *said)
+        refused(cli, tmp_path, arguments, *texts)
 
     @pytest.mark.parametrize(
-        ("old", "new", "said"),
+        ("old", "new", "texts"),
         [
             ("trial_steps=2", "trial_step=2", ["trial_step", "did you mean 'trial_steps'"]),
             ("evaluate_every=2", "evaluate_evry=2", ["evaluate_evry", "did you mean 'evaluate_every'"]),
@@ -215,7 +215,7 @@ class TestRefused:
             ("user_models:Averages", "user_models:no_core", ["user_models:no_core", "Core"]),
             ("user_models:Averages", "math:sqrt", ["math:sqrt"]),
             ('group="echo"', 'group="../up"', ["../up"]),
-            ('"mean": ModelEntry', '"a/b": Row', ["a/b"]),
+            ('"mean": ModelEntry', '"a/b": ModelEntry', ["a/b"]),
             ("seeds=(0,)", "seeds=(-1,)", ["seeds"]),
             ("seeds=(0,)", "seeds=(1000,)", ["trial seed 1000"]),
             ("learning_rates=(0.01, 0.02)", "learning_rates=(0.01, -1.0)", ["learning_rates"]),
@@ -226,10 +226,10 @@ class TestRefused:
             ("SPECS = [", "raise ValueError('a\\nb')\nSPECS = [", ["mine.py"]),
         ],
     )
-    def test_a_broken_suite(self, cli: Cli, tmp_path: Path, old: str, new: str, said: list[str]) -> None:
+    def test_a_broken_suite(self, cli: Cli, tmp_path: Path, old: str, new: str, texts: list[str]) -> None:
         assert old in SUITE
         (tmp_path / "mine.py").write_text(SUITE.replace(old, new))
-        refused(cli, tmp_path, ("run", "mine.py", "--device", "cpu"), *said)
+        refused(cli, tmp_path, ("run", "mine.py", "--device", "cpu"), *texts)
 
     def test_results_that_are_a_file_cost_no_run(self, cli: Cli, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(SUITE)
@@ -253,11 +253,11 @@ class TestRefused:
     def test_a_record_that_says_it_is_of_other_data_is_not_mixed_in(self, cli: Cli, copied: Path, digests: bool) -> None:
         path = sorted((copied / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
         text = path.read_text().replace('"data": "echo 5 6"', '"data": "other"')
-        if not digests:  # as records were once
+        if not digests:  # as in older records
             text = "".join(line for line in text.splitlines(keepends=True) if 'digest": "' not in line)
         path.write_text(text)
-        said = "its digest does not fit" if digests else "its content is that of run"
-        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, said)
+        texts = "its digest does not fit" if digests else "its content is that of run"
+        refused(cli, copied, ("run", "mine.py", "--device", "cpu"), path.name, texts)
 
     @pytest.mark.parametrize("where", ["results/runs", "results/runs/mine", "results/work"])
     def test_a_link_is_not_followed_out_of_the_results(self, cli: Cli, copied: Path, tmp_path_factory: Any, where: str) -> None:
@@ -287,10 +287,10 @@ class TestRefused:
 
 @pytest.mark.usefixtures("no_run")
 class TestLeftOut:
-    """Commands that can go on without a file do so, with a line that names it."""
+    """Commands that can do without a damaged file warn in one line that names it."""
 
     def spoil(self, folder: Path, how: str) -> str:
-        """Damage, or add, a file of the records; its name."""
+        """Damage or add a file of the records; return its name."""
         path = sorted((folder / "results" / "runs" / "mine").glob("*-s0-*.json"))[0]
         if how == "flipped":
             path.write_text(path.read_text().replace('"status": "ok"', '"status": "oj"'))
@@ -310,7 +310,7 @@ class TestLeftOut:
         name = self.spoil(copied, how)
         status, _, err = cli(*command.split())
         assert status == 0
-        if command != "claims":  # which reads the package's suites alone
+        if command != "claims":  # which reads only the package's suites
             (line,) = err.splitlines()
             assert line.startswith("warning: left out: ")
             assert name in line
@@ -327,7 +327,7 @@ class TestLeftOut:
 
 @pytest.fixture(scope="module")
 def one(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with a record, of a name that ASCII has not."""
+    """A results folder with one record and a name outside ASCII."""
     results = tmp_path_factory.mktemp("one") / "résultats"
     path = next((finished / "results" / "runs" / "mine").glob("failing-*.json"))
     (results / "runs" / "mine").mkdir(parents=True)
@@ -337,7 +337,7 @@ def one(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.end_to_end
 class TestEnvironment:
-    """Wherever it is started: no traceback, and what is asked for is done."""
+    """Any environment: no traceback, and the command does its work."""
 
     @pytest.mark.parametrize(
         ("command", "settings", "redirected"),
@@ -359,7 +359,7 @@ class TestEnvironment:
         ],
         ids=str,
     )
-    def test_the_command_ends_in_order(self, one: Path, command: str, settings: dict[str, str], redirected: str) -> None:
+    def test_the_command_exits_cleanly(self, one: Path, command: str, settings: dict[str, str], redirected: str) -> None:
         arguments = {"list": "", "show": "failing", "report": ""}[command]
         options = "" if command == "list" else f"--results {shlex.quote(str(one))}"
         line = f"{shlex.quote(sys.executable)} -m bench {command} {arguments} {options} {redirected}"
@@ -428,7 +428,7 @@ class TestRun:
         assert snapshot(copied) == before
 
     @pytest.mark.usefixtures("no_run")
-    def test_report_makes_all_files_anew_byte_for_byte(self, cli: Cli, copied: Path) -> None:
+    def test_report_writes_the_same_files_byte_for_byte(self, cli: Cli, copied: Path) -> None:
         before = snapshot(copied)
         for kind in ("tables", "figures"):
             shutil.rmtree(copied / "results" / kind)
@@ -462,7 +462,7 @@ class TestRun:
 
     @pytest.mark.end_to_end
     def test_seeds_first_and_the_whole_suite_after(self, cli: Cli, tmp_path: Path) -> None:
-        """A part of a suite's seeds, then all of them: the report still stands."""
+        """Run a part of a suite's seeds, then all of them."""
         two = SUITE.replace("seeds=(0,)", "seeds=(0, 1)").replace("learning_rates=(0.01, 0.02)", "learning_rates=(0.01,)")
         (tmp_path / "mine.py").write_text(two)
         part = ("run", "mine.py", "--device", "cpu", "--engine", "inline", "--only", "mean")
@@ -531,7 +531,7 @@ class TestOthers:
 
 
 @pytest.mark.end_to_end
-def test_an_interrupt_loses_nothing_leaves_nobody_and_can_be_gone_on_from(tmp_path: Path, cli: Cli) -> None:
+def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "mine.py").write_text(f"FOLDER = {str(tmp_path)!r}\n{SLEEPER}")
     arguments = ["run", "mine.py", "--device", "cpu", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -1,4 +1,4 @@
-"""What is shown while a suite runs: how each run ended."""
+"""The progress display: how each run ended."""
 
 import pytest
 from running import IDENTITY

@@ -1,6 +1,5 @@
 """Fixtures of the engines' tests: a job, the engine `local`, and lock files that no other benchmark uses."""
 
-import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from bench.execution.engines.local import Local
 @pytest.fixture(autouse=True, scope="module")
 def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Lock files in the tests' folder, also for the fork server."""
-    multiprocessing.util.get_temp_dir()  # the fork server's socket needs a short path
     folder = tmp_path_factory.getbasetemp() / "locks"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,5 @@
 """The coordinator executes each run once, reports stale records, and never damages a written record."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -9,64 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import exhaustive
 from running import PATIENCE_S, run_suite
+from scripted import Counting, Scripted, spec
 
 import bench.training.run_identity
 from bench.execution.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
-from bench.execution.engines.engine import Event, Finished, Lost, Stopped
+from bench.execution.engines.engine import Event, Finished
 from bench.execution.engines.inline import Inline
-from bench.execution.job import Job
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.record import Record
-from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
+from bench.records.spec import ComponentConfig, RunSpec, Settings
 from bench.records.store import Store
 from bench.training.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = ComponentConfig(name="user_models:Echo")
-
-
-def spec(seed: int = 0, label: str = "l", name: str = "user_models:Averages", **settings: Any) -> RunSpec:
-    train = TrainConfig(steps=3, batch=2, learning_rate=0.1, evaluation_batch=4)
-    model = ComponentConfig(name=name, settings={"width": 4, **settings})
-    return RunSpec(group="g", label=label, role="trial", model=model, task=ECHO, train=train, seed=seed)
-
-
-class Counting(Inline):
-    """Engine `inline` that keeps its jobs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: list[Job] = []
-
-    def submit(self, job: Job) -> None:
-        self.jobs.append(job)
-        super().submit(job)
-
-
-class Scripted(Counting):
-    """Engine that ends each job as the next line of a script says."""
-
-    def __init__(self, *script: str) -> None:
-        super().__init__()
-        self.script = list(script)
-
-    def wait(self, seconds: float) -> list[Event]:
-        if self._job is None:
-            return super().wait(0.0)
-        job, line = self._job, self.script.pop(0) if self.script else "ok"
-        if line == "ok":
-            return super().wait(seconds)
-        self._job = None
-        if line == "stopped":
-            return [Stopped(job, "stopped by SIGTERM")]
-        if line in ("crashed", "oom"):
-            return [Lost(job, "by itself", line, 123)]  # type: ignore[arg-type]
-        return [Lost(job, "killed by SIGKILL")]
 
 
 class TestEachRunOnce:
@@ -216,83 +175,6 @@ class TestLostRuns:
         assert store.leased("s") == []
 
 
-Partly = tuple[Plan, Path, dict[str, bytes]]
-
-
-@pytest.fixture
-def partly_recorded(tmp_path: Path) -> Partly:
-    """A plan of three runs of which one is recorded."""
-    run_suite(Plan([spec(0)]), tmp_path / "results", engine=Inline())
-    return Plan([spec(seed) for seed in range(3)]), tmp_path / "results", contents(tmp_path / "results")
-
-
-def contents(results: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (results / "runs" / "s").iterdir()}
-
-
-class TestDisk:
-    def test_a_write_error_keeps_all_records(self, partly_recorded: Partly, monkeypatch: pytest.MonkeyPatch) -> None:
-        plan, results, before = partly_recorded
-
-        def full(*_: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr("bench.records.record.os.fsync", full)
-            with pytest.raises(UserError, match="No space left"):
-                run_suite(plan, results, engine=Inline())
-        assert contents(results) == before
-        assert Store(results).leased("s") == []
-        assert len(run_suite(plan, results, engine=Inline())) == 3
-        assert before.items() <= contents(results).items()
-
-    def test_a_full_disk_keeps_all_records(self, tmp_path: Path) -> None:
-        """A file system of 200 KiB, where this process may mount one."""
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)], capture_output=True).returncode:
-            pytest.skip("no file system can be mounted here")
-        try:
-            plan = Plan([spec(seed) for seed in range(40)])
-            with pytest.raises(UserError, match=r"No space left|cannot"):
-                run_suite(plan, disk / "results", engine=Inline())
-            store = Store(disk / "results")
-            there = store.ids("s")
-            assert 1 <= len(there) < 40
-            assert all(store.read("s", run_id).status == "ok" for run_id in there)
-            assert not list(disk.rglob("*.tmp"))
-        finally:
-            subprocess.run(["umount", str(disk)], check=True)
-
-    def test_a_read_only_results_folder_is_an_error_before_any_run(self, partly_recorded: Partly) -> None:
-        plan, results, before = partly_recorded
-        if subprocess.run(["mount", "--bind", "-o", "ro", str(results), str(results)], capture_output=True).returncode:
-            pytest.skip("no file system can be mounted here")
-        try:
-            engine = Counting()
-            with pytest.raises(UserError, match=r"cannot write .*Read-only"):
-                run_suite(plan, results, engine=engine)
-            assert engine.jobs == []
-            assert contents(results) == before
-        finally:
-            subprocess.run(["umount", str(results)], check=True)
-
-
-def test_file_times_and_the_clock_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_suite(Plan([spec(0)]), tmp_path, engine=Inline())
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (4e9, 4e9))
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() - 1e8)
-    engine = Counting()
-    records = run_suite(Plan([spec(0), spec(1)]), tmp_path, engine=engine)
-    assert [job.spec.seed for job in engine.jobs] == [1]
-    assert [record.status for record in records] == ["ok", "ok"]
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (1e6, 1e6))
-    assert run_suite(Plan([spec(0), spec(1)]), tmp_path, engine=Counting()) == records
-
-
 def test_a_refused_run_is_a_user_error_and_frees_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan([spec()])
 
@@ -330,13 +212,13 @@ def test_the_default_options_are_those_of_the_readme() -> None:
 def test_the_lease_of_a_killed_coordinator_is_free(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = {[str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "execution")]!r}
 from pathlib import Path
 from bench.execution.engines.inline import Inline
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from running import run_suite
-from test_coordinator import spec
+from scripted import spec
 
 class Fatal(Inline):
     def submit(self, job):
@@ -369,14 +251,14 @@ class Replaying(Inline):
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("number", [200, *exhaustive(1000)])
-def test_the_coordinator_takes_two_percent_of_the_time_of_the_smallest_suite(tmp_path: Path, number: int) -> None:
+@pytest.mark.exhaustive
+def test_the_coordinator_takes_two_percent_of_the_time_of_the_smallest_suite(tmp_path: Path) -> None:
     _, entries = load_suite("tiny", {})
     plan = Plan(entries, only="copy*", seeds=[0])
     inline = Inline()
     records = run_suite(plan, tmp_path / "tiny", suite="tiny", engine=inline)
     each = inline.busy_s / (len(records) + len(plan.trials()))
-    engine = Replaying(records[0])
+    engine, number = Replaying(records[0]), 1000
     begun = time.perf_counter()
     assert len(run_suite(Plan([spec(seed) for seed in range(number)]), tmp_path / "many", engine=engine)) == number
     own = (time.perf_counter() - begun - engine.busy_s) / number

@@ -3,7 +3,6 @@
 import multiprocessing.forkserver
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from bench.execution.attempts import read_progress
 from bench.execution.engines.engine import Engine, Event, Finished, Progress, Refused, Stopped
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
-from bench.execution.engines.process import GRACE_S, _Deadlines, _exit_reason, _KillReason
 from bench.execution.engines.ray import Ray
 from bench.instruments.machine_lock import MachineLock
 from bench.records.spec import Limits
@@ -148,30 +146,6 @@ class TestLocal:
         assert record.environment["threads"] == 2
         assert torch.get_num_threads() == before
 
-    def test_a_run_past_its_time_limit_is_a_timeout_with_a_checkpoint(self, local: Local, job: MakeJob) -> None:
-        one = job(spec("long", train=ENDLESS), limits=Limits(seconds=1.0))
-        record = record_of(finish(local, [one])["long"])
-        assert (record.status, record.reason) == ("timeout", "ran past its limit of 1 s")
-        assert record.value("host_peak_bytes") is not None
-        saved = Checkpoint(one.checkpoint, one.run_id)
-        assert saved.load()
-        assert saved.step == record.provenance["checkpoint_step"] > 0
-
-    def test_a_run_that_blocks_its_signals_is_killed_at_its_time_limit(
-        self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.5)
-        end = finish(local, [job(failing("l", "block_signals"), limits=Limits(seconds=1.0))])["l"]
-        assert assert_lost(end, "limit of 1 s", "timeout").peak_bytes
-
-    @pytest.mark.parametrize("how", ["fill_torch_memory", *exhaustive("fill_python_memory", "chained")])
-    def test_a_run_past_its_memory_limit_is_out_of_memory(self, local: Local, job: MakeJob, how: str) -> None:
-        record = record_of(finish(local, [job(failing("l", how), limits=Limits(memory_bytes=400 * 2**20))])["l"])
-        assert record.status == "oom"
-        assert record.provenance["code"]
-        if how == "fill_torch_memory":
-            assert 200 * 2**20 < (record.value("host_peak_bytes") or 0) < 500 * 2**20
-
     @pytest.mark.parametrize("how", ["thread", *exhaustive("finaliser", "fork")])
     def test_a_run_with_a_record_ends_whatever_keeps_its_process_alive(
         self, local: Local, job: MakeJob, tmp_path: Path, how: str
@@ -181,7 +155,7 @@ class TestLocal:
         assert record_of(end).status == "ok"
 
     def test_a_run_that_closes_its_connection_is_killed(self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.5)
+        monkeypatch.setattr("bench.execution.engines.deadlines.GRACE_S", 0.5)
         end = finish(local, [job(failing("l", "close", wait_s=2 * PATIENCE_S))])["l"]
         assert_lost(end, "closed its connection to the coordinator and did not end", "crashed")
 
@@ -199,7 +173,7 @@ class TestLocal:
         assert record_of(ends["next"]).status == "ok"
 
     def test_a_wait_for_the_machine_is_reported_once(self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.execution.engines.process._REPORT_WAIT_S", 0.0)
+        monkeypatch.setattr("bench.execution.engines.deadlines._REPORT_WAIT_S", 0.0)
         one, events = job(spec("l")), list[Event]()
 
         def reported() -> bool:
@@ -238,77 +212,41 @@ class TestLocal:
         assert saved.load()
         assert saved.step > 0
 
-    def test_a_stopped_run_resumes_with_the_same_numbers(self, local: Local, job: MakeJob) -> None:
-        one = job(spec("l", "deq", DEQ, train={"steps": 400, "evaluate_every": 100}))
+    def test_a_stopped_run_resumes_with_the_same_numbers(self, local: Local, job: MakeJob, tmp_path: Path) -> None:
+        one = job(failing("l", "sleep", tmp_path, train={"steps": 6, "evaluate_every": 2}))
         local.submit(one)
-        wait_for_step(local)
+        wait_for_file(tmp_path, "*.asleep", local)
         local.stop("stopped by the test")
+        (tmp_path / "go").touch()
         stopped_at = record_of(wait_for_end(local)).provenance["checkpoint_step"]
-        assert 0 < stopped_at < 400
+        assert 0 < stopped_at < 6
         record = record_of(finish(local, [one])["l"])
         assert numbers(record)["curve"] == numbers(run(one.spec, suite="s"))["curve"]
         assert [attempt["from_step"] for attempt in record.provenance["attempts"]] == [0, stopped_at]
 
 
-class TestDeadlines:
-    """The clock of a run's process, with the time set by hand."""
+@pytest.mark.end_to_end
+class TestLimits:
+    def test_a_run_past_its_time_limit_is_a_timeout_with_a_checkpoint(self, local: Local, job: MakeJob) -> None:
+        one = job(spec("long", train=ENDLESS), limits=Limits(seconds=1.0))
+        record = record_of(finish(local, [one])["long"])
+        assert (record.status, record.reason) == ("timeout", "ran past its limit of 1 s")
+        assert record.value("host_peak_bytes") is not None
+        saved = Checkpoint(one.checkpoint, one.run_id)
+        assert saved.load()
+        assert saved.step == record.provenance["checkpoint_step"] > 0
 
-    @pytest.fixture(autouse=True)
-    def _clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+    def test_a_run_that_blocks_its_signals_is_killed_at_its_time_limit(
+        self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bench.execution.engines.deadlines.GRACE_S", 0.5)
+        end = finish(local, [job(failing("l", "block_signals"), limits=Limits(seconds=1.0))])["l"]
+        assert assert_lost(end, "limit of 1 s", "timeout").peak_bytes
 
-    def reason(self, deadlines: _Deadlines) -> str | None:
-        found = deadlines.kill_reason(self.now)
-        return found and found.reason
-
-    def test_a_wait_for_the_machine_is_not_part_of_the_time_limit(self) -> None:
-        deadlines = _Deadlines(10.0)
-        self.now += 5
-        deadlines.set_waiting(True)
-        self.now += 1000
-        assert self.reason(deadlines) is None
-        deadlines.set_waiting(False)
-        self.now += 5 + GRACE_S - 0.1
-        assert self.reason(deadlines) is None
-        self.now += 0.2
-        assert "limit of 10 s" in str(self.reason(deadlines))
-
-    def test_a_long_wait_is_reported_once(self) -> None:
-        deadlines = _Deadlines(None)
-        assert not deadlines.waits_long()
-        for _ in range(2):
-            deadlines.set_waiting(True)
-            self.now += 1
-            assert not deadlines.waits_long()
-            self.now += 5
-            assert [deadlines.waits_long(), deadlines.waits_long()] == [True, False]
-            deadlines.set_waiting(False)
-
-    def test_only_the_first_request_to_end_counts(self) -> None:
-        deadlines = _Deadlines(None)
-        deadlines.end_soon(_KillReason("first", None))
-        self.now += GRACE_S / 2
-        deadlines.end_soon(_KillReason("second", "crashed"))
-        assert self.reason(deadlines) is None
-        self.now += GRACE_S / 2
-        assert self.reason(deadlines) == "first"
-
-
-@pytest.mark.parametrize(
-    ("code", "reason", "fault"),
-    [
-        (0, "status 0 and no record", True),
-        (3, "status 3 and no record", True),
-        (255, "status 255", False),  # which stands for a dead fork server
-        (None, "status None", False),
-        (-9, "killed by SIGKILL", False),
-        (-15, "killed by SIGTERM", False),
-        (-11, "killed by SIGSEGV", True),
-        (-250, "killed by 250", False),
-    ],
-)
-def test_an_exit_status_says_whether_the_run_is_at_fault(code: int | None, reason: str, fault: bool) -> None:
-    found = _exit_reason(code)
-    assert reason in found[0]
-    assert found[1] is fault
+    @pytest.mark.parametrize("how", ["fill_torch_memory", *exhaustive("fill_python_memory", "chained")])
+    def test_a_run_past_its_memory_limit_is_out_of_memory(self, local: Local, job: MakeJob, how: str) -> None:
+        record = record_of(finish(local, [job(failing("l", how), limits=Limits(memory_bytes=400 * 2**20))])["l"])
+        assert record.status == "oom"
+        assert record.provenance["code"]
+        if how == "fill_torch_memory":
+            assert 200 * 2**20 < (record.value("host_peak_bytes") or 0) < 500 * 2**20

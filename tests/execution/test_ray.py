@@ -32,7 +32,7 @@ from bench.training.run import run
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.end_to_end
-LONG = {"steps": 400, "evaluate_every": 100}
+LONG = {"steps": 150, "evaluate_every": 50}
 
 
 @pytest.fixture(scope="module")

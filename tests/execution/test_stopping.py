@@ -1,11 +1,9 @@
 """Stopping a suite saves the state of its runs, even when its output is closed, and reports what was saved."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from cases import exhaustive
 from engine_jobs import wait_until
 from running import PATIENCE_S, run_suite
-from test_coordinator import Scripted, spec
+from scripted import Scripted, spec
 
 from bench.cli.progress import Display
 from bench.cli.run import halt_on_signals
@@ -45,12 +43,13 @@ SPECS = [one(0), one(1)]
 def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
     """Start the command line in its own process group; yields when its first run sleeps in its second step."""
     (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
-    locks = tempfile.mkdtemp(prefix="locks", dir="/tmp")  # the fork server's socket needs a short path
+    locks = folder / "locks"
+    locks.mkdir()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": locks, "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(locks), "COLUMNS": "200"},
         stdout=stdout,
         stderr=stderr,
         text=True,
@@ -64,7 +63,6 @@ def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Po
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        shutil.rmtree(locks)
 
 
 def saved_step(folder: Path) -> int:
@@ -96,7 +94,7 @@ def test_the_command_reports_the_saved_state(tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert "stopped by SIGTERM: the runs under way save their state" in err
+    assert "stopped by SIGTERM: the running runs save their state" in err
     assert "stopped; finished runs are recorded, the state of 1 is saved: the same command goes on from there\n" in err
     assert saved_step(tmp_path) >= 2
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,13 +19,11 @@ from engine_jobs import (
     failing,
     finish,
     is_dead,
-    job_in,
-    numbers,
     record_of,
     spec,
     wait_for_end,
-    wait_for_file,
     wait_for_step,
+    wait_until,
 )
 
 from bench.execution.attempts import write_waiting
@@ -34,13 +32,12 @@ from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
 from bench.execution.engines.torchrun import _exit_like, _wait, _with_first_cause
 from bench.records.file_lock import acquire, release
-from bench.records.record import Record
+from bench.records.record import CurvePoint, Record
 from bench.records.spec import Limits
 from bench.training.checkpoint import Interrupt
 from bench.training.run import run
 
 pytestmark = pytest.mark.end_to_end
-WHOLE = spec("two", "deq", DEQ, processes=2, role="final", train={"steps": 200, "evaluate_every": 100, "batch": 8})
 
 
 def ranks(folder: Path) -> list[psutil.Process]:
@@ -60,42 +57,38 @@ def pid_of_run(local: Local) -> int:
     return worker._process.pid
 
 
-@pytest.fixture(scope="module")
-def whole(own_locks: None, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """An undisturbed run of two processes."""
-    engine = Local(1)
-    try:
-        return record_of(finish(engine, [job_in(tmp_path_factory.mktemp("whole"), WHOLE)])["two"])
-    finally:
-        engine.close()
-
-
-def test_two_processes_learn_what_one_does_and_save_half_as_much_each(whole: Record) -> None:
-    one = run(WHOLE.model_copy(update={"processes": 1}), suite="s")
-    assert (whole.status, one.status) == ("ok", "ok")
-    for mine, other in zip(whole.curve, one.curve, strict=True):
+def assert_close(curve: Sequence[CurvePoint], expected: Sequence[CurvePoint]) -> None:
+    for mine, other in zip(curve, expected, strict=True):
         assert mine.step == other.step
         assert mine.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         assert mine.valid == pytest.approx(other.valid, rel=1e-3, abs=1e-3)
-    assert whole.value("test_loss") == pytest.approx(one.value("test_loss"), rel=1e-4)
-    for part in whole.probes["ranks"]:
+
+
+def test_two_processes_learn_what_one_does_and_save_half_as_much_each(local: Local, job: MakeJob) -> None:
+    two = spec("l", "deq", DEQ, processes=2, role="final", train={"steps": 20, "evaluate_every": 10, "batch": 8})
+    record = record_of(finish(local, [job(two)])["l"])
+    one = run(two.model_copy(update={"processes": 1}), suite="s")
+    assert (record.status, one.status) == ("ok", "ok")
+    assert_close(record.curve, one.curve)
+    assert record.value("test_loss") == pytest.approx(one.value("test_loss"), rel=1e-4)
+    for part in record.probes["ranks"]:
         assert part["saved_bytes"] == pytest.approx((one.value("saved_bytes") or 0) / 2, rel=0.05)
         assert part["train_forward_nfe_mean"] == pytest.approx(one.value("train_forward_nfe_mean"), rel=0.2)
-    assert whole.value("saved_bytes") == whole.probes["ranks"][0]["saved_bytes"]
+    assert record.value("saved_bytes") == record.probes["ranks"][0]["saved_bytes"]
 
 
 @pytest.mark.parametrize("rank", [*exhaustive(0), 1])
-def test_a_run_resumes_with_the_same_numbers_after_the_death_of_a_rank(
-    local: Local, job: MakeJob, whole: Record, rank: int
-) -> None:
-    one = job(WHOLE, checkpoint_s=0.0)
+def test_a_run_resumes_after_the_death_of_a_rank(local: Local, job: MakeJob, tmp_path: Path, rank: int) -> None:
+    train = {"steps": 6, "evaluate_every": 2, "batch": 8}
+    one = job(failing("l", "sleep", tmp_path, processes=2, train=train), checkpoint_s=0.0)
     local.submit(one)
-    wait_for_file(one.folder, "checkpoint.pt", local)
+    wait_until(lambda: len(list(tmp_path.glob("*.asleep"))) == 2, local)
     ranks(one.folder)[rank].kill()
+    (tmp_path / "go").touch()
     assert_lost(wait_for_end(local), "SIGKILL", None)
-    record = record_of(finish(local, [one])["two"])
-    assert [attempt["from_step"] > 0 for attempt in record.provenance["attempts"]] == [False, True]
-    assert numbers(record)["curve"] == numbers(whole)["curve"]
+    record = record_of(finish(local, [one])["l"])
+    assert [attempt["from_step"] for attempt in record.provenance["attempts"]] == [0, 1]
+    assert_close(record.curve, run(one.spec.model_copy(update={"processes": 1}), suite="s").curve)
 
 
 def test_no_rank_survives_the_monitoring_process(local: Local, job: MakeJob) -> None:

@@ -1,15 +1,15 @@
-"""The golden curves: numbers move only with a version, and a difference names what to raise."""
+"""Golden curves change only with a numerics version, and a difference names the version to raise."""
 
 from typing import Any
 
 from bench.perf_gate.golden import cases, curves, differences, read
 
 
-def test_the_numbers_are_those_that_were_accepted() -> None:
+def test_the_curves_are_the_accepted_ones() -> None:
     assert differences(curves(), read()) == []
 
 
-def test_every_case_has_another_name() -> None:
+def test_names_of_cases_are_unique() -> None:
     names = [name for name, _ in cases()]
     assert len(names) == len(set(names))
 
@@ -23,6 +23,10 @@ ACCEPTED = {"a": curve(1.0, Trainer=1, Anderson=1), "b": curve(2.0, Trainer=1, B
 
 def test_rounding_is_no_difference() -> None:
     assert differences(ACCEPTED | {"a": curve(1.0 + 1e-10, Trainer=1, Anderson=1)}, ACCEPTED) == []
+
+
+def test_a_new_metric_is_no_difference() -> None:
+    assert differences(ACCEPTED | {"a": curve(1.0, Trainer=1, Anderson=1) | {"valid": {"loss_last": 3.0}}}, ACCEPTED) == []
 
 
 def test_a_moved_curve_names_the_version_to_raise() -> None:

@@ -1,4 +1,4 @@
-"""An id changes with whatever a run's numbers come from, and with nothing else."""
+"""A run's id changes with everything that determines its numbers, and with nothing else."""
 
 import importlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.instruments.environment import environment
-from bench.records.identity import Identity, changed_modules, decisive, project_code, versions_and_code
+from bench.records.identity import Identity, changed_modules, numeric_environment, project_code, versions_and_code
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.language_model import build_model
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_task
@@ -116,7 +116,7 @@ class TestMeaning:
 
 class TestIdentity:
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "text"),
         [
             ({"data": "e"}, "data"),
             ({"code": {"mine": "9", "other": "2"}}, "code of mine"),
@@ -127,10 +127,10 @@ class TestIdentity:
         ],
         ids=str,
     )
-    def test_every_part_changes_the_id_and_is_named(self, identity: Identity, change: dict[str, Any], said: str) -> None:
+    def test_every_part_changes_the_id_and_is_named(self, identity: Identity, change: dict[str, Any], text: str) -> None:
         other = identity.model_copy(update=change)
         assert other.run_id("k") != identity.run_id("k")
-        assert identity.differs(other) == [said]
+        assert identity.differs(other) == [text]
 
     def test_many_changed_modules_are_counted(self, identity: Identity) -> None:
         other = identity.model_copy(update={"code": {f"m{n}": "1" for n in range(6)}})
@@ -148,13 +148,13 @@ class TestIdentity:
 class TestEnvironment:
     def test_what_decides_digits_is_kept_and_what_decides_speed_is_not(self) -> None:
         here = environment("cpu", 1)
-        base = decisive(here)
+        base = numeric_environment(here)
         for name in ("cpu", "logical_cores", "usable_cores", "memory_bytes", "git", "threads", "system"):
-            assert decisive(here | {name: "other"}) == base, name
+            assert numeric_environment(here | {name: "other"}) == base, name
         for name in ("torch", "torch_build", "cpu_capability", "machine", "float32_matmul_precision", "device"):
-            assert decisive(here | {name: "other"}) != base, name
-        assert decisive(here | {"python": "3.99.1"}) != base
-        assert decisive(here | {"python": str(here["python"]) + "rc1"}) == base
-        assert decisive(here | {"gpu": {"name": "H200", "capability": "9.0", "driver": "1"}}) != base
-        assert decisive(here | {"variables": {"MALLOC_ARENA_MAX": "1"}}) == base
-        assert decisive(here | {"variables": {"NVIDIA_TF32_OVERRIDE": "0"}}) != base
+            assert numeric_environment(here | {name: "other"}) != base, name
+        assert numeric_environment(here | {"python": "3.99.1"}) != base
+        assert numeric_environment(here | {"python": str(here["python"]) + "rc1"}) == base
+        assert numeric_environment(here | {"gpu": {"name": "H200", "capability": "9.0", "driver": "1"}}) != base
+        assert numeric_environment(here | {"variables": {"MALLOC_ARENA_MAX": "1"}}) == base
+        assert numeric_environment(here | {"variables": {"NVIDIA_TF32_OVERRIDE": "0"}}) != base

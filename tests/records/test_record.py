@@ -1,4 +1,4 @@
-"""A record is whole or absent, never damaged in silence, and hides no missing number."""
+"""Records: atomic writes, damage, digests, and missing values with their reasons."""
 
 import json
 import math

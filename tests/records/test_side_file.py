@@ -1,4 +1,4 @@
-"""A record next to the runs is what was written, or one line that says which file it is and how to make it again."""
+"""Results other than runs: a damaged file is an error of one line that names the file and how to restore it."""
 
 import json
 import os
@@ -41,7 +41,7 @@ FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
         "python -m bench gate accept",
     ),
 }
-KIND = SideFile(needs=("rows",), again="`make it` makes it again", schema=2)
+KIND = SideFile(needs=("rows",), remedy="`make it` makes it again", schema=2)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -74,7 +74,7 @@ def test_no_file_is_nothing(tmp_path: Path) -> None:
         (b'{"a": ' * 100_000, "recursion"),
         (b'{"rows": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
         (json.dumps({**KIND.sealed({"rows": [1]}), "rows": [2]}).encode(), "not what its digest says"),
-        (json.dumps(SideFile(needs=(), again="", schema=1).sealed({"rows": []})).encode(), "schema 1, this version reads 2"),
+        (json.dumps(SideFile(needs=(), remedy="", schema=1).sealed({"rows": []})).encode(), "schema 1, this version reads 2"),
         (json.dumps(KIND.sealed({"row": []})).encode(), "it lacks rows"),
     ],
 )
@@ -165,8 +165,8 @@ def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_pa
 
 
 def test_a_change_log_that_is_no_text_is_named(tmp_path: Path) -> None:
-    from bench.perf_gate.accepted import Count, accept
+    from bench.perf_gate.accepted import Quantity, accept
 
     (tmp_path / "C.md").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"C\.md cannot be read"):
-        accept(tmp_path / "e.json", "2", {"a": Count(value=1, unit="B")}, "new", tmp_path / "C.md")
+        accept(tmp_path / "e.json", "2", {"a": Quantity(value=1, unit="B")}, "new", tmp_path / "C.md")

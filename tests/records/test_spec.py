@@ -1,4 +1,4 @@
-"""A RunSpec's id is the hash of all that decides numbers, and a Comparison cannot be unfair or broken without saying so at once."""
+"""RunSpec keys, and the validation of RunSpec and Comparison."""
 
 import json
 import os
@@ -216,10 +216,10 @@ class TestValidation:
     def test_an_unknown_field_is_named_with_the_nearest_one(self, make: Any, wrong: str, right: str) -> None:
         with pytest.raises(ValidationError) as caught:
             make()
-        said = readable(caught.value)
-        assert f"{wrong!r}" in said
-        assert f"did you mean {right!r}?" in said
-        assert "\n" not in said
+        text = readable(caught.value)
+        assert f"{wrong!r}" in text
+        assert f"did you mean {right!r}?" in text
+        assert "\n" not in text
 
 
 class TestComparison:
@@ -227,7 +227,7 @@ class TestComparison:
         assert comparison().trial_seed not in comparison().seeds
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "text"),
         [
             ({"reference": "c"}, "reference 'c' is not a row; rows: a, b"),
             ({"seeds": (0, 1000)}, "trial seed 1000 is also a final seed"),
@@ -248,8 +248,8 @@ class TestComparison:
             ),
         ],
     )
-    def test_a_broken_one_is_refused(self, change: dict[str, Any], said: str) -> None:
-        with pytest.raises(ValidationError, match=re.escape(said)):
+    def test_a_broken_one_is_refused(self, change: dict[str, Any], text: str) -> None:
+        with pytest.raises(ValidationError, match=re.escape(text)):
             comparison(**change)
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The results folder: a lease has one holder and dies with it, a listing is quick, a hostile name leads nowhere."""
+"""The results folder: leases, fast listings, damaged records, malicious names, memory."""
 
 import gc
 import json
@@ -55,13 +55,7 @@ class TestListing:
         assert not store.exists("s", record(5).run_id)
 
     def test_nothing_is_an_empty_list(self, store: Store) -> None:
-        assert (store.suites(), store.ids("s"), list(store.heads("s")), store.unfinished("s"), store.leased("s")) == (
-            [],
-            [],
-            [],
-            [],
-            [],
-        )
+        assert [store.suites(), store.ids("s"), list(store.heads("s")), store.unfinished("s"), store.leased("s")] == [[]] * 5
         assert not store.results.exists()
 
     def test_the_head_is_the_opening_of_the_record(self, store: Store) -> None:
@@ -107,14 +101,14 @@ class TestHostile:
     )
     def test_an_id_that_is_none_is_refused(self, store: Store, run_id: str) -> None:
         for attempt in (store.path, store.work, store.lease, store.exists, store.read):
-            with pytest.raises(UserError, match="no run id"):
+            with pytest.raises(UserError, match="not a run id"):
                 attempt("s", run_id)
         assert not store.results.exists()
 
     @pytest.mark.parametrize("suite", ["", "..", "a/b", "/tmp", ".hidden", "a\nb"])
     def test_a_suite_that_is_none_is_refused(self, store: Store, suite: str) -> None:
         for attempt in (store.ids, store.unfinished, store.leased):
-            with pytest.raises(UserError, match="no name for a suite"):
+            with pytest.raises(UserError, match="not a suite name"):
                 attempt(suite)
 
     @pytest.mark.parametrize("kind", ["runs", "work"])
@@ -161,14 +155,14 @@ class TestHostile:
         paths = [store.write(record(seed)) for seed in range(6)]
         for path in paths[1:]:
             path.write_text(path.read_text().replace("copy", "cozy"))
-        for read in (store.read_all, lambda suite: store.read_sound(suite, store.ids(suite))):
+        for read in (store.read_all, lambda suite: store.read_valid(suite, store.ids(suite))):
             with pytest.warns(LeftOut) as caught:
                 assert [one.spec.seed for one in read("s")] == [0]  # type: ignore[operator]
-            (said,) = [str(warning.message) for warning in caught]
-            assert said.startswith("5 files of suite s are left out: ")
-            assert "and 2 more" in said
-            assert sum(path.name in said for path in paths[1:]) == 3
-            assert "digest does not fit" in said
+            (text,) = [str(warning.message) for warning in caught]
+            assert text.startswith("5 files of suite s are left out: ")
+            assert "and 2 more" in text
+            assert sum(path.name in text for path in paths[1:]) == 3
+            assert "digest does not fit" in text
         with pytest.raises(UserError, match="digest does not fit"):
             store.read("s", paths[1].stem)
         with pytest.raises(UserError, match="digest does not fit"):
@@ -221,10 +215,10 @@ class TestMemory:
     def test_a_record_among_many_takes_little(self, store: Store) -> None:
         """Of 80 kB each on disk, 200 kB as pydantic keeps them."""
         ids = write_many(store, 100)
-        store.read_sound("s", ids[:2])  # what is loaded once
+        store.read_valid("s", ids[:2])  # what is loaded once
         tracemalloc.start()
         try:
-            kept = store.read_sound("s", ids)
+            kept = store.read_valid("s", ids)
             gc.collect()
             now, peak = tracemalloc.get_traced_memory()
         finally:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, current_process
 from multiprocessing.util import Finalize
@@ -19,25 +19,16 @@ from typing import Any
 import psutil
 
 from bench.execution.attempts import log_end
+from bench.execution.engines.deadlines import Deadlines, KillReason
 from bench.execution.engines.engine import Event, Finished, Lost, Progress, Refused, Stopped
 from bench.execution.engines.worker import work
 from bench.execution.job import Job
 from bench.records.errors import says_out_of_memory
 from bench.records.record import Record, RunStatus
 
-GRACE_S = 10.0  # to save the state, once asked to stop or out of time
 _EXIT_S = 2.0  # for the process to exit after its last message
-_REPORT_WAIT_S = 5.0  # a wait for the machine is reported after so long
 _POLL_S = 0.5
 _CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP", "SIGXCPU"})
-
-
-@dataclass(frozen=True)
-class _KillReason:
-    """Why this module kills a process; `status` is the record's, None where the run was only asked to stop."""
-
-    reason: str
-    status: RunStatus | None
 
 
 class Worker:
@@ -57,8 +48,8 @@ class Worker:
         self._psutil: psutil.Process | None = None
         with suppress(psutil.Error):
             self._psutil = psutil.Process(self._process.pid)  # not a later process of the same number
-        self._deadlines = _Deadlines(job.limits.seconds)
-        self._killed: _KillReason | None = None  # by this process
+        self._deadlines = Deadlines(job.limits.seconds)
+        self._killed: KillReason | None = None  # by this process
         self._progress = Progress(job, 0, job.spec.train.steps, None)
         self._pipe_closed = False  # at its end
         self._peak: int | None = None
@@ -93,7 +84,7 @@ class Worker:
         """Ask the process to save its state and end within `GRACE_S`."""
         with suppress(OSError):
             self.pipe.send(("stop", reason))
-        self._deadlines.end_soon(_KillReason(reason, None))
+        self._deadlines.end_soon(KillReason(reason, None))
 
     def kill(self) -> None:
         """Kill the process and all that it started."""
@@ -125,7 +116,7 @@ class Worker:
                 event = self._event(self.pipe.recv())
             except (EOFError, OSError):
                 self._pipe_closed = True
-                self._deadlines.end_soon(_KillReason("closed its connection to the coordinator and did not end", "crashed"))
+                self._deadlines.end_soon(KillReason("closed its connection to the coordinator and did not end", "crashed"))
                 break
             except Exception as error:  # user code wrote to the pipe
                 _kill(self._process)
@@ -166,7 +157,7 @@ class Worker:
         most = self.job.limits.memory_bytes
         ending = self._deadlines.kill_reason(now)
         if most is not None and self.job.spec.device != "cpu" and memory.get("VmRSS", 0) > most:
-            ending = _KillReason(f"out of memory: over its limit of {most} bytes", "oom")
+            ending = KillReason(f"out of memory: over its limit of {most} bytes", "oom")
         if ending is not None:
             self._killed = self._killed or ending
             _kill(self._process)
@@ -189,46 +180,6 @@ class Worker:
         if says_out_of_memory(error):  # an uncaught exception of a library
             return self._lost(f"out of memory: {reason}{error}", "oom")
         return self._lost(reason + error, "crashed")
-
-
-class _Deadlines:
-    """A run's time limit, paused while the run waits for the machine, and the deadline of a run that is to end."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._limit = time.monotonic() + seconds + GRACE_S if seconds else None
-        self._deadline: tuple[float, _KillReason] | None = None  # whatever the limit
-        self._waits_since: float | None = None
-        self._reported = False
-
-    def end_soon(self, ending: _KillReason) -> None:
-        """Kill the run after `GRACE_S` seconds; only the first call counts."""
-        self._deadline = self._deadline or (time.monotonic() + GRACE_S, ending)
-
-    def set_waiting(self, waiting: bool) -> None:
-        """Pause or resume the time limit."""
-        now = time.monotonic()
-        if waiting:
-            self._waits_since, self._reported = now, False
-        elif self._waits_since is not None:
-            if self._limit is not None:
-                self._limit += now - self._waits_since
-            self._waits_since = None
-
-    def waits_long(self) -> bool:
-        """Whether a wait has become long; True once for each wait."""
-        if self._waits_since is None or self._reported or time.monotonic() - self._waits_since <= _REPORT_WAIT_S:
-            return False
-        self._reported = True
-        return True
-
-    def kill_reason(self, now: float) -> _KillReason | None:
-        """Why the run must be killed now, or None."""
-        if self._limit is not None and self._waits_since is None and now >= self._limit:
-            return _KillReason(f"ran past its limit of {self._seconds:g} s and did not answer", "timeout")
-        if self._deadline is not None and now >= self._deadline[0]:
-            return self._deadline[1]
-        return None
 
 
 class _LogTail:

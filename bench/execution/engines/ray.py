@@ -20,7 +20,7 @@ from bench.execution.engines.local import Local
 from bench.execution.job import Job
 from bench.instruments.environment import environment
 from bench.records.errors import UserError
-from bench.records.identity import decisive, project_digest
+from bench.records.identity import numeric_environment, project_digest
 from bench.training.registry import build_task
 
 _POLL_S = 0.5
@@ -67,7 +67,7 @@ def _mismatch(job: Job) -> str | None:
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         data = expected.data if ":" in task.name else build_task(task, job.data).fingerprint()
-        here = decisive(environment(job.spec.device, job.spec.threads))
+        here = numeric_environment(environment(job.spec.device, job.spec.threads))
     except (UserError, OSError) as error:
         return f"machine {os.uname().nodename} of the cluster: {error}"
     differences = expected.differs(expected.model_copy(update={"data": data, "environment": here}))
@@ -118,7 +118,7 @@ class Ray:
             raise UserError(f"engine ray: no machine of the cluster has {self._cores} cores{gpus}")
         self._kill_idle()  # they hold GPUs
         found = _environments(self._ray, nodes, 0.01 if self._gpus else 0, (device, threads))
-        kinds = [decisive(one) for one in found]
+        kinds = [numeric_environment(one) for one in found]
         different = sorted(name for name in kinds[0] for kind in kinds if kind.get(name) != kinds[0][name])
         if different:
             values = ", ".join(sorted({str(kind.get(different[0])) for kind in kinds}))
