@@ -74,7 +74,7 @@ def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = 
 
 def _spec(model: ComponentConfig, task: str = "copy", *, recipe: Recipe | None = None, carry: bool = False) -> RunSpec:
     train = TrainConfig(steps=STEPS, batch=4, learning_rate=1e-2, warmup=3, weight_decay=0.1, evaluation_batch=8, carry=carry)
-    named = ComponentConfig(name=task, settings=_TASKS[task])
+    named = ComponentConfig(name=task, settings=_TASKS.get(task, {}))
     return RunSpec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
 
 
