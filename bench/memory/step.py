@@ -182,7 +182,8 @@ def fix_caps(model: LanguageModel, shape: Shape) -> None:
 def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dict[str, Callable[[], None]]:
     """A training step and a forward pass in evaluation, without gradients: {"training": …, "inference": …}."""
     inputs, targets = (tensor.to(device) for tensor in tokens(shape))
-    built = build_model(model, shape.vocabulary).to(device)
+    built = build_model(model, shape.vocabulary)
+    built = built if device == "cpu" else built.to(device)  # fake parameters cannot move
     fix_caps(built, shape)
     optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
 

@@ -347,7 +347,7 @@ def test_training_and_inference_are_timed_apart(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_running_out_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
     monkeypatch.setattr(step, "training_step", full)
