@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.__main__ import params
+from bench.cli.inspect import params
 from bench.execution.parameter_table import WITHIN, ParameterCount, count_model, count_suite
 from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, SPECS
