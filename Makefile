@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV   := .venv
 REF    ?= HEAD~1
-# Ten benchmarks: their rounds are short enough for 20 of them in the gate's time
+# Ten benchmarks: short enough for 20 rounds in the gate's time
 ONLY   ?= training_step and transformer-xl or cheap_map and 64 or explicit_network and (lstm or tcn)
 PY     := $(VENV)/bin/python
-# With bytecode written: pytest keeps the tests there as it rewrites them, ten seconds a process
+# pytest keeps its rewritten tests in bytecode files: 10 seconds a process
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
-BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 READY  := $(VENV)/.ready
 RAY    := $(VENV)/.ray
 
@@ -15,9 +15,9 @@ RAY    := $(VENV)/.ray
 .PHONY: help setup reproduce reproduce-small reproduce-speed reproduce-copy reproduce-memory params report test test-fast test-all check format perf-check compare-peers bench doctor clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(READY)  ## make .venv with the pinned packages
+setup: $(READY)  ## create .venv with the pinned packages
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -29,60 +29,60 @@ $(RAY): $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	touch $@
 
-reproduce: $(READY)  ## train the smoke suite into results/reproduced/, print the tables
+reproduce: $(READY)  ## train suite smoke into results/reproduced/ and print the tables (under 10 minutes)
 	$(PY) -m bench run smoke --device cpu --results results/reproduced
 
-reproduce-small: $(READY)  ## train the whole family into results/reproduced/; DATA="--data tinyshakespeare=FILE" where there is no network
+reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (60 minutes); without a network: DATA="--data tinyshakespeare=FILE"
 	$(PY) -m bench run small --device cpu --results results/reproduced $(DATA)
 
-reproduce-speed: $(READY)  ## time the DEQ's presets against the tied network's best depth into results/reproduced/ (two hours, one run at a time); DATA as above
+reproduce-speed: $(READY)  ## time to equal quality, DEQ and tied networks, into results/reproduced/ (2 hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
-reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (about two hours and a half on two cores)
+reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (2.5 hours)
 	$(PY) -m bench run copy --device cpu --results results/reproduced
 
-reproduce-memory: $(READY)  ## follow the paper's models byte by byte on fake tensors into results/reproduced/memory/; no GPU
+reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into results/reproduced/memory/ (3 minutes, no GPU)
 	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
-params: $(READY)  ## count the parameters of the paper's models beside what it prints
+params: $(READY)  ## count the parameters of the paper's models, next to what it prints
 	$(PY) -m bench params --suite paper
 
-report: $(READY)  ## write all that is published from results/runs anew: tables, figures, verdicts, and results/report.html
+report: $(READY)  ## write tables, figures, claims and results/report.html from the records in results/runs
 	$(PY) -m bench report
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run the tests: a file to a process, two at a time, then those that take times (six minutes on two cores)
-	$(PYTEST) $(BESIDE) -m 'not alone and not exhaustive'
+test: $(RAY)  ## run the tests, two files at a time, then those that measure time (6 minutes)
+	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive'
 	$(PYTEST) -m 'alone and not exhaustive'
 
 test-fast: $(RAY)  ## run the tests that neither start processes nor train (under 90 seconds)
-	$(PYTEST) $(BESIDE) -m 'not alone and not exhaustive and not end_to_end'
+	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive and not end_to_end'
 
 test-all: $(RAY)  ## run every test whole: all combinations, 400 examples of each fuzzed property, 50 kills
-	DEQ_BENCH_KILLS=50 $(PYTEST) $(BESIDE) --hypothesis-profile=whole -m 'not alone'
+	DEQ_BENCH_KILLS=50 $(PYTEST) $(PARALLEL) --hypothesis-profile=whole -m 'not alone'
 	$(PYTEST) -m alone
 
-check: $(READY)  ## format, lint, types
+check: $(READY)  ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-format: $(READY)  ## format and mend what lint can mend
+format: $(READY)  ## format, and fix what lint can fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-perf-check: $(READY)  ## fail if this code counts or takes more than REF's (default: the commit before); GATE="…": more options
+perf-check: $(READY)  ## fail if this code counts or takes more than REF (default: the commit before); more options: GATE="..."
 	$(PY) -m bench gate --against $(REF) --only '$(ONLY)' $(GATE)
 
-compare-peers: $(READY)  ## our solvers beside TorchDEQ's in one run: time, steps, memory (about six minutes)
+compare-peers: $(READY)  ## compare our solvers with TorchDEQ's in one process: time, steps, memory (6 minutes)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(PY) -m bench peers
 
-bench: $(READY)  ## micro-benchmarks of solver, cell and training step
+bench: $(READY)  ## run the micro-benchmarks of solvers, cells and training steps
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
 
-doctor: $(READY)  ## which instruments work on this machine
+doctor: $(READY)  ## show which instruments work on this machine
 	$(PY) -m bench doctor
 
 clean:  ## remove .venv and caches; results stay

@@ -1,4 +1,4 @@
-"""The explicit networks that a DEQ is compared with; each is a `deq.Core`. Imports deq and torch, never bench.
+"""Explicit networks, the baselines of a DEQ; each is a `deq.Core`. Imports deq, torch and torchdiffeq, never bench.
 
 unrolled.py         Unrolled: weight-tied depth over the DEQ's own cell, plain or checkpointed
 trellisnet.py       TrellisNet: weight-tied depth over the trellis cell, deep supervision, injection tied or untied

@@ -1,4 +1,4 @@
-"""Neural ODE: the DEQ's own map as a flow, dz/dt = f(z) - z, followed for a given time instead of solved for its end."""
+"""Neural ODE: the DEQ's own map as a flow, dz/dt = f(z) - z, integrated over a given time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch.autograd.graph import get_gradient_edge
 from torchdiffeq import odeint, odeint_adjoint
 
 from deq import Cell, Core, Output
-from deq.adjoint import first_derivatives_only
+from deq.adjoints.adjoint import first_derivatives_only
 from deq.checks import check_features
 from deq.graph import leaves
-from deq.solve import single
+from deq.precision import in_float32
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
@@ -21,23 +21,22 @@ FIXED = ("euler", "midpoint", "heun3", "rk4")
 
 @dataclass(frozen=True)
 class Evaluations:
-    """How often an ODE solver evaluated f."""
+    """Evaluations of f by an ODE solver."""
 
     nfe: int
 
 
 class NeuralODE(Core):
-    """The features of z(time), from the cell's start, under dz/dt = f(z; x) - z, which rests where f has its fixed points.
+    """The features of z(time) under dz/dt = f(z; x) - z from the cell's initial state; its stationary points are f's fixed points.
 
-    With `adjoint` the gradient is the solution of a second ODE, backward in time: memory is constant in the number of evaluations,
-    and the gradient right to the tolerance. Without, it is backpropagated through all of the solver's steps. Adaptive methods take
-    `rtol` and `atol`, and choose their steps for the whole batch, so that samples depend on each other, and the past on the future,
-    to the tolerance; fixed ones take `step_size`: Euler's with step 1 and time L is `Unrolled` of depth L. The adjoint's step size
-    control leaves out the parameters' gradients (Kidger et al., ICML 2021, arXiv 2009.09457). It also follows z back from its end,
-    and what contracts forward grows backward: training may end in an AssertionError of torchdiffeq there (values not finite, a step
-    of zero; Gholami, Keutzer, Biros, IJCAI 2019, arXiv 1902.10298), and has
-    first derivatives only (RuntimeError under `create_graph`). RuntimeError where a step size underflows in forward.
-    Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
+    With `adjoint` the gradient is the solution of a second ODE, backward in time: constant memory, and a gradient exact to the
+    tolerance. Without, backpropagation runs through all steps of the solver. Adaptive methods take `rtol` and `atol` and choose
+    steps for the whole batch, so samples depend on each other, and the past on the future, to the tolerance. Fixed methods take
+    `step_size`: Euler's with step 1 and time L is `Unrolled` of depth L. The adjoint's step size control leaves out the parameters'
+    gradients (Kidger et al., ICML 2021, arXiv 2009.09457). It integrates z backward too, where a contraction expands: training may
+    end in an AssertionError of torchdiffeq (values not finite, a step of zero; Gholami, Keutzer, Biros, IJCAI 2019, arXiv
+    1902.10298). It has first derivatives only (RuntimeError under `create_graph`). RuntimeError where a step size underflows in
+    forward. Chen et al. (NeurIPS 2018), arXiv 1806.07366; solvers of torchdiffeq. Parameters: the cell's.
     """
 
     numerics: ClassVar[int] = 1
@@ -69,20 +68,20 @@ class NeuralODE(Core):
         self._watchers: list[Callable[[str, Evaluations], None]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle has no watchers: they belong to the original."""
+        """Leave out the watchers: they belong to the original."""
         return {**self.__dict__, "_watchers": []}
 
     def watch(self, watcher: Callable[[str, Evaluations], None]) -> Callable[[], None]:
-        """Have `watcher(phase, evaluations)` told of every solve, "forward" or "backward"; returns a function that ends it."""
+        """Call `watcher(phase, evaluations)` after every solve, "forward" or "backward"; returns a function that removes it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) to those of z(time), (B, T, width)."""
+        """Map features x (B, T, D) to those of z(time), (B, T, width)."""
         check_features(x)
-        x = x.view_as(x)  # a node of its own, at which `leaves` can stop
-        f, z0 = single(self.cell.bind(x, memory), self.cell.start(x))
-        # What f depends on is read off its graph: a cell may have it from anywhere. The solver begins with this evaluation.
+        x = x.view_as(x)  # a node at which `leaves` can stop
+        f, z0 = in_float32(self.cell.bind(x, memory), self.cell.initial_state(x))
+        # Find what f depends on from its graph; the solver reuses this evaluation as its first.
         known = [f(z0)] if self.adjoint and torch.is_grad_enabled() else []
         inputs = get_gradient_edge(x) if known and x.requires_grad else None
         given = [leaf for fz in known for leaf in leaves(fz, inputs)] + ([] if inputs is None else [x])
@@ -92,7 +91,7 @@ class NeuralODE(Core):
             counted[0] += 1
             return (known.pop() if known else f(z)).to(z.dtype) - z
 
-        def tell(phase: str) -> None:
+        def notify(phase: str) -> None:
             for watcher in tuple(self._watchers):
                 watcher(phase, Evaluations(counted[0]))
             counted[0] = 0
@@ -102,16 +101,16 @@ class NeuralODE(Core):
         how["options"] = None if self.step_size is None else {"step_size": self.step_size}
         solve = odeint
         if given:
-            # The graph from x and the leaves to what `bind` made of them is walked again at every evaluation backward.
+            # Every evaluation backward runs through the graph of `bind` again.
             solve, how["adjoint_params"] = odeint_adjoint, tuple(given)
             how["adjoint_options"] = {"norm": "seminorm"} if self.method in ADAPTIVE else how["options"]
         try:
             path = solve(flow, z0, times, **how)
-        except AssertionError as error:  # torchdiffeq's word for a step size of zero or NaN
-            raise RuntimeError(f"the ODE solver {self.method} gave up: {error}") from error
-        tell("forward")
+        except AssertionError as error:  # a step size of zero or NaN
+            raise RuntimeError(f"the ODE solver {self.method} failed: {error}") from error
+        notify("forward")
         if solve is odeint_adjoint:
             path.grad_fn.register_prehook(lambda _: first_derivatives_only("NeuralODE with adjoint"))
-            path.grad_fn.register_hook(lambda *_: tell("backward"))
-        z = path[-1].clone()  # the path is saved for backward, and an in-place operation on the output must not reach it
+            path.grad_fn.register_hook(lambda *_: notify("backward"))
+        z = path[-1].clone()  # the path is saved for backward: in-place operations on the output must not change it
         return Output(self.cell.features(z), self.cell.remember(z, x, memory))

@@ -1,4 +1,4 @@
-"""TCN: a temporal convolutional network, whose receptive field doubles with every level."""
+"""TCN: a temporal convolutional network whose receptive field doubles with every level."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from deq.dropout import check_rates
 
 
 class _Block(nn.Module):
-    """Two causal convolutions of one dilation, each with ReLU and dropout, beside a skip connection."""
+    """Two causal convolutions of one dilation, each with ReLU and dropout, and a skip connection."""
 
     def __init__(self, inputs: int, width: int, kernel: int, dilation: int, dropout: float, weight_norm: bool) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class _Block(nn.Module):
         self.convolutions = nn.ModuleList(normalised(layer) if weight_norm else layer for layer in made)
         self.skip = nn.Identity() if inputs == width else nn.Conv1d(inputs, width, 1)
 
-    def nothing(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Zeros before the first position, for each convolution."""
+    def padding(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return zeros before the first position, for each convolution."""
         return tuple(x.new_zeros(len(x), width, self.reach) for width in self.channels)
 
     def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features (B, D, T) and what came before each convolution's inputs, to features and what to keep of them."""
+        """Map features (B, D, T) and the past inputs of each convolution to features and the inputs to keep."""
         y, kept = x, []
         for convolution, before in zip(self.convolutions, past, strict=True):
             y = torch.cat((before, y), dim=2)
@@ -37,10 +37,10 @@ class _Block(nn.Module):
 
 
 class TCN(Core):
-    """`levels` residual blocks of dilations 1, 2, 4, ...: y_t sees the last `receptive_field` inputs, exactly.
+    """`levels` residual blocks of dilations 1, 2, 4, ...: y_t depends on exactly the last `receptive_field` inputs.
 
-    The memory is what each convolution last read, so that segments give what the whole sequence gives. Weights start at torch's
-    defaults (N(0, 0.01) in the authors' code), dropout is independent at every position, as there.
+    The memory is the last inputs of each convolution, so that segments give the output of the whole sequence. Weights start at
+    torch's defaults (N(0, 0.01) in the authors' code), dropout is independent at every position, as there.
     Bai, Kolter, Koltun (2018), arXiv 1803.01271. Parameters: a block has K C W + K W^2 + 2 W for C input channels, with weight
     normalisation 2 W more, and C W + W where C is not W.
     """
@@ -61,15 +61,15 @@ class TCN(Core):
 
     @property
     def receptive_field(self) -> int:
-        """How many inputs an output depends on, its own included: 1 + 2 (kernel - 1) (2^levels - 1)."""
+        """Number of inputs that an output depends on: 1 + 2 (kernel - 1) (2^levels - 1)."""
         return 1 + 2 * (self.kernel - 1) * (2 ** len(self.blocks) - 1)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, inputs) to (B, T, width)."""
+        """Map features x (B, T, inputs) to (B, T, width)."""
         check_features(x)
         y, kept = x.transpose(1, 2), []
         for level, block in enumerate(self.blocks):
-            past = memory[level] if memory is not None else block.nothing(y)  # type: ignore[operator]
+            past = memory[level] if memory is not None else block.padding(y)  # type: ignore[operator]
             y, last = block(y, past)
             kept.append(last)
         return Output(y.transpose(1, 2), tuple(kept))

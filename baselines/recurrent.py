@@ -1,4 +1,4 @@
-"""LSTM and GRU, by torch's own fused kernels: a slow baseline would be a lie."""
+"""LSTM and GRU with torch's fused kernels."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,7 +18,7 @@ class Recurrent(Core):
 
     For language, the regularisation of AWD-LSTM (Merity et al., ICLR 2018, arXiv 1708.02182): `hidden_dropout` drops channels
     between layers, the same ones at every position; `weight_dropout` drops entries of every layer's hidden-to-hidden weight, one
-    draw a sequence. `outputs` (default `width`) is the last layer's size, as a tied embedding wants it.
+    draw per sequence. `outputs` (default `width`) is the last layer's size, for a tied embedding.
     Parameters: a layer of h units over D features has 4 (D h + h^2 + 2 h) in an LSTM, 3 (...) in a GRU.
     """
 
@@ -45,13 +45,13 @@ class Recurrent(Core):
         make = nn.LSTM if kind == "lstm" else nn.GRU
         self.network: nn.Module
         if self.width == width and not hidden_dropout and not weight_dropout:
-            self.network = _open(make(inputs, width, num_layers=layers, batch_first=True))
-        else:  # one kernel a layer, with room for masks between them
+            self.network = _init_gates(make(inputs, width, num_layers=layers, batch_first=True))
+        else:  # one kernel per layer, with masks between them
             sizes = [inputs, *[width] * (layers - 1), self.width]
-            self.network = nn.ModuleList(_open(make(below, above, batch_first=True)) for below, above in pairwise(sizes))
+            self.network = nn.ModuleList(_init_gates(make(below, above, batch_first=True)) for below, above in pairwise(sizes))
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """The hidden state at every position."""
+        """Map features x (B, T, inputs) to the hidden state at every position."""
         check_features(x)
         if not isinstance(self.network, nn.ModuleList):
             y, state = self.network(x, memory)
@@ -71,8 +71,8 @@ def _detached(state: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
     return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
 
 
-def _open(network: nn.LSTM | nn.GRU) -> nn.LSTM | nn.GRU:
-    """An LSTM with its forget gates open (Jozefowicz et al., ICML 2015), the customary start for long memories; a GRU as it is."""
+def _init_gates(network: nn.LSTM | nn.GRU) -> nn.LSTM | nn.GRU:
+    """Set an LSTM's forget gate biases to one, for long memories (Jozefowicz et al., ICML 2015); leave a GRU as it is."""
     if isinstance(network, nn.LSTM):
         width = network.hidden_size
         with torch.no_grad():

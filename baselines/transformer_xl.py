@@ -1,4 +1,4 @@
-"""Transformer-XL: layers of relative attention, each with a memory of its own, untied or all the same one."""
+"""Transformer-XL: layers of relative attention, each with its own memory, untied or tied."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -27,12 +27,12 @@ class _Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
 
     def masks(self, x: Tensor) -> tuple[Tensor | None, ...]:
-        """Dropout masks after attention, inside and after the FFN."""
+        """Draw dropout masks: after attention, inside the FFN, after the FFN."""
         wide = x.new_empty(len(x), 1, self.expand.out_features)
         return tuple(variational_mask(like, self.dropout, self.training) for like in (x, wide, x))
 
     def forward(self, x: Tensor, memory: Tensor | None, masks: tuple[Tensor | None, ...]) -> Tensor:
-        """Features (B, T, D) and the layer's own earlier inputs (B, M, D) to features."""
+        """Map features (B, T, D), with the layer's earlier inputs (B, M, D) as memory, to features."""
         after, inner, last = masks
         first, second = self.norms
         if self.pre:
@@ -48,13 +48,13 @@ class _Layer(nn.Module):
 
 
 class TransformerXL(Core):
-    """`layers` layers of the DEQ-Transformer's own attention; `tied`, one layer applied so many times.
+    """`layers` layers of the DEQ-Transformer's own attention; with `tied`, one layer applied `layers` times.
 
-    Each level attends to its inputs of the last `memory_length` positions before the segment, detached: the memory is the tuple of
-    these. `local`, `normalisation` and dropout are as in TransformerXLCell, one mask a level (independent at every position in the
-    authors' code), `checkpointing` as in Unrolled. The position biases are shared by all layers, as there.
-    Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: a layer has 5 D^2 + F (2 D + 1) + 5 D for F = `feedforward` (default
-    4 D), the biases are 2 D more.
+    Each level attends to its inputs at the last `memory_length` positions before the segment, detached; the memory is their tuple.
+    `local`, `normalisation` and dropout are as in TransformerXLCell, one mask per level (independent at every position in the
+    authors' code), `checkpointing` as in Unrolled. All layers share the position biases, as there.
+    Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + F (2 D + 1) + 5 D per layer for F = `feedforward` (default 4 D),
+    and 2 D for the biases.
     """
 
     numerics: ClassVar[int] = 1
@@ -97,7 +97,7 @@ class TransformerXL(Core):
             attention.content_bias, attention.position_bias = attentions[0].content_bias, attentions[0].position_bias
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) to the last layer's (B, T, D)."""
+        """Map features x (B, T, D) to the last layer's (B, T, D)."""
         check_features(x)
         layers = [self.layers[0]] * self.levels if self.tied else list(self.layers)
         memories = [None] * self.levels if memory is None else list(memory)
@@ -117,11 +117,11 @@ class TransformerXL(Core):
             return None
         pairs = zip(inputs, memories, strict=True)
         whole = (x.detach() if old is None else torch.cat((old, x.detach()), dim=1) for x, old in pairs)
-        return tuple(x[:, -self.memory_length :].clone() for x in whole)  # an in-place operation on x does not reach a copy
+        return tuple(x[:, -self.memory_length :].clone() for x in whole)  # a copy: in-place operations on x must not change it
 
 
 def _apply(layers: Any, memories: Any, masks: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """The features after all layers, and the inputs of each."""
+    """Return the features after all layers, and the inputs of each."""
     inputs = []
     for layer, memory, mask in zip(layers, memories, masks, strict=True):
         inputs.append(x)

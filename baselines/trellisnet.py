@@ -1,4 +1,4 @@
-"""TrellisNet: one level, the DEQ's own cell, applied many times, with what it takes to train it so deep."""
+"""TrellisNet: the DEQ's own cell applied many times, with deep supervision."""
 
 from typing import Any, ClassVar, Literal
 
@@ -15,13 +15,13 @@ class TrellisNet(Unrolled):
     """The cell's level applied `depth` times from zero; y_t depends on the last depth + 1 positions (and on the memory).
 
     In training, the output's auxiliary features are those of every `auxiliary_every`-th level before the last (0: none); the
-    authors' code supervises the last level a second time where its number is a multiple too. With "tied" injection all levels add
-    one convolution of the input, computed once, as in the original; "untied" gives every level its own and ties the convolution of
-    the hidden state alone. Dropout masks are the same at all levels, but for an untied injection's weight. `checkpointing` as in
-    Unrolled; what is untied is computed again, not stored. Every level is padded on the left by the memory, which is the last
-    level's h and c at the last position, as in the authors' code, and x there.
-    Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: the cell's, and (depth - 1) (8 D H + 4 H) for D inputs where
-    injection is untied, plus 4 H a level with weight normalisation.
+    authors' code also supervises the last level twice where its number is a multiple. With "tied" injection all levels add the same
+    convolution of the input, as in the original; with "untied" each level has its own, and only the convolution of the hidden state
+    is tied. Dropout masks are the same at all levels, except for an untied injection's weight. `checkpointing` is as in Unrolled;
+    untied injections are recomputed, not stored. Every level is padded on the left by the memory: the last level's h and c at the
+    last position, as in the authors' code, and x there.
+    Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: the cell's, and (depth - 1) (8 D H + 4 H) for D inputs with
+    untied injection, plus 4 H per level with weight normalisation.
     """
 
     numerics: ClassVar[int] = 1
@@ -44,19 +44,19 @@ class TrellisNet(Unrolled):
         self.deeper = nn.ModuleList(cell.injection() for _ in range(depth - 1 if injection == "untied" else 0))
 
     def at_depth(self, depth: int) -> "TrellisNet":
-        """The same cell at another depth; ValueError where injection is untied, as other levels would need other weights."""
+        """Return the same cell at another depth; ValueError with untied injection, whose levels have their own weights."""
         if self.injection == "untied":
-            raise ValueError("a TrellisNet of untied injection has no other depth")
+            raise ValueError("a TrellisNet with untied injection has a fixed depth")
         return TrellisNet(self.cell, depth=depth, auxiliary_every=self.auxiliary_every, checkpointing=self.checkpointing)
 
     def levels(self, x: Tensor, memory: Any = None) -> list[Map]:
-        """The `depth` maps z -> z for features x (B, T, D): one and the same where injection is tied."""
+        """Return the `depth` maps z -> z for features x (B, T, D); all the same with tied injection."""
         if self.injection == "tied":
             return super().levels(x, memory)
         windows, level = self.cell.windows(x, memory), self.cell.recurrence(x, memory)
 
-        def through(inject: nn.Linear) -> Map:
+        def level_of(inject: nn.Linear) -> Map:
             u = self.cell.injected(inject, windows)
             return lambda z: level(z, u())
 
-        return [through(inject) for inject in (self.cell.inject, *self.deeper)]
+        return [level_of(inject) for inject in (self.cell.inject, *self.deeper)]

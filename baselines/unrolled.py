@@ -1,4 +1,4 @@
-"""Weight-tied depth: the DEQ's own map applied a fixed number of times, plain or with gradient checkpointing."""
+"""Weight-tied network: the DEQ's own map applied a fixed number of times, plain or with gradient checkpointing."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Checkpointing = Literal["none", "every", "sqrt"]
 
 
 def _apply(maps: Sequence[Map], seen: Sequence[bool], features: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, ...]:
-    """The state after all maps, and the features after those that are seen."""
+    """Return the state after all maps, and the features after those in `seen`."""
     auxiliary = []
     for f, wanted in zip(maps, seen, strict=True):
         z = f(z)
@@ -26,7 +26,7 @@ def _apply(maps: Sequence[Map], seen: Sequence[bool], features: Callable[[Tensor
 
 
 def segments(depth: int, checkpointing: Checkpointing) -> list[int]:
-    """How many of `depth` steps each checkpointed segment holds; one segment of all steps without checkpointing."""
+    """Split `depth` steps into checkpointed segments and return their lengths; one segment without checkpointing."""
     if checkpointing not in ("none", "every", "sqrt"):
         raise ValueError(f"checkpointing must be none, every or sqrt, got {checkpointing!r}")
     count = {"none": 1, "every": depth, "sqrt": max(1, round(math.sqrt(depth)))}[checkpointing]
@@ -35,12 +35,12 @@ def segments(depth: int, checkpointing: Checkpointing) -> list[int]:
 
 
 class Unrolled(Core):
-    """f applied `depth` times to the cell's start: the explicit network whose infinite depth a DEQ stands for.
+    """f applied `depth` times to the cell's initial state: the explicit network whose limit of infinite depth is the DEQ.
 
-    Backpropagation stores what every step needs: memory linear in depth. `checkpointing` trades that for a second forward:
-    "every" keeps one state a step (linear still, with a small constant), "sqrt" cuts the steps into about sqrt(depth) segments and
-    keeps one state a segment and one segment's activations. Chen et al. (2016), arXiv 1604.06174. In training, the output's
-    auxiliary features are those of every `auxiliary_every`-th step before the last (0: none).
+    Backpropagation stores every step: memory is linear in depth. `checkpointing` trades that for a second forward: "every" keeps
+    one state per step (still linear, with a small constant), "sqrt" splits the steps into about sqrt(depth) segments and keeps one
+    state per segment and one segment's activations. Chen et al. (2016), arXiv 1604.06174. In training, the output's auxiliary
+    features are those of every `auxiliary_every`-th step before the last (0: none).
     """
 
     numerics: ClassVar[int] = 1
@@ -54,16 +54,16 @@ class Unrolled(Core):
         self.auxiliary_every = auxiliary_every
 
     def levels(self, x: Tensor, memory: Any = None) -> list[Map]:
-        """The `depth` maps z -> z for features x (B, T, D): one and the same."""
+        """Return the `depth` maps z -> z for features x (B, T, D), all the same."""
         return [self.cell.bind(x, memory)] * self.depth
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) to the last iterate's features (B, T, width)."""
+        """Map features x (B, T, D) to the last iterate's features (B, T, width)."""
         check_features(x)
         maps, every = self.levels(x, memory), self.auxiliary_every if self.training else 0
         seen = [every > 0 and level % every == 0 and level < self.depth for level in range(1, self.depth + 1)]
         recompute = self.checkpointing != "none" and torch.is_grad_enabled()
-        z, start = self.cell.start(x), 0
+        z, start = self.cell.initial_state(x), 0
         auxiliary: list[Tensor] = []
         for steps in segments(self.depth, self.checkpointing):
             part = slice(start, start + steps)

@@ -1,27 +1,27 @@
-"""Deep equilibrium models for PyTorch: solvers that say how they ended, and gradients that are right.
+"""Deep equilibrium models for PyTorch: fixed-point solvers, adjoints, cells and the DEQ layer. Imports nothing but torch.
 
-    f = cell.bind(x)                          a Map z (B, ...) -> f(z); all that is constant through a solve is fixed here
+    f = cell.bind(x)                                                Map z (B, ...) -> f(z) for fixed features x
     solution = solve(f, z0, Anderson(), Stop(rtol=1e-3, max_steps=30))
     layer = DEQ(TransformerCell(width=64), solver=Anderson(), stop=Stop(), adjoint=Implicit())
 
-`solve` is the one loop, forward and adjoint. A `Solver` proposes iterates, a `Stop` says when a sample is done, a `Status` how
-it ended; an adjoint (`Implicit`, `Phantom`, `Unroll`, for an energy `EquilibriumPropagation`) says how the solve is differentiated;
-a `Cell` gives the map; `DEQ` is the layer, `Stack` puts several in sequence, and `Jacobian` keeps their maps easy to solve for.
-This package imports nothing but torch.
+solve.py     the one solve loop, forward and adjoint: a Solver proposes iterates, a Stop ends each sample, a Status says how
+solvers/     SOLVERS: Picard, Anderson, Broyden
+adjoints/    ADJOINTS: Implicit, Phantom, Unroll, EquilibriumPropagation, Shine differentiate the solve
+cells/       CELLS: MLP, energy, transformer, Transformer-XL and trellis cells give the map
+layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
 """
 
-from deq.adjoint import Adjoint, Implicit, Phantom, Unroll
+from deq.adjoints import ADJOINTS, Adjoint, EquilibriumPropagation, Implicit, Phantom, Shine, Unroll
 from deq.cells import CELLS, Cell, EnergyCell, MLPCell, TransformerCell, TransformerXLCell, TrellisCell
 from deq.core import Core, Output
 from deq.layer import DEQ
-from deq.propagation import EquilibriumPropagation
 from deq.solve import Map, Solution, Solver, Status, Stop, solve
 from deq.solvers import SOLVERS, Anderson, Broyden, Picard
 from deq.stability import Jacobian, jacobian_penalty, spectral_radius
 from deq.stack import Stack
 
 __all__ = [
-    "CELLS", "DEQ", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell", "EquilibriumPropagation", "Implicit",
-    "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Solution", "Solver", "Stack", "Status", "Stop", "TransformerCell",
-    "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
+    "ADJOINTS", "CELLS", "DEQ", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell", "EquilibriumPropagation",
+    "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Shine", "Solution", "Solver", "Stack", "Status",
+    "Stop", "TransformerCell", "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The contract that every sequence model meets, equilibrium or explicit: Core maps (B, T, D) to an Output."""
+"""Base class of sequence models, equilibrium or explicit."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Output:
-    """What a Core returns: features y (B, T, width), a detached memory to carry on, a scalar penalty to add to the loss, and
+    """Output of a Core: features y (B, T, width), a detached memory for the next segment, a scalar penalty to add to the loss, and
     auxiliary features (each (B, T, width)) for deep supervision."""
 
     y: Tensor
@@ -19,10 +19,10 @@ class Output:
 
 
 class Core(nn.Module, ABC):
-    """A causal sequence model over features: y[:, t] depends on x[:, :t+1] and the memory alone. `width` is y's last dimension."""
+    """A causal sequence model: y[:, t] depends only on x[:, :t+1] and the memory. `width` is y's last dimension."""
 
     width: int
 
     @abstractmethod
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) to an Output; the memory it returns is detached from the graph."""
+        """Map features x (B, T, D) to an Output; its memory is detached from the graph."""

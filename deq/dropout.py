@@ -1,4 +1,4 @@
-"""Dropout masks that stay constant through a solve: drawn once (in a cell's `bind`, a core's `forward`), applied at every step."""
+"""Dropout masks that stay constant through a solve: drawn once, in a cell's `bind` or a core's `forward`."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch.nn import functional
 
 
 def check_rates(**rates: float) -> None:
-    """ValueError for a rate outside [0, 1)."""
+    """Raise ValueError for a rate outside [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} must be in [0, 1), got {rate}")
 
 
 def variational_mask(x: Tensor, rate: float, training: bool) -> Tensor | None:
-    """A (B, 1, D) mask for features x (B, T, D), the same at every position, scaled by 1 / (1 - rate); None where nothing drops.
+    """Draw a (B, 1, D) mask for x (B, T, D), equal at all positions, scaled by 1 / (1 - rate); None in evaluation or at rate 0.
 
     Gal and Ghahramani (NeurIPS 2016), arXiv 1512.05287.
     """
@@ -24,10 +24,10 @@ def variational_mask(x: Tensor, rate: float, training: bool) -> Tensor | None:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x times the mask, or x itself."""
+    """Return x times the mask, or x itself without one."""
     return x if mask is None else x * mask
 
 
 def dropped_weight(weight: Tensor, rate: float, training: bool) -> Tensor:
-    """The weight with single entries dropped and the rest scaled (DropConnect). Merity et al. (ICLR 2018), arXiv 1708.02182."""
+    """Drop entries of the weight and scale the rest (DropConnect). Merity et al. (ICLR 2018), arXiv 1708.02182."""
     return functional.dropout(weight, rate, training) if rate else weight

@@ -1,4 +1,4 @@
-"""What a result depends on, read off its autograd graph."""
+"""Traversal of the autograd graph."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 
 def leaves(result: Tensor, stop: GradientEdge | None = None) -> Iterator[Tensor]:
-    """The leaf tensors that need a gradient of `result`, each once; what lies behind the node of `stop` is left out."""
+    """Yield the leaf tensors that get a gradient from `result`, each once, without those reached only through `stop`."""
     waiting: list[Node | None] = [result.grad_fn]
     seen: set[Node] = set() if stop is None else {stop.node}
     while waiting:
@@ -15,6 +15,6 @@ def leaves(result: Tensor, stop: GradientEdge | None = None) -> Iterator[Tensor]
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # AccumulateGrad: where a leaf takes its gradient
+        if hasattr(node, "variable"):  # AccumulateGrad: the node of a leaf
             yield node.variable
         waiting.extend(below for below, _ in node.next_functions)

@@ -1,11 +1,12 @@
-"""DEQ: a cell, a solver, a stop and an adjoint make a layer."""
+"""The DEQ layer."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deq.adjoint import Adjoint, Implicit, Watch
+from deq.adjoints import Adjoint, Implicit
+from deq.adjoints.adjoint import Watch
 from deq.cells.cell import Cell
 from deq.checks import check_features
 from deq.core import Core, Output
@@ -14,11 +15,11 @@ from deq.stability import Jacobian
 
 
 class DEQ(Core):
-    """The features of the fixed point z* = f(z*; x) of a cell; is a Core, like every explicit baseline.
+    """The features of the fixed point z* = f(z*; x) of a cell; a Core, like every explicit baseline.
 
-    `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: `stop`, whatever it is then). A DEQ is causal to the
-    solver's tolerance only: a global solver mixes the positions of a sequence while it converges. With `jacobian`, its training
-    outputs have the penalty on the Jacobian at z*. `stop` and `jacobian` may be replaced between steps.
+    `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: the same as `stop`). With `jacobian`, outputs in
+    training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps.
+    A DEQ is causal only to the solver's tolerance: a global solver mixes the positions of a sequence until it converges.
     """
 
     numerics: ClassVar[int] = 1
@@ -37,8 +38,7 @@ class DEQ(Core):
         adjoint = Implicit() if adjoint is None else adjoint
         if isinstance(solver, type) or not hasattr(solver, "step"):
             raise TypeError(f"solver must be a Solver such as Anderson(), got {solver!r}")
-        if hasattr(adjoint, "check"):
-            adjoint.check(solver, stop)
+        adjoint.check(solver, stop)
         self.cell, self.width = cell, cell.width
         self.solver, self.stop, self.adjoint = solver, stop, adjoint
         self.evaluation_stop = evaluation_stop
@@ -46,7 +46,7 @@ class DEQ(Core):
         self._watchers: list[Watch] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle has no watchers: they belong to the original."""
+        """Leave out the watchers: they belong to the original."""
         return {**self.__dict__, "_watchers": []}
 
     @property
@@ -56,24 +56,24 @@ class DEQ(Core):
 
     @evaluation_stop.setter
     def evaluation_stop(self, stop: Stop | None) -> None:
-        """Set it; None for the same as `stop`, whatever that is then."""
+        """Set it; None means the value of `stop`."""
         self._evaluation_stop = stop
 
     def watch(self, watcher: Watch) -> Callable[[], None]:
-        """Have `watcher(phase, solution)` told of every solve, phase "forward" or "backward"; returns a function that ends it."""
+        """Call `watcher(phase, solution)` after every solve, phase "forward" or "backward"; returns a function that removes it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
-    def _tell(self, phase: str, solution: Solution) -> None:
+    def _notify(self, phase: str, solution: Solution) -> None:
         for watcher in tuple(self._watchers):
             watcher(phase, solution)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) to the fixed point's features (B, T, width): the solve and one more evaluation, f(z*)."""
+        """Map features x (B, T, D) to the features of the fixed point (B, T, width): a solve and one more evaluation, f(z*)."""
         check_features(x)
         f = self.cell.bind(x, memory)
         stop = self.stop if self.training else self.evaluation_stop
-        z = self.adjoint(f, self.cell.start(x), self.solver, stop, self._tell)
+        z = self.adjoint(f, self.cell.initial_state(x), self.solver, stop, self._notify)
         penalty = None
         if self.jacobian is not None and self.training and z.requires_grad:
             penalty = self.jacobian.penalty(f, z)

@@ -1,4 +1,4 @@
-"""Several tensors as one: a solver sees a single state, whatever parts a cell keeps in it."""
+"""Pack several tensors into the single state that a solver iterates."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def pack(*parts: Tensor) -> Tensor:
-    """Parts (B, T, D_i) side by side in one (B, T, sum D_i)."""
+    """Concatenate parts (B, T, D_i) to one (B, T, sum D_i)."""
     return torch.cat(parts, dim=-1)
 
 
 def unpack(z: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-    """The parts (B, T, D_i) of a packed z, as views; widths that do not sum to z's last dimension raise RuntimeError."""
+    """Split a packed z into views (B, T, D_i); RuntimeError where the widths do not sum to z's last dimension."""
     return z.split(list(widths), dim=-1)

@@ -1,12 +1,13 @@
-"""Every fixed point in this library, forward and adjoint, is found by the one loop in this file.
+"""The solve loop: every fixed point in this library, forward and adjoint, is found here.
 
-A Solver proposes the next iterate and nothing else; `solve` evaluates f, counts, judges every sample by its own gap ||f(z) - z||,
-keeps the best iterate and says how each sample ended. Numerics never raise and never pass silently: look at `Solution.status`.
+A Solver only proposes the next iterate. `solve` evaluates f, counts, measures every sample's gap ||f(z) - z||, keeps the best
+iterate and reports how each sample ended. Numerical failure never raises: check `Solution.status`.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -17,14 +18,12 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from deq.checks import check_whole
+from deq.precision import full_precision, in_float32
 
 Map = Callable[[Tensor], Tensor]
 
-HALF = (torch.bfloat16, torch.float16)
-_IEEE = ("ieee", "none")  # names of float32 products in float32
-_BACKENDS: Any = torch.backends
-_UNBOUND = nullcontext()
-_LONG = 4096  # numbers in a row: so many are copied row by row in less time than a mask takes
+_LONG = 4096  # numbers in a sample: from here on, copying single samples takes less time than a mask
+_device_path: ContextVar[bool] = ContextVar("device path", default=False)
 
 
 class Status(IntEnum):
@@ -40,14 +39,13 @@ class Status(IntEnum):
 class Stop:
     """When a sample is done: ||f(z) - z|| < atol + rtol ||f(z)||, or max_steps evaluations, or a gap grown by `growth`.
 
-    `rtol=None` asks for exactly `max_steps` evaluations with no data-dependent stop (no host sync; traceable under
-    FakeTensorMode), and takes no `atol`; `rtol=0` stops by `atol` alone. `check_every` k looks every k evaluations whether all are
-    done, which on a GPU is one host sync in k and may cost k - 1 evaluations more; how each sample ended stays the same. A sample
-    has diverged when its gap exceeds `growth` times the larger of its first gap and one. That is an absolute bound, because a
-    relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3 for ever); and the one is there because a solve may start next
-    to an unstable fixed point, where the first gap says nothing of the scale. In float32 an rtol below about 1e-6 is out of reach,
-    and where f runs in bfloat16 one below about 4e-3 (adjoints see to that); a float32 gap below about 1e-19 counts as zero, since
-    its square is.
+    `rtol=None` takes exactly `max_steps` evaluations without a data-dependent stop (no host sync; traceable under FakeTensorMode)
+    and needs `atol=0`; `rtol=0` stops by `atol` alone. `check_every` k checks every k evaluations whether all samples are done: on
+    a GPU one host sync in k, for up to k - 1 more evaluations; every sample's outcome stays the same.
+    A sample has diverged when its gap exceeds `growth` times the larger of its first gap and one. The bound is absolute because a
+    relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3), and at least one because a solve may start next to an unstable
+    fixed point, where the first gap is tiny. Float32 cannot reach an rtol below about 1e-6, nor f in bfloat16 one below about 4e-3
+    (adjoints raise it). A float32 gap below about 1e-19 counts as zero, since its square underflows.
     """
 
     rtol: float | None = 1e-3
@@ -71,10 +69,10 @@ class Stop:
 
 
 class Solver(Protocol):
-    """Proposes iterates: never loops, never stops, never counts. Settings live in the solver, state in the Memory it returns.
+    """Proposes iterates; does not loop, stop or count. Settings are fields of the solver, state is in the memory it returns.
 
-    Samples are independent: row b of a proposal depends on row b of the arguments alone. The states that it is given are float32 or
-    float64, and `step` runs without autocast and without TF32: half-precision products would keep a tight solve from converging.
+    Samples are independent: row b of a proposal depends only on row b of the arguments. States are float32 or float64, and `step`
+    runs without autocast and TF32: half-precision products would keep a tight solve from converging.
     """
 
     @property
@@ -82,10 +80,10 @@ class Solver(Protocol):
         """Whether `step` may be differentiated through (its memory is not written in place)."""
 
     def init(self, z: Tensor, steps: int) -> Any:
-        """The memory of a solve from z (B, ...) of at most so many steps: a NamedTuple of tensors and counts, or None."""
+        """Return the memory of a solve from z (B, ...) of at most `steps` steps: a NamedTuple of tensors and counts, or None."""
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        """The next iterate (B, ...) and memory from z, fz = f(z) and the memory."""
+        """Return the next iterate (B, ...) and memory, given z, fz = f(z) and the memory."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Solution:
 
     z (B, ...): the iterate with the smallest gap; status (B,) int8 of Status; gap (B,): its ||f(z) - z||; residual (B,): gap over
     ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the whole batch; gaps (nfe, B): every gap
-    seen, in order (of a sample that is done too, while others go on); solver_bytes: the solver's own storage.
+    in order, also of samples that are done while others go on; solver_bytes: the solver's own storage.
     """
 
     z: Tensor
@@ -112,23 +110,19 @@ class Solution:
         return self.status == Status.CONVERGED
 
 
-_looking = True
-
-
 @contextmanager
-def without_looking() -> Iterator[None]:
-    """Inside, solves run the very operators on a CPU that they run on a GPU or on fake tensors: same results, counts to compare."""
-    global _looking
-    before, _looking = _looking, False
+def force_device_path() -> Iterator[None]:
+    """Make solves on a CPU run the operators that they run on a GPU or on fake tensors; the results are the same."""
+    token = _device_path.set(True)
     try:
         yield
     finally:
-        _looking = before
+        _device_path.reset(token)
 
 
-def looks_free(tensor: Tensor) -> bool:
-    """Whether values can be looked at for nothing: on a CPU. Elsewhere it is a host sync, and a traced tensor has none."""
-    return _looking and tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+def is_sync_free(tensor: Tensor) -> bool:
+    """Whether reading the tensor's values costs no host sync: True on a CPU, except while tracing or in `force_device_path`."""
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling() and not _device_path.get()
 
 
 def _norms(z: Tensor) -> Tensor:
@@ -144,15 +138,15 @@ def _storage_bytes(memory: Any) -> int:
 
 
 def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
-    """Find z = f(z) for every sample of z0 (B, ...) on its own: what happens to one does not touch the others.
+    """Find z = f(z) for every sample of z0 (B, ...) independently.
 
     Costs `Solution.nfe` evaluations of f and, off the CPU, a host sync every `stop.check_every` (none with `rtol=None`). A sample
-    that is done keeps its best iterate; f goes on being evaluated on the whole batch until the last one is done.
+    that is done keeps its best iterate; f is evaluated on the whole batch until the last one is done.
 
-    The state of the solve is float32 at least. From a z0 in half precision, f sees the state in z0's dtype (under autocast in
-    float32: autocast chooses f's precision), and the solution has z0's dtype. f may return a narrower float than it was given.
-    ValueError or TypeError where f returns another shape or dtype or writes to its argument; NotImplementedError under torch.func
-    transforms and forward-mode derivatives, which `solve` cannot follow.
+    The state is float32 at least. For a z0 in half precision, f gets the state in z0's dtype and the solution has z0's dtype; under
+    autocast both are float32, since autocast chooses f's precision. f may return a narrower float than its argument.
+    Raises ValueError or TypeError where f returns another shape or dtype or writes to its argument, and NotImplementedError under
+    torch.func transforms and forward-mode derivatives.
     """
     if not isinstance(z0, Tensor) or not z0.is_floating_point():
         raise TypeError(f"z0 must be a floating-point tensor, got {z0.dtype if isinstance(z0, Tensor) else type(z0).__name__}")
@@ -165,19 +159,19 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
 
 
 def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
-    given, z = single(f, z0)
+    wrapped, z = in_float32(f, z0)
     if z is z0:
-        z = z0.clone()  # the caller's tensor stays the caller's
-    bounds = _full_precision(z.device.type)
+        z = z0.clone()  # f may write to its argument, and must not reach the caller's tensor
+    solver_context = full_precision(z.device.type)
     memory, samples = solver.init(z, stop.max_steps), None
-    # Whether f writes every result to the same memory, as a CUDA graph does. A result that is iterated on tells with the next one.
+    # Whether f writes every result to the same memory, as a CUDA graph does; known once a result has been compared with the next.
     static: bool | None = None
     held: Tensor | None = None
     gaps: list[Tensor] = []
     for step in range(1, stop.max_steps + 1):
-        fz = _evaluate(given, z)
-        if step == 1 and looks_free(z) and not torch.equal(z, z0) and not torch.allclose(z, z0.to(z.dtype), 0, 0, equal_nan=True):
-            raise _wrote()  # through z.data or NumPy, which no version counts
+        fz = _evaluate(wrapped, z)
+        if step == 1 and is_sync_free(z) and not torch.equal(z, z0) and not torch.allclose(z, z0.to(z.dtype), 0, 0, equal_nan=True):
+            raise _wrote()  # through z.data or NumPy, which the version counter does not see
         if held is not None:
             static, held = _aliased(fz, held), None
         if torch.is_grad_enabled():
@@ -191,15 +185,15 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
         if stop.rtol is not None and step % stop.check_every == 0 and samples.over:
             break
         if step < stop.max_steps:
-            with bounds() if bounds is not None else _UNBOUND:
-                z, memory = solver.step(given, z, fz, memory)
+            with solver_context():
+                z, memory = solver.step(wrapped, z, fz, memory)
             if static is not False and _aliased(z, fz):
                 held, z = (fz if static is None else None), z.clone()
-        del fz  # not while f is evaluated next
+        del fz  # free it before f is evaluated again
     assert samples is not None
     tiny = torch.finfo(samples.best_size.dtype).tiny
     return Solution(
-        z=samples.best.to(z0.dtype),
+        z=samples.best if wrapped is f else samples.best.to(z0.dtype),
         status=samples.status,
         gap=samples.best_gap,
         residual=samples.best_gap / samples.best_size.clamp(min=tiny),
@@ -210,18 +204,9 @@ def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
     )
 
 
-def single(f: Map, z0: Tensor) -> tuple[Map, Tensor]:
-    """f and z0 with the state in float32 at least: f still sees a half-precision state in z0's dtype, under autocast in float32."""
-    if z0.dtype not in HALF:
-        return f, z0
-    if torch.is_autocast_enabled(z0.device.type):
-        return f, z0.float()
-    return lambda z: f(z.to(z0.dtype)), z0.float()
-
-
 def _evaluate(f: Map, z: Tensor) -> Tensor:
-    """f(z) in z's dtype, after a check of what f did: its shape and dtype, and that it left z as it was."""
-    counted = not z.is_inference()  # an inference tensor has no version to count its writes by
+    """Return f(z) in z's dtype; check its shape and dtype, and that f did not write to z."""
+    counted = not z.is_inference()  # an inference tensor has no version counter
     version = z._version if counted else 0
     fz = f(z)
     if not isinstance(fz, Tensor):
@@ -249,36 +234,11 @@ def _aliased(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
-def _full_precision(device: str) -> Callable[[], AbstractContextManager[object]] | None:
-    """What a solver's own products run in where autocast or TF32 is on; None where neither is. f keeps them."""
-    autocast = torch.is_autocast_enabled(device)
-    products = {"cuda": _BACKENDS.cuda.matmul, "cpu": _BACKENDS.mkldnn.matmul}.get(device)
-    chosen = _IEEE[0] if products is None else products.fp32_precision
-    if chosen == "none":  # left to what holds for all backends
-        chosen = _BACKENDS.fp32_precision
-    if not autocast and chosen in _IEEE:
-        return None
-
-    @contextmanager
-    def bounds() -> Iterator[None]:
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
-            if products is None or chosen in _IEEE:
-                yield
-                return
-            own, products.fp32_precision = products.fp32_precision, "ieee"
-            try:
-                yield
-            finally:
-                products.fp32_precision = own
-
-    return bounds
-
-
 class _Samples:
-    """How every sample stands: its best iterate, and whether and how it ended.
+    """The state of every sample: its best iterate, and whether and how it ended.
 
-    `note` asks the cheap question first, whether anybody ends here, and works the whole answer out only where that is so. Which
-    of the two was taken changes no bit: a sample's outcome does not depend on what the others in its batch do.
+    `note` first checks whether any sample ends at this step, which is cheap, and updates all outcomes only where one does. Both
+    paths give the same bits: a sample's outcome does not depend on the others in its batch.
     """
 
     def __init__(self, z: Tensor, gap: Tensor, size: Tensor, stop: Stop) -> None:
@@ -287,21 +247,21 @@ class _Samples:
         self.status = torch.full_like(gap, Status.MAX_STEPS, dtype=torch.int8)
         self.steps = torch.full_like(gap, stop.max_steps, dtype=torch.int32)
         limits = torch.finfo(gap.dtype)
-        # A sample that is done has bounds that its gap cannot leave, and a best gap that it cannot beat.
+        # A sample that is done gets bounds that hold any gap, and a best gap of minus infinity.
         self._rtol = torch.full_like(gap, 0.0 if stop.rtol is None else stop.rtol)
         self._least = torch.full_like(gap, -limits.max if stop.rtol is None else max(stop.atol, limits.tiny))
         self._bar = gap
         growth = min(stop.growth, limits.max)
-        self._most = torch.clamp(growth * gap.clamp(min=1), max=limits.max)  # infinity is above it
-        self._asks = looks_free(z)
-        self._left = len(gap) > 0
+        self._most = torch.clamp(growth * gap.clamp(min=1), max=limits.max)  # finite, so that an infinite gap exceeds it
+        self._sync_free = is_sync_free(z)
+        self._any_active = len(gap) > 0
         self._owned = False  # whether best is this object's to write to
 
     def note(self, step: int, z: Tensor, gap: Tensor, size: Tensor) -> None:
-        """Keep what is better, and note who has ended."""
+        """Keep better iterates, and record which samples ended."""
         threshold = torch.addcmul(self._least, self._rtol, size)
-        # A gap within its bounds is what clamping leaves of it; NaN is not equal to itself.
-        if self._asks and torch.equal(torch.clamp(gap, threshold, self._most), gap):
+        # Clamping does not change a gap within its bounds; NaN is not equal to itself.
+        if self._sync_free and torch.equal(torch.clamp(gap, threshold, self._most), gap):
             if torch.equal(torch.minimum(gap, self._bar), gap):
                 self.best, self.best_gap, self.best_size, self._bar, self._owned = z, gap, size, gap, False
             else:
@@ -310,7 +270,7 @@ class _Samples:
         finite = (gap + size) < math.inf
         met = (gap < threshold) & finite
         ended = (met | ~(finite & (gap <= self._most))) & self.active
-        # What is called converged is what met the tolerance, were another's gap smaller.
+        # The iterate that met the tolerance is kept even where an earlier one had a smaller gap.
         self._keep(((gap <= self._bar) | met) & self.active, z, gap, size)
         verdict = torch.where(met, Status.CONVERGED, torch.where(finite, Status.DIVERGED, Status.NONFINITE))
         self.status = torch.where(ended, verdict.to(torch.int8), self.status)
@@ -318,18 +278,18 @@ class _Samples:
         self.active = self.active & ~ended
         self._rtol, self._most = self._rtol.masked_fill(ended, -1.0), self._most.masked_fill(ended, math.inf)
         self._least, self._bar = self._least.masked_fill(ended, -math.inf), self._bar.masked_fill(ended, -math.inf)
-        self._left = not self._asks or bool(self.active.any())
+        self._any_active = not self._sync_free or bool(self.active.any())
 
     @property
     def over(self) -> bool:
-        """Whether all have ended; a host sync off the CPU."""
-        return not (self._left if self._asks else bool(self.active.any()))
+        """Whether all samples have ended; a host sync off the CPU."""
+        return not (self._any_active if self._sync_free else bool(self.active.any()))
 
     def _keep(self, better: Tensor, z: Tensor, gap: Tensor, size: Tensor) -> None:
         self.best_gap = torch.where(better, gap, self.best_gap)
         self.best_size = torch.where(better, size, self.best_size)
         self._bar = torch.where(better, gap, self._bar)
-        if not self._asks or torch.is_grad_enabled() or math.prod(z.shape[1:]) < _LONG:
+        if not self._sync_free or torch.is_grad_enabled() or math.prod(z.shape[1:]) < _LONG:
             self.best = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.best)
             return
         if not self._owned:

@@ -1,4 +1,4 @@
-"""How a map behaves around its fixed point: the size of its Jacobian, as a penalty to train against and as a number to look at."""
+"""The Jacobian of a map at its fixed point: a penalty on its norm and an estimate of its spectral radius."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deq.checks import check_whole
-from deq.solve import Map, single
+from deq.precision import in_float32
+from deq.solve import Map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +31,19 @@ class Jacobian:
         check_whole(probes=self.probes)
 
     def penalty(self, f: Map, z: Tensor) -> Tensor | None:
-        """The weighted penalty, or None in a step that is left out; draws random numbers for what it needs alone."""
+        """Return the weighted penalty, or None in a step without one."""
         if self.probability < 1 and torch.rand(()).item() >= self.probability:
             return None
         return self.weight * jacobian_penalty(f, z, self.probes)
 
 
 def jacobian_penalty(f: Map, z: Tensor, probes: int = 1) -> Tensor:
-    """Hutchinson's estimate of ||J||_F^2 / N, J = df/dz at z (B, ...), N the numbers of a sample: a scalar, the mean over samples.
+    """Estimate ||J||_F^2 / N by Hutchinson's method, J = df/dz at z (B, ...), N the size of a sample; the mean over samples.
 
     Differentiable in what f depends on, not in z, which is detached; float32 at least. Zero where f ignores z. Each probe
     e ~ N(0, 1) costs a vector-Jacobian product with a graph: E ||e^T J||^2 = ||J||_F^2.
     """
-    f, z = single(f, z.detach())
+    f, z = in_float32(f, z.detach())
     z.requires_grad_()
     total = z.new_zeros(())
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
@@ -57,13 +58,13 @@ def jacobian_penalty(f: Map, z: Tensor, probes: int = 1) -> Tensor:
 
 
 def spectral_radius(f: Map, z: Tensor, steps: int = 50) -> Tensor:
-    """(B,) estimates of the largest |eigenvalue| of df/dz at each sample of z (B, ...), by power iteration on its transpose.
+    """Estimate the largest |eigenvalue| (B,) of df/dz at each sample of z (B, ...) by power iteration on its transpose.
 
-    Below one, plain iteration converges near z. Growth is averaged over the second half of the steps, so that a complex pair, whose
-    single steps go up and down, is met too; samples must not depend on each other. No gradient.
+    Below one, plain iteration converges near z. Growth is averaged over the second half of the steps, since the single
+    steps of a complex pair oscillate. Samples must be independent. No gradient.
     """
     check_whole(least=2, steps=steps)
-    f, z = single(f, z.detach())
+    f, z = in_float32(f, z.detach())
     z.requires_grad_()
     with torch.enable_grad():
         fz = f(z)

@@ -1,4 +1,4 @@
-"""Cores in sequence: what one gives is what the next is given."""
+"""Cores in sequence."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from deq.core import Core, Output
 
 
 class Stack(Core):
-    """Cores one after the other, such as two DEQs: every one solves for its own fixed point of the features below it.
+    """Cores in sequence, such as two DEQs: each takes the features of the one before it.
 
-    By theorem 2 of Bai, Kolter, Koltun (2019) one DEQ can stand for any stack of them: depth should buy nothing. Its memory is the
-    tuple of theirs, its penalty the sum of theirs, its auxiliary features those of the last.
+    By theorem 2 of Bai, Kolter, Koltun (2019) one DEQ can represent any stack of them. The memory is the tuple of the cores'
+    memories, the penalty the sum of their penalties; the auxiliary features are those of the last core.
     """
 
     numerics: ClassVar[int] = 1
@@ -26,7 +26,7 @@ class Stack(Core):
         self.width = cores[-1].width
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Features x (B, T, D) of the first core to those (B, T, width) of the last."""
+        """Map features x (B, T, D) of the first core to those (B, T, width) of the last."""
         memories, penalties = [], []
         auxiliary: tuple[Tensor, ...] = ()
         for core, own in zip(self.cores, memory or [None] * len(self.cores), strict=True):

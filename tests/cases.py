@@ -1,4 +1,4 @@
-"""Which cases of a test run by default, and which in `make test-all` alone."""
+"""Choose the cases of a test that run by default; `make test-all` runs all."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -8,17 +8,17 @@ import pytest
 
 
 def exhaustive(*cases: Any) -> list[Any]:
-    """Cases for `make test-all` alone; a tuple is one case of several values."""
+    """Cases that only `make test-all` runs; a tuple is one case of several values."""
     return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.exhaustive) for case in cases]
 
 
 def few(cases: Iterable[Any], kept: Collection[Any]) -> list[Any]:
-    """All the cases, of which those that are not kept are for `make test-all` alone."""
+    """All cases; those not in `kept` are exhaustive."""
     return [case if case in kept else exhaustive(case)[0] for case in cases]
 
 
 def cover(*axes: Sequence[Any], possible: Callable[..., bool] = lambda *_: True) -> list[tuple[Any, ...]]:
-    """Possible combinations, few, such that each value of each axis is in one of those."""
+    """A small set of possible combinations that has every value of every axis (a greedy cover)."""
     places = [found for found in itertools.product(*(range(len(axis)) for axis in axes)) if possible(*_at(axes, found))]
     missing = {(axis, place) for found in places for axis, place in enumerate(found)}
     kept = []
@@ -29,7 +29,7 @@ def cover(*axes: Sequence[Any], possible: Callable[..., bool] = lambda *_: True)
 
 
 def product(*axes: Sequence[Any], possible: Callable[..., bool] = lambda *_: True) -> list[Any]:
-    """Every possible combination, of which those that run by default are a cover."""
+    """Every possible combination; those outside a cover are exhaustive."""
     kept = cover(*axes, possible=possible)
     return few([combination for combination in itertools.product(*axes) if possible(*combination)], kept)
 

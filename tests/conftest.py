@@ -1,4 +1,4 @@
-"""One thread, one seed, and meters of memory that count tensors, not the process."""
+"""One thread, one seed, the order of the files, and meters of the memory of tensors."""
 
 import gc
 import weakref
@@ -17,23 +17,12 @@ settings.register_profile("project", deadline=None, derandomize=True, max_exampl
 settings.register_profile("whole", deadline=None, derandomize=True, max_examples=400)
 settings.load_profile("project")  # `--hypothesis-profile` comes after
 _LONG = {"test_survival.py", "test_gate.py", "test_memory.py", "test_cli.py", "test_ray.py", "test_torchrun.py", "test_check.py"}
-_END_TO_END = {
-    "finished",
-    "local",
-    "made",
-    "models",
-    "published",
-    "origins",
-    "browser",
-    "usual",
-}  # fixtures that train, or read all
+# Fixtures that train, start processes or read all published files.
+_END_TO_END = {"finished", "local", "made", "models", "published", "origins", "browser", "usual"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files whose tests wait for other processes come first: at the end one process would be left with the longest of them.
-
-    A test is as end to end as its fixtures.
-    """
+    """Run the longest files first, so that no process is left with one at the end; mark tests whose fixtures are end to end."""
     items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
         if _END_TO_END & set(getattr(item, "fixturenames", ())):
@@ -41,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Probes collect garbage; what the imports made need not be looked at each time (0.1 s)."""
+    """Exclude imported objects from the garbage collections of the probes, 0.1 s each."""
     gc.collect()
     gc.freeze()
 
@@ -52,7 +41,7 @@ def _seed() -> None:
 
 
 class _Live(TorchDispatchMode):
-    """The bytes of the storages made under the mode that are still alive, and their peak."""
+    """Bytes of the live storages that were made under this mode, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +68,7 @@ class _Live(TorchDispatchMode):
 
 @pytest.fixture
 def peak_bytes() -> Callable[[Callable[[], object]], int]:
-    """The peak of the bytes that a call allocates and holds, forward and backward."""
+    """Measure the peak bytes that a call allocates."""
 
     def measure(run: Callable[[], object]) -> int:
         with _Live() as meter:
@@ -91,7 +80,7 @@ def peak_bytes() -> Callable[[Callable[[], object]], int]:
 
 @pytest.fixture
 def saved_bytes() -> Callable[[Callable[[], object]], int]:
-    """The bytes of the distinct storages that a call saves for backward."""
+    """Measure the bytes of the distinct storages that a call saves for backward."""
 
     def measure(run: Callable[[], object]) -> int:
         storages: dict[int, torch.UntypedStorage] = {}

@@ -1,11 +1,7 @@
-"""What several tests need to make records and to run suites."""
+"""Shared by tests that make records and run suites."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bench.execution.coordinator import Callbacks, Coordinator, RunOptions
 from bench.execution.engines.local import Local
@@ -15,32 +11,11 @@ from bench.records.record import Record
 from bench.records.store import Store
 
 IDENTITY = Identity(data="0" * 64, numerics={"DEQ": 1}, code={}, environment={"torch": "2.13.0"})
-PATIENCE_S = 300.0  # on a machine that is busy; what is waited for comes within seconds on one that is not
-
-
-@contextmanager
-def cluster(machines: int) -> Iterator[Any]:
-    """A Ray cluster on the loopback interface: a head without room, and machines with a core each. Skipped without Ray."""
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_TMPDIR", "/tmp")  # its sockets need short paths
-        patch.setenv("RAY_worker_niceness", "0")  # 15 without: a busy machine would starve it
-        from ray.cluster_utils import Cluster
-
-        small = {"object_store_memory": 2**27, "include_dashboard": False}
-        soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # to be told of a machine's loss
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon, **small})
-        try:
-            for _ in range(machines):
-                made.add_node(num_cpus=1, object_store_memory=2**27)
-            yield made
-        finally:
-            made.shutdown()
+PATIENCE_S = 300.0  # timeout of a wait that takes seconds on an idle machine
 
 
 def run_suite(plan: Plan, results: Path, *, suite: str = "s", jobs: int = 2, engine: Any = None, **more: Any) -> list[Record]:
-    """A plan's final records, brought about on this machine."""
+    """Run a plan on this machine and return its final records; `more`: callbacks, data and RunOptions."""
     callbacks, data = more.pop("callbacks", Callbacks()), more.pop("data", {})
     store, options = Store(results), RunOptions(**more)
     engine = engine or Local(jobs)

@@ -1,15 +1,16 @@
-"""What a user brings: a model, a cell, a solver and a task of their own, named by dotted path (`user_models:Averages`).
+"""Models, a cell, a solver and a task as a user defines them, named by dotted path (`user_models:Averages`).
 
-The second half holds models that fail, each in its own way, for the tests of what a run survives.
+FailingModel fails in each of the ways that the execution engines must survive.
 """
 
+import ctypes
 import multiprocessing.util
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from deq import Cell, Core, Map, Output
 
 
 class Averages(Core):
-    """The mean of the past at every position, through one layer: causal, explicit, without memory."""
+    """One layer on each position and the mean of the sequence up to it."""
 
     def __init__(self, *, inputs: int, width: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -32,22 +33,20 @@ class Averages(Core):
         self.layer = nn.Linear(2 * inputs, width)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """The layer sees the position and the mean up to it."""
         count = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
         return Output(torch.tanh(self.layer(torch.cat((x, self.scale * x.cumsum(dim=1) / count), dim=-1))))
 
 
 class Supervised(Averages):
-    """Averages whose output stands for its auxiliary features too, in training."""
+    """Averages whose output is also its auxiliary output in training."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """The same, twice."""
         y = super().forward(x, memory).y
         return Output(y, auxiliary=(y,) if self.training else ())
 
 
 class Leaky(Core):
-    """An equilibrium that forgets to let go: every step's activation stays with the result."""
+    """An equilibrium model that keeps the activations of every step."""
 
     def __init__(self, *, inputs: int, width: int, steps: int = 8) -> None:
         super().__init__()
@@ -55,7 +54,7 @@ class Leaky(Core):
         self.layer = nn.Linear(inputs, width)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Iterates without a graph, then once with it; keeps what it should not."""
+        """Iterate without a graph, then once with it, and return all iterates as memory."""
         with torch.no_grad():
             kept = [torch.tanh(self.layer(x))]
             for _ in range(self.steps):
@@ -63,27 +62,25 @@ class Leaky(Core):
         return Output(torch.tanh(0.5 * kept[-1] + self.layer(x)), memory=tuple(kept))
 
 
-class Looks(Averages):
-    """A model whose work depends on its activations' values."""
+class DataDependent(Averages):
+    """A model whose operators depend on the values of its activations."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Once more where the mean is above nothing."""
         y = super().forward(x).y
         return Output(torch.tanh(y) if y.mean() > 0 else y)
 
 
-class Remembers(Averages):
-    """A model that writes its activations' mean into a number of its own, and looks at that."""
+class DataDependentBuffer(Averages):
+    """A model whose operators depend on a tensor that it computed from its activations."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """As `Looks`, by a detour."""
         y, top = super().forward(x).y, torch.zeros(())
         top.add_(y.detach().abs().mean())
         return Output(torch.tanh(y) if top > 0 else y)
 
 
 class Shift(Cell):
-    """f(z) = tanh(W shift(z) + U x): each position looks one to the left."""
+    """f(z) = tanh(W shift(z) + U x): each position reads its left neighbour."""
 
     def __init__(self, *, width: int, gain: float = 0.5) -> None:
         super().__init__()
@@ -93,7 +90,6 @@ class Shift(Cell):
             self.inner.weight.mul_(gain)
 
     def bind(self, x: Tensor, memory: None = None) -> Map:
-        """U x is computed once."""
         injection = self.outer(x)
         return lambda z: torch.tanh(self.inner(nn.functional.pad(z, (0, 0, 1, 0))[:, :-1]) + injection)
 
@@ -106,16 +102,14 @@ class Halfway:
     differentiable: ClassVar[bool] = True
 
     def init(self, z: Tensor, steps: int) -> None:
-        """Nothing to remember."""
         return None
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: None) -> tuple[Tensor, None]:
-        """A relaxed step."""
         return torch.lerp(z, fz, self.share), None
 
 
 class Echo(Task):
-    """Say again what is said now: any model that sees its input learns it. Chance is ln `symbols`; `hits` is better higher."""
+    """Predict the present token, which any model learns. Chance is ln `symbols` nats; `hits` is the accuracy."""
 
     def __init__(self, *, symbols: int = 5, length: int = 6, headline: str = "hits") -> None:
         self.vocabulary, self.length = symbols, length
@@ -135,17 +129,15 @@ class Echo(Task):
             number += 1
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Cross-entropy and the share of right answers."""
         losses = nn.functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten(), reduction="sum")
         return {"loss": (losses, targets.numel()), "hits": ((logits.argmax(-1) == targets).sum().double(), targets.numel())}
 
     def fingerprint(self) -> str:
-        """The settings say it all."""
         return f"echo {self.vocabulary} {self.length}"
 
 
-class Misfit(Averages):
-    """Fails at its `at`-th training step, in the way `how` says; `folder` is where those that must meet leave a mark."""
+class FailingModel(Averages):
+    """Averages that fails at training step `at` as `how` says; processes leave marks in `folder`."""
 
     def __init__(self, *, inputs: int, width: int, how: str = "none", at: int = 1, folder: str = "", wait_s: float = 20.0) -> None:
         super().__init__(inputs=inputs, width=width)
@@ -155,28 +147,23 @@ class Misfit(Averages):
             raise RuntimeError("cannot be\nbuilt")
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """As `Averages`, until it fails."""
+        """Apply the layer; fail at the given step."""
         output = super().forward(x, memory)
         self.steps += self.training
         if self.training and self.steps == self.at:
-            getattr(self, f"_{self.how}")()
             if self.how == "nan":
                 return Output(output.y * float("nan"))
+            if self.how != "none":
+                getattr(self, f"_{self.how}")()
         return output
-
-    def _none(self) -> None: ...
 
     def _ode(self) -> None:
         raise AssertionError("non-finite values in state `y`: tensor([nan])")
 
-    def _nan(self) -> None: ...
-
-    def _build(self) -> None: ...
-
     def _raise(self) -> None:
         raise RuntimeError("a user's mistake")
 
-    def _strange(self) -> None:
+    def _surrogate(self) -> None:
         raise RuntimeError("a byte that is no character: \udcff")
 
     def _exit(self) -> None:
@@ -185,19 +172,23 @@ class Misfit(Averages):
     def _allocate(self) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
-    def _second(self) -> None:
-        """In one of the processes that share the run."""
+    def _allocate_in_rank_1(self) -> None:
         if os.environ.get("RANK") == "1":
             self._allocate()
 
     def _memory(self) -> None:
         raise MemoryError
 
-    def _hoard(self) -> None:
-        """Python's own memory, which it keeps hold of."""
+    def _fill_python_memory(self) -> None:
         self.kept = []
         while True:
             self.kept.append(bytearray(2**20))
+
+    def _fill_torch_memory(self) -> None:
+        kept = []
+        end = time.monotonic() + self.wait_s
+        while time.monotonic() < end:
+            kept.append(torch.ones(2**22))
 
     def _chained(self) -> None:
         try:
@@ -205,8 +196,8 @@ class Misfit(Averages):
         except MemoryError as error:
             raise RuntimeError("the buffer could not grow") from error
 
-    def _uncaught(self) -> None:
-        """As the C++ runtime ends a process whose exception nobody caught."""
+    def _terminate(self) -> None:
+        """End as the C++ runtime ends a process with an uncaught exception."""
         os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
         os.abort()
 
@@ -214,7 +205,6 @@ class Misfit(Averages):
         raise KeyboardInterrupt
 
     def _thread(self) -> None:
-        """Leaves a thread alive."""
         threading.Thread(target=time.sleep, args=(self.wait_s,)).start()
 
     def _thread_exit(self) -> None:
@@ -225,30 +215,26 @@ class Misfit(Averages):
         multiprocessing.util.Finalize(None, time.sleep, (self.wait_s,), exitpriority=1)
 
     def _fork(self) -> None:
-        """Leaves a child that shares every open file."""
-        child = os.fork()
-        if child == 0:
-            time.sleep(self.wait_s)
-            os._exit(0)
-        Path(self.folder, f"{child}.child").touch()
+        """Leave a child that shares every open file."""
+        self._leave(os.fork())
 
     def _fork_kill(self) -> None:
         self._fork()
         self._kill()
 
     def _c_fork_kill(self) -> None:
-        """As compiled code forks: Python does not know."""
-        import ctypes
+        """Fork as compiled code does, without Python's hooks."""
+        self._leave(ctypes.CDLL(None).fork())
+        self._kill()
 
-        child = ctypes.CDLL(None).fork()
+    def _leave(self, child: int) -> None:
         if child == 0:
             time.sleep(self.wait_s)
             os._exit(0)
         Path(self.folder, f"{child}.child").touch()
-        self._kill()
 
     def _close(self) -> None:
-        """Shuts every connection of its process."""
+        """Shut down every connection of the process."""
         for handle in range(3, 256):
             with suppress(OSError), socket.socket(fileno=os.dup(handle)) as end:
                 end.shutdown(socket.SHUT_RDWR)
@@ -258,43 +244,35 @@ class Misfit(Averages):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _segfault(self) -> None:
-        import ctypes
-
         ctypes.string_at(0)
 
-    def _chatter(self) -> None:
-        os.write(1, b"said by the run\n")
+    def _print(self) -> None:
+        os.write(1, b"printed by the run\n")
 
-    def _deaf(self) -> None:
-        """Hears no signal that can be ignored."""
+    def _block_signals(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM, signal.SIGINT])
         time.sleep(self.wait_s)
 
-    def _grow(self) -> None:
-        held = []
-        end = time.monotonic() + self.wait_s
-        while time.monotonic() < end:
-            held.append(torch.ones(2**22))
-
     def _sleep(self) -> None:
-        """Until it is told to go."""
+        """Sleep until the file `go` exists."""
         Path(self.folder, f"{os.getpid()}.asleep").touch()
-        end = time.monotonic() + self.wait_s
-        while not Path(self.folder, "go").exists() and time.monotonic() < end:
-            time.sleep(0.01)
+        self._wait_until(Path(self.folder, "go").exists)
 
     def _meet(self) -> None:
         """Wait until two processes are at this step."""
         Path(self.folder, f"{os.getpid()}.here").touch()
+        if not self._wait_until(lambda: len(list(Path(self.folder).glob("*.here"))) >= 2):
+            raise TimeoutError("no second process")
+
+    def _wait_until(self, condition: Callable[[], bool]) -> bool:
         end = time.monotonic() + self.wait_s
-        while len(list(Path(self.folder).glob("*.here"))) < 2:
-            if time.monotonic() > end:
-                raise TimeoutError("met nobody")
+        while not (met := condition()) and time.monotonic() < end:
             time.sleep(0.01)
+        return met
 
 
-class Eager(Averages):
-    """Looks at its numbers while it is built, which parameters without storage do not allow."""
+class ReadsWeights(Averages):
+    """A model that reads its weights while it is built, which the meta device does not allow."""
 
     def __init__(self, *, inputs: int, width: int) -> None:
         super().__init__(inputs=inputs, width=width)
@@ -302,17 +280,17 @@ class Eager(Averages):
 
 
 def positional(inputs: int, width: int, scale: float = 1.0) -> Core:
-    """A model whose setting is not keyword-only."""
+    """Build a model; its setting is not keyword-only."""
     return Averages(inputs=inputs, width=width, scale=scale)
 
 
 def no_core(*, inputs: int, width: int) -> nn.Module:
-    """Makes something, but no Core."""
+    """Build a module that is no Core."""
     return nn.Linear(inputs, width)
 
 
 def takes_nothing() -> Core:
-    """Cannot be told a width."""
+    """Build a model; accepts no width."""
     return Averages(inputs=1, width=1)
 
 

@@ -1,8 +1,8 @@
-"""A claim of the paper as data: what it says, how it is tested, what would make it hold; and what the evidence makes of it."""
+"""A claim of the paper, the parts it is tested by, and its verdict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.analysis.statistics import LEVEL, significant
 from bench.claims.hypothesis_tests import holm
@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from bench.claims.evidence import Evidence
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not tested"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "inconclusive", "not tested")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+PLURAL: dict[Verdict, str] = dict(zip(VERDICTS, ("hold", "do not hold", "inconclusive", "not tested"), strict=True))
+Judge = Callable[["Evidence"], Sequence["Part"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a number comes from: runs of a suite, or another record; and the command that makes it anew.
+    """The record or the runs of a number, and the command that makes them.
 
-    `path` is relative to the results folder: of a record, or of the folder that holds the runs.
+    `path`, relative to the results folder, is that of the record, or of the folder of the runs.
     """
 
     path: str
@@ -28,12 +30,11 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One thing that a claim comes down to: what it is `about`, the `value` found and what was asked of it, both in words.
+    """One test of a claim: its subject, the value found and the value required.
 
-    A part that rests on chance has the p-values of both one-sided tests: `p_for` is small where the data say that it does not fail,
-    `p_against` where they say that it does. Its `verdict` then is None until the parts of its claim have been corrected for each
-    other. A `fact` is a count of what was measured: it has its verdict at once, and no p-value. `adjusted` is the
-    p-value that decided. `samples` are the numbers, one a seed, that the value is the mean of.
+    `p_for` and `p_against` are the p-values of the one-sided tests for and against the requirement; `decide` adds the verdict
+    and `adjusted`, the p-value that it rests on. A `fact` is a count: it has a verdict and no p-value. `samples`: one number per
+    seed, whose mean is the value.
     """
 
     about: str
@@ -56,18 +57,12 @@ class Part:
         return significant(self.adjusted, 2) if self.adjusted >= 1e-4 else "< 1e-4"
 
 
-def counted(about: str, value: str, asked: str, met: bool, source: Source, note: str = "") -> Part:
-    """A part that is a fact, not a test."""
-    verdict: Verdict = "holds" if met else "does not hold"
-    return Part(about=about, value=value, asked=asked, verdict=verdict, fact=True, note=note, sources=(source,))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What the paper says and where; what is measured of it, by which statistic, and the threshold.
+    """A statement of the paper, where it stands, the measurement and statistic that test it, and the threshold.
 
-    `beforehand`: whether the threshold was written down before the first of its records was made. `needs` says what has to be run;
-    `judge` finds the parts, none where that has not been run.
+    `beforehand`: the threshold was fixed before the first record was made. `needs`: what to run. `judge` returns the parts, none
+    where that has not been run.
     """
 
     id: str
@@ -78,17 +73,17 @@ class Claim:
     threshold: str
     beforehand: bool = False
     needs: str
-    judge: Callable[["Evidence"], Sequence[Part]]
+    judge: Judge
 
     @property
     def fixed(self) -> str:
-        """When the threshold was, beside the records that it judges."""
+        """When the threshold was fixed."""
         return "before its runs" if self.beforehand else "after its records were known"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A claim with its verdict, in short why, and the parts that it rests on."""
+    """A claim, its verdict, the counts behind it, and the parts."""
 
     claim: Claim
     verdict: Verdict
@@ -96,58 +91,47 @@ class Finding:
     parts: tuple[Part, ...]
 
     def as_data(self) -> dict[str, Any]:
-        """All of it for JSON, the claim's own fields beside the verdict's."""
-        claim = {field.name: getattr(self.claim, field.name) for field in fields(Claim) if field.name != "judge"}
-        return {**claim, "verdict": self.verdict, "reason": self.reason, "parts": [asdict(part) for part in self.parts]}
+        """The finding for JSON, the claim's fields at the top level."""
+        data = asdict(self)
+        claim = {name: value for name, value in data.pop("claim").items() if name != "judge"}
+        return claim | data
 
 
 def tally(findings: Sequence[Finding]) -> list[tuple[Verdict, int]]:
-    """How many claims have each verdict."""
+    """Count the claims by verdict."""
     return [(verdict, sum(finding.verdict == verdict for finding in findings)) for verdict in VERDICTS]
 
 
-def judged(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]:
-    """Every claim with its verdict.
+def judge_claims(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]:
+    """Judge every claim.
 
     A claim holds where all of its parts do: each at 5 %, which is 5 % for all (an intersection-union test). It does not hold
-    where one does not, the p-values of its parts corrected for each other (Holm). It is inconclusive otherwise. One correction over
-    the whole ledger was tried first, and left hardly anything decided with three seeds.
+    where one does not, the p-values of its parts corrected for each other (Holm). It is inconclusive otherwise. A correction
+    over all claims was tried first and left hardly any decided with three seeds.
     """
-    findings = []
-    for claim in claims:
-        parts = tuple(claim.judge(evidence))
-        against = iter(holm([part.p_against for part in parts if part.p_against is not None]))
-        ruled = tuple(part if part.p_against is None else decided(part, next(against)) for part in parts)
-        findings.append(Finding(claim=claim, verdict=_verdict(ruled), reason=_why(claim, ruled), parts=ruled))
-    return tuple(findings)
+    return tuple(_judge(claim, claim.judge(evidence)) for claim in claims)
 
 
-def decided(part: Part, against: float) -> Part:
-    """The part with its verdict, by the p-value that it does not fail and the one, corrected, that it does."""
+def _judge(claim: Claim, parts: Sequence[Part]) -> Finding:
+    against = iter(holm([part.p_against for part in parts if part.p_against is not None]))
+    decided = tuple(part if part.p_against is None else decide(part, next(against)) for part in parts)
+    verdicts = [part.verdict for part in decided]
+    if set(verdicts) <= {"not tested"}:
+        reason = next((part.note for part in decided if part.note), f"needs {claim.needs}")
+        return Finding(claim=claim, verdict="not tested", reason=reason, parts=decided)
+    verdict: Verdict = "holds" if set(verdicts) <= {"holds", "not tested"} else "inconclusive"
+    if "does not hold" in verdicts:
+        verdict = "does not hold"
+    counts = {PLURAL[one]: verdicts.count(one) for one in VERDICTS}
+    reason = ", ".join(f"{count} of {len(decided)} {words}" for words, count in counts.items() if count)
+    return Finding(claim=claim, verdict=verdict, reason=reason, parts=decided)
+
+
+def decide(part: Part, p_against: float) -> Part:
+    """The part with its verdict; `p_against` is corrected for the other parts."""
     assert part.p_for is not None
     if part.p_for < 1 - LEVEL:
         return replace(part, verdict="holds", adjusted=part.p_for)
-    if against < 1 - LEVEL:
-        return replace(part, verdict="does not hold", adjusted=against)
-    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, against))
-
-
-def _verdict(parts: tuple[Part, ...]) -> Verdict:
-    verdicts = {part.verdict for part in parts} - {"not tested"}
-    if not verdicts:
-        return "not tested"
-    if "does not hold" in verdicts:
-        return "does not hold"
-    return "holds" if verdicts == {"holds"} else "inconclusive"
-
-
-def _why(claim: Claim, parts: tuple[Part, ...]) -> str:
-    tested = [part for part in parts if part.verdict != "not tested"]
-    if not tested:
-        return next((part.note for part in parts if part.note), f"needs {claim.needs}")
-    counts = {verdict: sum(part.verdict == verdict for part in parts) for verdict in VERDICTS}
-    said = [f"{count} of {len(parts)} {_WORDS[verdict]}" for verdict, count in counts.items() if count]
-    return ", ".join(said)
-
-
-_WORDS = {"holds": "hold", "does not hold": "do not hold", "inconclusive": "inconclusive", "not tested": "not tested"}
+    if p_against < 1 - LEVEL:
+        return replace(part, verdict="does not hold", adjusted=p_against)
+    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, p_against))

@@ -1,4 +1,4 @@
-"""The paper's table 1 beside ours: copy memory at T=400, what is printed, what was measured, and whether that agrees."""
+"""Table 1 of the paper (copy memory at T=400) with our measurements and a verdict per row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Literal
 from bench.analysis.aggregate import PARAMETERS, Column, Group, ResultRow, cell, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
 from bench.analysis.statistics import significant, written
-from bench.claims.claim import decided
+from bench.claims.claim import decide
 from bench.claims.evidence import Evidence, by_seed
-from bench.claims.hypothesis_tests import tested
-from bench.claims.judges_runs import between, part
+from bench.claims.hypothesis_tests import seed_test
+from bench.claims.parts import one_sided, within
 
 SUITE = "copy"
-NEAR = 1.1  # of chance, either way
+NEAR = 1.1  # at chance: within this factor of it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Printed:
-    """A row of the paper's table 1: what its label begins with here, thousands of parameters, loss, and what is asked of ours."""
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of the paper's table 1: the start of our label, thousands of parameters, loss, and what our loss must be."""
 
     label: str
     size: int
@@ -27,85 +27,65 @@ class Printed:
 
 
 TABLE_1 = (
-    Printed(label="DEQ-Transformer", size=14, loss=3.5e-6, asked="at most the printed loss"),
-    Printed(label="TCN", size=16, loss=2.7e-5, asked="at most the printed loss"),
-    Printed(label="LSTM", size=14, loss=0.0501, asked="at chance, as printed"),
-    Printed(label="GRU", size=14, loss=0.0491, asked="at chance, as printed"),
+    PaperRow("DEQ-Transformer", 14, 3.5e-6, "at most the printed loss"),
+    PaperRow("TCN", 16, 2.7e-5, "at most the printed loss"),
+    PaperRow("LSTM", 14, 0.0501, "at chance, as printed"),
+    PaperRow("GRU", 14, 0.0491, "at chance, as printed"),
 )
+_HEADS = {
+    **{"model": "", "runs": "", "paper: parameters": "k", "ours": "k", "paper: loss": "nats", "measured": "nats"},
+    **{"asked": "", "verdict": ""},
+}
 
 
 def table(evidence: Evidence) -> Table | None:
-    """The table of the suite's runs; None where it has not been run."""
+    """The table; None where the suite has not been run."""
     found = next((group for group in evidence.groups(SUITE) if group.rows), None)
     return table_of(found) if found is not None else None
 
 
 def table_of(group: Group) -> Table:
-    """A line for each row of the comparison, the paper's first."""
+    """The table of a comparison, in the paper's order."""
     score = next(column for column in metric_columns(group) if column.name == "test_loss")
-    rows = sorted(group.rows, key=lambda row: _place(row.label))
+    printed = {row.label: next((one for one in TABLE_1 if row.label.startswith(one.label)), None) for row in group.rows}
+    rows = sorted(group.rows, key=lambda row: TABLE_1.index(one) if (one := printed[row.label]) else len(TABLE_1))
     return Table(
         ending="table-1",
         title=f"Table 1 of the paper, and ours: {group.name}",
         caption="Test loss in nats a position, geometric mean and 95 % t-interval over seeds. Chance, a predictor that knows the "
         f"position alone, is {score.chance:.4f}. Verdicts: one-sided t tests on the log scale at 5 %; at chance means within a "
         f"factor of {NEAR:g}. Each row is judged by itself.",
-        rule="",
-        heads=(
-            ("model", ""),
-            ("runs", ""),
-            ("paper: parameters", "k"),
-            ("ours", "k"),
-            ("paper: loss", "nats"),
-            ("measured", "nats"),
-            ("asked", ""),
-            ("verdict", ""),
-        ),
-        rows=tuple(_line(row, score) for row in rows),
-        data=tuple(line for row in rows for line in _data(row, score)),
+        heads=tuple(_HEADS.items()),
+        rows=tuple(_line(row, score, printed[row.label]) for row in rows),
+        data=tuple(one for row in rows for one in _data(row, score, printed[row.label])),
         words=(0, 6, 7),
     )
 
 
-def _printed(label: str) -> Printed | None:
-    return next((one for one in TABLE_1 if label.startswith(one.label)), None)
+def _line(row: ResultRow, score: Column, printed: PaperRow | None) -> Line:
+    size, loss = cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
+    ours = "—" if size is None else f"{size.mean / 1e3:.1f}"
+    measured = "—" if loss is None else Cell(written(loss), value=loss.mean, interval=loss, n=loss.n, unit="nats")
+    first, family = (row.label, f"{len(row.ok)}/{len(row.finals)}"), row.family
+    if printed is None:
+        return line(*first, "—", ours, "—", measured, "—", "—", family=family)
+    paper = significant(printed.loss, 2 if printed.loss < 1e-3 else 3)
+    verdict = Cell(_verdict(printed, row, score.chance or 0.0), bold=True)
+    return line(*first, f"{printed.size}", ours, paper, measured, printed.asked, verdict, family=family)
 
 
-def _place(label: str) -> int:
-    return next((index for index, one in enumerate(TABLE_1) if label.startswith(one.label)), len(TABLE_1))
-
-
-def _line(row: ResultRow, score: Column) -> Line:
-    printed, size, loss = _printed(row.label), cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
-    verdict = _verdict(printed, row, score.chance) if printed else "—"
-    return line(
-        row.label,
-        f"{len(row.ok)}/{len(row.finals)}",
-        f"{printed.size}" if printed else "—",
-        "—" if size is None else f"{size.mean / 1e3:.1f}",
-        significant(printed.loss, 2 if printed.loss < 1e-3 else 3) if printed else "—",
-        "—" if loss is None else Cell(written(loss), value=loss.mean, interval=loss, n=loss.n, unit="nats"),
-        printed.asked if printed else "—",
-        Cell(verdict, bold=verdict != "—"),
-        family=row.family,
-    )
-
-
-def _verdict(printed: Printed, row: ResultRow, chance: float | None) -> str:
-    values = by_seed(row, "test_loss")
-    if not values:
+def _verdict(printed: PaperRow, row: ResultRow, chance: float) -> str:
+    losses = by_seed(row, "test_loss")
+    if not losses:
         return "not tested"
     if printed.asked == "at most the printed loss":
-        found = part(row.label, tested(list(values.values()), printed.loss, "log"), printed.loss, "below", "", row, suite=SUITE)
+        part = one_sided(row.label, seed_test(list(losses.values()), printed.loss, "log"), "below", printed.loss)
     else:
-        guess = dict.fromkeys(values, chance or 0.0)
-        found = between(row.label, values, guess, 1 / NEAR, NEAR, row, suite=SUITE)
-    return str(found.verdict or decided(found, found.p_against or 0.0).verdict)
+        part = within(row.label, losses, dict.fromkeys(losses, chance), 1 / NEAR, NEAR)
+    return str(part.verdict or decide(part, part.p_against or 0.0).verdict)
 
 
-def _data(row: ResultRow, score: Column) -> Iterator[dict[str, object]]:
-    """A line a run and column."""
-    printed = _printed(row.label)
+def _data(row: ResultRow, score: Column, printed: PaperRow | None) -> Iterator[dict[str, object]]:
     for record in row.finals:
         for head, measure, unit in (("ours", PARAMETERS[1].name, "1"), ("measured", score.name, "nats")):
             yield {

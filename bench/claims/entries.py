@@ -1,57 +1,55 @@
-"""Every claim of Bai, Kolter, Koltun (NeurIPS 2019, arXiv 1909.01377) that this harness can test, as data.
+"""Every claim of Bai, Kolter, Koltun (NeurIPS 2019, arXiv 1909.01377) that this harness can test.
 
-What the paper says is told in short, not quoted. Thresholds of the claims that rest on the suites smoke, text and small and on the
-memory record were written down when these were there already and had been read; the others (`beforehand`) before any of theirs was.
+`says` summarises the paper, it does not quote. Thresholds of the claims on the suites smoke, text and small and on the memory
+record were fixed when these records had been read; the others (`beforehand`) before the first of their records was made.
 """
+
+from functools import partial
 
 from bench.claims import judges_counts, judges_runs, judges_studies
 from bench.claims.claim import Claim
 
-_SEEDS = (
-    "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips, of equal values the exact sign test); "
-    "Holm over a claim's parts against it"
-)
-_COUNTED = "a fact: counted, no chance in it"
-_MEMORY = "`python -m bench memory`"
-_MEASURE = "`python -m bench claims --measure`"
-_COPY = "suite copy"
-_SEED = (
-    "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
-    "Holm over a claim's parts against it"
-)
-
 SUITES = ("smoke", "text", "small", "copy", "speed")  # whose comparisons are audited
 
-CLAIMS = (
-    Claim(
+_PAIRED = (
+    "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips, of equal values the exact sign test); "
+    "Holm's correction over a claim's parts against it"
+)
+_SEEDS = (
+    "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
+    "Holm's correction over a claim's parts against it"
+)
+_COUNT = "a fact: a count, without a test"
+_counted = partial(Claim, statistic=_COUNT, needs="`python -m bench memory`")
+_paired = partial(Claim, statistic=_PAIRED)
+_copied = partial(Claim, statistic=_PAIRED, needs="suite copy", beforehand=True)
+_studied = partial(Claim, statistic=_SEEDS, needs="`python -m bench claims --measure`", beforehand=True)
+
+CLAIMS: tuple[Claim, ...] = (
+    _counted(
         id="memory-saved",
         says="Training takes memory that does not grow with depth: nothing of the solve is saved for backward.",
         where="abstract; section 3.1; figure 1",
         measured="bytes that autograd saves in a training step, at 2 to 64 solver steps",
-        statistic=_COUNTED,
         threshold="constant or bounded: the three deepest differ by at most 1 %",
         needs="suite smoke",
         judge=judges_counts.saved_is_constant,
     ),
-    Claim(
+    _counted(
         id="memory-whole",
-        says="The whole of a step's memory does not grow with depth.",
+        says="A step's total memory does not grow with depth.",
         where="abstract; section 3.1",
-        measured="the largest sum of live bytes in a training step, the solver's own history with it",
-        statistic=_COUNTED,
+        measured="the largest sum of live bytes in a training step, with the solver's history",
         threshold="constant or bounded",
-        needs=_MEMORY,
         judge=judges_counts.peak_is_constant,
     ),
     *(
-        Claim(
+        _counted(
             id=id_,
             says=f"A DEQ takes {words}.",
             where=where,
-            measured="GB of a training step of the paper's models, at its protocol, followed on fake tensors",
-            statistic=_COUNTED,
+            measured="GB of a training step of the paper's models, at its protocol, traced on fake tensors",
             threshold="the reduction that is claimed, by the paper's tables and by each literal reading of their caption",
-            needs=_MEMORY,
             judge=judges_counts.reduction(words),
         )
         for id_, words, where in (
@@ -61,47 +59,39 @@ CLAIMS = (
             ("memory-checkpointing", "less than gradient checkpointing", "section 5.2; table 3"),
         )
     ),
-    Claim(
+    _counted(
         id="checkpointing",
         says="Gradient checkpointing reduces memory to the square root of the depth.",
         where="section 2",
         measured="exponent of a step's bytes in depth, with segments of sqrt(L) layers",
-        statistic=_COUNTED,
         threshold="0.5, within 0.1",
-        needs=_MEMORY,
         judge=judges_counts.checkpointing_is_a_root,
     ),
-    Claim(
+    _counted(
         id="computation",
         says="A DEQ has computational requirements similar to those of existing models.",
         where="abstract",
         measured="FLOPs of a training step and of inference at the released caps, over the explicit network's",
-        statistic=_COUNTED,
         threshold="from 1/2 to 2",
-        needs=_MEMORY,
         judge=judges_counts.similar_computation,
     ),
-    Claim(
+    _paired(
         id="perplexity",
         says="At equal parameters a DEQ's perplexity is on par with that of the explicit network of its kind, or better.",
         where="abstract; tables 2 and 3",
         measured="test perplexity over that of the weight-tied and of the ordinary network, parameters within 2 %",
-        statistic=_SEEDS,
         threshold="below 1.05",
         needs="suites text and small",
         judge=judges_runs.perplexity_on_par,
     ),
     *(
-        Claim(
+        _copied(
             id=f"copy-{rival.lower()}",
             says=f"On copy memory a DEQ's loss is far below that of {article} {rival} of equal size.",
             where="table 1",
             measured=f"test loss at T=400 over the {rival}'s",
-            statistic=_SEEDS,
             threshold=f"below {threshold:g} (the paper's table: {printed})",
-            beforehand=True,
-            needs=_COPY,
-            judge=judges_runs.copying(rival, threshold),
+            judge=judges_runs.loss_ratio("copy", [("DEQ*", f"{rival}*")], "below", threshold),
         )
         for article, rival, threshold, printed in (
             ("an", "LSTM", 0.1, "1/14,000"),
@@ -109,187 +99,158 @@ CLAIMS = (
             ("a", "TCN", 0.5, "1/8"),
         )
     ),
-    Claim(
+    _copied(
         id="copy-chance",
         says="Recurrent networks stay at the loss of a predictor without memory.",
         where="table 1 (0.0501 and 0.0491; chance is 0.0495)",
         measured="test loss at T=400 over 10 ln 8 / (T + 20)",
-        statistic=_SEEDS,
         threshold="from 0.91 to 1.1",
-        beforehand=True,
-        needs=_COPY,
         judge=judges_runs.recurrent_at_chance,
     ),
-    Claim(
+    _paired(
         id="converges",
         says="The equilibrium is found, almost always.",
         where="sections 3 and 5",
         measured="share of the test split's solves that meet a relative residual of 1e-3 within the cap (60 steps in most rows)",
-        statistic=_SEEDS,
         threshold="above 0.99",
         needs="suites smoke, text and small",
         judge=judges_runs.converges,
     ),
-    Claim(
+    _paired(
         id="solver",
-        says="What is learnt does not depend on the solver.",
+        says="What is learned does not depend on the solver.",
         where="theorem 1; section 3.1",
         measured="test loss of models trained and tested with one solver over that with another",
-        statistic=_SEEDS,
         threshold="from 0.91 to 1.1",
         needs="suites smoke and small",
-        judge=judges_runs.trained_by_another_solver,
+        judge=judges_runs.loss_ratio_within(
+            ("smoke", "small"),
+            [("DEQ (Broyden)", "DEQ (Anderson)"), ("DEQ-TrellisNet, Picard", "DEQ-TrellisNet")],
+            1 / 1.1,
+            1.1,
+        ),
     ),
-    Claim(
+    _paired(
         id="cell",
         says="The approach does not depend on the cell: it works for self-attention and for trellis networks.",
         where="sections 4 and 5",
         measured="test loss of a DEQ over each cell over that of the explicit network of that cell",
-        statistic=_SEEDS,
         threshold="below 1.1",
         needs="suite small",
-        judge=judges_runs.any_cell,
+        judge=judges_runs.loss_ratio(
+            "small", [("DEQ-Transformer", "tied Transformer 12"), ("DEQ-TrellisNet", "TrellisNet 32")], "below", 1.1
+        ),
     ),
-    Claim(
+    _paired(
         id="stacking",
         says="Stacking DEQs gains nothing: one is as expressive as several.",
         where="theorem 2; section 3.3",
         measured="test loss of two stacked DEQs over that of one with as many parameters",
-        statistic=_SEEDS,
         threshold="above 0.95",
         needs="suite small",
-        judge=judges_runs.stacking,
+        judge=judges_runs.loss_ratio("small", [("DEQ-Transformer, stack of 2*", "DEQ-Transformer")], "above", 0.95),
     ),
-    Claim(
+    _paired(
         id="training-time",
         says="Training takes 2 to 3 times as long as that of the explicit network.",
         where="section 5.3; table 4 (2.82 and 2.40)",
         measured="milliseconds of a training step over the explicit network's, on a CPU, one thread, at these sizes and caps",
-        statistic=_SEEDS,
         threshold="from 2 to 3",
         needs="suites smoke, text and small",
-        judge=judges_runs.slower(2.0, 3.0),
+        judge=judges_runs.step_time_within(2.0, 3.0),
     ),
-    Claim(
+    _studied(
         id="inference-time",
         says="Inference takes 1.6 to 1.8 times as long as that of the explicit network.",
         where="section 5.3; table 4 (1.76 and 1.64)",
         measured="milliseconds of a batch without gradients, solved to 1e-3 or 60 evaluations, over those of the weight-tied "
         "network with 12 layers, on a CPU, one thread",
-        statistic=_SEEDS,
+        statistic=_PAIRED,
         threshold="from 1.6 to 1.8",
-        beforehand=True,
-        needs=_MEASURE,
-        judge=judges_studies.slower_to_answer(1.6, 1.8),
+        judge=judges_studies.inference_time_within(1.6, 1.8),
     ),
-    Claim(
+    _studied(
         id="steps-grow",
         says="Solves take more steps as training goes on.",
         where="section 5.3; figure 2, left",
         measured="evaluations to a relative residual of 1e-3 (cap 60) in the last tenth of the training over those in the first",
-        statistic=_SEED,
         threshold="above 1",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.steps_grow,
     ),
-    Claim(
+    _studied(
         id="backward-shorter",
         says="The backward solve needs far fewer steps than the forward one.",
         where="section 5.3; figure 2, left",
         measured="evaluations of a backward solve over those of a forward one, both to 1e-3, over the whole training",
-        statistic=_SEED,
         threshold="below 0.8",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.backward_is_shorter,
     ),
-    Claim(
+    _studied(
         id="tolerance",
         says="Quality does not suffer from a tolerance as loose as 0.1.",
         where="section 5.3; figure 3, left",
         measured="validation loss of one trained model at a relative tolerance of 0.1 less that at 1e-6",
-        statistic=_SEED,
         threshold="below 0.02 nats (2 % of perplexity)",
-        beforehand=True,
-        needs=_MEASURE,
-        judge=judges_studies.flat_in("tolerance", "rtol", 0.1, 1e-6),
+        judge=judges_studies.loss_is_flat("tolerance", "rtol", 0.1, 1e-6),
     ),
-    Claim(
+    _studied(
         id="cap",
         says="A cap of 30 steps is enough.",
         where="section 5.3; figure 3, right",
         measured="validation loss of one trained model at a cap of 30 evaluations less that at 120",
-        statistic=_SEED,
         threshold="below 0.02 nats",
-        beforehand=True,
-        needs=_MEASURE,
-        judge=judges_studies.flat_in("cap", "cap", 30, 120),
+        judge=judges_studies.loss_is_flat("cap", "cap", 30, 120),
     ),
-    Claim(
+    _studied(
         id="tied-rest",
-        says="A weight-tied network's layers need not come to rest; a Transformer's oscillate.",
+        says="A weight-tied network's layers need not converge; a Transformer's oscillate.",
         where="figure 2, right; appendix D, figure 4",
         measured="share of sequences on which a trained tied network's map, iterated to 200 layers, changes by less than 1e-4",
-        statistic=_SEED,
         threshold="below 0.99 on some task",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.tied_need_not_converge,
     ),
-    Claim(
+    _studied(
         id="root",
         says="The equilibrium is the same whichever root finder is used.",
         where="section 3.1; theorem 1",
-        measured="share of sequences on which two solvers' answers agree, in float64 at 1e-6, five solvers, one not this library's",
-        statistic=_SEED,
-        threshold="above 0.99 for the pair least alike",
-        beforehand=True,
-        needs=_MEASURE,
+        measured="share of sequences on which two solvers' logits agree, in float64 at 1e-6; five solvers, one of them scipy's",
+        threshold="above 0.99 for the least similar pair",
         judge=judges_studies.one_root,
     ),
-    Claim(
+    _studied(
         id="gradient",
         says="The gradient at the equilibrium is exact, without backpropagating through the solve.",
         where="theorem 1",
-        measured="the implicit gradient beside a dense float64 solve of the implicit function theorem, all parameters",
+        measured="the implicit gradient against a dense float64 solve of the implicit function theorem, all parameters",
         statistic="largest over seeds",
         threshold="relative error below 1e-6 at a tight tolerance; 1 - cosine below 0.01 as trained",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.gradient_is_exact,
     ),
-    Claim(
+    _studied(
         id="batch",
         says="A sequence's result does not depend on the batch that it is solved in.",
         where="section 5.3 (imbalance within batches is small)",
         measured="logits of a sequence alone and in batches of 2 to 64, stopped sample by sample",
         statistic="largest over sequences, seeds and sizes",
         threshold="below 1e-6 nats in float64 and 1e-2 in float32",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.batch_does_not_matter,
     ),
-    Claim(
+    _studied(
         id="checkpointing-cost",
         says="Gradient checkpointing costs one more forward pass.",
         where="section 2",
         measured="FLOPs of forward and backward with checkpointing over those without",
-        statistic=_COUNTED,
+        statistic=_COUNT,
         threshold="4/3, within 0.07",
-        beforehand=True,
-        needs=_MEASURE,
         judge=judges_studies.one_more_forward,
     ),
-    Claim(
+    _studied(
         id="no-fixed-point",
-        says="(Not in the paper: its weakness.) A map without a fixed point, or one that repels, is found out.",
+        says="(Not in the paper: its weakness.) A map without a fixed point, or with an unstable one, is detected.",
         where="section 3.2 needs a stable start",
-        measured="what solves say of such maps and of cells with N(0, 1) weights, and what the records of their trainings say",
-        statistic=_COUNTED,
-        threshold="nothing is called converged that is not, every training is flagged",
-        beforehand=True,
-        needs=_MEASURE,
-        judge=judges_studies.nothing_passes_silently,
+        measured="statuses of solves of such maps and of cells with N(0, 1) weights, and the records of their trainings",
+        statistic=_COUNT,
+        threshold="no sample is called converged that is not, every training is flagged",
+        judge=judges_studies.failures_are_reported,
     ),
 )

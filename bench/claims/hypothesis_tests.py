@@ -1,4 +1,4 @@
-"""Two models on the same seeds: an interval for their ratio or difference, and both one-sided tests against a threshold."""
+"""One-sided tests over seeds, of one model's values or of two models paired by seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,98 +10,86 @@ from scipy.stats import binomtest, permutation_test, ttest_1samp
 
 from bench.analysis.statistics import LEVEL, Interval, Scale, over_seeds
 
-EXACT_FROM = 6  # pairs: with five the smallest p-value of a sign-flip test is 1/32 on one side, and nothing survives a correction
-_MOST = 16  # pairs whose sign flips are all tried
-_ROUNDING = 1e-12  # of the largest value: what differs by less is equal
 EQUAL = "sign test of equal values"
+_EXACT_FROM = 6  # with five seeds a sign-flip test has p >= 1/32, too large for any correction
+_EXACT_TO = 16
+_ROUNDING = 1e-12  # of the largest value: smaller differences count as none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
-    """The mean of paired differences (of logarithms, on the log scale) with its interval, and the one-sided p-values.
+class SeedTest:
+    """Mean over seeds with its interval, and the p-values of the one-sided tests against a threshold.
 
-    `below`: the probability of means so far below the threshold, or farther, were the truth at it; `above`: the same on the other
-    side. None where the design cannot tell: fewer than three pairs, or a value that has no logarithm, and then no estimate either.
-    `samples` are what was averaged: a ratio, difference or value a seed.
+    `p` is (mean is below, mean is above); None with fewer than three seeds or a value that has no logarithm.
     """
 
-    estimate: Interval | None
-    below: float | None
-    above: float | None
+    estimate: Interval | None = None
+    p: tuple[float, float] | None = None
     method: str
     samples: tuple[float, ...]
 
 
-def paired(
+def paired_test(
     ours: Mapping[int, float], theirs: Mapping[int, float], threshold: float, scale: Literal["log", "linear"]
-) -> Tested | None:
-    """Ours over theirs (log scale) or less theirs (linear), on the seeds that both have, against a threshold; None without seeds.
-
-    Student's t test on the differences; with six pairs or more all sign flips instead, which assume their symmetry alone.
-    """
+) -> SeedTest | None:
+    """Test ratios (log scale) or differences (linear) on the seeds that both have; None without such seeds."""
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     if not pairs:
         return None
     if scale == "linear":
-        return tested([a - b for a, b in pairs], threshold, "linear")
-    return tested([a / b if b > 0 else 0.0 for a, b in pairs], threshold, "log")
+        return seed_test([a - b for a, b in pairs], threshold, scale)
+    return seed_test([a / b if b > 0 else 0.0 for a, b in pairs], threshold, scale)
 
 
-def tested(values: Sequence[float], threshold: float, scale: Scale) -> Tested:
-    """The same of values that are ratios or differences already, or of one model alone.
+def seed_test(values: Sequence[float], threshold: float, scale: Scale) -> SeedTest:
+    """Test the mean against the threshold: Student's t test, or all sign flips of 6 to 16 values.
 
-    Equal values have no spread, so that a t test has nothing to judge by (its p would be 0). They have the exact sign test, which
-    asks on which side of the threshold more than half of all seeds lie: with fewer than five it decides nothing.
+    Equal values have no variance for a t test. Their exact sign test decides with five seeds or more.
     """
+    samples = tuple(values)
     if scale == "log" and min(values) <= 0:
-        return Tested(estimate=None, below=None, above=None, method="no test: a value is not positive", samples=tuple(values))
+        return SeedTest(method="no test: a value is not positive", samples=samples)
     estimate = over_seeds(values, scale)
     if len(values) < 3:
-        return Tested(estimate=estimate, below=None, above=None, method=f"no test: {len(values)} of 3 seeds", samples=tuple(values))
-    distances = np.asarray(values, dtype=np.float64) - threshold
-    if scale == "log":
-        distances = np.log(np.asarray(values, dtype=np.float64)) - math.log(threshold)
+        return SeedTest(estimate=estimate, method=f"no test: {len(values)} of 3 seeds", samples=samples)
+    p, method = _p_values(np.asarray(values, dtype=np.float64), threshold, scale)
+    return SeedTest(estimate=estimate, p=p, method=method, samples=samples)
+
+
+def _p_values(values: np.ndarray, threshold: float, scale: Scale) -> tuple[tuple[float, float], str]:
+    distances = np.log(values) - math.log(threshold) if scale == "log" else values - threshold
     if np.ptp(distances) <= _ROUNDING * max(1.0, *np.abs(values)):
-        below, above = (_sign(side) for side in (distances, -distances))
-        return Tested(estimate=estimate, below=below, above=above, method=EQUAL, samples=tuple(values))
-    if EXACT_FROM <= len(values) <= _MOST:
-        below, above = (_flips(distances, side) for side in ("less", "greater"))
-        return Tested(estimate=estimate, below=below, above=above, method="sign flips, exact", samples=tuple(values))
+        return (_sign_test(distances), _sign_test(-distances)), EQUAL
+    if _EXACT_FROM <= len(values) <= _EXACT_TO:
+        return (_flip_test(distances), _flip_test(-distances)), "sign flips, exact"
     below = float(ttest_1samp(distances, 0.0, alternative="less").pvalue)
-    return Tested(estimate=estimate, below=below, above=1 - below, method="t test", samples=tuple(values))
+    return (below, 1 - below), "t test"
 
 
-def _sign(distances: np.ndarray) -> float:
-    """The probability of as many values below, or more, were half of all below; what is at the threshold counts on no side."""
-    apart = distances[np.abs(distances) > _ROUNDING]
-    return float(binomtest(int((apart < 0).sum()), len(apart), 0.5, alternative="greater").pvalue) if len(apart) else 1.0
+def _sign_test(distances: np.ndarray) -> float:
+    """p-value of so many negative values; values at the threshold do not count."""
+    nonzero = distances[np.abs(distances) > _ROUNDING]
+    return float(binomtest(int((nonzero < 0).sum()), len(nonzero), alternative="greater").pvalue) if len(nonzero) else 1.0
+
+
+def _flip_test(distances: np.ndarray) -> float:
+    """Share of all sign flips whose mean is as low as that of the values, or lower."""
+    options = {"permutation_type": "samples", "alternative": "less", "n_resamples": 2**_EXACT_TO, "vectorized": True}
+    return float(permutation_test((distances,), np.mean, **options).pvalue)
 
 
 def bound(failures: int, n: int) -> str:
-    """What so many failures of n seeds say of the share that fails, at 95 % (Clopper and Pearson 1934)."""
-    said = f"{failures} of {n} seeds fail: "
-    if failures == 0:
-        return said + f"at most {100 * binomtest(0, n, alternative='less').proportion_ci(LEVEL).high:.0f} % do, at 95 %"
-    if failures == n:
-        return said + f"at least {100 * binomtest(n, n, alternative='greater').proportion_ci(LEVEL).low:.0f} % do, at 95 %"
-    both = binomtest(failures, n).proportion_ci(LEVEL)
-    return said + f"{100 * both.low:.0f} to {100 * both.high:.0f} % do, at 95 %"
-
-
-def _flips(distances: np.ndarray, side: str) -> float:
-    """The share of all sign flips whose mean is as low (or as high) as the one found, or more so."""
-    found = permutation_test(
-        (distances,), np.mean, permutation_type="samples", alternative=side, n_resamples=2**_MOST, vectorized=True
-    )
-    return float(found.pvalue)
+    """The 95 % confidence bounds on the share of seeds that fail, in words (Clopper and Pearson 1934)."""
+    side = "less" if failures == 0 else "greater" if failures == n else "two-sided"
+    interval = binomtest(failures, n, alternative=side).proportion_ci(LEVEL)
+    low, high = f"{100 * interval.low:.0f}", f"{100 * interval.high:.0f}"
+    share = {"less": f"at most {high}", "greater": f"at least {low}", "two-sided": f"{low} to {high}"}[side]
+    return f"{failures} of {n} seeds fail: {share} % do, at 95 %"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, each multiplied so that a wrong rejection among all of them is as improbable as stated (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    """p-values corrected for each other (Holm 1979)."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.minimum(1.0, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
+    return [float(value) for value in p]

@@ -1,209 +1,186 @@
-"""What the experiments say of a claim: trained models looked at from close by, per seed."""
+"""Judges of the studies: trained models, per task and seed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 from bench.analysis.statistics import significant
-from bench.claims.claim import Part, counted
-from bench.claims.evidence import EXPERIMENTS_SOURCE, Evidence
-from bench.claims.hypothesis_tests import bound, paired, tested
-from bench.claims.judges_runs import between, part
+from bench.claims.claim import Judge, Part
+from bench.claims.evidence import STUDIES_SOURCE, Evidence
+from bench.claims.hypothesis_tests import bound, paired_test, seed_test
+from bench.claims.parts import fact, one_sided, within
 
 Values = Mapping[str, Any]
-_WITHIN_NATS = 0.02
-_FEWER = 0.8
+_one_sided = partial(one_sided, sources=STUDIES_SOURCE)
+_fact = partial(fact, sources=STUDIES_SOURCE)
 
 
-def _rows(evidence: Evidence, name: str) -> list[Values]:
-    """The rows of an experiment that have values."""
-    found = evidence.experiments
-    rows = found["experiments"].get(name, {}).get("rows", []) if found else []
-    return [row for row in rows if row["values"] is not None]
+def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
+    """The rows with values whose model's name starts so."""
+    rows = evidence.studies.get(study, {}).get("rows", [])
+    return [row for row in rows if row["values"] is not None and row.get("model", "").startswith(model)]
 
 
-def _by_task(rows: list[Values], read: Callable[[Values], float | None]) -> Iterator[tuple[str, dict[int, float]]]:
-    """A number of each row, by task and seed."""
-    for task in dict.fromkeys(row["task"] for row in rows):
-        numbers = {row["seed"]: value for row in rows if row["task"] == task and (value := read(row["values"])) is not None}
-        if numbers:
-            yield task, numbers
-
-
-def _of(row: Part) -> Part:
-    return replace(row, sources=(EXPERIMENTS_SOURCE,))
-
-
-def _counted(about: str, value: str, asked: str, met: bool, note: str = "") -> Part:
-    return counted(about, value, asked, met, EXPERIMENTS_SOURCE, note)
+def _by_task(rows: list[Values], read: Callable[[Values], float | None]) -> dict[str, dict[int, float]]:
+    """One number per row, by task and seed."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if (value := read(row["values"])) is not None:
+            found.setdefault(row["task"], {})[row["seed"]] = value
+    return found
 
 
 def steps_grow(evidence: Evidence) -> list[Part]:
-    """Evaluations of a forward solve in the last tenth of the training over those in the first."""
-    rows = [row for row in _rows(evidence, "training") if row["model"] == "DEQ"]
-    parts = []
-    for task, ratios in _by_task(
-        rows, lambda values: _ratio(values["course"][-1]["forward_nfe"], values["course"][0]["forward_nfe"])
-    ):
-        found = tested(list(ratios.values()), 1.0, "log")
-        parts.append(_of(part(f"{task}: last tenth over first", found, 1.0, "above", "", suite="")))
-    return parts
+    """Evaluations of a forward solve in the last tenth of training over those in the first."""
 
+    def growth(values: Values) -> float | None:
+        first, last = (values["course"][at]["forward_nfe"] for at in (0, -1))
+        return last / first if first and last is not None else None
 
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return None if above is None or not below else above / below
+    ratios = _by_task(_rows(evidence, "training", "DEQ"), growth)
+    return [
+        _one_sided(f"{task}: last tenth over first", seed_test(list(one.values()), 1.0, "log"), "above", 1.0)
+        for task, one in ratios.items()
+    ]
 
 
 def backward_is_shorter(evidence: Evidence) -> list[Part]:
-    """Evaluations of a backward solve over those of a forward one, over the whole training."""
-    rows = [row for row in _rows(evidence, "training") if row["model"] == "DEQ"]
-    parts = []
-    for task, backward in _by_task(rows, lambda values: values["train_backward_nfe_mean"]):
-        forward = dict(_by_task(rows, lambda values: values["train_forward_nfe_mean"]))[task]
-        found = paired(backward, forward, _FEWER, "log")
-        parts.append(_of(part(f"{task}: backward over forward", found, _FEWER, "below", "", suite="")))
-    return parts
+    """Evaluations of a backward solve over those of a forward one, over all of training."""
+    rows = _rows(evidence, "training", "DEQ")
+    forward = _by_task(rows, lambda values: values["train_forward_nfe_mean"])
+    return [
+        _one_sided(f"{task}: backward over forward", paired_test(backward, forward[task], 0.8, "log"), "below", 0.8)
+        for task, backward in _by_task(rows, lambda values: values["train_backward_nfe_mean"]).items()
+    ]
 
 
-def slower_to_answer(low: float, high: float) -> Callable[[Evidence], list[Part]]:
-    """Milliseconds of a batch without gradients, of a trained DEQ over the trained weight-tied network, between two ratios."""
+def inference_time_within(low: float, high: float) -> Judge:
+    """Judge by the time of a trained DEQ's batch over the weight-tied network's, between two limits."""
 
     def judge(evidence: Evidence) -> list[Part]:
         rows, parts = _rows(evidence, "inference"), []
-        for task, ours in _by_task(rows, lambda values: values["deq_ms"]):
-            theirs = dict(_by_task(rows, lambda values: values["tied_ms"]))[task]
-            evaluations = sorted(dict(_by_task(rows, lambda values: values["nfe"]))[task].values())
-            made = between(f"{task}: DEQ over tied", ours, theirs, low, high, suite="")
-            many = ", ".join(f"{count:g}" for count in evaluations)
-            parts.append(_of(replace(made, note=f"{made.note}; evaluations of the solves: {many}")))
+        ours, theirs, nfe = (_by_task(rows, lambda values, name=name: values[name]) for name in ("deq_ms", "tied_ms", "nfe"))  # type: ignore[misc]
+        for task in ours:
+            part = within(f"{task}: DEQ over tied", ours[task], theirs[task], low, high, STUDIES_SOURCE)
+            counts = ", ".join(f"{count:g}" for count in sorted(nfe[task].values()))
+            parts.append(replace(part, note=f"{part.note}; evaluations of the solves: {counts}"))
         return parts
 
     return judge
 
 
-def flat_in(name: str, setting: str, loose: float, tight: float) -> Callable[[Evidence], list[Part]]:
-    """How much validation loss is lost by a looser tolerance or a lower cap of the evaluation's solves."""
-
-    def read(at: float) -> Callable[[Values], float | None]:
-        return lambda values: next((point["loss"] for point in values["points"] if point[setting] == at), None)
+def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
+    """Judge by the validation loss at a loose setting of the evaluation's solves less that at a tight one."""
 
     def judge(evidence: Evidence) -> list[Part]:
-        rows, parts = _rows(evidence, name), []
-        for task, losses in _by_task(rows, read(loose)):
-            best = dict(_by_task(rows, read(tight))).get(task, {})
-            found = paired(losses, best, _WITHIN_NATS, "linear")
-            about = f"{task}: loss at {setting} {loose:g} less that at {tight:g}"
-            made = part(about, found, _WITHIN_NATS, "below", " nats", suite="")
-            scale = f"; the loss itself is {significant(median(best.values()), 2)}" if best else ""
-            parts.append(_of(replace(made, note=f"{made.note}{scale}")))
+        rows, parts = _rows(evidence, study), []
+        losses, best = (
+            _by_task(rows, lambda values, at=at: next((p["loss"] for p in values["points"] if p[setting] == at), None))  # type: ignore[misc]
+            for at in (loose, tight)
+        )
+        for task, loss in losses.items():
+            test = paired_test(loss, best.get(task, {}), 0.02, "linear")
+            part = _one_sided(f"{task}: loss at {setting} {loose:g} less that at {tight:g}", test, "below", 0.02, unit=" nats")
+            scale = f"; the loss itself is {significant(median(best[task].values()), 2)}" if task in best else ""
+            parts.append(replace(part, note=f"{part.note}{scale}"))
         return parts
 
     return judge
 
 
 def tied_need_not_converge(evidence: Evidence) -> list[Part]:
-    """The share of sequences on which a trained weight-tied network's map comes to rest, on the task where that is clearest."""
-    rows = [row for row in _rows(evidence, "layers") if row["model"].startswith("tied")]
-    shares = dict(_by_task(rows, lambda values: next(iter(values["lengths"].values()))["still"]))
-    if not shares:
-        return []
-    found = {task: tested(list(mine.values()), 0.99, "fraction") for task, mine in shares.items()}
-    made = {task: part(f"{task}: share at rest after 200 layers", one, 0.99, "below", "", suite="") for task, one in found.items()}
-    known = [one for one in made.values() if one.p_for is not None and one.p_against is not None]
-    if not known:
-        return [_of(one) for one in made.values()]
-    least = min(known, key=lambda one: one.p_for or 0.0)
-    # Some task is enough, so that the clearest is taken, its p-value for all of them (Bonferroni); against it, all must be.
-    p_for = min(1.0, len(known) * (least.p_for or 0.0))
-    p_against = max(one.p_against or 0.0 for one in known)
-    note = f"{least.note}; the clearest of {len(known)} tasks, its p-value for that many"
-    return [_of(replace(least, p_for=p_for, p_against=p_against, note=note))]
+    """Share of sequences on which a weight-tied network's map converges, on the task with the clearest result."""
+    shares = _by_task(_rows(evidence, "layers", "tied"), lambda values: next(iter(values["lengths"].values()))["still"])
+    tests = {task: seed_test(list(one.values()), 0.99, "fraction") for task, one in shares.items()}
+    parts = {task: _one_sided(f"{task}: share converged after 200 layers", test, "below", 0.99) for task, test in tests.items()}
+    p_values = {task: test.p for task, test in tests.items() if test.p is not None}
+    if not p_values:
+        return list(parts.values())
+    # One task is enough: its p-value is corrected for the choice (Bonferroni). Against the claim, all tasks must fail.
+    clearest = min(p_values, key=lambda task: p_values[task][0])
+    p_for = min(1.0, len(p_values) * p_values[clearest][0])
+    p_against = max(above for _, above in p_values.values())
+    note = f"{parts[clearest].note}; the clearest of {len(p_values)} tasks, its p-value for that many"
+    return [replace(parts[clearest], p_for=p_for, p_against=p_against, note=note)]
 
 
 def one_root(evidence: Evidence) -> list[Part]:
-    """The share of sequences on which two solvers find the same equilibrium, for the pair where that is least."""
+    """Share of sequences on which two solvers find the same equilibrium, for the pair where it is smallest."""
 
     def read(values: Values) -> float | None:
-        known = [pair["same"] for pair in values["pairs"].values() if pair["same"] is not None]
-        return min(known) if known else None
+        return min((pair["same"] for pair in values["pairs"].values() if pair["same"] is not None), default=None)
 
-    parts = []
-    for task, shares in _by_task(_rows(evidence, "independence"), read):
-        found = tested(list(shares.values()), 0.99, "fraction")
-        parts.append(
-            _of(part(f"{task}: share with the same logits to 1e-3, of the pair least alike", found, 0.99, "above", "", suite=""))
-        )
-    return parts
+    about = "share with the same logits to 1e-3, of the least similar pair"
+    return [
+        _one_sided(f"{task}: {about}", seed_test(list(shares.values()), 0.99, "fraction"), "above", 0.99)
+        for task, shares in _by_task(_rows(evidence, "independence"), read).items()
+    ]
 
 
 def gradient_is_exact(evidence: Evidence) -> list[Part]:
-    """The implicit gradient beside a dense float64 solve: at a tight tolerance, and as trained."""
+    """Error of the implicit gradient against a dense float64 solve, at a tight tolerance and as trained."""
+
+    def tightest(gradients: Values) -> float | None:
+        points = [point for point in gradients.get("backward", []) if point["distance"] is not None]
+        return min(points, key=lambda point: point["rtol"])["distance"] if points else None
+
     rows, parts = _rows(evidence, "gradient"), []
     for moment in ("start", "end"):
-        for task, distances in _by_task(rows, lambda values, moment=moment: _tightest(values[moment])):  # type: ignore[misc]
+        for task, distances in _by_task(rows, lambda values, moment=moment: tightest(values[moment])).items():  # type: ignore[misc]
             about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
-            parts.append(_worst(about, distances, 1e-6, ""))
-    for task, cosines in _by_task(rows, lambda values: values["end"].get("as trained", {}).get("one_less_cosine")):
-        parts.append(_worst(f"{task}, end of training: 1 - cosine, as trained (1e-3, float32)", cosines, 0.01, ""))
-    return parts
-
-
-def _worst(about: str, found: Mapping[int, float], most: float, unit: str) -> Part:
-    """Whether every seed is below a limit: a count of these seeds, with what it says of others."""
-    fail = sum(value >= most for value in found.values())
-    value = f"{significant(max(found.values()), 2)}{unit} at most"
-    return _counted(about, value, f"below {most:g}", fail == 0, bound(fail, len(found)))
-
-
-def _tightest(gradients: Values) -> float | None:
-    points = [point for point in gradients.get("backward", []) if point["distance"] is not None]
-    distance: float | None = min(points, key=lambda point: point["rtol"])["distance"] if points else None
-    return distance
+            parts.append(_all_below(about, distances, 1e-6))
+    cosines = _by_task(rows, lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
+    about = "end of training: 1 - cosine, as trained (1e-3, float32)"
+    return parts + [_all_below(f"{task}, {about}", found, 0.01) for task, found in cosines.items()]
 
 
 def batch_does_not_matter(evidence: Evidence) -> list[Part]:
-    """A sequence's logits alone and in batches, the largest difference over seeds and sizes."""
+    """Largest difference of a sequence's logits when solved alone and in batches, over seeds and sizes."""
     rows, parts = _rows(evidence, "batch"), []
-    for dtype, most in (("float64", 1e-6), ("float32", 1e-2)):
-        for task, found in _by_task(rows, lambda values, dtype=dtype: max(one["logits"] for one in values[dtype])):  # type: ignore[misc]
-            parts.append(_worst(f"{task}, {dtype}", found, most, " nats"))
+    for dtype, limit in (("float64", 1e-6), ("float32", 1e-2)):
+        found = _by_task(rows, lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
+        parts += [_all_below(f"{task}, {dtype}", differences, limit, " nats") for task, differences in found.items()]
     return parts
+
+
+def _all_below(about: str, values: Mapping[int, float], limit: float, unit: str = "") -> Part:
+    """Require that every seed is below a limit, and bound the share of seeds that are not."""
+    failures = sum(value >= limit for value in values.values())
+    value = f"{significant(max(values.values()), 2)}{unit} at most"
+    return _fact(about, value, f"below {limit:g}", failures == 0, note=bound(failures, len(values)))
 
 
 def one_more_forward(evidence: Evidence) -> list[Part]:
     """FLOPs of a step with gradient checkpointing over those without: a forward is a third of a step."""
-    parts = []
-    for row in _rows(evidence, "recompute"):
-        for kind in ("sqrt", "every"):
-            ratio = row["values"]["core"][kind]["ratio"]
-            if ratio is not None:
-                met = abs(ratio - 4 / 3) <= 0.07
-                parts.append(_counted(f"{row['depth']} layers, checkpoint {kind}", f"{ratio:.3f}", "4/3, within 0.07", met))
-    return parts
+    ratios = {
+        f"{row['depth']} layers, checkpoint {kind}": row["values"]["core"][kind]["ratio"]
+        for row in _rows(evidence, "recompute")
+        for kind in ("sqrt", "every")
+    }
+    return [
+        _fact(about, f"{ratio:.3f}", "4/3, within 0.07", abs(ratio - 4 / 3) <= 0.07)
+        for about, ratio in ratios.items()
+        if ratio is not None
+    ]
 
 
-def nothing_passes_silently(evidence: Evidence) -> list[Part]:
-    """Solves of maps without a fixed point: samples called converged that are not; and what the record of a training says."""
+def failures_are_reported(evidence: Evidence) -> list[Part]:
+    """Statuses of solves of maps without a fixed point, and of trainings of such cells."""
     parts = []
     rows = _rows(evidence, "hostile")
     for name in dict.fromkeys(row["map"] for row in rows):
-        said = [one for row in rows if row["map"] == name for one in row["values"].values() if isinstance(one, Mapping)]
-        silent, grown = (sum(one[key] for one in said) for key in ("silent", "grown"))
-        samples = sum(one[status] for one in said for status in ("CONVERGED", "MAX_STEPS", "DIVERGED", "NONFINITE"))
+        counts = [one for row in rows if row["map"] == name for one in row["values"].values() if isinstance(one, Mapping)]
+        silent, grown = (sum(one[key] for one in counts) for key in ("silent", "grown"))
+        samples = sum(one[status] for one in counts for status in ("CONVERGED", "MAX_STEPS", "DIVERGED", "NONFINITE"))
         note = f"{grown} called converged as their iterates grew" if grown else ""
-        parts.append(_counted(f"map: {name}", f"{silent} of {samples} called converged wrongly", "none", silent == 0, note))
+        parts.append(_fact(f"map: {name}", f"{silent} of {samples} called converged wrongly", "none", silent == 0, note=note))
     rows = _rows(evidence, "hostile training")
     for model in dict.fromkeys(row["model"] for row in rows):
-        mine = [row["values"] for row in rows if row["model"] == model]
-        flagged = sum(one["status"] != "ok" or (one["train_converged_fraction"] or 0.0) < 0.99 for one in mine)
-        parts.append(
-            _counted(
-                f"training: {model}",
-                f"{flagged} of {len(mine)} records flagged",
-                "all",
-                flagged == len(mine),
-                bound(len(mine) - flagged, len(mine)),
-            )
-        )
+        own = [row["values"] for row in rows if row["model"] == model]
+        flagged = sum(one["status"] != "ok" or (one["train_converged_fraction"] or 0.0) < 0.99 for one in own)
+        missed = len(own) - flagged
+        value, note = f"{flagged} of {len(own)} records flagged", bound(missed, len(own))
+        parts.append(_fact(f"training: {model}", value, "all", missed == 0, note=note))
     return parts

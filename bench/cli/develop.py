@@ -162,7 +162,7 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
     ):
         ours = Benchmarks(benchmarks if head is None else tip / benchmarks, Path(folder), only)
         sides = {"base": base, "head": tip}
-        found = compare("base", "head", lambda side: ours.run(sides[side]), budget_s=budget, report=report)
+        found = compare(lambda side: ours.run(sides[side]), budget_s=budget, report=report)
     if not found.names:
         raise UserError("gate: base and head have no benchmark in common")
     found.base, found.head = names

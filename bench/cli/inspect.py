@@ -28,7 +28,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
-    from bench.execution.coordinator import slots
+    from bench.execution.coordinator import default_slots
     from bench.execution.status import overview, status
     from bench.records.store import Store
 
@@ -41,7 +41,7 @@ def status(
         _print(rows, as_json, table)
         return
     short, plan, _ = make_plan(suite, only, seeds, device, data, processes)
-    found = status(plan, suite=short, store=store, slots=slots(plan.specs(), jobs))
+    found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs))
     _print(dataclasses.asdict(found), as_json, *found.lines())
 
 
@@ -112,9 +112,9 @@ def params(
     as_json: Json = False,
 ) -> None:
     """Count the parameters of each model of a suite; for suite paper, compare with the paper's counts. Trains nothing."""
-    from bench.execution.parameter_table import counts
+    from bench.execution.parameter_table import count_suite
 
-    rows = counts(suite, parse_data(data))
+    rows = count_suite(suite, parse_data(data))
     if printed := any(row.printed_total is not None for row in rows):
         heads = ["paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"]
     else:

@@ -53,7 +53,7 @@ def claims(
     adjoint change them, and solves maps without a fixed point. An interrupted measurement resumes."""
     from bench.claims import copying, tables
     from bench.claims.audit import audit_table, audits
-    from bench.claims.claim import judged
+    from bench.claims.claim import judge_claims
     from bench.claims.entries import CLAIMS, SUITES
     from bench.claims.evidence import Evidence
     from bench.records.record import write_text
@@ -74,7 +74,7 @@ def claims(
         if name not in recorded:
             raise unknown("own suite", name, recorded)
     evidence = Evidence(results, own)
-    found = judged([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
+    found = judge_claims([claim for claim in CLAIMS if only in (None, claim.id)], evidence)
     if as_json:
         print(json.dumps([one.as_data() for one in found], indent=1))
         return

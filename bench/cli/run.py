@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Run what a suite lacks, then write tables and figures and print the tables."""
     from bench.cli.progress import Display
-    from bench.execution.coordinator import Coordinator, Halted, RunOptions, slots
+    from bench.execution.coordinator import Coordinator, Halted, RunOptions, default_slots
     from bench.records.spec import Limits
     from bench.records.store import Store
     from bench.report.report import summary, write_report
@@ -70,7 +70,7 @@ def run(
             plan,
             suite=short,
             store=store,
-            engine=_make_engine(engine, plan.specs(), jobs, address, slots),
+            engine=_make_engine(engine, plan.specs(), jobs, address, default_slots),
             data=corpora,
             options=options,
             callbacks=display.callbacks,

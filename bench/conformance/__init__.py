@@ -1,5 +1,6 @@
 """`python -m bench check FILE.py`: test a user's cell, model, solver or task against the contract of its kind.
 
-A contract is a list of checks: `cells.CELL`, `models.MODEL`, `solvers.SOLVER`, `tasks.TASK`; those that cells and models share are
-in common.py. A check is a function of a Subject that returns a Result, and its docstring is the rule and the usual remedy.
+A contract is a list of checks: `cells.CELL`, `models.MODEL`, `solvers.SOLVER`, `tasks.TASK`; common.py has those that cells and
+models share. A check maps a Subject to a Result; the first line of its docstring is the rule, the rest the remedy.
+Imports records, analysis, tasks, training and memory.
 """

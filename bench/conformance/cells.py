@@ -9,37 +9,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.conformance import common, memory
-from bench.conformance.common import SOLVED, TIGHT, Subject, check_shapes, wrong_tensor
 from bench.conformance.compare import max_distance, projection
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import SOLVED, TIGHT, Subject, check_shapes, tolerance, wrong_tensor
 from deq import DEQ, SOLVERS, Anderson, Cell, Implicit, Picard, Solution, Stop, Unroll, solve, spectral_radius
-from deq.adjoint import Adjoint
+from deq.adjoints import Adjoint
 
-_SEEDS = (0, 1, 2)  # initialisations that fixed points are computed at
+_SEEDS = (0, 1, 2)  # initialisations for fixed_point
 _LONG = Stop(rtol=1e-10, max_steps=600)
 
 
 def _wrong_map(cell: Any, x: Tensor) -> str | None:
-    z = cell.start(x)
+    z = cell.initial_state(x)
     fz, B, T = cell.bind(x)(z), *x.shape[:2]
-    parts = (
-        ("start(x)", z, (B, T, z.shape[-1])),
-        ("f(z)", fz, tuple(z.shape)),
-        ("features(z)", cell.features(fz), (B, T, cell.width)),
+    return (
+        wrong_tensor("initial_state(x)", z, (B, T, z.shape[-1]), x.dtype)
+        or wrong_tensor("f(z)", fz, tuple(z.shape), x.dtype)
+        or wrong_tensor("features(z)", cell.features(fz), (B, T, cell.width), x.dtype)
     )
-    wrong = (wrong_tensor(name, part, shape, x.dtype) for name, part, shape in parts)
-    return next((message for message in wrong if message), None)
 
 
 @check()
 def shapes(subject: Subject) -> Result:
     """f(z) like z, features (B, T, width), in the dtype of x.
 
-    start(x) (B, T, N), bind(x, memory=None) -> f and features(z) (B, T, self.width) belong together, for any B and T. New tensors
-    need x's dtype and device: x.new_zeros(...), torch.arange(..., device=x.device); constants are buffers.
+    Return initial_state(x) and f(z) (B, T, N) and features(z) (B, T, self.width) for any B and T, in x's dtype and on its device.
     """
     cell = subject.make()
-    N = cell.start(torch.zeros(1, 1, subject.inputs)).shape[-1]
+    N = cell.initial_state(torch.zeros(1, 1, subject.inputs)).shape[-1]
     return check_shapes(subject, _wrong_map, f"z (B, T, {N}), features (B, T, {cell.width})")
 
 
@@ -47,9 +44,7 @@ def shapes(subject: Subject) -> Result:
 def one_map(subject: Subject) -> Result:
     """bind gives one map for the whole solve.
 
-    Something is drawn, counted or written in the map: dropout at every evaluation, a step counter, an in-place operation on z, or
-    a result in a static buffer (a CUDA graph's), which the next call overwrites. The solve has no fixed target. Draw masks in bind
-    (deq.dropout.variational_mask), write to nothing in f, and return a new tensor.
+    Draw masks in bind (deq.dropout.variational_mask), write to nothing in f, and return a new tensor, not a static buffer.
     """
     cell = subject.build().train()
     x, z = subject.arguments(cell)
@@ -65,13 +60,13 @@ def one_map(subject: Subject) -> Result:
         if not (torch.equal(x, x_before) and torch.equal(z, z_before)):
             return judge(False, "it writes to z or x")
     if shared:
-        return judge(False, "every call returns the same memory, so that a result changes at the next call")
+        return judge(False, "every call returns the same memory: the next call overwrites a result")
     equal = torch.equal(*results)
     return judge(equal, "bitwise equal" if equal else f"f(z) at the same z differs by {max_distance(results[:1], results[1:]):.2g}")
 
 
 def _causality(subject: Subject) -> Result:
-    """Of the map; and of the equilibrium, where it is reached."""
+    """Causality of the map and, where Anderson solves it, of the equilibrium."""
     result = common.causality.run(subject)
     if result.verdict != "pass":
         return result
@@ -79,72 +74,61 @@ def _causality(subject: Subject) -> Result:
     x, other = subject.arguments(cell)[0], subject.arguments(cell, seed=99)[0]
     changed = torch.cat((x[:, :3], other[:, 3:]), dim=1)
     with torch.no_grad():
-        before, after = (solve(cell.bind(each), cell.start(each), Anderson(), TIGHT) for each in (x, changed))
+        before, after = (solve(cell.bind(each), cell.initial_state(each), Anderson(), TIGHT) for each in (x, changed))
     if not bool((before.residual.max() < 1e-10) & (after.residual.max() < 1e-10)):
         return result
     error = max_distance([cell.features(after.z)[:, :3]], [cell.features(before.z)[:, :3]])
-    return judge(error <= common.tolerance(cell), f"{result.found}; at the equilibrium, solved to 1e-10, by {error:.2g}")
-
-
-@torch.no_grad()
-def _equilibria(subject: Subject) -> tuple[str, list[Solution], float]:
-    """The solver that solves most samples in the fewest evaluations, its solution per seed, and the spectral radius there."""
-    solutions: dict[str, list[Solution]] = {name: [] for name in SOLVERS}
-    radius = 0.0
-    for seed in _SEEDS:
-        cell = subject.build(seed)
-        x, _ = subject.arguments(cell, batch=8, time=12, seed=seed)
-        f = cell.bind(x)
-        for name, make in SOLVERS.items():
-            solutions[name].append(solve(f, cell.start(x), make(), SOLVED))
-        nearest = min((found[-1] for found in solutions.values()), key=_residual)
-        torch.manual_seed(seed)
-        radius = max(radius, spectral_radius(f, nearest.z).max().item())
-    best = max(solutions, key=lambda name: (_converged(solutions[name]), -sum(one.nfe for one in solutions[name])))
-    return best, solutions[best], radius
-
-
-def _residual(solution: Solution) -> float:
-    return solution.residual.max().nan_to_num(math.inf).item()
-
-
-def _converged(solutions: list[Solution]) -> int:
-    return sum(int(solution.converged.sum()) for solution in solutions)
+    return judge(error <= tolerance(cell), f"{result.found}; at the equilibrium, solved to 1e-10, by {error:.2g}")
 
 
 @check("finite", "one map", "evaluation")
 def fixed_point(subject: Subject) -> Result:
     """Some solver finds every fixed point, to 1e-6 in 200 evaluations.
 
-    z -> z + g(x) has no fixed point, and a map that expands has one that no solver reaches: a DEQ over it trains on states that
-    solve nothing. Leave out the residual connection or put a normalisation after it, bound the state (tanh), or start recurrent
+    Leave out the residual connection or put a normalisation after it, bound the state (tanh), or scale the initial recurrent
     weights below one (the factor `gain` of the cells here).
     """
-    name, found, radius = _equilibria(subject)
-    solved, total = _converged(found), sum(len(solution.status) for solution in found)
+    found: dict[str, list[Solution]] = {name: [] for name in SOLVERS}
+    radius = 0.0
+    with torch.no_grad():
+        for seed in _SEEDS:
+            cell = subject.build(seed)
+            x, _ = subject.arguments(cell, batch=8, time=12, seed=seed)
+            f = cell.bind(x)
+            for name, make in SOLVERS.items():
+                found[name].append(solve(f, cell.initial_state(x), make(), SOLVED))
+            nearest = min((solutions[-1] for solutions in found.values()), key=_residual)
+            torch.manual_seed(seed)
+            radius = max(radius, spectral_radius(f, nearest.z).max().item())
+    converged = {name: sum(int(one.converged.sum()) for one in solutions) for name, solutions in found.items()}
+    name = max(found, key=lambda name: (converged[name], -sum(one.nfe for one in found[name])))
+    solved, total = converged[name], sum(len(one.status) for one in found[name])
     if solved == total:
         diverges = "" if radius < 1 else ", so that plain iteration does not converge"
-        steps = max(solution.nfe for solution in found)
+        steps = max(one.nfe for one in found[name])
         return judge(True, f"{solved} of {total} samples, by {name} in {steps} evaluations; spectral radius {radius:.2g}{diverges}")
     return judge(
         False,
         f"{'no fixed point found: ' if solved == 0 else ''}{solved} of {total} samples solved at best ({name}, "
-        f"{SOLVED.max_steps} evaluations), residual {max(map(_residual, found)):.1g}; spectral radius {radius:.2g}",
+        f"{SOLVED.max_steps} evaluations), residual {max(map(_residual, found[name])):.1g}; spectral radius {radius:.2g}",
     )
+
+
+def _residual(solution: Solution) -> float:
+    return solution.residual.max().nan_to_num(math.inf).item()
 
 
 @check("gradient", "fixed point")
 def implicit_gradient(subject: Subject) -> Result:
     """The implicit gradient is that of a long unroll, to 1e-5.
 
-    The map's vector-Jacobian product differs between calls, and the backward solve makes many: a Function that frees or changes
-    what it saved, or a backward that is not linear in its argument (clipping). Save with ctx.save_for_backward, and clip the
+    The map's vector-Jacobian product must be linear and the same at every call: save with ctx.save_for_backward, and clip the
     gradient of the loss instead.
     """
     cell = subject.build()
     x, _ = subject.arguments(cell)
     with torch.no_grad():
-        f, z0 = cell.bind(x), cell.start(x)
+        f, z0 = cell.bind(x), cell.initial_state(x)
         plain = (Picard(relaxation=share) for share in (1.0, 0.5, 0.2))
         unrolled = next((solver for solver in plain if bool(solve(f, z0, solver, _LONG).converged.all())), None)
     if unrolled is None:
@@ -165,20 +149,6 @@ def _gradient(cell: Cell, x: Tensor, adjoint: Adjoint, solver: Any, stop: Stop) 
     return torch.cat([part.flatten() for part in found])
 
 
-CELL = (
-    shapes,
-    common.finite,
-    one_map,
-    common.evaluation,
-    common.same_seed,
-    common.samples,
-    dataclasses.replace(common.causality, run=_causality),
-    common.gradient,
-    common.parameters,
-    common.state,
-    common.carried_memory,
-    fixed_point,
-    implicit_gradient,
-    memory.fake_tensors,
-    memory.memory,
-)
+_MAP = (shapes, common.finite, one_map, common.evaluation, common.same_seed, common.samples)
+_DERIVATIVES = (common.gradient, common.parameters, common.state, common.carried_memory, fixed_point, implicit_gradient)
+CELL = (*_MAP, dataclasses.replace(common.causality, run=_causality), *_DERIVATIVES, memory.fake_tensors, memory.memory)

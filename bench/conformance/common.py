@@ -1,128 +1,29 @@
-"""What is checked, and the checks that cells and models share: batch independence, causality, gradients, determinism."""
+"""The checks that cells and models share: determinism, batch independence, causality, gradients, state."""
 
-import dataclasses
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from baselines import NeuralODE
-from baselines.continuous import ADAPTIVE
 from bench.conformance.compare import distance, gradient_errors, max_distance, projection, random_tensor, same_bytes
 from bench.conformance.result import Result, check, judge
-from bench.records.spec import ComponentConfig
-from deq import DEQ, Cell, Core, Implicit, MLPCell, Picard, Stop
-
-BATCH, TIME = 3, 6
-TIGHT = Stop(rtol=1e-12, max_steps=400)
-SOLVED = Stop(rtol=1e-6, max_steps=200)
-_SHAPES = ((BATCH, TIME), (1, 1), (1, 5), (4, 1))
-
-
-def adaptive(module: nn.Module) -> bool:
-    return isinstance(module, NeuralODE) and module.method in ADAPTIVE
-
-
-def tighten(module: nn.Module) -> nn.Module:
-    """Have everything in it solved to the last digits, forward and backward."""
-    for part in module.modules():
-        if isinstance(part, DEQ):
-            part.stop = part.evaluation_stop = TIGHT
-            if hasattr(part.adjoint, "stop"):
-                part.adjoint = dataclasses.replace(part.adjoint, stop=TIGHT)  # type: ignore[type-var]
-        elif isinstance(part, NeuralODE) and adaptive(part):
-            part.rtol, part.atol = 1e-9, 1e-11
-    return module
-
-
-def tolerance(module: nn.Module) -> float:
-    """How close (relative to 1 + |y|) equal results are; an adaptive ODE solver chooses its steps for the whole batch."""
-    return 1e-6 if any(adaptive(part) for part in module.modules()) else 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is checked: `make()` makes the cell, model, solver or task; `named` is the model that a suite would name."""
-
-    make: Callable[[], Any]
-    inputs: int = 16
-    named: ComponentConfig | None = None
-    gradient_rtol: float | None = None  # where the gradient is known to be less exact; None: 1e-4, and inexact adjoints are skipped
-    max_evaluations: int = 1000  # of a solver, on the maps with known fixed points
-
-    def build(self, seed: int = 0) -> Any:
-        """The cell or model made from that seed: float64, evaluation mode, solved tightly."""
-        torch.manual_seed(seed)
-        return tighten(self.make()).double().eval()
-
-    def layer(self) -> Core:
-        """The model itself; for a cell or a solver, a DEQ with it."""
-        made = self.make()
-        if isinstance(made, Core):
-            return made
-        if isinstance(made, Cell):
-            return DEQ(made, solver=Picard(), stop=SOLVED, adjoint=Implicit(solver=Picard(), stop=SOLVED))
-        return DEQ(MLPCell(width=self.inputs), solver=made, stop=SOLVED)
-
-    def arguments(self, module: nn.Module, *, batch: int = BATCH, time: int = TIME, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random features x (B, T, inputs); for a cell, a random state too."""
-        x = random_tensor(batch, time, self.inputs, seed=seed)
-        return (x, random_tensor(*module.start(x).shape, seed=seed + 500)) if isinstance(module, Cell) else (x,)
-
-    def outputs(self, module: nn.Module, arguments: tuple[Tensor, ...], memory: Any = None) -> tuple[Tensor, ...]:
-        """A model's features and auxiliary features; a cell's f(z), and its features where they differ. Each (B, T, ...)."""
-        if isinstance(module, Cell):
-            x, z = arguments
-            fz = module.bind(x, memory)(z)
-            shown = module.features(fz)
-            return (fz,) if shown is fz else (fz, shown)
-        output = module(*arguments, memory)
-        return (output.y, *output.auxiliary)
-
-    def memory(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
-        """The memory that it carries to the next batch."""
-        if isinstance(module, Cell):
-            x, z = arguments
-            return module.remember(z, x)
-        return module(*arguments).memory
-
-
-def check_shapes(subject: Subject, wrong: Callable[[Any, Tensor], str | None], found: str) -> Result:
-    """`wrong(module, x)` at several batch sizes and lengths, in single and double precision, training and evaluation."""
-    for dtype in (torch.float32, torch.float64):
-        module = subject.make().to(dtype)
-        for training, (batch, time) in [(True, _SHAPES[0]), *((False, shape) for shape in _SHAPES)]:
-            message = wrong(module.train(training), random_tensor(batch, time, subject.inputs, seed=0, dtype=dtype))
-            if message:
-                return judge(False, message)
-    return judge(True, f"{found}, float32 and float64")
-
-
-def wrong_tensor(name: str, part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
-    """What is wrong with a tensor's type, shape or dtype, or None."""
-    if not isinstance(part, Tensor):
-        return f"{name} is a {type(part).__name__}, not a tensor"
-    if part.shape != shape:
-        return f"{name} is {tuple(part.shape)}, not {shape}"
-    return f"{name} is {part.dtype} for features in {dtype}".replace("torch.", "") if part.dtype != dtype else None
+from bench.conformance.subject import BATCH, TIME, Subject, tolerance
+from bench.records.identity import first_of
 
 
 @check()
 def finite(subject: Subject) -> Result:
     """All outputs are finite, in training and evaluation.
 
-    A division by zero, the logarithm or root of what may be negative, or a softmax over masked places only. Clamp the argument, or
-    mask with a large negative number instead of -inf where a whole row may be masked.
+    Clamp the argument of a division, logarithm or root, and mask with a large negative number where a whole row may be masked.
     """
     module = subject.build()
     arguments = subject.arguments(module)
     for training in (False, True):
-        module.train(training)
-        bad = sum(int((~part.isfinite()).sum()) for part in subject.outputs(module, arguments))
+        bad = sum(int((~part.isfinite()).sum()) for part in subject.outputs(module.train(training), arguments))
         if bad:
             return judge(False, f"{bad} numbers are not finite in {'training' if training else 'evaluation'} mode")
     return judge(True, "all finite")
@@ -132,8 +33,7 @@ def finite(subject: Subject) -> Result:
 def evaluation(subject: Subject) -> Result:
     """In evaluation mode, two calls give the same.
 
-    Noise or dropout that does not depend on self.training, or a call that changes something (a counter, a running mean). Use
-    nn.Dropout or F.dropout(x, p, self.training), and change nothing in forward while self.training is False.
+    Make noise and dropout depend on self.training, and change no counter or running mean while it is False.
     """
     module = subject.build()
     arguments, results = subject.arguments(module), []
@@ -151,8 +51,7 @@ def evaluation(subject: Subject) -> Result:
 def same_seed(subject: Subject) -> Result:
     """The same seed gives bitwise equal values and gradients.
 
-    Random numbers that do not come from torch (random, numpy, hash(), time), which torch.manual_seed does not reach. Draw with
-    torch, or from a generator that you seed in __init__.
+    Draw random numbers with torch, or from a generator seeded in __init__: torch.manual_seed does not reach random or numpy.
     """
 
     def once() -> list[Tensor | None]:
@@ -173,45 +72,43 @@ def same_seed(subject: Subject) -> Result:
 def samples(subject: Subject) -> Result:
     """A sample's result does not depend on the other samples.
 
-    A mean, maximum, norm or softmax over dimension 0, batch normalisation, or a reshape that mixes batch and features. Normalise
-    each sample by itself (LayerNorm), and reduce over the last dimensions only.
+    Reduce over the last dimensions only and normalise each sample by itself (LayerNorm), never over the batch.
     """
-    module = subject.build()
-    error = _batch_dependence(subject, module)
-    if error > tolerance(module):
-        return judge(False, f"alone and in a batch, they differ by {error:.2g}")
 
-    def train(seed: int, row: slice = slice(None)) -> list[Tensor]:
-        module = subject.build().train()  # each time: a step may change its buffers
+    def outputs(module: nn.Module, seed: int = 0, row: slice = slice(None)) -> list[Tensor]:
         arguments = tuple(part[row] for part in subject.arguments(module))
         torch.manual_seed(seed)
-        return [part.detach() for part in subject.outputs(module, arguments)]
+        with torch.no_grad():
+            return [*subject.outputs(module, arguments)]
 
-    if same_bytes(train(0), train(1)):  # nothing is drawn
-        rows = [train(0, slice(b, b + 1)) for b in range(BATCH)]
-        training = max_distance(train(0), [torch.cat(parts) for parts in zip(*rows, strict=True)])
-    else:
-        module = subject.build().train()
+    def batch_dependence(make: Callable[[], nn.Module]) -> float:
+        rows = [outputs(make(), row=slice(b, b + 1)) for b in range(BATCH)]
+        return max_distance(outputs(make()), [torch.cat(parts) for parts in zip(*rows, strict=True)])
+
+    def training() -> nn.Module:  # built for each call: a step may change its buffers
+        return subject.build().train()
+
+    module = subject.build()
+    error = batch_dependence(lambda: module)
+    if error > tolerance(module):
+        return judge(False, f"alone and in a batch, they differ by {error:.2g}")
+    if same_bytes(outputs(training()), outputs(training(), seed=1)):
+        worst = batch_dependence(training)
+    else:  # random masks differ between the rows: compare gradients instead
+        module = training()
         arguments = tuple(part.requires_grad_() for part in subject.arguments(module))
         first = projection([part[0] for part in subject.outputs(module, arguments)])
         gradients = torch.autograd.grad(first, arguments, allow_unused=True, materialize_grads=True)
-        training = max(distance(gradient[1:], torch.zeros_like(gradient[1:])) for gradient in gradients)
-    return judge(training <= tolerance(module), f"differ by {error:.2g}, in training by {training:.2g}")
-
-
-@torch.no_grad()
-def _batch_dependence(subject: Subject, module: nn.Module) -> float:
-    arguments = subject.arguments(module)
-    rows = [subject.outputs(module, tuple(part[b : b + 1] for part in arguments)) for b in range(BATCH)]
-    return max_distance(subject.outputs(module, arguments), [torch.cat(parts) for parts in zip(*rows, strict=True)])
+        worst = max(distance(gradient[1:], torch.zeros_like(gradient[1:])) for gradient in gradients)
+    return judge(worst <= tolerance(module), f"differ by {error:.2g}, in training by {worst:.2g}")
 
 
 @check("finite", "evaluation", "solve")
 def causality(subject: Subject) -> Result:
     """Position t does not depend on later positions.
 
-    Attention without a causal mask, a convolution padded on both sides, a mean over time, a flip or a shift to the left. Mask
-    (is_causal=True), pad on the left only (F.pad(x, (0, 0, k, 0))), take cumulative means.
+    Attention without a causal mask, a convolution padded on both sides and a mean over time depend on them: mask
+    (is_causal=True), pad on the left only, or take cumulative means.
     """
     module = subject.build()
     worst = future_leak(subject, module)
@@ -223,7 +120,7 @@ def causality(subject: Subject) -> Result:
 
 @torch.no_grad()
 def future_leak(subject: Subject, module: nn.Module, memory: Any = None) -> float:
-    """How much the outputs before t change with the inputs from t on, at most."""
+    """The largest change of outputs before t when the inputs from t on change."""
     arguments, others = subject.arguments(module), subject.arguments(module, seed=99)
     before, worst = subject.outputs(module, arguments, memory), 0.0
     for t in range(1, TIME):
@@ -233,75 +130,73 @@ def future_leak(subject: Subject, module: nn.Module, memory: Any = None) -> floa
     return worst
 
 
+def gradient_rtol(subject: Subject) -> float:
+    """The relative error that the subject's gradient may have."""
+    return subject.gradient_rtol or 1e-4
+
+
 def module_gradient_errors(subject: Subject, module: nn.Module, seed: int = 0, each: bool = False) -> dict[str, float]:
     """`gradient_errors` along the inputs, the parameters and both; with `each`, along every tensor by itself."""
     arguments = tuple(part.requires_grad_() for part in subject.arguments(module, seed=seed))
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    groups: dict[str, list[Tensor]] = {"inputs": [*arguments], "everything": [*arguments, *parameters.values()]}
+    if parameters:
+        groups["parameters"] = [*parameters.values()]
     if each:
-        names = ("x", "z")[: len(arguments)]
-        groups: dict[str, Any] = {name: [part] for name, part in (*zip(names, arguments, strict=True), *parameters.items())}
-    else:
-        groups = {"inputs": [*arguments], "everything": [*arguments, *parameters.values()]}
-        if parameters:
-            groups["parameters"] = [*parameters.values()]
+        named = {**dict(zip("xz", arguments, strict=False)), **parameters}
+        groups = {name: [part] for name, part in named.items()}
 
     def value() -> Tensor:
         return projection(subject.outputs(module, arguments), seed=50)
 
-    rtol, step = gradient_rtol(subject), 1e-6 if subject.gradient_rtol is None else 1e-4
-    return gradient_errors(value, groups, step=step, offset=1e-5 / rtol, seed=seed)
-
-
-def gradient_rtol(subject: Subject) -> float:
-    return subject.gradient_rtol or 1e-4
+    step = 1e-6 if subject.gradient_rtol is None else 1e-4
+    return gradient_errors(value, groups, step=step, offset=1e-5 / gradient_rtol(subject), seed=seed)
 
 
 @check("finite", "evaluation", "solve")
 def gradient(subject: Subject) -> Result:
     """The gradient agrees with difference quotients.
 
-    A custom autograd.Function with a wrong backward, a detach(), .data, .item() or no_grad() on the way, or a result overwritten
-    in place. torch.autograd.gradcheck on the Function finds the wrong formula.
+    Look for a custom autograd.Function with a wrong backward (torch.autograd.gradcheck finds it), a detach(), .data, .item() or
+    no_grad() on the way, or a result overwritten in place.
     """
     module, rtol = subject.build(), gradient_rtol(subject)
-    first = module_gradient_errors(subject, module)
-    directions = f"{2 * len(first)} directions"
-    if max(first.values()) <= rtol:
-        return judge(True, f"relative error {max(first.values()):.1g} in {directions}")
-    second = module_gradient_errors(subject, module, seed=1)  # at a kink (a ReLU at zero) it is the quotient that is wrong
-    if max(second.values()) <= rtol:
-        return judge(True, f"relative error {max(second.values()):.1g} in {directions}, at a second point (a kink at the first)")
+    largest = 0.0
+    for seed, note in ((0, ""), (1, ", at a second point (a kink at the first)")):  # at a kink the quotient is wrong
+        errors = module_gradient_errors(subject, module, seed)
+        error = max(errors.values())
+        if error <= rtol:
+            return judge(True, f"relative error {error:.1g} in {2 * len(errors)} directions{note}")
+        largest = max(largest, error)
     each = module_gradient_errors(subject, module, seed=1, each=True)
     wrong = sorted((name for name, error in each.items() if error > rtol), key=lambda name: -each[name])
-    where = f", along {_listed(wrong)}" if wrong else ""
-    return judge(False, f"relative error {max(*first.values(), *second.values()):.2g}{where}")
+    return judge(False, f"relative error {largest:.2g}" + (f", along {first_of(wrong)}" if wrong else ""))
 
 
 @check("finite")
 def parameters(subject: Subject) -> Result:
     """Every parameter and the input get a gradient.
 
-    A layer that forward does not use, or a detach() before it. It would count in the parameter budget and never train: use it,
-    remove it, or set requires_grad=False.
+    Use the parameter in forward without a detach(), remove it, or set requires_grad=False: it counts as trained.
     """
     module = subject.build()
     missing, zero = _without_gradient(subject, module)
     if missing:
-        return judge(False, f"no gradient in {_listed(missing)}")
+        return judge(False, f"no gradient in {first_of(missing)}")
     if not zero:
         number = sum(1 for parameter in module.parameters() if parameter.requires_grad)
         return judge(True, f"in the input and {number} of {number} parameters")
-    with torch.no_grad():  # behind a gate that is initialised to zero, a zero gradient is right
+    with torch.no_grad():  # a gradient behind a gate that is initialised to zero is rightly zero
         for place, parameter in enumerate(module.parameters()):
             parameter.add_(0.1 * random_tensor(*parameter.shape, seed=place).to(parameter.dtype))
     still = _without_gradient(subject, module)[1]
     if still:
-        return judge(False, f"zero in {_listed(still)}")
-    return Result("warn", f"zero in {_listed(zero)} as initialised", "not after the first steps: something is initialised to zero")
+        return judge(False, f"zero in {first_of(still)}")
+    return Result("warn", f"zero in {first_of(zero)} as initialised", "not after the first steps: something is initialised to zero")
 
 
 def _without_gradient(subject: Subject, module: nn.Module) -> tuple[list[str], list[str]]:
-    """What gets no gradient, or one that is not finite; and what gets a zero one (of the input, at the first position)."""
+    """What gets no finite gradient, and what gets a zero one (of the input, at the first position)."""
     arguments = tuple(part.requires_grad_() for part in subject.arguments(module))
     loss = projection(subject.outputs(module, arguments))
     leaves = {"the input": arguments[0]}
@@ -314,16 +209,11 @@ def _without_gradient(subject: Subject, module: nn.Module) -> tuple[list[str], l
     return missing, [name for name, one in shown.items() if not one.ne(0).any()]
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 @check("finite", "evaluation")
 def state(subject: Subject) -> Result:
     """The state_dict, read as data, is the whole state.
 
-    A tensor kept as a plain attribute: it is in no checkpoint, and .double() and .to() do not move it. Make it an nn.Parameter or
-    self.register_buffer(name, tensor). Of extra state, only tensors and plain values can be read as data.
+    Make a tensor that is a plain attribute an nn.Parameter or self.register_buffer(name, tensor): no checkpoint stores it.
     """
     module, other, file = subject.build(0), subject.build(1), io.BytesIO()
     torch.save(module.state_dict(), file)
@@ -341,8 +231,7 @@ def state(subject: Subject) -> Result:
 def carried_memory(subject: Subject) -> Result:
     """The memory for the next batch is of detached tensors, or none.
 
-    The memory holds the graph of its batch, so that every batch keeps all before it alive and backward runs through them. Return
-    memory.detach(); of tensors in tuples or lists, each.
+    Return memory.detach() (in tuples or lists, of each tensor): a graph keeps all batches before it alive.
     """
     module = subject.build()
     memory = subject.memory(module, tuple(part.requires_grad_() for part in subject.arguments(module)))

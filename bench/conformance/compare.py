@@ -1,5 +1,6 @@
 """Compare tensors, and a gradient with difference quotients."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 def random_tensor(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal numbers; the global generator is left alone."""
+    """Standard normal numbers; the global generator does not change."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
@@ -24,7 +25,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     if not found.numel():
         return 0.0
     largest = ((found.detach() - wanted.detach()).abs() / (1 + wanted.detach().abs())).max().item()
-    return largest if largest == largest else float("inf")
+    return float("inf") if math.isnan(largest) else largest
 
 
 def max_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
@@ -46,28 +47,26 @@ def gradient_errors(
     directions: int = 2,
     seed: int = 0,
 ) -> dict[str, float]:
-    """For each group of leaf tensors, the largest |slope - quotient| / (offset + |quotient|) along random directions.
+    """For each group of float64 leaves, the largest |slope - quotient| / (offset + |quotient|) along random directions.
 
-    The slope is that of the gradient of the scalar `value()`, the quotient a central difference. Tensors are float64, and restored.
+    The slope is that of the gradient of the scalar `value()`, the quotient a central difference.
     """
-    leaves = list({id(tensor): tensor for group in groups.values() for tensor in group}.values())
-    with torch.enable_grad():
-        found = torch.autograd.grad(value(), leaves, allow_unused=True, materialize_grads=True)
-    gradients = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
     errors = dict.fromkeys(groups, 0.0)
     for number, (name, group) in enumerate(groups.items()):
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(value(), group, allow_unused=True, materialize_grads=True)
         for index in range(directions):
             along = [random_tensor(*t.shape, seed=seed + 1000 * number + 100 * index + place) for place, t in enumerate(group)]
-            slope = sum(((gradients[id(t)] * d).sum().item() for t, d in zip(group, along, strict=True)), 0.0)
+            slope = sum((g * d).sum().item() for g, d in zip(gradients, along, strict=True))
             quotient = (_shifted(value, group, along, step) - _shifted(value, group, along, -step)) / (2 * step)
             error = abs(slope - quotient) / (offset + abs(quotient))
-            errors[name] = max(errors[name], error if error == error else float("inf"))
+            errors[name] = max(errors[name], float("inf") if math.isnan(error) else error)
     return errors
 
 
 @torch.no_grad()
 def _shifted(value: Callable[[], Tensor], group: Sequence[Tensor], along: Sequence[Tensor], step: float) -> float:
-    """The value with every tensor of the group moved by `step` along its direction."""
+    """The value with every tensor of the group shifted by `step` along its direction; the tensors are restored."""
     before = [tensor.clone() for tensor in group]
     for tensor, direction in zip(group, along, strict=True):
         tensor.add_(direction, alpha=step)

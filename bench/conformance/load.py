@@ -1,4 +1,4 @@
-"""Import a user's file and make what it defines, as a suite that names it would."""
+"""Import a user's file, and check what it defines as a suite that names it would build it."""
 
 import importlib
 import inspect
@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 
 from bench.conformance.cells import CELL
-from bench.conformance.common import Subject
 from bench.conformance.models import MODEL
 from bench.conformance.result import Check, Result, describe_error, run_checks
 from bench.conformance.solvers import SOLVER
+from bench.conformance.subject import Subject
 from bench.conformance.tasks import TASK
 from bench.records.errors import UserError, unknown
 from bench.records.spec import ComponentConfig, Settings, Value
@@ -38,11 +38,6 @@ class Definition:
     path: str
     make: Any
 
-    @property
-    def name(self) -> str:
-        """Its name in the file."""
-        return self.path.partition(":")[2]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -56,6 +51,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
+        """Whether a check failed."""
         return any(result.verdict == "FAIL" for result in self.findings)
 
     @property
@@ -67,7 +63,7 @@ class Report:
 
 
 def load(path: Path) -> ModuleType:
-    """Import the file under its own name, its folder first on the path, as for a suite in the same folder."""
+    """Import the file under its own name, with its folder first on the path, as for a suite in the same folder."""
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"check: {path} is not a Python file" if path.exists() else f"check: {path} does not exist")
     if "." in path.stem:
@@ -80,13 +76,12 @@ def load(path: Path) -> ModuleType:
         raise UserError(f"check: {path} fails on import: {describe_error(error, path)}") from error
     origin = getattr(module, "__file__", None)
     if origin is None or Path(origin).resolve() != path.resolve():
-        taken = f"a module named {path.stem!r} exists already ({origin or 'built in'})"
-        raise UserError(f"check: {taken}, so that no suite can name what is in {path}: rename the file")
+        raise UserError(f"check: a module named {path.stem!r} exists already ({origin or 'built in'}): rename {path}")
     return module
 
 
 def find(module: ModuleType, only: Sequence[str] = ()) -> list[Definition]:
-    """What the module defines and does not import, in its order; or what `only` names. UserError where there is nothing."""
+    """What the module itself defines, in its order; or what `only` names. UserError where there is nothing."""
     kinds = {name: kind for name, thing in vars(module).items() if (kind := kind_of(thing)) is not None}
     for name in only:
         if name not in kinds and hasattr(module, name):
@@ -101,7 +96,7 @@ def find(module: ModuleType, only: Sequence[str] = ()) -> list[Definition]:
 
 
 def _is_own(module: ModuleType, name: str) -> bool:
-    """Whether the module defines it, and it is not an abstract class that another one completes."""
+    """Whether the module defines it, and it is not an abstract class that another class of the module implements."""
     thing = getattr(module, name)
     classes = [other for key, other in vars(module).items() if inspect.isclass(other) and not key.startswith("_")]
     completed = inspect.isabstract(thing) and any(issubclass(other, thing) and not inspect.isabstract(other) for other in classes)
@@ -117,7 +112,7 @@ def kind_of(thing: Any) -> Kind | None:
         return None
     try:
         signature = inspect.signature(thing, eval_str=True)
-    except Exception:  # annotations are the user's
+    except Exception:  # evaluating a user's annotations may raise anything
         return None
     returned = signature.return_annotation
     if inspect.isclass(returned) and returned not in (inspect.Signature.empty, Any):
@@ -127,7 +122,7 @@ def kind_of(thing: Any) -> Kind | None:
 
 def settings_for(found: Sequence[Definition], given: Mapping[str, Value]) -> list[Settings]:
     """The settings that each definition takes, with a width where it has one; UserError for a setting that none takes."""
-    defaults: dict[Kind, Settings] = {"cell": {"width": _WIDTH}, "model": {"width": _WIDTH, "inputs": _WIDTH}}
+    defaults: dict[Kind, tuple[str, ...]] = {"cell": ("width",), "model": ("width", "inputs")}
     shared: list[Settings] = []
     allowed = {"width"}
     for one in found:
@@ -144,7 +139,7 @@ def settings_for(found: Sequence[Definition], given: Mapping[str, Value]) -> lis
 
 
 def check_definition(one: Definition, settings: Settings, file: Path) -> Report:
-    """Run every check of its kind; UserError where it cannot be made. The global random state is restored."""
+    """Run every check of its kind; UserError where it cannot be built. The global random state is restored."""
     with torch.random.fork_rng(devices=[]):
         subject = _subject(one, settings)
         try:
@@ -160,25 +155,21 @@ def check_definition(one: Definition, settings: Settings, file: Path) -> Report:
 
 
 def _subject(one: Definition, settings: Settings) -> Subject:
-    """How it is made: by the catalog, from the name and settings that a suite would give; a cell or solver as part of a DEQ."""
+    """Built by the registry from the name and settings that a suite would give; a cell or solver as part of a DEQ."""
     if one.kind == "task":
-        task = ComponentConfig(name=one.path, settings=settings)
-        return Subject(make=lambda: build_task(task, {}))
+        return Subject(make=lambda: build_task(ComponentConfig(name=one.path, settings=settings), {}))
     own: Settings = dict(settings)
     width = _size("width", own.pop("width", _WIDTH))
-    inputs = _size("inputs", own.pop("inputs", width)) if one.kind == "model" else width
     if one.kind == "model":
-        named = ComponentConfig(name=one.path, settings={"width": width, "inputs": inputs, **own})
+        inputs, name = _size("inputs", own.pop("inputs", width)), one.path
     else:
-        rest: Settings = {"solver": "picard"} if one.kind == "cell" else {"cell": "mlp"}
-        part = {one.kind: one.path, **{f"{one.kind}.{name}": value for name, value in own.items()}}
-        named = ComponentConfig(name="deq", settings={"width": width, "steps": 4, **rest, **part})
-    core = ComponentConfig(
-        name=named.name, settings={key: value for key, value in named.settings.items() if key not in ("width", "inputs")}
-    )
-    parts: dict[Kind, Callable[[Any], Any]] = {"cell": lambda made: made.cell, "solver": lambda made: made.solver}
-    part_of = parts.get(one.kind, lambda made: made)
-    return Subject(make=lambda: part_of(build_core(core, inputs, width)), inputs=inputs, named=named)
+        inputs, name = width, "deq"
+        other: Settings = {"solver": "picard"} if one.kind == "cell" else {"cell": "mlp"}
+        own = {"steps": 4, **other, one.kind: one.path, **{f"{one.kind}.{key}": value for key, value in own.items()}}
+    core = ComponentConfig(name=name, settings=own)
+    named = ComponentConfig(name=name, settings={"width": width, "inputs": inputs, **own})
+    part: Callable[[Any], Any] = {"cell": lambda deq: deq.cell, "solver": lambda deq: deq.solver}.get(one.kind, lambda made: made)
+    return Subject(make=lambda: part(build_core(core, inputs, width)), inputs=inputs, named=named)
 
 
 def _size(name: str, value: Value) -> int:

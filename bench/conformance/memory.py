@@ -2,43 +2,37 @@
 
 from dataclasses import replace
 
-import torch
-
 from bench.analysis.statistics import growth
-from bench.conformance.common import Subject
-from bench.conformance.compare import random_tensor
 from bench.conformance.result import Result, check, describe_error, judge
-from bench.instruments.probes import saved_bytes
+from bench.conformance.subject import Subject
+from bench.memory.scaling import FLAT, STATE
 from bench.memory.step import Shape, measured, predicted
 from bench.memory.storage_tracker import Waterfall
 from bench.records.spec import ComponentConfig
-from deq import DEQ, Stop, Unroll
+from deq import DEQ, Cell, Unroll
 
-FLAT = ("constant", "bounded")  # verdicts of bench.analysis.statistics.growth
 _SHAPE = Shape(batch=2, length=16, vocabulary=11, ends=False)
-_FIXED = dict.fromkeys(("embeddings", "weights", "gradients", "optimiser"), 0)  # not counted
 _UNNAMED = Result("skip", "", "no suite can name it")
 
 
-def follow(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
+def _track(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
     """The bytes of a training step whose solves take `steps`, and why fake tensors could not give them ("" where they did)."""
     shape = replace(_SHAPE, steps=steps, backward_steps=steps)
     try:
         return predicted(model, shape), ""
     except Exception as error:  # a user's model, or torch's fake tensors, may fail in any way
-        reason = describe_error(error).removeprefix("UserError: memory: ")
-    return measured(model, shape), reason
+        return measured(model, shape), describe_error(error).removeprefix("UserError: memory: ")
 
 
 @check("finite")
 def fake_tensors(subject: Subject) -> Result:
     """A training step runs on fake tensors.
 
-    The step fails on real tensors of this size, too: two sequences of 16 tokens, float32.
+    The step fails on real tensors too: two sequences of 16 tokens, float32.
     """
     if subject.named is None:
         return _UNNAMED
-    waterfall, reason = follow(subject.named, 2)
+    waterfall, reason = _track(subject.named, 2)
     if reason:
         return Result("warn", "not without values", f"`bench memory` does not support it: {reason}")
     return judge(True, f"{len(waterfall.operators)} kinds of operators")
@@ -48,37 +42,22 @@ def fake_tensors(subject: Subject) -> Result:
 def memory(subject: Subject) -> Result:
     """Memory does not grow with solver steps.
 
-    Something keeps the activations of every evaluation: a list in the map's closure or on self, a hook, or the graph of the solve.
-    Keep only what bind computes once; leave the loop to deq.solve, which runs it without a graph.
+    Keep only what bind computes once: a list in the map's closure, a hook or the graph of the solve keeps every evaluation.
     """
     if subject.named is None:
         return _UNNAMED
-    layers = [part for part in subject.layer().modules() if isinstance(part, DEQ)]
-    if not layers:
+    made = subject.make()
+    layers = [part for part in made.modules() if isinstance(part, DEQ)]
+    if not layers and not isinstance(made, Cell):
         command = f"bench memory --also '{subject.named.name} width=…' --constant-in SETTING"
         return Result("skip", "", f"it contains no DEQ; `{command}` tests whether memory is constant in a setting")
     if any(isinstance(layer.adjoint, Unroll) for layer in layers):
         return Result("skip", "", "Unroll stores every step, by design")
     solvers = [solver for layer in layers for solver in (layer.solver, getattr(layer.adjoint, "solver", None))]
     windows = [window for solver in solvers if isinstance(window := getattr(solver, "window", 0), int)]
-    steps = [factor * max(2, *windows) for factor in (1, 2, 4)]  # from a full window on, a solver's own storage is constant
-    peak = [follow(subject.named, number)[0].counted(_FIXED) for number in steps]
-    saved = [_saved(subject, number) for number in steps]
-    good = all(growth(steps, amounts).verdict in FLAT for amounts in (peak, saved))
+    steps = [factor * max(2, 0, *windows) for factor in (1, 2, 4)]  # a solver's history is constant once its window is full
+    peak = [_track(subject.named, number)[0].counted(STATE) for number in steps]
+    low, high = (f"{amount / 1024:.1f}" for amount in (peak[0], peak[-1]))
+    amounts = low if low == high else f"{low} to {high}"
     at = f"at {', '.join(map(str, steps))} solver steps"
-    return judge(good, f"{_kibibytes(peak)} in a step, {_kibibytes(saved)} saved for backward, {at}")
-
-
-def _saved(subject: Subject, steps: int) -> int:
-    torch.manual_seed(0)
-    core = subject.layer().train()
-    for part in core.modules():
-        if isinstance(part, DEQ):
-            part.stop = Stop(rtol=None, max_steps=steps)
-    x = random_tensor(_SHAPE.batch, _SHAPE.length, subject.inputs, seed=0, dtype=torch.float32)
-    return saved_bytes(lambda: core(x).y.sum(), [*core.parameters(), *core.buffers(), x])
-
-
-def _kibibytes(amounts: list[int]) -> str:
-    low, high = amounts[0] / 1024, amounts[-1] / 1024
-    return f"{low:.1f} KiB" if low == high else f"{low:.1f} to {high:.1f} KiB"
+    return judge(growth(steps, peak).verdict in FLAT, f"{amounts} KiB in a step, {at}")

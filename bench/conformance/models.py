@@ -1,4 +1,4 @@
-"""The contract of a model: a Core whose equilibria are found."""
+"""The contract of a model: a Core whose solves converge."""
 
 import dataclasses
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.conformance import common, memory
-from bench.conformance.common import SOLVED, Subject, check_shapes, wrong_tensor
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import SOLVED, Subject, check_shapes, wrong_tensor
 from deq import DEQ, Implicit, Output, Solution, Unroll
 
 
@@ -20,15 +20,14 @@ def _wrong_output(core: Any, x: Tensor) -> str | None:
         return f"penalty is {tuple(output.penalty.shape)}, not a scalar"
     parts = [("y", output.y), *(("auxiliary", part) for part in output.auxiliary)]
     wrong = (wrong_tensor(name, part, (*x.shape[:2], core.width), x.dtype) for name, part in parts)
-    return next((message for message in wrong if message), None)
+    return next(filter(None, wrong), None)
 
 
 @check()
 def shapes(subject: Subject) -> Result:
     """An Output with y (B, T, width), in the dtype of x.
 
-    forward(x, memory=None) takes features (B, T, D) and returns deq.Output(y) with y (B, T, self.width), for any B and T. New
-    tensors need x's dtype and device: x.new_zeros(...), torch.arange(..., device=x.device); constants are buffers.
+    forward(x, memory=None) returns deq.Output(y) with y (B, T, self.width) for any B and T, in x's dtype and on its device.
     """
     return check_shapes(subject, _wrong_output, f"(B, T, {subject.make().width})")
 
@@ -37,17 +36,15 @@ def shapes(subject: Subject) -> Result:
 def solve(subject: Subject) -> Result:
     """Every equilibrium is found, to 1e-6 in 200 evaluations.
 
-    The map of a DEQ in it has no fixed point, or its solver does not reach it: it would train on states that solve nothing. Check
-    the cell by itself; scale its recurrent weights below one, or bound its state.
+    Check the cell by itself: scale its recurrent weights below one, or bound its state.
     """
-    core = subject.build()
-    solutions: list[Solution] = []
+    core, solutions = subject.build(), list[Solution]()
     layers = [part for part in core.modules() if isinstance(part, DEQ)]
+    if not layers:
+        return Result("skip", "", "it contains no DEQ")
     for layer in layers:
         layer.evaluation_stop = SOLVED
         layer.watch(lambda phase, solution: solutions.append(solution))
-    if not layers:
-        return Result("skip", "", "it contains no DEQ")
     with torch.no_grad():
         core(*subject.arguments(core, batch=8, time=12))
     converged = torch.cat([solution.converged for solution in solutions])
@@ -66,18 +63,6 @@ def _gradient(subject: Subject) -> Result:
     return common.gradient.run(subject)
 
 
-MODEL = (
-    shapes,
-    common.finite,
-    common.evaluation,
-    common.same_seed,
-    solve,
-    common.samples,
-    common.causality,
-    dataclasses.replace(common.gradient, run=_gradient),
-    common.parameters,
-    common.state,
-    common.carried_memory,
-    memory.fake_tensors,
-    memory.memory,
-)
+_OUTPUTS = (shapes, common.finite, common.evaluation, common.same_seed, solve, common.samples, common.causality)
+_STATE = (common.parameters, common.state, common.carried_memory)
+MODEL = (*_OUTPUTS, dataclasses.replace(common.gradient, run=_gradient), *_STATE, memory.fake_tensors, memory.memory)

@@ -1,16 +1,17 @@
-"""Check a task's chance and floor against the scores of predictors that know frequencies, or every target."""
+"""Check a task's chance and optimum against the scores of predictors that know frequencies, or every target."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from statistics import stdev
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bench.conformance.common import Subject
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import Subject
 from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
 
@@ -31,12 +32,9 @@ class Score:
     def __str__(self) -> str:
         return f"{self.value:.4g} ± {self.error:.1g}"
 
-    def exceeds(self, value: float, scale: float) -> bool:
-        """Whether it is above the value by more than its error allows."""
-        return self.value - value > self.error + _RTOL * scale + 1e-6
-
-    def agrees(self, value: float) -> bool:
-        return not self.exceeds(value, abs(value)) and not Score(-self.value, self.error).exceeds(-value, abs(value))
+    def agrees(self, value: float, scale: float | None = None) -> bool:
+        """Whether it is the value within its error and a share of `scale` (the value itself)."""
+        return abs(self.value - value) <= self.error + _RTOL * abs(value if scale is None else scale) + 1e-6
 
 
 def _sequences(task: Task, split: Split) -> tuple[Tensor, Tensor]:
@@ -73,16 +71,15 @@ def predictors(task: Task) -> dict[str, Predictor]:
 def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]:
     """Every metric of a predictor on up to 2048 test sequences, its error from their parts."""
     inputs, targets = _sequences(task, "test")
-    parts = min(parts, len(inputs))
     sums = []
-    for some, wanted in zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True):
+    for some, wanted in zip(*(part.tensor_split(min(parts, len(inputs))) for part in (inputs, targets)), strict=True):
         sums.append({name: (total.item(), n) for name, (total, n) in task.score(predictor(some, wanted), wanted).items()})
     total = {name: (sum(part[name][0] for part in sums), sum(part[name][1] for part in sums)) for name in sums[0]}
     values, *each = (task.summarise({name: amount / n for name, (amount, n) in part.items() if n}) for part in (total, *sums))
     found = {}
     for name, value in values.items():
-        spread = torch.tensor([one[name] for one in each if name in one], dtype=torch.float64)
-        error = 4 * spread.std().item() / math.sqrt(len(spread)) if len(spread) > 1 else abs(value)
+        of_parts = [one[name] for one in each if name in one]
+        error = 4 * stdev(of_parts) / math.sqrt(len(of_parts)) if len(of_parts) > 1 else abs(value)
         found[name] = Score(value, error)
     return found
 
@@ -91,8 +88,7 @@ def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]
 def chance(subject: Subject) -> Result:
     """Chance is the score of frequencies alone, by token or by place.
 
-    The closed form leaves something out: positions that are always the same, or tokens that are not equally frequent. Chance is
-    the entropy of the targets given their frequencies alone, without the input; None where it is not known.
+    Chance is the entropy of the targets given their frequencies alone, by position too and without the input; None if unknown.
     """
     task: Task = subject.make()
     declared = {name: metric.chance for name, metric in task.metrics.items() if metric.chance is not None}
@@ -111,22 +107,20 @@ def chance(subject: Subject) -> Result:
 
 @check("batches", "ids", "same seed", "score")
 def optimum(subject: Subject) -> Result:
-    """The floor can be reached, and frequencies alone do not beat it.
+    """The optimum can be reached, and frequencies alone do not beat it.
 
-    A simple predictor beats it (then it is no bound: the entropy is lower), or a predictor that knows every target does not reach
-    it (then nothing does). The floor is the conditional entropy of the targets given the inputs so far; None where it is not
-    known.
+    The optimum is the conditional entropy of the targets given the inputs so far; None if unknown.
     """
     task: Task = subject.make()
     declared = {name: metric.optimum for name, metric in task.metrics.items() if metric.optimum is not None}
     if not declared:
-        return Result("skip", "", "no floor is declared")
+        return Result("skip", "", "no optimum is declared")
     simple = {name: scores(task, predictor) for name, predictor in predictors(task).items()}
     perfect = scores(task, lambda inputs, targets: 60.0 * one_hot(targets, task.vocabulary).double())
     oracle = getattr(task, "oracle", None)
     best = scores(task, lambda inputs, targets: oracle(inputs)) if callable(oracle) else None
     for name, value in declared.items():
-        wrong = _wrong_floor(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
+        wrong = _wrong_optimum(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
         if wrong is None and best is not None and not best[name].agrees(value):
             wrong = f"the task's oracle scores {best[name]}"
         if wrong is not None:
@@ -137,11 +131,11 @@ def optimum(subject: Subject) -> Result:
     return judge(True, f"{first} {declared[first]:.4g}, nearest {simple[nearest][first]} by {nearest}{end}")
 
 
-def _wrong_floor(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
+def _wrong_optimum(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
     sign = 1 if metric.better == "lower" else -1
-    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the floor 0, and scatters all the same
+    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the optimum 0 and scatters all the same
     for name, score in simple.items():
-        if Score(-sign * score.value, score.error).exceeds(-sign * value, scale):
+        if sign * score.value < sign * value and not score.agrees(value, scale):
             return f"{name} alone score {score}"
     if sign * (perfect.value - value) > 1e-6:
         return f"knowing every target scores {perfect.value:.4g}"

@@ -1,4 +1,4 @@
-"""Checks and their results; `run_checks` runs a contract, `render` prints the results."""
+"""Checks and their results: `run_checks` runs a contract, `render` prints the results."""
 
 import inspect
 import textwrap
@@ -11,15 +11,15 @@ from typing import Any, Literal
 from bench.records.errors import one_line
 
 Verdict = Literal["pass", "warn", "skip", "FAIL"]
-_MAX_ERROR = 200  # characters of an exception's text
+_MAX_ERROR = 200  # characters of an exception's message
 _WIDTH = 132
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found; `why` is the remedy of a failure, or the reason of a skip or a warning.
+    """Result of a check; `reason` is the remedy of a failure, or the cause of a skip or a warning.
 
-    `check` and `expected` are filled in by `run_checks`.
+    `run_checks` sets `check` and `expected`.
     """
 
     verdict: Verdict
@@ -36,7 +36,7 @@ def judge(good: bool, found: str) -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A rule of a contract: what it expects, the usual remedy, and the checks that must pass before it is run."""
+    """A rule of a contract: what it expects, the usual remedy, and the checks that must pass before it runs."""
 
     name: str
     expected: str
@@ -46,7 +46,7 @@ class Check:
 
 
 def check(*needs: str) -> Callable[[Callable[[Any], Result]], Check]:
-    """Make a function a Check: its name is the check's, its docstring's first line what is expected, the rest the remedy."""
+    """Make a function a Check: its docstring's first line is what is expected, the rest the remedy."""
 
     def register(run: Callable[[Any], Result]) -> Check:
         expected, _, remedy = inspect.cleandoc(run.__doc__ or "").partition("\n")
@@ -57,18 +57,15 @@ def check(*needs: str) -> Callable[[Callable[[Any], Result]], Check]:
 
 
 def run_checks(checks: Sequence[Check], subject: Any, file: Path | None = None) -> list[Result]:
-    """Run every check in order. One that raises has failed; all need the first, and what needs a check that failed is skipped."""
+    """Run every check in order; an exception is a failure, and what needs a failed check (all need the first) is skipped."""
     results: list[Result] = []
     unmet: set[str] = set()
     for one in checks:
         missing = next((name for name in (checks[0].name, *one.needs) if name in unmet), None)
-        if missing is not None:
-            result = Result("skip", "", f"not run until {missing} passes")
-        else:
-            try:
-                result = one.run(subject)
-            except (Exception, SystemExit) as error:  # a user's code may do anything
-                result = Result("FAIL", describe_error(error, file))
+        try:
+            result = one.run(subject) if missing is None else Result("skip", "", f"not run until {missing} passes")
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
+            result = Result("FAIL", describe_error(error, file))
         if missing is not None or result.verdict == "FAIL":
             unmet.add(one.name)
         reason = one.remedy if result.verdict == "FAIL" else result.reason
@@ -80,24 +77,20 @@ def describe_error(error: BaseException, file: Path | None = None) -> str:
     """An exception in one line, with the last line of the user's file in its traceback."""
     text = one_line(f"{type(error).__name__}: {error}")
     text = text if len(text) <= _MAX_ERROR else f"{text[:_MAX_ERROR]}…"
-    if file is None:
-        return text
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    return f"{text} ({file.name}, line {lines[-1]})" if lines else text
+    frames = traceback.extract_tb(error.__traceback__) if file else ()
+    lines = [frame.lineno for frame in frames if file and Path(frame.filename).resolve() == file.resolve()]
+    return f"{text} ({file.name}, line {lines[-1]})" if file and lines else text
 
 
 def render(title: str, results: Sequence[Result]) -> str:
-    """A line for each check: what was found and, unless it passed, what was expected and why."""
+    """One entry per check: what was found and, unless it passed, what was expected and why."""
     width = max(len(result.check) for result in results)
     lines = [one_line(title)]
     for result in results:
         expected = f"Expected: {result.expected}." if result.verdict in ("warn", "FAIL") else ""
-        text = ". ".join(part for part in (result.found, f"{expected} {result.reason}".strip()) if part)
+        text = one_line(". ".join(part for part in (result.found, f"{expected} {result.reason}".strip()) if part))
         head = f"  {result.verdict}  {result.check:{width}}  "
-        lines += textwrap.wrap(
-            one_line(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
-        )
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
     verdicts = [result.verdict for result in results]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in ("pass", "warn", "skip", "FAIL") if word in verdicts)
     return "\n".join([*lines, counts, ""])

@@ -1,4 +1,4 @@
-"""The contract of a solver: it finds known fixed points, each sample by itself, and keeps its state in its memory."""
+"""The contract of a solver: it finds known fixed points, solves each sample by itself, and keeps its state in its memory."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,12 @@ from torch.utils._pytree import tree_leaves
 
 from bench.analysis.statistics import growth
 from bench.conformance import test_maps
-from bench.conformance.common import Subject
 from bench.conformance.compare import distance, gradient_errors, random_tensor, same_bytes
-from bench.conformance.memory import FLAT, fake_tensors
+from bench.conformance.memory import fake_tensors
 from bench.conformance.result import Result, check, judge
-from deq import Map, Solution, Solver, Stop, solve
+from bench.conformance.subject import Subject
+from bench.memory.scaling import FLAT
+from deq import Map, Solver, Stop, solve
 
 _FEW = Stop(rtol=None, max_steps=8)
 
@@ -19,8 +20,7 @@ _FEW = Stop(rtol=None, max_steps=8)
 def shapes(subject: Subject) -> Result:
     """init and step; iterates of the shape and dtype of z.
 
-    init(z, steps) returns the memory, step(f, z, fz, memory) the pair (z, memory), z (B, …) with its shape and dtype unchanged.
-    Flatten with z.flatten(1) and restore with .view(z.shape).
+    init(z, steps) returns the memory, step(f, z, fz, memory) the pair (z, memory), z with its shape and dtype unchanged.
     """
     solver = subject.make()
     if not isinstance(solver.differentiable, bool):
@@ -41,8 +41,7 @@ def shapes(subject: Subject) -> Result:
 def solves(subject: Subject) -> Result:
     """Three known fixed points are found, to 1e-10 in float64.
 
-    A wrong sign (the residual is f(z) - z), a ridge or damping too large for the last digits (make it relative to the residuals),
-    or a step that is never full.
+    Check the sign (the residual is f(z) - z), make a ridge or damping relative to the residuals, and allow a full step.
     """
     found = []
     for known in (test_maps.affine(), test_maps.tanh(), test_maps.cosine()):
@@ -58,37 +57,34 @@ def solves(subject: Subject) -> Result:
 def samples(subject: Subject) -> Result:
     """Each sample is solved as if it were alone.
 
-    A norm, inner product, damping or least-squares system over the whole batch. Take them over flatten(1), row by row
-    (vector_norm(…, dim=1), bmm, solve_ex), so that a hard sample changes nothing for the others.
+    Take norms, inner products and systems over flatten(1), row by row (vector_norm(…, dim=1), bmm, solve_ex).
     """
     known = test_maps.affine()
+    batch = solve(known.f, known.z0, subject.make(), _FEW)
 
-    def differs(f: Map, z0: Tensor, rows: list[int], wanted: Solution, of: list[int]) -> float:
+    def error(f: Map, z0: Tensor, rows: list[int], of: list[int]) -> float:
         found = solve(f, z0, subject.make(), _FEW)
-        return max(distance(found.z[rows], wanted.z[of]), distance(found.gaps[:, rows], wanted.gaps[:, of]))
+        return max(distance(found.z[rows], batch.z[of]), distance(found.gaps[:, rows], batch.gaps[:, of]))
 
     def one_nan(z: Tensor) -> Tensor:
-        fz = known.f(z).clone()
-        fz[1] = torch.nan
-        return fz
+        return known.f(z).index_fill(0, torch.tensor([1]), torch.nan)
 
-    batch = solve(known.f, known.z0, subject.make(), _FEW)
-    alone = 0.0
-    for row in range(3):
+    def row_alone(row: int) -> float:
         one = slice(row, row + 1)
-        alone = max(alone, differs(lambda z, one=one: known.f(z.expand(3, -1))[one], known.z0[one], [0], batch, [row]))  # type: ignore[misc]
+        return error(lambda z: known.f(z.expand(3, -1))[one], known.z0[one], [0], [row])
+
+    alone = max(map(row_alone, range(3)))
     if alone > 1e-8:
         return judge(False, f"alone and in a batch, the first iterates differ by {alone:.2g}")
-    error = differs(one_nan, known.z0, [0, 2], batch, [0, 2])
-    return judge(error <= 1e-8, f"differ by {alone:.2g}; in a batch with a sample that is NaN, by {error:.2g}")
+    with_nan = error(one_nan, known.z0, [0, 2], [0, 2])
+    return judge(with_nan <= 1e-8, f"differ by {alone:.2g}; in a batch with a sample that is NaN, by {with_nan:.2g}")
 
 
 @check()
 def singular(subject: Subject) -> Result:
     """Iterates stay finite where residuals are zero or equal.
 
-    A division by a residual, or a system of equal or zero residuals. Use cholesky_ex or solve_ex, clamp denominators, and fall
-    back on a plain step, z <- f(z), for the samples that have no solution.
+    Use cholesky_ex or solve_ex, clamp denominators, and take a plain step, z <- f(z), where there is no solution.
     """
     for name, f in test_maps.SINGULAR.items():
         solution = solve(f, torch.zeros(3, 4, dtype=torch.float64), subject.make(), Stop(rtol=None, max_steps=12))
@@ -102,8 +98,7 @@ def singular(subject: Subject) -> Result:
 def same_solve(subject: Subject) -> Result:
     """The solver holds settings only; the state is in its memory.
 
-    init reuses something of the last solve, a step writes to self, or random numbers are drawn. One solver serves the forward and
-    backward solves of every layer: make all state in init, return it, and take it from step's argument.
+    Make all state in init, return it, and read it from step's argument: one solver serves every layer, forward and backward.
     """
     solver, known, other = subject.make(), test_maps.affine(), test_maps.cosine()
     first = solve(known.f, known.z0, solver, _FEW)
@@ -128,18 +123,16 @@ def same_solve(subject: Subject) -> Result:
 def memory(subject: Subject) -> Result:
     """The memory does not grow beyond its window.
 
-    Its memory grows although it declares a `window`: write step k at k modulo window instead of appending, or drop the oldest.
+    Write step k at k modulo `window` instead of appending, or drop the oldest.
     """
     known, window = test_maps.affine(), getattr(subject.make(), "window", None)
-    declared = isinstance(window, int) and window > 0
-    steps = [factor * window for factor in (1, 2, 4)] if declared and isinstance(window, int) else [4, 8, 16, 32, 64]
+    declared = window if isinstance(window, int) and window > 0 else 0
+    steps = [declared, 2 * declared, 4 * declared] if declared else [4, 8, 16, 32, 64]
     sizes = [solve(known.f, known.z0, subject.make(), Stop(rtol=None, max_steps=number)).solver_bytes for number in steps]
     flat = not any(sizes) or growth(steps, sizes).verdict in FLAT
     found = f"{sizes[0]:,} B after {steps[0]} steps, {sizes[-1]:,} B after {steps[-1]}, a state is {known.z0.nbytes} B"
-    if declared:
-        return judge(flat, f"window {window}: {found}")
-    if flat:
-        return judge(True, found)
+    if declared or flat:
+        return judge(flat, f"window {window}: {found}" if declared else found)
     return Result("warn", found, "its memory grows with the steps: give it a window, or expect it in the tables' memory column")
 
 
@@ -168,8 +161,7 @@ def evaluations(subject: Subject) -> Result:
 def gradient(subject: Subject) -> Result:
     """Where differentiable, the gradient through its steps agrees with difference quotients.
 
-    `differentiable` is True, but step writes its history in place or detaches. Set it to False (Implicit does not need it), or
-    build new tensors in step.
+    Build new tensors in step, without writing in place or detaching, or set `differentiable` to False.
     """
     solver: Solver = subject.make()
     if not solver.differentiable:

@@ -1,4 +1,4 @@
-"""The contract of a task: batches decided by their seed, splits without common sequences, scores that add up."""
+"""The contract of a task: batches that depend on the seed alone, disjoint splits, scores that add up."""
 
 import math
 from collections import Counter
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.conformance.common import Subject
+from bench.conformance.compare import same_bytes
 from bench.conformance.reference_predictors import chance, optimum
 from bench.conformance.result import Result, check, judge
+from bench.conformance.subject import Subject
 from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
 
@@ -26,16 +27,15 @@ def _first(task: Task, split: Split, number: int, size: int = 8, seed: int = 0, 
 
 
 def _equal(some: Pairs, others: Pairs) -> bool:
-    pairs = zip(some, others, strict=False)
-    return len(some) == len(others) and all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    return len(some) == len(others) and all(map(same_bytes, some, others))
 
 
 @check()
 def declaration(subject: Subject) -> Result:
     """Vocabulary, length, metrics and fingerprint are declared.
 
-    __init__ sets self.vocabulary, self.length and self.metrics = {name: Metric(unit=…, better=…, chance=…, floor=…)}; fingerprint
-    is the SHA-256 of what decides the data, the same in every process (hash() is not).
+    Set self.vocabulary, self.length and self.metrics = {name: Metric(unit=…, better=…, chance=…, optimum=…)} in __init__;
+    fingerprint is the SHA-256 of what decides the data, the same in every process (hash() is not).
     """
     task: Task = subject.make()
     for name in ("vocabulary", "length"):
@@ -45,9 +45,9 @@ def declaration(subject: Subject) -> Result:
     for name, metric in task.metrics.items():
         if not isinstance(metric, Metric):
             return judge(False, f"metric {name!r} is a {type(metric).__name__}, not a bench.records.metric.Metric")
-        low, high = (metric.optimum, metric.chance) if metric.better == "lower" else (metric.chance, metric.optimum)
-        if low is not None and high is not None and not low <= high:
-            values = f"chance is {metric.chance:.4g} and floor {metric.optimum:.4g}"
+        sign = 1 if metric.better == "higher" else -1
+        if metric.chance is not None and metric.optimum is not None and sign * metric.chance > sign * metric.optimum:
+            values = f"chance is {metric.chance:.4g} and optimum {metric.optimum:.4g}"
             return judge(False, f"{name}: {metric.better} is better, yet {values}")
     one, other = task.fingerprint(), subject.make().fingerprint()
     if not isinstance(one, str) or one != other:
@@ -59,8 +59,8 @@ def declaration(subject: Subject) -> Result:
 def batches(subject: Subject) -> Result:
     """Batches are (inputs, targets), each (size, length) int64.
 
-    batches(split, size, seed, first=0) yields pairs of integer tensors; `train` never ends, `valid` and `test` do, and only their
-    last batch may be smaller.
+    batches(split, size, seed, first=0) yields pairs of integer tensors; only `train` is endless, and only the last batch of `valid`
+    and `test` may be smaller.
     """
     task, sequences = subject.make(), []
     for split in _SPLITS:
@@ -82,18 +82,21 @@ def batches(subject: Subject) -> Result:
 def _wrong_pair(task: Task, pair: tuple[Tensor, Tensor], sizes: range) -> str | None:
     for name, part in zip(("inputs", "targets"), pair, strict=True):
         if not isinstance(part, Tensor) or part.dtype != torch.int64 or part.device.type != "cpu":
-            dtype = str(getattr(part, "dtype", type(part).__name__)).removeprefix("torch.")
-            return f"{name} are {dtype}, not int64 on the CPU"
+            return f"{name} are {_described(part)}, not int64 on the CPU"
         if part.dim() != 2 or part.shape[1] != task.length or len(part) not in sizes or part.shape != pair[0].shape:
             return f"{name} are {tuple(part.shape)}, not ({sizes[-1]}, {task.length})"
     return None
+
+
+def _described(part: Any) -> str:
+    return f"{tuple(part.shape)} {part.dtype}".replace("torch.", "") if isinstance(part, Tensor) else type(part).__name__
 
 
 @check("batches")
 def ids(subject: Subject) -> Result:
     """Ids are in 0..vocabulary - 1.
 
-    The vocabulary leaves out a symbol (padding, a delimiter), or counts from 1. An embedding would raise at the first such batch.
+    Count from 0, and include padding and delimiters in the vocabulary.
     """
     task: Task = subject.make()
     found = [part for split in _SPLITS for pair in _first(task, split, 8) for part in pair]
@@ -105,8 +108,7 @@ def ids(subject: Subject) -> Result:
 def same_seed(subject: Subject) -> Result:
     """A batch is a function of split, size, seed and number.
 
-    A generator on self that continues from call to call, torch's global one, hash(), or `first` ignored. Make a generator for each
-    batch from bench.tasks.task.derive_seed(name, split, seed, size, number).
+    Make a generator for each batch from bench.tasks.task.derive_seed(name, split, seed, size, number).
     """
     task, other = subject.make(), subject.make()
     for split in _SPLITS:
@@ -125,8 +127,7 @@ def same_seed(subject: Subject) -> Result:
 def seeds(subject: Subject) -> Result:
     """Training follows the seed, held-out splits do not.
 
-    The seed does not enter the training batches, so that runs of several seeds see the same data, or it enters valid and test, so
-    that they are evaluated on different ones.
+    Put the seed into derive_seed for train, and a constant for valid and test.
     """
     task: Task = subject.make()
     follows = {split: not _equal(_first(task, split, 2, seed=0), _first(task, split, 2, seed=1)) for split in _SPLITS}
@@ -140,14 +141,15 @@ def seeds(subject: Subject) -> Result:
 def splits(subject: Subject) -> Result:
     """Splits have no sequences in common beyond chance.
 
-    The split is not part of the seed that its sequences are drawn from, or the data were cut after they were shuffled and
-    repeated. A model could learn the test by heart: put the split's name into derive_seed.
+    Put the split's name into derive_seed, and cut the data before they are shuffled or repeated.
     """
     task: Task = subject.make()
-    rows = {split: _rows(task, split) for split in _SPLITS}
+    rows: dict[str, list[bytes]] = {  # up to 2048 sequences of each split
+        split: [row.numpy().tobytes() for pair in _first(task, split, 32, 64) for row in torch.cat(pair, dim=1)]
+        for split in _SPLITS
+    }
     found = []
-    pairs: Sequence[tuple[Split, Split]] = (("test", "train"), ("valid", "train"), ("test", "valid"))
-    for first, second in pairs:
+    for first, second in (("test", "train"), ("valid", "train"), ("test", "valid")):
         distinct = set(rows[second])
         overlap = sum(row in distinct for row in rows[first]) / len(rows[first])
         allowed = _OVERLAP + 3 * len(distinct) * min(_coincidence(rows[first]), _coincidence(rows[second]))
@@ -160,23 +162,18 @@ def splits(subject: Subject) -> Result:
     return judge(True, ", ".join(found))
 
 
-def _rows(task: Task, split: Split) -> list[bytes]:
-    """Up to 2048 sequences of a split, each as bytes."""
-    return [row.numpy().tobytes() for pair in _first(task, split, 32, 64) for row in torch.cat(pair, dim=1)]
-
-
 def _coincidence(rows: Sequence[bytes]) -> float:
     """An upper estimate of the probability that two draws are the same sequence: three pairs more than were seen."""
-    equal = sum(count * (count - 1) // 2 for count in Counter(rows).values())
-    return (equal + 3) / max(1, len(rows) * (len(rows) - 1) // 2)
+    equal = sum(math.comb(count, 2) for count in Counter(rows).values())
+    return (equal + 3) / max(1, math.comb(len(rows), 2))
 
 
 @check("batches", "ids")
 def score(subject: Subject) -> Result:
     """Scores are sums and counts that add up over batches.
 
-    score returns {name: (sum, count)}, the sum in float64 over everything it counts, not a mean: cross_entropy(…, reduction="sum")
-    with targets.numel(). Metrics that derive from others come from summarise.
+    Return {name: (sum, count)} with the sum in float64, not a mean (cross_entropy(…, reduction="sum"), targets.numel()); metrics
+    that derive from others come from summarise.
     """
     task: Task = subject.make()
     ((_, targets),) = _first(task, "test", 1)
@@ -194,10 +191,6 @@ def score(subject: Subject) -> Result:
     means = {name: total.item() / count for name, (total, count) in whole.items() if count}
     missing = sorted(set(task.metrics) - set(task.summarise(means)))
     return judge(not missing, f"summarise gives no {missing[0]!r}" if missing else f"{', '.join(whole)} add up")
-
-
-def _described(total: Any) -> str:
-    return f"{tuple(total.shape)} {total.dtype}".replace("torch.", "") if isinstance(total, Tensor) else type(total).__name__
 
 
 TASK = (declaration, batches, ids, same_seed, seeds, splits, score, chance, optimum)

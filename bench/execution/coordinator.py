@@ -1,4 +1,4 @@
-"""Run a suite: only what has no record yet, trials before final runs, each record written as soon as it exists.
+"""Execute the runs of a suite that have no record yet, trials first, and write each record as soon as it exists.
 
 Several coordinators may share a results folder: the one that holds a run's lease executes it, the others wait for its record. A run
 that fails by itself gets a record of the failure. A run that is killed from outside is resumed from its checkpoint.
@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused, Stopped
 from bench.execution.job import Job
@@ -28,8 +28,10 @@ _POLL_LEASES_S = 1.0  # between attempts to get a lease that another coordinator
 
 
 class Halted(Exception):
-    """The suite was stopped on request. `saved`: how many running runs saved their state; `lost`: those that could not, each with
-    the step from which the same command resumes it."""
+    """The suite was stopped on request.
+
+    `saved`: how many running runs saved their state; `lost`: those that did not, each with the step from which it will resume.
+    """
 
     def __init__(self, reason: str, saved: int, lost: Sequence[str]) -> None:
         super().__init__(reason)
@@ -38,18 +40,18 @@ class Halted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a suite is run: what does not decide its numbers."""
+    """Settings of a suite's execution; none decides a number."""
 
     limits: Limits = field(default_factory=Limits)
     checkpoint_s: float = 30.0
-    attempts: int = 3  # times that a run may be killed from outside without getting further
-    retry: frozenset[RunStatus] = frozenset()  # runs whose records have one of these statuses are run again
-    keep_stale: bool = False  # records by other code, data or environment count as done
+    attempts: int = 3  # kills of a run without progress before it counts as crashed
+    retry: frozenset[RunStatus] = frozenset()  # run again what ended so
+    keep_stale: bool = False  # count records of other code, data or environment as done
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSummary:
-    """The state of a stage (trials or finals) when it opens: runs wanted, recorded, stale (and why), missing."""
+    """Counts of a stage's runs (trials or finals) when it opens; `reasons`: why records are stale."""
 
     wanted: int
     recorded: int
@@ -60,8 +62,7 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What a coordinator calls when a stage opens, a run starts, progresses, is resumed or is recorded, when runs are held by other
-    coordinators, and when the suite is asked to stop."""
+    """Functions that a coordinator calls; `held_elsewhere` gets how many runs other coordinators hold."""
 
     stage: Callable[[str, StageSummary], None] = lambda *_: None
     started: Callable[[Job], None] = lambda *_: None
@@ -72,8 +73,8 @@ class Callbacks:
     held_elsewhere: Callable[[int], None] = lambda *_: None
 
 
-def slots(specs: Sequence[RunSpec], jobs: int | None) -> int:
-    """How many runs execute at a time: `jobs` if given, else as many as the machine's cores hold; one on a GPU."""
+def default_slots(specs: Sequence[RunSpec], jobs: int | None) -> int:
+    """How many runs execute at a time: `jobs` if given, one on a GPU, else as many as the machine has cores for."""
     if jobs is not None:
         return jobs
     if any(spec.device != "cpu" for spec in specs):
@@ -99,8 +100,8 @@ class Coordinator:
         self.options, self.callbacks = options or RunOptions(), callbacks or Callbacks()
         self.records: dict[str, Record] = {}  # by the spec's key
         self.halted: str | None = None  # the reason why the suite is to stop
+        self.environment = cache(engine.environment)
         self._data = {name: path.resolve() for name, path in (data or {}).items()}
-        self._environments: dict[tuple[str, int], Mapping[str, Any]] = {}
 
     def halt(self, reason: str) -> None:
         """Ask for a stop: running runs save their state and `run` raises Halted. May be called from a signal handler."""
@@ -108,30 +109,21 @@ class Coordinator:
 
     def run(self) -> list[Record]:
         """Execute all missing runs and return the records of the final runs; closes the engine."""
-        specs: list[RunSpec] = []
         try:
             self.store.check(self.suite)
-            for name in ("trials", "finals"):
-                specs = self.plan.trials() if name == "trials" else self.plan.finals(self.records)
-                missing = self._open_stage(name, specs)
-                _Stage(self, missing).run()
+            self._run_stage("trials", self.plan.trials())
+            finals = self.plan.finals(self.records)
+            self._run_stage("finals", finals)
         finally:
             self.engine.close()
             self.store.tidy(self.suite)
-        return [self.records[spec.key] for spec in specs]
+        return [self.records[spec.key] for spec in finals]
 
     def identity(self, spec: RunSpec) -> Identity:
         """The spec's Identity on the engine's machines."""
-        return self.plan.identity(spec, self._environment(spec))
+        return self.plan.identity(spec, self.environment(spec.device, spec.threads))
 
-    def _environment(self, spec: RunSpec) -> Mapping[str, Any]:
-        place = (spec.device, spec.threads)
-        if place not in self._environments:
-            self._environments[place] = self.engine.environment(*place)
-        return self._environments[place]
-
-    def _open_stage(self, name: str, specs: Sequence[RunSpec]) -> list[tuple[RunSpec, Identity]]:
-        """Load what is recorded of the stage; the specs that are still to run."""
+    def _run_stage(self, name: str, specs: Sequence[RunSpec]) -> None:
         missing, stale = [], 0
         reasons: set[str] = set()
         ids_by_key = self.store.by_key(self.suite)
@@ -147,22 +139,25 @@ class Coordinator:
             stale += bool(others)
             reasons.update(reason for record in others for reason in record.identity.differs(identity))
             missing.append((spec, identity))
-        recorded = len(specs) - len(missing)
         summary = StageSummary(
-            wanted=len(specs), recorded=recorded, stale=stale, reasons=tuple(sorted(reasons)), missing=len(missing)
+            wanted=len(specs),
+            recorded=len(specs) - len(missing),
+            stale=stale,
+            reasons=tuple(sorted(reasons)),
+            missing=len(missing),
         )
         self.callbacks.stage(name, summary)
-        return missing
+        _Stage(self, missing).run()
 
     def load(self, spec: RunSpec, run_id: str) -> bool:
-        """Load a stored record; False where its status is to be retried."""
+        """Load a stored record; False where a run of its status is to be run again."""
         record = self.store.read(self.suite, run_id)
         if record.status in self.options.retry:
             return False
         self.records[spec.key] = record
         return True
 
-    def job(self, spec: RunSpec, identity: Identity, beside: int) -> Job:
+    def job(self, spec: RunSpec, identity: Identity, concurrent_runs: int) -> Job:
         """The job that executes a spec."""
         run_id = identity.run_id(spec.key)
         own, default = spec.limits or Limits(), self.options.limits
@@ -175,15 +170,10 @@ class Coordinator:
             project=project_digest(),
             folder=self.store.work(self.suite, run_id).resolve(),
             data=self._data,
-            beside=beside,
+            concurrent_runs=concurrent_runs,
             limits=Limits(seconds=own.seconds or default.seconds, memory_bytes=own.memory_bytes or default.memory_bytes),
             checkpoint_s=self.options.checkpoint_s,
         )
-
-    def record_of_lost(self, event: Lost | Stopped, status: RunStatus) -> Record:
-        """The Record of a run whose process could not write one."""
-        spec = event.job.spec
-        return record_of_lost_run(event, status, self.plan.task(spec.task), self._environment(spec))
 
 
 class _Stage:
@@ -238,7 +228,7 @@ class _Stage:
         if self._store.exists(self._suite, run_id) and self._coordinator.load(spec, run_id):  # recorded by another meanwhile
             self._finish(self._coordinator.records[spec.key])
             return
-        job = self._coordinator.job(spec, identity, min(self._engine.beside, self._missing))
+        job = self._coordinator.job(spec, identity, min(self._engine.concurrent_runs, self._missing))
         self._engine.submit(job)
         self._callbacks.started(job)
 
@@ -255,9 +245,9 @@ class _Stage:
         elif self._stopping:
             self._release(event.job, saved=False)
         elif isinstance(event, Stopped):
-            self._record(self._coordinator.record_of_lost(event, "interrupted"))
+            self._record_lost(event, "interrupted")
         elif event.fault is not None or not self._resume(event):
-            self._record(self._coordinator.record_of_lost(event, event.fault or "crashed"))
+            self._record_lost(event, event.fault or "crashed")
 
     def _is_stopping(self) -> bool:
         """Whether the suite is asked to stop; waits a moment, as a signal to all processes may reach a run first."""
@@ -276,6 +266,11 @@ class _Stage:
         self._callbacks.resumed(event.job, event.reason)
         self._engine.submit(event.job)
         return True
+
+    def _record_lost(self, event: Lost | Stopped, status: RunStatus) -> None:
+        spec, coordinator = event.job.spec, self._coordinator
+        environment = coordinator.environment(spec.device, spec.threads)
+        self._record(record_of_lost_run(event, status, coordinator.plan.task(spec.task), environment))
 
     def _record(self, record: Record) -> None:
         self._store.write(record)

@@ -22,7 +22,7 @@ class Job(BaseModel):
     project: str = Field(default="", description="digest of the project's code where the job was made")
     code: dict[str, Source] = Field(default_factory=dict, description="the user's modules, as the coordinator imported them")
     data: dict[str, Path] = Field(default_factory=dict)
-    beside: int = Field(default=1, gt=0, description="runs that share the machine")
+    concurrent_runs: int = Field(default=1, gt=0, description="runs that share the machine")
     limits: Limits = Field(default_factory=Limits)
     checkpoint_s: float = Field(default=30.0, ge=0, description="seconds between checkpoints")
 
@@ -33,12 +33,12 @@ class Job(BaseModel):
 
     @property
     def progress(self) -> Path:
-        """The run's progress."""
+        """The last step, loss and whether the run waits."""
         return self.folder / "progress.json"
 
     @property
     def attempts(self) -> Path:
-        """A line for each start of the run."""
+        """The log of the run's starts and failures."""
         return self.folder / "attempts.jsonl"
 
     @property

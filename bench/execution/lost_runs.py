@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.execution.attempts import attempts_of
+from bench.execution.attempts import read_attempts
 from bench.execution.engines.engine import Lost, Stopped
 from bench.execution.job import Job
 from bench.records.identity import project_code
@@ -22,12 +22,12 @@ def checkpointed_step(job: Job) -> int:
 
 
 def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, environment: Mapping[str, Any]) -> Record:
-    """The Record of a run that could not write its own."""
+    """Build the Record of a run that could not write its own."""
     job = event.job
     checkpoint = Checkpoint(job.checkpoint, job.run_id)
     curve, elapsed = _curve_and_seconds(checkpoint.load())
     peak = event.peak_bytes if isinstance(event, Lost) else None
-    reason = None if peak else "the process was not seen alive"
+    missing = None if peak else "the process was not seen alive"
     return Record(
         run_id=job.run_id,
         suite=job.suite,
@@ -39,15 +39,13 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
         headline=task.headline,
         metrics=dict(task.metrics),
         curve=curve,
-        measures={
-            "process_peak_bytes": measured(peak, "B", "VmHWM as last seen from outside", "process, all of it", reason),
-        },
+        measures={"process_peak_bytes": measured(peak, "B", "VmHWM as last seen from outside", "process, all of it", missing)},
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "runs_side_by_side": job.beside,
+            "runs_side_by_side": job.concurrent_runs,
             "checkpoint": checkpoint.problem,
             "checkpoint_step": checkpoint.step,
-            "attempts": attempts_of(job),
+            "attempts": read_attempts(job),
             "code": dict(project_code()),
         },
         environment=dict(environment),
@@ -55,12 +53,11 @@ def record_of_lost_run(event: Lost | Stopped, status: RunStatus, task: Task, env
 
 
 def _curve_and_seconds(state: Mapping[str, Any] | None) -> tuple[list[CurvePoint], float]:
-    """The curve and the elapsed seconds in a checkpoint's state; nothing where it is malformed."""
-    if state is None:
-        return [], 0.0
     try:
+        assert state is not None
         curve = [CurvePoint.model_validate(point) for point in state["curve"]]
         elapsed = sum(float(seconds) for seconds in state["clocks"].values())
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # not what a run of ours saves
+        assert 0 <= elapsed < math.inf
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, OverflowError):  # none, or malformed
         return [], 0.0
-    return (curve, elapsed) if 0 <= elapsed < math.inf else ([], 0.0)
+    return curve, elapsed

@@ -1,4 +1,4 @@
-"""Equal parameters: the width (or another size) at which a model's count comes nearest to a budget, within 2 %."""
+"""Choose the width (or another size) at which a model's parameter count is nearest to a budget, within 2 %."""
 
 from bench.records.errors import UserError
 from bench.records.spec import Comparison, ComponentConfig
@@ -6,7 +6,7 @@ from bench.training.language_model import count_parameters
 from bench.training.recipe_schedule import check_recipe
 
 TOLERANCE = 0.02
-_STRIDE = 256  # sizes tried in vain before a model is given up
+_STRIDE = 256  # sizes that a model may refuse in a row before the search fails
 _LARGEST = 2**17
 
 
@@ -19,23 +19,21 @@ def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "
     """The model at the width whose total parameter count is nearest to `budget`; UserError where none is within 2 %.
 
     Another integer `setting` (an FFN's inner width, say) can stand for the width. Sizes that the model refuses (not a multiple of
-    its heads, say) are passed over. The count is assumed to grow with the size.
+    its heads, say) are skipped. The count is assumed to grow with the size.
     """
-    low, high = 0, 1
-    while (near := _accepted(model, vocabulary, high, setting)) is not None and near[1] < budget:
-        low, high = near[0], 2 * near[0]
-        if high > _LARGEST:
+    low, near = 1, _accepted(model, vocabulary, 1, setting)
+    while near[1] < budget:
+        low = near[0]
+        if 2 * low > _LARGEST:
             raise UserError(f"no {setting} of model {model.name!r} reaches {budget} parameters")
-    if near is None:
-        raise UserError(f"no {setting} of model {model.name!r} reaches {budget} parameters")
+        near = _accepted(model, vocabulary, 2 * low, setting)
     best = near
-    for size in range(max(1, low), near[0]):
-        count = _count(model, vocabulary, size, setting)
-        if isinstance(count, int):
-            if abs(count - budget) < abs(best[1] - budget) or (abs(count - budget) == abs(best[1] - budget) and size < best[0]):
-                best = (size, count)
-            if count > budget:
-                break
+    while low < near[0]:
+        size, count = _accepted(model, vocabulary, low, setting)
+        best = min(best, (size, count), key=lambda one: (abs(one[1] - budget), one[0]))
+        if count > budget:
+            break
+        low = size + 1
     size, count = best
     if abs(count - budget) > TOLERANCE * budget:
         raise UserError(
@@ -45,26 +43,18 @@ def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "
     return with_size(model, size, setting)
 
 
-def _accepted(model: ComponentConfig, vocabulary: int, size: int, setting: str) -> tuple[int, int] | None:
-    """The first size from `size` on that the model accepts, with its count; its complaint where there is none near."""
-    count: int | UserError = 0
+def _accepted(model: ComponentConfig, vocabulary: int, size: int, setting: str) -> tuple[int, int]:
+    """The first size from `size` on that the model accepts, with its count; raises its error where it accepts none nearby."""
     for nearby in range(size, 2 * size + _STRIDE):
-        count = _count(model, vocabulary, nearby, setting)
-        if isinstance(count, int):
-            return nearby, count
-    assert isinstance(count, UserError)
-    raise count
-
-
-def _count(model: ComponentConfig, vocabulary: int, size: int, setting: str) -> int | UserError:
-    try:
-        return count_parameters(with_size(model, size, setting), vocabulary)
-    except UserError as error:
-        return error
+        try:
+            return nearby, count_parameters(with_size(model, nearby, setting), vocabulary)
+        except UserError as error:
+            last = error
+    raise last
 
 
 def match_rows(comparison: Comparison, vocabulary: int) -> dict[str, tuple[ComponentConfig, int | None]]:
-    """Each row's model with its matched size, and the budget; None for a row whose settings give the size."""
+    """Each row's model at its matched size, and the budget; None for a row whose settings give the size."""
     budget = count_parameters(comparison.rows[comparison.reference].model, vocabulary)
     models = {}
     for label, row in comparison.rows.items():

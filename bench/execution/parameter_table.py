@@ -1,4 +1,4 @@
-"""How many parameters the models of a suite have, built without a byte of them (meta device), beside what a paper prints."""
+"""Count the parameters of a suite's models, built on the meta device, and compare them with the numbers that a paper prints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED
 from bench.training.language_model import build_model
 
-WITHIN = 0.03  # a built count nearer than this to the printed one needs no remark
+WITHIN = 0.03  # relative error that needs no remark
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count:
-    """One model: what it was built with and, where a paper names them, the printed numbers and a remark on what differs.
+class ParameterCount:
+    """The parameters of one model and, for the paper's rows, the printed numbers with a remark on a difference.
 
-    `total` counts every trainable number once, `nonembedding` leaves out embedding and output layer; both null where no model of
-    this package stands for the row. `printed_score` is the paper's result (loss or perplexity), lower being better.
+    `total` counts every trainable number once, `nonembedding` leaves out embedding and output layer; both are None where this
+    package has no such model. `printed_score` is the paper's loss or perplexity.
     """
 
     group: str
@@ -34,19 +34,21 @@ class Count:
 
     @property
     def off(self) -> tuple[float | None, float | None]:
-        """Built over printed less one, in total and without embedding; None where one of the two is missing."""
-        pairs = ((self.total, self.printed_total), (self.nonembedding, self.printed_nonembedding))
-        total, nonembedding = (None if built is None or printed is None else built / printed - 1 for built, printed in pairs)
-        return total, nonembedding
+        """Relative error of `total` and `nonembedding` against the printed numbers; None where one of the two is missing."""
+        return _relative_error(self.total, self.printed_total), _relative_error(self.nonembedding, self.printed_nonembedding)
 
     @property
     def agrees(self) -> bool:
-        """Whether a model was built and every printed number is met within 3 %."""
+        """Whether there is a model and it is within 3 % of every printed number."""
         return self.total is not None and all(off is None or abs(off) <= WITHIN for off in self.off)
 
 
-def count(model: ComponentConfig, vocabulary: int) -> tuple[int, int]:
-    """Trainable numbers of a model, in all and without the tables that grow with the vocabulary (embedding and output layer)."""
+def _relative_error(built: int | None, printed: float | None) -> float | None:
+    return None if built is None or printed is None else built / printed - 1
+
+
+def count_model(model: ComponentConfig, vocabulary: int) -> tuple[int, int]:
+    """Trainable parameters of a model: all, and without embedding and output layer."""
     with torch.device("meta"):
         built = build_model(model, vocabulary)
     total = sum(parameter.numel() for parameter in built.parameters() if parameter.requires_grad)
@@ -54,11 +56,11 @@ def count(model: ComponentConfig, vocabulary: int) -> tuple[int, int]:
     return total, total - sum(tables.values())
 
 
-def counts(suite: str, data: Mapping[str, Path]) -> list[Count]:
-    """Every row of a suite; of suite paper every row of the paper's tables 1 to 3, without any data."""
+def count_suite(suite: str, data: Mapping[str, Path]) -> list[ParameterCount]:
+    """Count every row of a suite; suite paper needs no data and has every row of the paper's tables 1 to 3."""
     if suite == "paper":
         return [
-            Count(
+            ParameterCount(
                 group=row.table,
                 label=row.label,
                 total=built[0],
@@ -69,11 +71,11 @@ def counts(suite: str, data: Mapping[str, Path]) -> list[Count]:
                 remark=row.remark,
             )
             for row in PRINTED
-            for built in [(None, None) if row.model is None else count(row.model, row.vocabulary)]
+            for built in [(None, None) if row.model is None else count_model(row.model, row.vocabulary)]
         ]
     plan = Plan(load_suite(suite, data)[1], data=data)
     return [
-        Count(group=group, label=label, total=built[0], nonembedding=built[1])
+        ParameterCount(group=group, label=label, total=built[0], nonembedding=built[1])
         for group, label, model, vocabulary in plan.models()
-        for built in [count(model, vocabulary)]
+        for built in [count_model(model, vocabulary)]
     ]

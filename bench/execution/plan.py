@@ -1,9 +1,10 @@
 """Turn a suite into specs: learning-rate trials first, then, with their records, the final runs."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,27 +21,7 @@ from bench.tasks.task import Task
 from bench.training.language_model import count_parameters
 from bench.training.recipe_schedule import check_recipe
 from bench.training.registry import build_task
-from bench.training.run_identity import identify
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Placement:
-    """The device and the number of processes that the command line asks for."""
-
-    device: Literal["cpu", "cuda"]
-    processes: int
-
-    def apply(self, spec: RunSpec) -> RunSpec:
-        """The spec there; its group then says so, so that no table mixes placements."""
-        fields: dict[str, Any] = spec.model_dump()
-        if self.device != "cpu" and spec.device != self.device:
-            fields |= {"device": self.device, "group": f"{fields['group']} on GPU"}
-        if self.processes > 1 and spec.processes == 1:
-            fields |= {"processes": self.processes, "group": f"{fields['group']}, {self.processes} processes"}
-        try:
-            return RunSpec.model_validate(fields)
-        except ValidationError as error:
-            raise UserError(readable(error)) from error
+from bench.training.run_identity import compute_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,33 +32,26 @@ class _SizedComparison:
     models: Mapping[str, tuple[ComponentConfig, int | None]]  # by label, with the parameter budget
     labels: Sequence[str]  # of the rows that are wanted
     probed_seed: int  # whose runs probe memory by depth
-    placement: _Placement
+    place: Callable[[RunSpec], RunSpec]
+
+    def _spec(self, label: str, **fields: Any) -> RunSpec:
+        model, budget = self.models[label]
+        spec = RunSpec(
+            group=self.comparison.group, label=label, model=model, task=self.comparison.task, parameters=budget, **fields
+        )
+        return self.place(spec)
 
     def trial(self, label: str, rate: float, seed: int) -> RunSpec:
         """A short run at one learning rate."""
-        comparison, steps = self.comparison, self.comparison.trial_steps
-        warmup = min(comparison.train.warmup, steps // 2)
-        changes = {"steps": steps, "warmup": warmup, "learning_rate": rate, "evaluate_every": 0}
-        recipe = comparison.rows[label].recipe
-        return self.placement.apply(
-            RunSpec(
-                group=comparison.group,
-                label=label,
-                role="trial",
-                model=self.models[label][0],
-                task=comparison.task,
-                train=comparison.train.model_copy(update=changes),
-                recipe=recipe and recipe.shortened(steps / comparison.train.steps),
-                seed=seed,
-                parameters=self.models[label][1],
-            )
-        )
+        train, steps, recipe = self.comparison.train, self.comparison.trial_steps, self.comparison.rows[label].recipe
+        changes = {"steps": steps, "warmup": min(train.warmup, steps // 2), "learning_rate": rate, "evaluate_every": 0}
+        recipe = recipe and recipe.shortened(steps / train.steps)
+        return self._spec(label, role="trial", train=train.model_copy(update=changes), recipe=recipe, seed=seed)
 
     def sweep(self, label: str) -> list[RunSpec]:
         """The trials of a row: every rate at every trial seed."""
-        return [
-            self.trial(label, rate, seed) for rate in self.comparison.learning_rates for seed in self.comparison.all_trial_seeds()
-        ]
+        rates, seeds = self.comparison.learning_rates, self.comparison.all_trial_seeds()
+        return [self.trial(label, rate, seed) for rate in rates for seed in seeds]
 
     def trials(self) -> list[RunSpec]:
         """The trials that the wanted rows need; none where there is one rate only."""
@@ -90,24 +64,14 @@ class _SizedComparison:
         """The final runs of the wanted rows, at the learning rates that their trials chose."""
         comparison = self.comparison
         for label in self.labels:
-            rate, keys = comparison.learning_rates[0], tuple[str, ...]()
+            row, rate, keys = comparison.rows[label], comparison.learning_rates[0], tuple[str, ...]()
             if len(comparison.learning_rates) > 1:
-                keys = tuple(trial.key for trial in self.sweep(comparison.rows[label].like or label))
-                rate = choose([records[key] for key in keys])
+                keys = tuple(trial.key for trial in self.sweep(row.like or label))
+                rate = choose_learning_rate([records[key] for key in keys])
+            train = comparison.train.model_copy(update={"learning_rate": rate})
             for seed in comparison.seeds:
-                spec = RunSpec(
-                    group=comparison.group,
-                    label=label,
-                    model=self.models[label][0],
-                    task=comparison.task,
-                    train=comparison.train.model_copy(update={"learning_rate": rate}),
-                    recipe=comparison.rows[label].recipe,
-                    seed=seed,
-                    parameters=self.models[label][1],
-                    depths=comparison.depths if seed == self.probed_seed else (),
-                    trials=keys,
-                )
-                yield self.placement.apply(spec)
+                depths = comparison.depths if seed == self.probed_seed else ()
+                yield self._spec(label, train=train, recipe=row.recipe, seed=seed, depths=depths, trials=keys)
 
 
 class Plan:
@@ -128,57 +92,49 @@ class Plan:
     ) -> None:
         self._data = data or {}
         self._tasks: dict[str, Task] = {}
-        placement = _Placement(device=device, processes=processes)
-        wanted = [entry for entry in entries if any(_matches(only, entry.group, label) for label in _labels(entry))]
-        comparisons = [
-            (entry.seeds[0], _with_seeds(entry, seeds))  # probed in the same seed, whichever are asked for
-            for entry in wanted
-            if isinstance(entry, Comparison)
-        ]
-        specs = [
-            placement.apply(entry.model_copy(update={"seed": seed}))
-            for entry in wanted
-            if isinstance(entry, RunSpec)
-            for seed in ([entry.seed] if seeds is None else seeds)
-        ]
-        self._comparisons = [
-            _SizedComparison(
-                comparison=comparison,
-                models=match_rows(comparison, self.task(comparison.task).vocabulary),
-                labels=[label for label in comparison.rows if _matches(only, comparison.group, label)],
-                probed_seed=probed_seed,
-                placement=placement,
+        self._specs: list[RunSpec] = []
+        self._comparisons: list[_SizedComparison] = []
+        place = partial(_place, device=device, processes=processes)
+        for entry in entries:
+            labels = [label for label in _labels(entry) if _matches(only, entry.group, label)]
+            if not labels:
+                continue
+            task = self.task(entry.task)
+            self._check_training(entry.task, entry.train)
+            if isinstance(entry, RunSpec):
+                count_parameters(entry.model, task.vocabulary)
+                check_recipe(entry.model, entry.recipe, task.vocabulary)
+                self._specs += [
+                    place(entry.model_copy(update={"seed": seed})) for seed in ([entry.seed] if seeds is None else seeds)
+                ]
+                continue
+            sized = _SizedComparison(
+                comparison=_with_seeds(entry, seeds),
+                models=match_rows(entry, task.vocabulary),
+                labels=labels,
+                probed_seed=entry.seeds[0],  # whichever seeds are asked for
+                place=place,
             )
-            for probed_seed, comparison in comparisons
-        ]
-        for spec in specs:
-            count_parameters(spec.model, self.task(spec.task).vocabulary)
-            check_recipe(spec.model, spec.recipe, self.task(spec.task).vocabulary)
-            self._check_training(spec.task, spec.train)
-        for _, comparison in comparisons:
-            self._check_training(comparison.task, comparison.train)
-        self._specs = [spec for spec in specs if _matches(only, spec.group, spec.label)]
-        if not self._specs and not any(sized.labels for sized in self._comparisons):
+            self._comparisons.append(sized)
+        if not self._specs and not self._comparisons:
             labels = sorted({f"{entry.group}/{label}" for entry in entries for label in _labels(entry)})
             raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
         self._check_headlines()
 
-    def task(self, named: ComponentConfig) -> Task:
-        """The task, built once."""
-        key = named.model_dump_json()
+    def task(self, config: ComponentConfig) -> Task:
+        """Build a task, or return the one that was built before."""
+        key = config.model_dump_json()
         if key not in self._tasks:
-            self._tasks[key] = build_task(named, self._data)
+            self._tasks[key] = build_task(config, self._data)
         return self._tasks[key]
 
-    def _check_training(self, named: ComponentConfig, train: TrainConfig) -> None:
-        """UserError where the training does not fit the task; builds one batch."""
-        task = self.task(named)
+    def _check_training(self, config: ComponentConfig, train: TrainConfig) -> None:
+        task = self.task(config)
         if train.carry and not task.streams:
-            raise UserError(f"carry: the batches of task {named.name!r} do not continue one another")
+            raise UserError(f"carry: the batches of task {config.name!r} do not continue one another")
         task.batches("train", train.batch, seed=0)
 
     def _check_headlines(self) -> None:
-        """UserError where the tasks of one group rank their models by different metrics: no table could."""
         first: dict[str, str] = {}
         for spec in self.specs():
             headline = self.task(spec.task).headline
@@ -187,7 +143,7 @@ class Plan:
                 raise UserError(f"{message} (of {spec.label!r}): give each a group of its own")
 
     def check_metrics(self) -> None:
-        """UserError where the tasks of one group define a metric differently: its runs could not be reported."""
+        """Raise UserError where two tasks of one group define a metric differently: no report could hold both."""
         metrics: dict[tuple[str, str], Metric] = {}
         for spec in self.specs():
             for name, metric in self.task(spec.task).metrics.items():
@@ -196,19 +152,16 @@ class Plan:
                     raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
 
     def models(self) -> list[tuple[str, str, ComponentConfig, int]]:
-        """Every wanted row: its group, label, model (with its width) and vocabulary."""
-        found = [(spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self._specs]
-        for sized in self._comparisons:
-            group, vocabulary = sized.comparison.group, self.task(sized.comparison.task).vocabulary
-            found += [(group, label, sized.models[label][0], vocabulary) for label in sized.labels]
-        return list({(group, label): (group, label, model, size) for group, label, model, size in found}.values())
+        """The group, label, model (at its width) and vocabulary of every wanted row."""
+        found = ((spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self.specs())
+        return list({row[:2]: row for row in found}.values())
 
     def trials(self) -> list[RunSpec]:
         """Every learning-rate trial that a wanted row needs."""
         return [spec for sized in self._comparisons for spec in sized.trials()]
 
     def finals(self, records: Mapping[str, Record]) -> list[RunSpec]:
-        """Every final run, at the learning rate its trials chose, interleaved over seeds, so that early results compare.
+        """Every final run, at the learning rate its trials chose; seed by seed, so that early results compare.
 
         `records`: the trials', by the keys of their specs.
         """
@@ -216,7 +169,7 @@ class Plan:
         return list({spec.key: spec for spec in sorted(specs, key=lambda spec: spec.seed)}.values())
 
     def specs(self) -> list[RunSpec]:
-        """What is known of the runs before any trial: a spec for each row, with its device, threads and processes."""
+        """A spec for each row, with its device, threads and processes, before any trial."""
         rows = [(sized, label, sized.comparison) for sized in self._comparisons for label in sized.labels]
         return [*self._specs, *(sized.trial(label, c.learning_rates[0], c.trial_seed) for sized, label, c in rows)]
 
@@ -226,7 +179,20 @@ class Plan:
 
     def identity(self, spec: RunSpec, environment: Mapping[str, Any]) -> Identity:
         """The spec's Identity in that environment."""
-        return identify(spec, self.task(spec.task), environment)
+        return compute_identity(spec, self.task(spec.task), environment)
+
+
+def _place(spec: RunSpec, device: Literal["cpu", "cuda"], processes: int) -> RunSpec:
+    """The spec on the device and processes of the command line, in a group that names them: no table mixes placements."""
+    fields: dict[str, Any] = spec.model_dump()
+    if device != "cpu" and spec.device != device:
+        fields |= {"device": device, "group": f"{fields['group']} on GPU"}
+    if processes > 1 and spec.processes == 1:
+        fields |= {"processes": processes, "group": f"{fields['group']}, {processes} processes"}
+    try:
+        return RunSpec.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(readable(error)) from error
 
 
 def _labels(entry: Entry) -> list[str]:
@@ -251,7 +217,7 @@ def _difference(one: Metric, other: Metric) -> str:
     return ", ".join(f"{name} {a[name]} and {b[name]}" for name in a if a[name] != b[name])
 
 
-def choose(trials: Sequence[Record]) -> float:
+def choose_learning_rate(trials: Sequence[Record]) -> float:
     """The learning rate whose trials have the best mean validation headline; the smallest where all failed."""
 
     def cost(record: Record) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bench.execution.coordinator import Coordinator, RunOptions, slots
+from bench.execution.coordinator import Coordinator, RunOptions, default_slots
 from bench.execution.engines.engine import Engine
 from bench.execution.engines.local import Local
 from bench.execution.plan import Plan
@@ -32,5 +32,5 @@ def run(
     name, entries = load_suite(str(suite), data or {}) if isinstance(suite, str | Path) else ("own", suite)
     plan = Plan(entries, data=data, only=only, device=device)
     plan.check_metrics()
-    engine = engine or Local(slots(plan.specs(), None))
+    engine = engine or Local(default_slots(plan.specs(), None))
     return Coordinator(plan, suite=name, store=Store(Path(results)), engine=engine, data=data, options=options).run()

@@ -1,4 +1,4 @@
-"""The state of a suite: done, running, failed, left and stale runs, and the time left. Reads the results, runs nothing."""
+"""Count the runs of a suite that are done, running, failed, left and stale, and estimate the time left."""
 
 import statistics
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from bench.execution.attempts import progress_of
+from bench.execution.attempts import read_progress
 from bench.execution.job import Job
 from bench.execution.plan import Plan
 from bench.instruments.environment import environment
@@ -17,8 +17,8 @@ from bench.records.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
-    """A run that some process executes now."""
+class RunningRun:
+    """A run that some process executes now; `step`, `steps` and `loss` are None until it reports progress."""
 
     run_id: str
     step: int | None
@@ -27,18 +27,18 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class SuiteStatus:
     """Counts of a suite's wanted runs.
 
     `left`: neither recorded nor running; of these `saved` have a checkpoint and `stale` have a record of other numerics, data,
-    user code or environment. `older`: recorded runs that another version of the project's `modules` made, which is advice: their
-    numerics are those of today. `seconds`: the estimated time left, None if unknown.
+    user code or environment. `older`: recorded runs, still valid, that another version of the project's `modules` made.
+    `seconds`: the estimated time left, None if unknown.
     """
 
     wanted: int
     ok: int
     failed: Mapping[str, int]
-    running: Sequence[Running]
+    running: Sequence[RunningRun]
     left: int
     saved: int
     stale: int
@@ -53,9 +53,9 @@ class Status:
         yield f"{self.wanted} runs: {self.ok} ok, {failed} failed, {len(self.running)} running, {self.left} left"
         if failed:
             listed = ", ".join(f"{count} {name}" for name, count in sorted(self.failed.items()))
-            yield f"failed: {listed} (`run --retry all` makes them anew, or --retry with some of these)"
+            yield f"failed: {listed} (run them again: `run --retry all`, or --retry with some of these statuses)"
         if self.saved:
-            yield f"{self.saved} of those left have saved their state and go on from there"
+            yield f"{self.saved} of those left resume from a checkpoint"
         if self.stale:
             yield f"{self.stale} of those left have a stale record: {'; '.join(self.reasons[:4])}"
         if self.older:
@@ -70,8 +70,8 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overview:
-    """What a results folder holds of one suite."""
+class SuiteOverview:
+    """Counts of what a results folder holds of one suite."""
 
     suite: str
     recorded: int
@@ -81,24 +81,25 @@ class Overview:
     saved: int
 
 
-def overview(store: Store) -> list[Overview]:
-    """Each suite of the folder."""
-    return [_overview(store, suite) for suite in store.suites()]
+def overview(store: Store) -> list[SuiteOverview]:
+    """An overview of each suite in the folder."""
+    found = []
+    for suite in store.suites():
+        heads, running = list(store.heads(suite)), store.leased(suite)
+        found.append(
+            SuiteOverview(
+                suite=suite,
+                recorded=len(heads),
+                ok=sum(head.status == "ok" for head in heads),
+                failed=_count_failed(heads),
+                running=len(running),
+                saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
+            )
+        )
+    return found
 
 
-def _overview(store: Store, suite: str) -> Overview:
-    heads, running = list(store.heads(suite)), store.leased(suite)
-    return Overview(
-        suite=suite,
-        recorded=len(heads),
-        ok=sum(head.status == "ok" for head in heads),
-        failed=_failed(heads),
-        running=len(running),
-        saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
-    )
-
-
-def _failed(heads: Iterable[Head]) -> dict[str, int]:
+def _count_failed(heads: Iterable[Head]) -> dict[str, int]:
     return dict(sorted(Counter(head.status for head in heads if head.status != "ok").items()))
 
 
@@ -109,8 +110,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
-    """The state of a plan's runs in a results folder, were they to run on this machine, `slots` at a time."""
+def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
+    """Count a plan's runs by their state, and estimate the time left on this machine with `slots` runs at a time."""
     here = cache(environment)
 
     def identity(spec: RunSpec) -> Identity:
@@ -136,10 +137,10 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     }
     recorded = store.read_valid(suite, [head.run_id for head in done])
     older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
-    return Status(
+    return SuiteStatus(
         wanted=len(specs) + unknown,
         ok=sum(head.status == "ok" for head in done),
-        failed=_failed(done),
+        failed=_count_failed(done),
         running=[_running(store, suite, run_id) for run_id in running],
         left=len(missing) + unknown - len(running),
         saved=len(set(store.unfinished(suite)) & set(missing) - set(running)),
@@ -151,13 +152,13 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> Status:
     )
 
 
-def _running(store: Store, suite: str, run_id: str) -> Running:
-    found = progress_of(Job.model_construct(folder=store.work(suite, run_id)))
-    return Running(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
+def _running(store: Store, suite: str, run_id: str) -> RunningRun:
+    found = read_progress(Job.model_construct(folder=store.work(suite, run_id)))
+    return RunningRun(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
 
 
 def _seconds_left(done: Iterable[tuple[RunSpec, float]], missing: Collection[RunSpec], unknown: int, slots: int) -> float | None:
-    """Seconds for the missing runs, from the mean of similar ones: of the same row and role, else the same role, else any."""
+    """Estimate from the mean of similar runs: of the same row and role, else the same role, else any."""
     if not missing and not unknown:
         return 0.0
     taken: dict[tuple[str, ...], list[float]] = {}

@@ -1,6 +1,6 @@
-"""Where a run ran, in what decides its numbers: versions, processor, GPU, threads, allocator settings, revision of the code.
+"""Describe the machine and software of a run: versions, processor, GPU, threads, allocator settings, revision of the code.
 
-No host name, no user name, no path: records are published.
+Records are published, so no host name, user name or path is kept.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ import torch
 
 from bench.instruments import nvml
 
-# What changes speed, memory or determinism; values are numbers and words, never paths.
+# Variables that change speed, memory or determinism; their values are never paths.
 VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_DYNAMIC",
@@ -36,11 +36,11 @@ VARIABLES = (
     "NVIDIA_TF32_OVERRIDE",
 )
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scipy", "pandas", "psutil", "nvidia-ml-py", "pydantic", "matplotlib")
-CODE = ("deq", "baselines", "bench", "pyproject.toml")  # results are written by runs and must not mark the tree dirty
+CODE = ("deq", "baselines", "bench", "pyproject.toml")  # not results, which runs write
 
 
 def environment(device: str, threads: int) -> dict[str, object]:
-    """Everything about this machine and process that a record keeps; unknown things are None, and nothing here raises."""
+    """What a record keeps of this machine and process; an unknown value is None. Never raises."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -63,7 +63,7 @@ def environment(device: str, threads: int) -> dict[str, object]:
 
 
 def cpu_name(listing: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The processor's model name as the kernel gives it."""
+    """The processor's model name, from the kernel."""
     try:
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -75,7 +75,7 @@ def cpu_name(listing: Path = Path("/proc/cpuinfo")) -> str | None:
 
 
 def usable_cores() -> int | None:
-    """Cores this process may run on, which a container or taskset can make fewer than there are."""
+    """Number of cores this process may run on; a container or taskset can reduce it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -88,13 +88,13 @@ def version(name: str) -> str | None:
 
 
 def gpu(device: str, cuda: Any = torch.cuda, library: Any = None) -> dict[str, object] | None:
-    """Name, memory, compute capability and driver of the GPU a run uses; None where it uses none."""
+    """Name, memory, compute capability and driver of the GPU a run uses, or None."""
     chosen = torch.device(device)
     if chosen.type != "cuda" or not cuda.is_available():
         return None
     try:
         properties = cuda.get_device_properties(chosen)
-    except Exception:  # a broken device must not lose the record that would tell of it
+    except Exception:  # a broken device must not cost the record
         return None
     return {
         "name": properties.name,
@@ -110,15 +110,13 @@ def driver(library: Any = None) -> str | None:
         library = library or nvml.load_library()
         library.nvmlInit()
         return str(library.nvmlSystemGetDriverVersion())
-    except Exception:  # no module, no driver, no permission: unknown all the same
+    except Exception:  # no module, driver or permission
         return None
 
 
 def revision(root: Path) -> dict[str, object] | None:
-    """Commit of the repository whose top is `root`, and whether its code differs from it; None where `root` is no such top.
-
-    A package installed inside somebody else's repository (a virtual environment) has no revision of its own.
-    """
+    """Commit of the repository at `root`, and whether its code has changed; None where `root` is not the top of a repository,
+    such as a virtual environment inside another one."""
     top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if top is None or commit is None or Path(top).resolve() != root.resolve():
@@ -128,7 +126,7 @@ def revision(root: Path) -> dict[str, object] | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # GIT_DIR and the like, as set inside a hook, would answer for another repository.
+    # Inside a hook, GIT_DIR and the like name another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(

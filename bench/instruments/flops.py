@@ -1,11 +1,12 @@
-"""FLOPs are counted operator by operator, and an operator that cannot be counted makes the total null, never smaller.
+"""Count FLOPs operator by operator; an operator that cannot be counted makes the total null.
 
-Convention: two FLOPs a multiply-add; matrix products, convolutions, attention and RNN layers, and the dense factorisations and
-solves that fixed-point solvers use (leading order, as LAPACK counts them). Pointwise work, reductions, normalisation and embedding
-lookups count nothing. Causal attention counts the full square, as torch's own counter does, whether or not the kernel skips half.
-A fused attention backward counts its recomputed scores (5 products), the unfused one has none to recompute (4).
-The formulas are those of `torch.utils.flop_counter`; the ones below are for operators it passes over in silence: nn.LSTM on the
-CPU is one fused operator, which it counts as 0. Its FlopCounterMode is not used, because it hooks every module and its gradients.
+Convention: two FLOPs a multiply-add. Counted are matrix products, convolutions, attention, RNN layers, and dense factorisations and
+solves (leading order, as LAPACK counts them). Pointwise work, reductions, normalisation and embedding lookups count 0. Causal
+attention counts the full square, as torch's own counter does, whether or not the kernel skips half. A fused attention backward
+counts its recomputed scores (5 products), the unfused one recomputes none (4).
+
+The formulas are those of `torch.utils.flop_counter`, plus the ones below for operators that it counts as 0, such as nn.LSTM on the
+CPU. FlopCounterMode itself is not used: it hooks every module and its gradients.
 """
 
 import re
@@ -25,46 +26,27 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs of a step: `total` is null, with `why`, if an operator ran that looks like matrix work and has no formula."""
+    """FLOPs of a step; `total` is None, with a `reason`, where an operator seems to do matrix work and has no formula."""
 
     total: int | None
     by_operator: dict[str, int] = field(default_factory=dict)
     reason: str | None = None
 
 
-# Every formula takes the operator's positional arguments and its result.
-Formula = Callable[[tuple[Any, ...], Any], int]
+Formula = Callable[[tuple[Any, ...], Any], int]  # of an operator's positional arguments and result
 
 
 def _attention(args: tuple[Any, ...], _: Any) -> int:
-    query, key, value = args[:3]
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(sdpa_flop_count(*(part.shape for part in args[:3])))
 
 
 def _attention_backward(args: tuple[Any, ...], _: Any) -> int:
-    gradient, query, key, value = args[:4]
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    return int(sdpa_backward_flop_count(*(part.shape for part in args[:4])))
 
 
 def _rnn(inputs: Tensor, weights: list[Tensor]) -> int:
-    """Every weight matrix meets every (time, sample) once: 2 * 4h(D + h) * B * T for an LSTM layer; biases are pointwise."""
+    """Each weight matrix meets each (time, sample) once: 2 * 4h(D + h) * B * T for an LSTM layer; biases are pointwise."""
     return 2 * prod(inputs.shape[:-1]) * sum(weight.numel() for weight in weights if weight.dim() == 2)
-
-
-def _onednn_rnn(args: tuple[Any, ...], _: Any) -> int:
-    return _rnn(args[0], [args[1], args[2]])
-
-
-def _onednn_rnn_backward(args: tuple[Any, ...], _: Any) -> int:
-    return 2 * _rnn(args[0], [args[1], args[2]])
-
-
-def _cudnn_rnn(args: tuple[Any, ...], _: Any) -> int:
-    return _rnn(args[0], args[1])
-
-
-def _cudnn_rnn_backward(args: tuple[Any, ...], _: Any) -> int:
-    return 2 * _rnn(args[0], args[1])
 
 
 def _added_product(args: tuple[Any, ...], _: Any) -> int:
@@ -82,7 +64,7 @@ def _added_outer(args: tuple[Any, ...], _: Any) -> int:
 
 
 def _cubes(matrices: Tensor) -> int:
-    """n cubed for every square matrix of the batch."""
+    """n cubed for each square matrix of the batch."""
     rows, columns = matrices.shape[-2:]
     if rows != columns:
         raise ValueError("no formula for a rectangular matrix")
@@ -93,19 +75,11 @@ def _lu(args: tuple[Any, ...], _: Any) -> int:
     return 2 * _cubes(args[0]) // 3
 
 
-def _cholesky(args: tuple[Any, ...], _: Any) -> int:
-    return _cubes(args[0]) // 3
-
-
-def _inverse(args: tuple[Any, ...], _: Any) -> int:
-    return 2 * _cubes(args[0])
-
-
 def _solve(args: tuple[Any, ...], result: Any) -> int:
     return _lu(args, None) + 2 * args[0].shape[-1] * int(result[0].numel())
 
 
-def _two_triangles(args: tuple[Any, ...], solution: Any) -> int:
+def _two_triangles(_: tuple[Any, ...], solution: Any) -> int:
     return 2 * solution.shape[-2] * int(solution.numel())
 
 
@@ -113,32 +87,24 @@ def _one_triangle(args: tuple[Any, ...], solution: Any) -> int:
     return args[0].shape[-1] * int(solution.numel())
 
 
+_ADDED_PRODUCTS = (aten.addmm_, aten._addmm_activation, aten.baddbmm_, aten.addbmm, aten.addbmm_, aten.addmv, aten.addmv_)
 FORMULAS: dict[Any, Formula] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    aten.mkldnn_rnn_layer: _onednn_rnn,
-    aten.mkldnn_rnn_layer_backward: _onednn_rnn_backward,
-    aten._cudnn_rnn: _cudnn_rnn,
-    aten._cudnn_rnn_backward: _cudnn_rnn_backward,
-    aten.addmm_: _added_product,
-    aten._addmm_activation: _added_product,
-    aten.baddbmm_: _added_product,
-    aten.addbmm: _added_product,
-    aten.addbmm_: _added_product,
-    aten.addmv: _added_product,
-    aten.addmv_: _added_product,
-    aten.mv: _vector_product,
-    aten.dot: _vector_product,
-    aten.vdot: _vector_product,
-    aten.addr: _added_outer,
-    aten.addr_: _added_outer,
+    aten.mkldnn_rnn_layer: lambda args, _: _rnn(args[0], [args[1], args[2]]),
+    aten.mkldnn_rnn_layer_backward: lambda args, _: 2 * _rnn(args[0], [args[1], args[2]]),
+    aten._cudnn_rnn: lambda args, _: _rnn(args[0], args[1]),
+    aten._cudnn_rnn_backward: lambda args, _: 2 * _rnn(args[0], args[1]),
+    **dict.fromkeys(_ADDED_PRODUCTS, _added_product),
+    **dict.fromkeys((aten.mv, aten.dot, aten.vdot), _vector_product),
+    **dict.fromkeys((aten.addr, aten.addr_), _added_outer),
     aten._linalg_solve_ex: _solve,
     aten.linalg_lu_factor_ex: _lu,
     aten.linalg_lu_solve: _two_triangles,
-    aten.linalg_cholesky_ex: _cholesky,
+    aten.linalg_cholesky_ex: lambda args, _: _cubes(args[0]) // 3,
     aten.cholesky_solve: _two_triangles,
     aten.linalg_solve_triangular: _one_triangle,
-    aten.linalg_inv_ex: _inverse,
+    aten.linalg_inv_ex: lambda args, _: 2 * _cubes(args[0]),
 }
 
 # Fused RNN cells get their products from separate mm operators; the others copy, permute, check or take a norm.
@@ -152,13 +118,8 @@ _MATRIX_WORK = re.compile(
 )
 
 
-def looks_like_matrix_work(name: str) -> bool:
-    """Whether an aten operator's name says that it multiplies, convolves, attends or factorises."""
-    return not _NO_PRODUCTS.fullmatch(name) and _MATRIX_WORK.search(name.rstrip("_")) is not None
-
-
-class _Counter(TorchDispatchMode):
-    """Applies a formula to every operator that has one, decomposes the composite ones, and names those left over."""
+class _FlopCounter(TorchDispatchMode):
+    """Apply a formula to each operator that has one, decompose composite operators, and collect those without a formula."""
 
     supports_higher_order_operators = True
 
@@ -172,15 +133,14 @@ class _Counter(TorchDispatchMode):
         packet = getattr(func, "overloadpacket", func)
         known = packet in FORMULAS or packet in flop_registry
         if not known and isinstance(func, torch._ops.OpOverload) and func is not torch.ops.prim.device.default:
-            # Composite operators arrive whole under inference_mode.
-            with self:
+            with self:  # composite operators arrive undecomposed under inference_mode
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
         if known:
             self._count(packet, args, kwargs, result)
-        elif _cannot_be_ignored(func):
+        elif _needs_formula(func):
             self.unknown[str(packet)] = "has no formula"
         return result
 
@@ -190,27 +150,25 @@ class _Counter(TorchDispatchMode):
                 self.counts[str(packet)] += FORMULAS[packet](args, result)
             else:
                 self.counts[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=result)
-        except Exception as error:  # a formula that does not fit the call must end as a null, not end the run
+        except Exception as error:  # a formula that does not fit the call gives a null and does not end the run
             self.unknown[str(packet)] = f"has a formula that does not fit ({type(error).__name__}: {error})"
 
 
-def _cannot_be_ignored(func: Any) -> bool:
-    """An operator from outside torch can hide anything; one of torch's own says by its name what it does."""
+def _needs_formula(func: Any) -> bool:
+    """Whether the operator is from outside torch or, by its name, multiplies, convolves, attends or factorises."""
     if not isinstance(func, torch._ops.OpOverload) or func.namespace not in ("aten", "prim", "prims", "profiler"):
         return True
-    return looks_like_matrix_work(func.overloadpacket.__name__)
+    name = func.overloadpacket.__name__
+    return not _NO_PRODUCTS.fullmatch(name) and _MATRIX_WORK.search(name.rstrip("_")) is not None
 
 
 def flops(step: Callable[[], object]) -> Flops:
-    """FLOPs of `step()`, forward and backward and optimiser, by the convention at the top of this file; runs it once.
+    """FLOPs of `step()`, forward, backward and optimiser, by the convention of this module; runs it once.
 
-    A backward of an RNN layer counts twice its forward. Costs about 40 microseconds an operator.
+    The backward of an RNN layer counts twice its forward. Costs about 40 microseconds an operator.
     """
-    counter = _Counter()
-    with counter:
+    with _FlopCounter() as counter:
         step()
     by_operator = dict(sorted(counter.counts.items()))
-    if counter.unknown:
-        reason = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items()))
-        return Flops(total=None, by_operator=by_operator, reason=reason)
-    return Flops(total=sum(by_operator.values()), by_operator=by_operator)
+    reason = "; ".join(f"{name} {reason}" for name, reason in sorted(counter.unknown.items())) or None
+    return Flops(total=None if reason else sum(by_operator.values()), by_operator=by_operator, reason=reason)

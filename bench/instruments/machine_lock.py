@@ -1,8 +1,8 @@
-"""Machine-wide reader-writer lock: training steps run side by side, a timing holds the machine alone.
+"""Machine-wide reader-writer lock: training steps share it, timings hold it exclusively.
 
-Two files, locked by flock, in a folder that only this user can write: so it covers every process of the user on the machine and
-frees itself when its holder dies. Who wants the machine alone passes the turnstile first, so that no stream of steps starves it.
-Where nothing can be locked, runs go on, and their timings say that others were not kept out.
+Two files, locked by flock, in a folder that only this user can write: the lock covers all processes of the user on the machine and
+frees itself when its holder dies. `exclusive` holds the file "turnstile" while it waits, so that shared holders cannot starve it.
+Where no file can be locked, runs continue and their timings state that others were not kept out.
 """
 
 import os
@@ -20,26 +20,22 @@ _Context = Callable[[], AbstractContextManager[object]]
 
 
 class MachineLock:
-    """`shared()` around training steps, `exclusive()` around a timing; `can_exclude` is false where nothing can be locked.
+    """`shared()` around training steps, `exclusive()` around a timing; `can_exclude` is false where no file can be locked.
 
-    `folder`: for the lock's files, instead of this user's own. `alone`: another process of the same run holds the machine for this
-    one, which takes no lock. `waiting` is entered around the taking of a lock, such as a clock's phase; `blocked` only while
-    another holds it, by default with a line on stderr.
+    `folder`: for the lock's files, instead of this user's own. `external`: another process of the run holds the lock, and this one
+    takes none. `waiting` is entered while a lock is taken, such as a clock's phase; `blocked` only while another process holds it,
+    by default with a message on stderr.
     """
 
     def __init__(
-        self,
-        folder: Path | None = None,
-        alone: bool = False,
-        waiting: _Context = nullcontext,
-        blocked: _Context | None = None,
+        self, folder: Path | None = None, external: bool = False, waiting: _Context = nullcontext, blocked: _Context | None = None
     ) -> None:
-        self._waiting, self._blocked = waiting, blocked or self._say
-        self._said = False
+        self._waiting, self._blocked = waiting, blocked or self._print_blocked
+        self._printed = False
         self._folder, reasons = None, []
-        for candidate in [] if alone or not CAN_LOCK else [folder] if folder is not None else _folders():
+        for candidate in [] if external or not CAN_LOCK else [folder] if folder is not None else _folders():
             try:
-                self._folder = _usable(candidate, private=folder is None)
+                self._folder = _prepare(candidate, private=folder is None)
                 break
             except OSError as error:
                 reasons.append(_reason(error))
@@ -52,39 +48,38 @@ class MachineLock:
         return self._folder is not None
 
     def shared(self) -> AbstractContextManager[None]:
-        """Run beside others that share; waits while somebody has or wants the machine alone."""
-        return self._taken(shared=True)
+        """Hold the lock with other shared holders; waits while a process holds it exclusively or waits to."""
+        return self._hold(shared=True)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Run alone: waits until those who share have left, and keeps them out meanwhile."""
-        return self._taken(shared=False)
+        """Hold the lock alone; waits until all shared holders have left."""
+        return self._hold(shared=False)
 
     @contextmanager
-    def _taken(self, shared: bool) -> Iterator[None]:
+    def _hold(self, shared: bool) -> Iterator[None]:
         with ExitStack() as stack:
             if self._folder is not None:
-                with suppress(OSError):  # temporary folders are swept now and then
+                with suppress(OSError):  # temporary folders are cleaned now and then
                     self._folder.mkdir(mode=0o700, exist_ok=True)
                 try:
                     with self._waiting(), ExitStack() as turn:
                         (turn if shared else stack).enter_context(held(self._folder / "turnstile", blocked=self._blocked))
                         stack.enter_context(held(self._folder / "room", shared=shared, blocked=self._blocked))
-                except OSError as error:  # the files went, or their folder
+                except OSError as error:  # the files or their folder can no longer be opened
                     self._folder = None
                     _warn(_reason(error))
             yield
 
     @contextmanager
-    def _say(self) -> Iterator[None]:
-        if not self._said:
-            self._said = True
-            with suppress(OSError, ValueError):
-                print(f"waiting for the machine: another benchmark holds it (locks in {self._folder})", file=sys.stderr, flush=True)
+    def _print_blocked(self) -> Iterator[None]:
+        if not self._printed:
+            self._printed = True
+            _print(f"waiting for the machine: another benchmark holds it (locks in {self._folder})")
         yield
 
 
 def _folders() -> Iterator[Path]:
-    """Where the locks may lie, first come first taken: all processes of a user must agree."""
+    """Candidates for the lock's folder; the first usable one is taken, so that all processes of a user agree."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     with suppress(FileNotFoundError):  # no folder for temporary files
         yield Path(tempfile.gettempdir()) / f"deq-bench-{user}"
@@ -92,8 +87,8 @@ def _folders() -> Iterator[Path]:
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deq-bench" / f"locks-{platform.node()}"
 
 
-def _usable(folder: Path, private: bool) -> Path:
-    """The folder, made, this user's own where it is to be private, and on a file system that can lock; OSError where it is not."""
+def _prepare(folder: Path, private: bool) -> Path:
+    """Create the folder and check that it can lock and, where `private`, that it is this user's own; else OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if private and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()):
@@ -112,5 +107,9 @@ def _reason(error: OSError) -> str:
 
 
 def _warn(reason: str) -> None:
-    with suppress(OSError, ValueError):
-        print(f"timings cannot have the machine to themselves: {reason}", file=sys.stderr, flush=True)
+    _print(f"timings cannot have the machine to themselves: {reason}")
+
+
+def _print(line: str) -> None:
+    with suppress(OSError, ValueError):  # stderr is closed
+        print(line, file=sys.stderr, flush=True)

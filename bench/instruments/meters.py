@@ -1,7 +1,7 @@
-"""Meters are passive: they read clocks and counters that run anyway, before and after the loop and between its phases.
+"""Passive meters: read clocks and memory counters before and after training and between its phases.
 
-What needs hooks, modes or extra steps is a probe (`bench.instruments.probes`). A meter that cannot read gives null with the reason,
-never 0.
+What needs hooks, modes or extra steps is a probe (`bench.instruments.probes`). A meter has `start` and `read`; neither raises, and
+a value that cannot be read is None with a reason, never 0.
 """
 
 import gc
@@ -10,39 +10,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from bench.instruments.nvml import Nvml
 from bench.records.errors import unknown
 from bench.records.record import Measure, measured
-
-__all__ = ["Clocks", "CudaMemory", "HostMemory", "Meter", "Nvml", "Phase"]
 
 Phase = Literal["build", "warmup", "train", "evaluation", "probe", "checkpoint", "waiting"]
 
 
-class Meter(Protocol):
-    """`start` takes the baseline, `read` gives every measure the meter feeds, each with a value or a reason; neither raises."""
-
-    def start(self) -> None:
-        """Take the baseline."""
-
-    def read(self) -> dict[str, Measure]:
-        """Every measure, each with a value or a reason."""
-
-
 class Clocks:
-    """Seconds of each phase, each instant in one phase alone: a phase inside another stops the outer clock while it lasts.
+    """Seconds of each phase. A nested phase stops the clock of the outer one, so that evaluation adds nothing to training.
 
-    So evaluation inside the training loop costs training nothing. `synchronize` is called at every change of phase, so that queued
-    device work falls to the phase that queued it; not when an exception ends the phase, since a broken device would hide it.
+    `synchronize` is called at each change of phase, so that queued device work counts for the phase that queued it; not when an
+    exception ends the phase, since a failing device would hide the exception.
     """
 
     def __init__(self, synchronize: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._synchronize = synchronize
-        self._clock = clock
+        self._synchronize, self._clock = synchronize, clock
         self.start()
 
     def start(self) -> None:
@@ -50,61 +36,61 @@ class Clocks:
         self._seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
-        self._resumed = 0
+        self._resumed = False
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Charge what runs inside to `name`; raise UserError for a name that is no phase."""
+        """Count the time inside for a phase; UserError for an unknown one."""
         if name not in get_args(Phase):
             raise unknown("phase", name, get_args(Phase))
         self._wait()
-        self._charge()
+        self._update()
         self._seconds.setdefault(name, 0.0)
         self._open.append(name)
         try:
             yield
             self._wait()
         finally:
-            self._charge()
+            self._update()
             self._open.pop()
 
     def seconds(self, name: Phase) -> float | None:
         """Seconds so far, an open phase included; None for a phase never entered."""
-        self._charge()
+        self._update()
         return self._seconds.get(name)
 
     def total(self) -> float:
-        """Seconds of all phases but waiting, which is for what other runs do."""
-        self._charge()
+        """Seconds of all phases but "waiting", which depends on other runs."""
+        self._update()
         return sum(seconds for name, seconds in self._seconds.items() if name != "waiting")
 
     def state(self) -> dict[str, float]:
         """Seconds of each phase so far, for a checkpoint."""
-        self._charge()
+        self._update()
         return dict(self._seconds)
 
     def restore(self, seconds: dict[str, float]) -> None:
-        """Go on from a checkpoint's seconds: the work that was lost after it is not in them."""
-        self._resumed += 1
-        self._charge()
+        """Continue from a checkpoint's seconds; work done after it and lost is not counted."""
+        self._resumed = True
+        self._update()
         self._seconds = {name: float(seconds.get(name, 0.0)) for name in {**seconds, **dict.fromkeys(self._open)}}
 
     def read(self) -> dict[str, Measure]:
         """Seconds of each phase: build_s, warmup_s, train_s, evaluation_s, probe_s, checkpoint_s, waiting_s."""
-        return {f"{name}_s": self._measure(name) for name in get_args(Phase)}
-
-    def _measure(self, name: Phase) -> Measure:
-        value = self.seconds(name)
-        reason = None if value is not None else f"the run never reached its {name} phase"
         method = "wall clock (perf_counter)" + (", device synchronised" if self._synchronize else "")
         method += "; resumed from a checkpoint, work lost to the restart not counted" if self._resumed else ""
-        return measured(value, "s", method, f"{name} phase, phases inside it excluded", reason)
+        measures = {}
+        for name in get_args(Phase):
+            value = self.seconds(name)
+            reason = f"the run never reached its {name} phase" if value is None else None
+            measures[f"{name}_s"] = measured(value, "s", method, f"{name} phase, phases inside it excluded", reason)
+        return measures
 
     def _wait(self) -> None:
         if self._synchronize is not None:
             self._synchronize()
 
-    def _charge(self) -> None:
+    def _update(self) -> None:
         now = self._clock()
         if self._open:
             self._seconds[self._open[-1]] += now - self._since
@@ -112,24 +98,23 @@ class Clocks:
 
 
 class HostMemory:
-    """The process's resident high-water mark above what was resident at `start`: VmHWM, because ru_maxrss shows the parent's peak.
+    """Peak resident memory of the process above what was resident at `start`.
 
-    The mark is reset at `start` where the kernel lets it. Where not, a peak from before `start` can stand above everything after:
-    then the value is null unless the mark moved. Dominated by the allocator and the libraries at small sizes.
+    Reads VmHWM, because ru_maxrss includes the parent's peak. Where the kernel does not let `start` reset it, an earlier peak can
+    hide a later one: the value is then None unless VmHWM grew. At small sizes the allocator and the libraries dominate.
     """
 
     _RESET_MARK = "5"  # proc(5), /proc/pid/clear_refs: reset the peak resident set size to the present one
 
     def __init__(self, process: Path = Path("/proc/self"), platform: str = sys.platform) -> None:
-        self._process = process
-        self._fault: str | None = None if platform.startswith("linux") else f"VmHWM is Linux only (this is {platform})"
+        self._process, self._linux = process, platform.startswith("linux")
+        self._fault: str | None = "the meter was not started" if self._linux else f"VmHWM is Linux only (this is {platform})"
         self._reset = False
-        self._baseline = 0
-        self._mark = 0
+        self._baseline = self._mark = 0
 
     def start(self) -> None:
-        """Reset the high-water mark where the kernel lets us, and take the baseline."""
-        if self._fault is not None:
+        """Reset the high-water mark where the kernel allows it, and read the baseline."""
+        if not self._linux:
             return
         try:
             (self._process / "clear_refs").write_text(self._RESET_MARK)
@@ -138,31 +123,24 @@ class HostMemory:
             self._reset = False
         try:
             self._baseline, self._mark = self._status("VmRSS"), self._status("VmHWM")
+            self._fault = None
         except (OSError, ValueError) as error:
             self._fault = f"/proc/self/status cannot be read ({error})"
 
     def read(self) -> dict[str, Measure]:
         """host_peak_bytes: the high-water mark above the baseline."""
-        value, reason = self._peak()
-        mark = "mark reset at start" if self._reset else "mark not reset"
-        return {
-            "host_peak_bytes": measured(
-                value, "B", f"VmHWM minus VmRSS at start ({mark})", "process, above what was resident at start", reason
-            )
-        }
-
-    def _peak(self) -> tuple[int | None, str | None]:
-        if self._fault is not None:
-            return None, self._fault
-        if not self._baseline:
-            return None, "the meter was not started"
-        try:
-            mark = self._status("VmHWM")
-        except (OSError, ValueError) as error:
-            return None, f"/proc/self/status cannot be read ({error})"
-        if not self._reset and mark <= self._mark:
-            return None, "the high-water mark could not be reset and a peak from before the start hides this one"
-        return mark - self._baseline, None
+        value, reason = 0, self._fault
+        if reason is None:
+            try:
+                mark = self._status("VmHWM")
+                value = mark - self._baseline
+                if not self._reset and mark <= self._mark:
+                    reason = "the high-water mark could not be reset and a peak from before the start hides this one"
+            except (OSError, ValueError) as error:
+                reason = f"/proc/self/status cannot be read ({error})"
+        method = f"VmHWM minus VmRSS at start ({'mark reset at start' if self._reset else 'mark not reset'})"
+        scope = "process, above what was resident at start"
+        return {"host_peak_bytes": measured(None if reason else value, "B", method, scope, reason)}
 
     def _status(self, field: str) -> int:
         for line in (self._process / "status").read_text().splitlines():
@@ -173,13 +151,11 @@ class HostMemory:
 
 
 class CudaMemory:
-    """Peaks of torch's CUDA allocator: requested (what the tensors need), allocated (rounded), reserved (what would run out).
+    """Peaks of torch's CUDA allocator: requested (by the tensors), allocated (rounded up), reserved (held from the device).
 
-    Resetting a peak sets it to the present value, so what was allocated at `start` is kept beside the peaks as the baseline.
-    Not seen: the CUDA context, libraries, other allocators (`Nvml` sees them). `cuda`: torch.cuda, or a stand-in.
+    Resetting a peak sets it to the present value, so the bytes allocated at `start` are the baseline. Not included: the CUDA
+    context, libraries and other allocators, which `Nvml` includes. `cuda`: torch.cuda, or a stand-in.
     """
-
-    _FIELDS = ("requested", "allocated", "reserved")
 
     def __init__(self, device: torch.device | str, cuda: Any = torch.cuda) -> None:
         self._device = torch.device(device)
@@ -188,7 +164,7 @@ class CudaMemory:
         self._fault: str | None = "the meter was not started"
 
     def start(self) -> None:
-        """Reset torch's peaks and take the baseline."""
+        """Reset torch's peaks and read the baseline."""
         if self._device.type != "cuda":
             self._fault = f"run on the {self._device.type.upper()}"
             return
@@ -208,27 +184,20 @@ class CudaMemory:
     def read(self) -> dict[str, Measure]:
         """Requested, allocated and reserved peaks, and the baseline."""
         statistics: dict[str, int] = {}
-        reason = self._fault
-        if reason is None:
+        fault = self._fault
+        if fault is None:
             try:
                 self._cuda.synchronize(self._device)
                 statistics = self._cuda.memory_stats(self._device)
             except Exception as error:
-                reason = f"CUDA failed at the end ({error})"
-        measures = {}
-        for name in self._FIELDS:
-            key = f"{name}_bytes.all.peak"
-            value = statistics.get(key)
-            absent = reason or (f"the allocator keeps no {key}" if value is None else None)
-            measures[f"cuda_{name}_peak_bytes"] = measured(
-                value, "B", f"torch.cuda.memory_stats {key}", "device, torch's allocator, since start", absent
-            )
-        baseline = self._baseline if reason is None else None
-        measures["cuda_baseline_bytes"] = measured(
-            baseline,
-            "B",
-            "torch.cuda.memory_stats allocated_bytes.all.current",
-            "device, torch's allocator, at start",
-            reason or ("the allocator keeps no allocated_bytes.all.current" if baseline is None else None),
-        )
+                fault = f"CUDA failed at the end ({error})"
+
+        def measure(value: int | None, key: str, when: str) -> Measure:
+            reason = fault or (f"the allocator keeps no {key}" if value is None else None)
+            scope = f"device, torch's allocator, {when} start"
+            return measured(None if reason else value, "B", f"torch.cuda.memory_stats {key}", scope, reason)
+
+        peaks = {name: f"{name}_bytes.all.peak" for name in ("requested", "allocated", "reserved")}
+        measures = {f"cuda_{name}_peak_bytes": measure(statistics.get(key), key, "since") for name, key in peaks.items()}
+        measures["cuda_baseline_bytes"] = measure(self._baseline, "allocated_bytes.all.current", "at")
         return measures

@@ -1,12 +1,12 @@
-"""What a step costs in arithmetic and in bytes moved, as a function of a DEQ's evaluations, and when that is more than an explicit
-network's: the run-time ratios of table 4 without a clock."""
+"""Arithmetic and memory traffic of a step by a DEQ's number of evaluations, compared with an explicit network's.
+
+These are the run-time ratios of table 4 without a clock.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,26 +16,27 @@ from bench.analysis.grid import Table, line
 from bench.analysis.statistics import significant
 from bench.instruments.flops import flops
 from bench.memory.paper import BATCH, LENGTH, whole_history
-from bench.memory.step import Call, Shape, filled, fix_caps, tokens
+from bench.memory.step import Call, Shape, make_steps
 from bench.memory.storage_tracker import partly_real, written
 from bench.records.errors import UserError
-from bench.records.spec import ComponentConfig, TrainConfig
+from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, WIKITEXT
-from bench.training.language_model import build_model
-from bench.training.trainer import loss_of, make_optimiser, training_step
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
-# A DEQ, the explicit network beside it, and how much longer the DEQ takes in training and in inference: table 4.
+# Table 4: a DEQ, an explicit network, and how much longer the DEQ takes in training and in inference.
 TABLE_4 = (
     ("DEQ-Transformer medium, adaptive", "Transformer-XL medium, 18 layers, adaptive", 2.82, 1.76),
     ("DEQ-TrellisNet", "TrellisNet-70", 2.40, 1.64),
 )
 _COUNTS = ("flops", "bytes")
 _FEW = 2  # solver steps
+_NOTHING = ("_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach")
+_OVERWRITES = ("copy_", "fill_", "zero_")
+_LOOK_UPS = ("embedding", "index", "index_select", "gather")
 
 
-class Moved(TorchDispatchMode):
-    """Sums what operators read and write: the bytes of their arguments and results; views move nothing, a look-up only its rows."""
+class BytesMoved(TorchDispatchMode):
+    """Sums the bytes of operators' arguments and results; views move nothing, a look-up only its rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,52 +45,27 @@ class Moved(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         result = partly_real(func)(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        if name in _NOTHING or _is_view(func):
+        name, returns = func.overloadpacket.__name__, func._schema.returns
+        is_view = bool(returns) and all(one.alias_info is not None and not one.alias_info.is_write for one in returns)
+        if name in _NOTHING or is_view:
             return result
         changed = written(func, args, kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and not _among(leaf, changed)]
+        ids = {id(tensor) for tensor in changed}
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and id(leaf) not in ids]
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if name in _OVERWRITES or name.endswith("_out") or "out" in kwargs:
-            read = [leaf for leaf in read if not _among(leaf, changed)]
+            read = [leaf for leaf in read if id(leaf) not in ids]
         if name in _LOOK_UPS:
             read = [*made, *read[1:]]
         self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in (*read, *changed, *made))
         return result
 
 
-_NOTHING = ("_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach")
-_OVERWRITES = ("copy_", "fill_", "zero_")
-_LOOK_UPS = ("embedding", "index", "index_select", "gather")
-
-
-def _among(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
-    return any(tensor is other for other in tensors)
-
-
-def _is_view(operator: Any) -> bool:
-    """Whether it only looks at its argument otherwise: its result aliases one, and nothing is written."""
-    schema = operator._schema
-    return bool(schema.returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
-
-
 def counted(model: ComponentConfig, shape: Shape, training: bool) -> dict[str, int]:
     """FLOPs and bytes moved of a training step, or of a forward pass in evaluation without gradients."""
-    inputs, targets = tokens(shape)
-    with FakeTensorMode(allow_non_fake_inputs=True), without_looking():
-        built = build_model(model, shape.vocabulary)
-        fix_caps(built, shape)
-        optimiser = filled(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
-
-        def step() -> None:
-            if training:
-                loss = partial(loss_of, built, auxiliary=shape.auxiliary)
-                training_step(built.train(), optimiser, 0.25, inputs, targets, loss=loss)
-            else:
-                with torch.no_grad():
-                    loss_of(built.eval(), inputs, targets)
-
-        with Moved() as moved:
+    with FakeTensorMode(allow_non_fake_inputs=True), force_device_path():
+        step = make_steps(model, shape)["training" if training else "inference"]
+        with BytesMoved() as moved:
             found = flops(step)
     if found.total is None:
         raise UserError(f"cost: model {model.name!r}: {found.reason}")
@@ -97,9 +73,9 @@ def counted(model: ComponentConfig, shape: Shape, training: bool) -> dict[str, i
 
 
 def law(model: ComponentConfig, shape: Shape, training: bool, caps: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Of a DEQ: what it costs without solving, and for every forward and every backward solver step, from two steps to the caps.
+    """A DEQ's cost without solving, and of each forward and each backward solver step, from two steps to the caps.
 
-    Exact at both ends; in between too where a step's cost does not depend on how many came before (with Broyden's method it grows).
+    Exact at both ends, and in between where all steps cost the same (with Broyden's method the cost of a step grows).
     """
 
     def at(forward: int, backward: int) -> dict[str, int]:
@@ -116,38 +92,27 @@ def law(model: ComponentConfig, shape: Shape, training: bool, caps: tuple[int, i
 
 
 def calls() -> list[Call]:
-    """A dictionary each, for every pair of table 4, in training and in inference."""
+    """Calls that each measure one pair of table 4, in training or in inference."""
     return [(_pair, (deq, explicit, training)) for deq, explicit, _, _ in TABLE_4 for training in (True, False)]
 
 
 def _pair(deq: str, explicit: str, training: bool) -> dict[str, Any]:
-    printed = {row.label: row for row in PRINTED if row.table == WIKITEXT}
-    shapes = {
-        label: Shape(
-            batch=BATCH,
-            length=LENGTH,
-            vocabulary=printed[label].vocabulary,
-            auxiliary=recipe.auxiliary if training and (recipe := printed[label].recipe) is not None else 0.0,
-        )
-        for label in (deq, explicit)
-    }
-    models = {label: printed[label].model for label in (deq, explicit)}
-    assert all(model is not None for model in models.values())
-    settings = models[deq].settings  # type: ignore[union-attr]
-    caps = (settings["steps"], settings["backward_steps"])
+    found = []
+    for printed in [next(row for row in PRINTED if row.table == WIKITEXT and row.label == label) for label in (deq, explicit)]:
+        assert printed.model is not None
+        auxiliary = printed.recipe.auxiliary if training and printed.recipe is not None else 0.0
+        found.append((printed.model, Shape(batch=BATCH, length=LENGTH, vocabulary=printed.vocabulary, auxiliary=auxiliary)))
+    (model, shape), (other, other_shape) = found
+    caps: Any = (model.settings["steps"], model.settings["backward_steps"])
     return {
-        "deq": deq,
-        "explicit": explicit,
-        "training": training,
-        "caps": caps,
-        "tokens": BATCH * LENGTH,
-        "law": law(whole_history(models[deq], *caps), shapes[deq], training, caps),  # type: ignore[arg-type]
-        "cost": counted(models[explicit], shapes[explicit], training),  # type: ignore[arg-type]
+        **{"deq": deq, "explicit": explicit, "training": training, "caps": caps, "tokens": BATCH * LENGTH},
+        "law": law(whole_history(model, *caps), shape, training, caps),
+        "cost": counted(other, other_shape, training),
     }
 
 
 def spent(row: Mapping[str, Any], count: str, forward: float, backward: float) -> float:
-    """What a DEQ costs at so many forward and backward solver steps."""
+    """The cost of a DEQ at so many forward and backward solver steps."""
     law = row["law"][count]
     return float(law["base"] + forward * law["forward"] + backward * law["backward"])
 
@@ -159,15 +124,14 @@ def afforded(row: Mapping[str, Any], count: str, printed: float = 1.0) -> float:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The ratios at the caps beside the printed ones, and how many solver steps cost as much as the explicit network."""
+    """The ratios at the caps and the printed ones, and the solver steps at equal cost."""
     printed = {deq: {True: training, False: inference} for deq, _, training, inference in TABLE_4}
     lines, data = [], []
     for row in rows:
         claimed = printed[row["deq"]][row["training"]]
-        forward, backward = row["caps"]
         texts = [row["deq"], row["explicit"], "training" if row["training"] else "inference", f"{claimed:.2f}"]
         for count in _COUNTS:
-            ratio = spent(row, count, forward, backward) / row["cost"][count]
+            ratio = spent(row, count, *row["caps"]) / row["cost"][count]
             texts += [f"{ratio:.2f}", f"{afforded(row, count):.1f}", f"{afforded(row, count, claimed):.1f}"]
             data.append(
                 {
@@ -176,18 +140,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                     **{f"{name}_a_token": value / row["tokens"] for name, value in row["law"][count].items()},
                 }
             )
-        lines.append([*texts, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)])
+        lines.append(line(*texts, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)))
     heads = [("DEQ", ""), ("explicit network", ""), ("of", ""), ("table 4", "ratio")]
     for name in ("FLOPs", "bytes"):
         heads += [(f"{name} at the caps", "ratio"), (f"steps at equal {name}", ""), (f"steps at table 4's ratio, {name}", "")]
     return Table(
         ending="cost",
-        title="Cost of a DEQ's step over the explicit network's: counted, beside the paper's run times",
+        title="Cost of a DEQ's step over the explicit network's: counted, and the paper's run times",
         caption=f"Whole models, length {LENGTH}, batch size {BATCH}; bytes: arguments and results of every operator, views apart. "
         "Steps at equal cost: forward solver steps, and in training as many backward, at which a DEQ costs what the explicit "
         "network does. The paper's ratios are run times on an unnamed GPU, at numbers of steps that it does not print.",
         heads=(*heads, ("explicit", "MFLOP/token")),
-        rows=tuple(line(*texts) for texts in lines),
+        rows=tuple(lines),
         data=tuple(data),
         words=(0, 1, 2),
     )

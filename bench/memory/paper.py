@@ -1,7 +1,7 @@
-"""The memory figures of Bai, Kolter, Koltun (2019), tables 2 and 3, against what a step of each model needs, byte by byte.
+"""The memory figures of Bai, Kolter, Koltun (2019), tables 2 and 3, against the bytes that a step of each model needs.
 
-The caption says: sequence length 150, batch size 15, "does not include word embeddings". What else counts it does not say, so every
-published way to read it is followed and named.
+Their caption: sequence length 150, batch size 15, "does not include word embeddings". It leaves open what else counts, so each
+published way to read it is a Reading.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.memory.step import Call, Shape, predicted
-from bench.memory.storage_tracker import Waterfall
 from bench.records.spec import ComponentConfig, Settings
-from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, Printed
+from bench.suites.paper import CHOSEN, COPY, PRINTED, VOCABULARY, WIKITEXT, PaperRow
 
 BATCH, LENGTH = 15, 150
 GB = 2**30
@@ -24,7 +23,7 @@ Verdict = Literal["consistent", "cannot tell", "not consistent", "not built"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read the protocol: how the step is taken, what that means, and how often a kind of bytes counts if not once."""
+    """One way to read the protocol: the step's configuration, its meaning, and how often a kind of bytes counts if not once."""
 
     name: str
     configuration: str
@@ -33,39 +32,24 @@ class Reading:
 
 
 _TABLES = {"embeddings": 0}
+_WHOLE = "the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state"
+_CLUSTERS = "as `model`, the softmax split in clusters as in TrellisNet's scripts (2800, 20000, 76000)"
+_UV = "as `core`, with two states a solver step, as the released Broyden solver keeps them; this library's keeps one"
+_CAPS = "as `core`, capped as in other versions of the scripts: 30 and 50 (Transformer), 50 and 70 (TrellisNet)"
 READINGS = (
-    Reading(
-        "model",
-        "model",
-        "the whole step; of the embedding and softmax tables neither weights, gradients nor optimiser state",
-        _TABLES,
-    ),
-    Reading(
-        "model, clusters",
-        "clusters",
-        "as `model`, the softmax split in clusters as in TrellisNet's scripts (2800, 20000, 76000)",
-        _TABLES,
-    ),
+    Reading("model", "model", _WHOLE, _TABLES),
+    Reading("model, clusters", "clusters", _CLUSTERS, _TABLES),
     Reading("core", "core", "embedding and softmax left out altogether, with what they compute"),
     Reading("core, activations", "core", "as `core`, without weights, gradients and optimiser state", _HELD),
     Reading("core, no history", "core", "as `core`, without what the solver stores of its steps", {_HISTORY: 0}),
     Reading("core, activations, no history", "core", "as `core`, without any of these", {**_HELD, _HISTORY: 0}),
-    Reading(
-        "core, U and V",
-        "core",
-        "as `core`, with two states a solver step, as the released Broyden solver keeps them; this library's keeps one",
-        {_HISTORY: 2},
-    ),
+    Reading("core, U and V", "core", _UV, {_HISTORY: 2}),
     Reading("core, carried", "carried", "as `core`, with the memory of 150 positions before (Transformers)"),
-    Reading(
-        "core, other caps",
-        "caps",
-        "as `core`, capped as in other versions of the scripts: 30 and 50 (Transformer), 50 and 70 (TrellisNet)",
-    ),
+    Reading("core, other caps", "caps", _CAPS),
 )
 _CLUSTERED = 100_000  # words; a smaller vocabulary has no clusters
 
-# A DEQ and the explicit network it is held against, and whether that one is weight-tied or recomputes.
+# A DEQ, the explicit network that it is compared with, and whether that one is weight-tied or recomputes.
 PAIRS = (
     ("DEQ-TrellisNet, Penn Treebank", "TrellisNet-60", "tied"),
     ("DEQ-TrellisNet", "TrellisNet-70", "tied"),
@@ -78,10 +62,10 @@ PAIRS = (
 
 
 def configurations(model: ComponentConfig, shape: Shape) -> Iterator[tuple[str, ComponentConfig, Shape]]:
-    """The ways to take a step that apply to a model."""
+    """The configurations of a step that apply to a model."""
     settings = model.settings
     solved = model.name == "deq" and settings.get("solver") == "broyden"
-    trellis = "trellis" in (model.name, settings.get("cell")) or model.name == "trellisnet"
+    trellis = model.name == "trellisnet" or settings.get("cell") == "trellis"
     if solved:
         model = whole_history(model, int(settings["steps"]), int(settings["backward_steps"]))  # type: ignore[arg-type]
     core = replace(shape, ends=False)
@@ -98,33 +82,31 @@ def configurations(model: ComponentConfig, shape: Shape) -> Iterator[tuple[str, 
 
 
 def whole_history(model: ComponentConfig, steps: int, backward_steps: int) -> ComponentConfig:
-    """With room for every step of either solve, as in the released solver; this library's own default starts afresh after 30."""
+    """The model with room for every step of either solve, as in the released solver; the default here restarts after 30."""
     return ComponentConfig(name=model.name, settings={**model.settings, "solver.window": max(steps, backward_steps)})
 
 
-def label_of(row: Printed) -> str:
-    """The row's label, which the two tables share for one model."""
+def label_of(row: PaperRow) -> str:
+    """The row's label, unique also for the model that both tables have."""
     return row.label if row.table == WIKITEXT or row.label != "DEQ-TrellisNet" else f"{row.label}, Penn Treebank"
 
 
 def calls(also: Mapping[str, ComponentConfig] | None = None) -> list[Call]:
-    """A dictionary each, for every printed memory figure, and for every model of the user's own: what a step takes, by
-    configuration, and the bytes of every reading that applies."""
+    """Calls that each measure one row: of every printed memory figure, and of every model of the user's own."""
     found: list[Call] = []
     for row in PRINTED:
         if row.table != COPY and row.memory is not None:
             auxiliary = row.recipe.auxiliary if row.recipe is not None else 0.0
-            known = CHOSEN not in row.remark
-            found.append((_row, (label_of(row), row.table, row.model, row.vocabulary, row.memory, auxiliary, known)))
-    found += [(_row, (label, "your own", model, VOCABULARY[WIKITEXT], None, 0.0, True)) for label, model in (also or {}).items()]
+            facts = {"label": label_of(row), "table": row.table, "printed_gb": row.memory, "published": CHOSEN not in row.remark}
+            found.append((_row, (facts, row.model, row.vocabulary, auxiliary)))
+    for label, model in (also or {}).items():
+        facts = {"label": label, "table": "your own", "printed_gb": None, "published": True}
+        found.append((_row, (facts, model, VOCABULARY[WIKITEXT], 0.0)))
     return found
 
 
-def _row(
-    label: str, table: str, model: ComponentConfig | None, vocabulary: int, printed: float | None, auxiliary: float, published: bool
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"label": label, "table": table, "printed_gb": printed, "published": published}
-    row |= {"model": None, "steps": {}, "readings": {}}
+def _row(facts: dict[str, Any], model: ComponentConfig | None, vocabulary: int, auxiliary: float) -> dict[str, Any]:
+    row: dict[str, Any] = {**facts, "model": None, "steps": {}, "readings": {}}
     if model is None:
         return row
     row["model"] = model.model_dump(mode="json")
@@ -135,18 +117,14 @@ def _row(
             **{"settings": built.settings, "shape": changed.__dict__, "peak": waterfall.peak, "phase": waterfall.phase},
             **{"phases": waterfall.phases, "fused": sorted(waterfall.operators & FUSED.keys())},
         }
+        with_history = any(kinds[_HISTORY] for kinds in waterfall.phases.values())
         for reading in READINGS:
-            if reading.configuration == configuration and _applies(reading, waterfall):
+            if reading.configuration == configuration and (with_history or _HISTORY not in reading.times):
                 row["readings"][reading.name] = waterfall.counted(reading.times)
     return row
 
 
-def _applies(reading: Reading, waterfall: Waterfall) -> bool:
-    """A reading about the solver's history is one of models that have one."""
-    return _HISTORY not in reading.times or any(kinds[_HISTORY] for kinds in waterfall.phases.values())
-
-
-# What is counted is what these operators save on a CPU. Other devices' kernels save, beside the same inputs and output:
+# The counts are of what these operators save on a CPU. Other devices' kernels save, apart from the same inputs and output:
 FUSED = {
     "_scaled_dot_product_flash_attention_for_cpu": "attention: log-sum-exp, 4 B a query and head; CUDA's flash kernel the same "
     "and two numbers of its random state, its memory-efficient kernel with queries rounded up to 32",
@@ -155,50 +133,44 @@ FUSED = {
 
 
 def off(row: dict[str, Any], reading: str) -> float | None:
-    """The bytes of a reading over the printed figure, less one."""
+    """The bytes of a reading over the printed figure, minus one."""
     if row["printed_gb"] is None or reading not in row["readings"]:
         return None
     return float(row["readings"][reading] / GB / row["printed_gb"] - 1)
 
 
 def verdict(row: dict[str, Any]) -> tuple[Verdict, str | None]:
-    """Whether the printed figure is what the model needs, and the reading that is nearest to it.
-
-    Consistent: within 20 % as the caption says (`model`; a TrellisNet's with the clusters of its scripts), by a configuration that
-    was published. Cannot tell: within 20 % in another reading, or by a configuration that was chosen here. Not consistent: in none.
-    """
+    """Whether the printed figure is what the model needs, by the rule of tables.py, and the nearest reading."""
     if not row["readings"]:
         return "not built", None
-    near = {name: found for name in row["readings"] if (found := off(row, name)) is not None}
+    near = {name: abs(found) for name in row["readings"] if (found := off(row, name)) is not None}
     if not near:
         return "cannot tell", None
-    best = min(near, key=lambda name: abs(near[name]))
+    best = min(near, key=lambda name: near[name])
     literal = "model, clusters" if "model, clusters" in near else "model"
-    if row["published"] and abs(near[literal]) <= WITHIN:
+    if row["published"] and near[literal] <= WITHIN:
         return "consistent", best
-    return ("cannot tell" if abs(near[best]) <= WITHIN else "not consistent"), best
+    return ("cannot tell" if near[best] <= WITHIN else "not consistent"), best
 
 
 def reduction(found: list[dict[str, Any]], pair: tuple[str, str, str], reading: str) -> float | None:
-    """How much less the DEQ takes than the explicit network by a reading, as a share; a DEQ's alone is held against `core`."""
+    """The share of memory that a DEQ saves by a reading; one that only a DEQ has is compared with the other's `core`."""
     by_label = {row["label"]: row["readings"] for row in found}
     deq, explicit = (by_label.get(label, {}) for label in pair[:2])
     plain = {"model, clusters": "model", "core, activations, no history": "core, activations"}
     against = reading if reading in explicit else plain.get(reading, "core")
-    if reading not in deq or against not in explicit:
-        return None
-    return float(1 - deq[reading] / explicit[against])
+    return float(1 - deq[reading] / explicit[against]) if reading in deq and against in explicit else None
 
 
 def printed_reduction(found: list[dict[str, Any]], pair: tuple[str, str, str]) -> float:
-    """The same by the paper's own tables."""
+    """The share that a DEQ saves by the paper's own tables."""
     by_label = {row["label"]: row["printed_gb"] for row in found}
     return float(1 - by_label[pair[0]] / by_label[pair[1]])
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A reduction that the paper claims in words, the pairs it is about, and the least (or most, of an "up to") that it says."""
+class ReductionClaim:
+    """A reduction that the paper claims in words, the kinds of pairs it is about, and its least (of an "up to", largest) share."""
 
     words: str
     kinds: tuple[str, ...]
@@ -207,13 +179,13 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("up to 88 % less", ("tied", "untied"), 0.88, up_to=True),
-    Claim("over 80 % less than weight-tied networks", ("tied",), 0.80),
-    Claim("over 60 % less than networks that are not weight-tied", ("untied",), 0.60),
-    Claim("less than gradient checkpointing", ("checkpointed",), 0.0),
+    ReductionClaim("up to 88 % less", ("tied", "untied"), 0.88, up_to=True),
+    ReductionClaim("over 80 % less than weight-tied networks", ("tied",), 0.80),
+    ReductionClaim("over 60 % less than networks that are not weight-tied", ("untied",), 0.60),
+    ReductionClaim("less than gradient checkpointing", ("checkpointed",), 0.0),
 )
 
 
-def holds(claim: Claim, reductions: list[float]) -> bool:
-    """Whether all reductions are above the claimed one; for an "up to", whether the largest comes to it (within half a percent)."""
+def holds(claim: ReductionClaim, reductions: list[float]) -> bool:
+    """Whether all reductions exceed the claimed one; for an "up to", whether the largest reaches it (within half a percent)."""
     return max(reductions) >= claim.share - 0.005 if claim.up_to else min(reductions) > claim.share

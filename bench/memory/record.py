@@ -1,4 +1,4 @@
-"""The memory record: made, and written with its tables and figures."""
+"""Make the memory record, and write it with its tables and figures."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.memory import cost, device, paper, scaling, tables
-from bench.memory.step import together
+from bench.memory.step import run_calls
 from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import MEMORY
@@ -16,31 +16,30 @@ from bench.report import figures
 from bench.report.report import csv_text, latex, markdown
 
 NAME = "paper.json"
+NUMERICS = 1  # version of the numbers: raise it when the code changes them; settings and environment are in the record
 
 
 def make(also: Mapping[str, ComponentConfig], constant_in: str | None = None, jobs: int = 1, on: str = "cpu") -> dict[str, Any]:
-    """Follow every row of the paper's tables and every law; the record, as it is written to JSON.
+    """Measure every row of the paper's tables, their costs and every law; return the record as JSON holds it.
 
-    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows are taken
-    for real too.
+    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows run on
+    the device too.
     """
     from bench.instruments.environment import environment
 
     families = list(scaling.FAMILIES)
     if constant_in is not None:
-        families += [
-            scaling.Family(label=label, model=model, depth=constant_in, flat=True, own=True) for label, model in also.items()
-        ]
-    parts = {"rows": paper.calls(also), "cost": cost.calls(), "laws": scaling.calls(families)}
-    longest_first = ("cost", "rows", "laws")
-    found = iter(together([call for part in longest_first for call in parts[part]], jobs))
-    followed = {part: list(islice(found, len(parts[part]))) for part in longest_first}
-    measured = {"device": device.follow(followed["rows"], on)}
-    return {"environment": environment(on, 1)} | {part: followed[part] for part in parts} | measured
+        own: dict[str, Any] = {"depth": constant_in, "flat": True, "own": True}
+        families += [scaling.Family(label=label, model=model, **own) for label, model in also.items()]
+    parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(families)}  # the longest first
+    results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
+    found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}
+    measured = {"rows": found["rows"], "cost": found["cost"], "laws": found["laws"]}
+    return {"numerics": NUMERICS, "environment": environment(on, 1), **measured, "device": device.measure_rows(found["rows"], on)}
 
 
 def write(record: dict[str, Any], out: Path) -> None:
-    """The record, its tables in three formats and its figures."""
+    """Write the record, its tables in three formats and its figures."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How a training step's memory grows with depth, length, batch, width and solver steps: followed, fitted, judged."""
+"""Growth of a training step's memory with depth, length, batch, width and solver steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,22 @@ from bench.analysis.statistics import GROWTH_RULE, growth, significant
 from bench.memory.step import Call, Shape, predicted
 from bench.records.spec import ComponentConfig, Settings
 
-_HELD = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}
+STATE = {"embeddings": 0, "weights": 0, "gradients": 0, "optimiser": 0}  # kinds that do not count here
+FLAT = ("constant", "bounded")  # verdicts of growth that meet a claim of constant memory
 _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
-_DEPTHS = (2, 4, 8, 16, 32, 64)
 _VALUES = {"length": (256, 512), "batch": (16, 32), "width": (128, 256)}
 _BASE = {"length": _SHAPE.length, "batch": _SHAPE.batch, "width": 32}
-_MIDDLE = 4  # as deep is what is taken at several lengths, batches and widths
+_MIDDLE = 4  # depth of the models at several lengths, batches and widths
 _ODE_TIME = 4.0
-AXES = tuple(_VALUES)  # beside depth
-_FLAT = ("constant", "bounded")
+AXES = tuple(_VALUES)  # other than depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model whose memory is followed, and the setting that is its depth; a DEQ's is `steps`, of both solves.
+    """A model, and the setting that is its depth; a DEQ's is `steps`, of both solves.
 
-    A user's `own` model is followed in depth alone, and nothing but that setting changes. `flat` says
-    that it claims memory constant in depth; `root` that it claims the square root of it.
+    A user's `own` model is measured in depth alone, and only that setting changes. `flat`: it claims memory constant in depth;
+    `root`: the square root of it.
     """
 
     label: str
@@ -35,28 +34,25 @@ class Family:
     flat: bool = False
     root: bool = False
     own: bool = False
-    depths: tuple[int, ...] = _DEPTHS
+    depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
 
     def at(self, depth: int) -> ComponentConfig:
-        """The model so deep."""
-        settings: Settings = {**self.model.settings, self.depth: depth}
-        if self.own:
-            return ComponentConfig(name=self.model.name, settings=settings)
-        if self.depth == "step_size":
+        """The model of that depth."""
+        own = self.model.settings
+        settings: Settings = {**own, self.depth: depth}
+        if self.depth == "step_size" and not self.own:
             settings[self.depth] = _ODE_TIME / depth
-        elif self.model.name == "deq":
-            own = self.model.settings
+        elif self.model.name == "deq" and not self.own:
             if own.get("adjoint", "implicit") == "implicit":
                 settings["backward_steps"] = depth
-            if own.get("solver") == "broyden":  # or its memory is bounded by its window
+            if own.get("solver") == "broyden":  # a smaller window would bound its memory
                 settings |= {"solver.window": max(2, depth), "backward_solver": "broyden", "backward_solver.window": max(2, depth)}
         return ComponentConfig(name=self.model.name, settings=settings)
 
 
 def _family(label: str, name: str, depth: str, settings: Settings, **claims: Any) -> Family:
-    return Family(
-        label=label, model=ComponentConfig(name=name, settings={"width": _BASE["width"], **settings}), depth=depth, **claims
-    )
+    model = ComponentConfig(name=name, settings={"width": _BASE["width"], **settings})
+    return Family(label=label, model=model, depth=depth, **claims)
 
 
 _CELL: Settings = {"cell.heads": 4}
@@ -83,39 +79,32 @@ FAMILIES = (
 
 
 def calls(families: Sequence[Family]) -> list[Call]:
-    """Bytes of a step without weights, gradients and optimiser state: a dictionary each, for every model and axis."""
+    """Calls that each measure one model along one axis."""
     axes = ("depth", *_VALUES)
-    return [(follow_axis, (family, axis)) for family in families for axis in axes if axis == "depth" or not family.own]
+    return [(measure_axis, (family, axis)) for family in families for axis in axes if axis == "depth" or not family.own]
 
 
-def follow_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
-    """The same along one axis: depth, length, batch or width."""
+def measure_axis(family: Family, axis: str = "depth") -> dict[str, Any]:
+    """Bytes of a step, without weights, gradients and optimiser state, along depth, length, batch or width."""
     points = []
     for value in family.depths if axis == "depth" else _VALUES[axis]:
         model, shape = family.at(value if axis == "depth" else _MIDDLE), _SHAPE
         if axis == "width":
-            model = _wider(model, value)
+            hidden = {"cell.hidden": 2 * value} if "cell.hidden" in model.settings else {}
+            model = ComponentConfig(name=model.name, settings={**model.settings, **hidden, "width": value})
         elif axis != "depth":
             shape = replace(_SHAPE, **{axis: value})  # type: ignore[arg-type]
         waterfall = predicted(model, shape)
-        points.append({axis: value, "bytes": waterfall.counted(_HELD), "peak": waterfall.peak, "phase": waterfall.phase})
+        points.append({axis: value, "bytes": waterfall.counted(STATE), "peak": waterfall.peak, "phase": waterfall.phase})
     return {"label": family.label, "axis": axis, "flat": family.flat, "root": family.root, "points": points}
 
 
-def _wider(model: ComponentConfig, width: int) -> ComponentConfig:
-    hidden = {"cell.hidden": 2 * width} if "cell.hidden" in model.settings else {}
-    return ComponentConfig(name=model.name, settings={**model.settings, **hidden, "width": width})
-
-
 def along(rows: Sequence[Mapping[str, Any]], label: str, axis: str) -> tuple[list[int], list[int]]:
-    """Values along an axis and the bytes there, in order; the first beside depth is of the depth at which the others were taken."""
+    """Values along an axis and the bytes there; other axes than depth begin with the depth axis's point of their own depth."""
     points = {row["axis"]: row["points"] for row in rows if row["label"] == label}
-    values = [point[axis] for point in points[axis]]
-    amounts = [point["bytes"] for point in points[axis]]
-    if axis == "depth":
-        return values, amounts
-    base = next(point["bytes"] for point in points["depth"] if point["depth"] == _MIDDLE)
-    return [_BASE[axis], *values], [base, *amounts]
+    first = [(_BASE[axis], point["bytes"]) for point in points["depth"] if point["depth"] == _MIDDLE] if axis != "depth" else []
+    pairs = [*first, *((point[axis], point["bytes"]) for point in points[axis])]
+    return [value for value, _ in pairs], [amount for _, amount in pairs]
 
 
 def power(values: Sequence[int], amounts: Sequence[int]) -> float:
@@ -126,15 +115,13 @@ def power(values: Sequence[int], amounts: Sequence[int]) -> float:
 def judged(row: Mapping[str, Any]) -> str | None:
     """Whether a claim about depth is met: "pass" or "FAIL"; None where the model claims nothing.
 
-    Constant: the verdict by growth is constant or bounded. Square root: the exponent at the deep end is within 0.1 of one half.
+    Constant: the verdict of growth is constant or bounded. Square root: the exponent at the deep end is within 0.1 of one half.
     """
-    values = [point[row["axis"]] for point in row["points"]]
-    amounts = [point["bytes"] for point in row["points"]]
-    if row["flat"]:
-        return "pass" if growth(values, amounts).verdict in _FLAT else "FAIL"
-    if row["root"]:
-        return "pass" if abs(power(values, amounts) - 0.5) <= 0.1 else "FAIL"
-    return None
+    values, amounts = along([row], row["label"], row["axis"])
+    if not row["flat"] and not row["root"]:
+        return None
+    met = growth(values, amounts).verdict in FLAT if row["flat"] else abs(power(values, amounts) - 0.5) <= 0.1
+    return "pass" if met else "FAIL"
 
 
 def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -143,28 +130,18 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         if row["axis"] != "depth":
             continue
-        values = [point["depth"] for point in row["points"]]
-        amounts = [point["bytes"] for point in row["points"]]
+        values, amounts = along([row], row["label"], "depth")
         law = growth(values, amounts)
-        claim = "constant" if row["flat"] else "sqrt" if row["root"] else "—"
-        ends = (significant(amount / 2**20, 4) for amount in (amounts[0], amounts[-1]))
-        exponent = power(values, amounts)
         lines.append(
-            (row["label"], f"{values[0]}-{values[-1]}", *ends, significant(law.slope / 1024, 3), f"{exponent:.2f}", law.verdict)
-            + (claim, judged(row) or "—")
+            line(
+                *(row["label"], f"{values[0]}-{values[-1]}"),
+                *(significant(amount / 2**20, 4) for amount in (amounts[0], amounts[-1])),
+                *(significant(law.slope / 1024, 3), f"{power(values, amounts):.2f}", law.verdict),
+                *("constant" if row["flat"] else "sqrt" if row["root"] else "—", judged(row) or "—"),
+            )
         )
-        data += [
-            {
-                "suite": "laws",
-                "group": "memory",
-                "label": row["label"],
-                "column": "bytes",
-                "depth": value,
-                "value": amount,
-                "unit": "B",
-            }
-            for value, amount in zip(values, amounts, strict=True)
-        ]
+        about = {"suite": "laws", "group": "memory", "label": row["label"], "column": "bytes"}
+        data += [{**about, "depth": value, "value": amount, "unit": "B"} for value, amount in zip(values, amounts, strict=True)]
     heads = (
         *(("model", ""), ("depth or steps", ""), ("least deep", "MiB"), ("deepest", "MiB"), ("slope", "KiB/step")),
         *(("exponent", ""), ("law", ""), ("claimed", ""), ("check", "")),
@@ -176,7 +153,7 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "without weights, gradients and optimiser state; solver history counts. Exponent: of a power law between the two deepest.",
         rule=GROWTH_RULE,
         heads=heads,
-        rows=tuple(line(*texts) for texts in lines),
+        rows=tuple(lines),
         data=tuple(data),
         words=(0, 1, 6, 7, 8),
     )
@@ -184,7 +161,7 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def shape_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The exponent of every model in length, batch and width, at the large end."""
-    labels = list(dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth"))
+    labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
     exponents = {label: [power(*along(rows, label, axis)) for axis in AXES] for label in labels}
     return Table(
         ending="shape",

@@ -1,9 +1,10 @@
-"""One whole training step of a model, followed byte by byte: on fake tensors, which allocate nothing, or on real ones."""
+"""Track the memory of one whole training step, on fake tensors, which allocate nothing, or on real ones."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -14,20 +15,21 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedOperatorException,
+    unset_fake_temporarily,
 )
 
 from baselines import NeuralODE
 from baselines.continuous import ADAPTIVE
-from bench.memory.storage_tracker import Ledger, Waterfall
+from bench.memory.storage_tracker import StorageTracker, Waterfall
 from bench.records.errors import UserError, one_line
 from bench.records.spec import ComponentConfig, TrainConfig
 from bench.tasks.task import derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
 from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
-_AFTER = {"forward": "attached evaluation", "backward": "backward"}  # what comes when a solve is over
+_AFTER = {"forward": "attached evaluation", "backward": "backward"}  # the phase after a solve
 Call = tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]
 SOLVING = (Implicit, EquilibriumPropagation)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, NotImplementedError)
@@ -35,11 +37,11 @@ _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, Unsup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a step is taken at: `batch` sequences of `length` tokens out of `vocabulary`.
+    """Size of a training step: `batch` sequences of `length` tokens out of `vocabulary`.
 
-    `carry`: the memory of a batch before is there. `ends` off leaves out embedding and softmax: the Core alone is fed features that
-    need a gradient, and the loss is the mean of its output's square. `steps` and `backward_steps` are the solves' caps where they
-    are not the model's own; every solve takes them all.
+    `carry`: with the memory of a batch before. `ends` off leaves out embedding and softmax: the Core's input is features that
+    need a gradient, its loss the mean of its output's square. `steps` and `backward_steps` replace the model's own caps; every
+    solve runs to its cap.
     """
 
     batch: int
@@ -53,48 +55,49 @@ class Shape:
 
 
 def predicted(model: ComponentConfig, shape: Shape) -> Waterfall:
-    """The step's bytes, without allocating them (but for an LSTM layer, whose kernel is asked for its workspace).
+    """The step's bytes without allocating them (but for an LSTM layer, whose kernel is run on zeros).
 
     UserError where an operator or a decision of the model needs values.
     """
     try:
-        drawn = tokens(shape)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return _followed(model, shape, *drawn)
+            return _track(model, shape)
     except _UNTRACEABLE as error:
-        raise UserError(f"memory: model {model.name!r} cannot be followed without values: {one_line(str(error))}") from error
+        raise UserError(f"memory: model {model.name!r} cannot run without values: {one_line(str(error))}") from error
 
 
 def measured(model: ComponentConfig, shape: Shape) -> Waterfall:
-    """The same of a step that is really taken, on the CPU.
+    """The bytes of a real step on the CPU.
 
-    Followed like this, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of
-    place, where unobserved it may do so in place: at such a moment one gradient is counted that an unobserved step may not have.
+    Tracked, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of place, where
+    an untracked step may do so in place and have one gradient less at that moment.
     """
-    return _followed(model, shape, *tokens(shape))
+    return _track(model, shape)
 
 
-def _followed(named: ComponentConfig, shape: Shape, inputs: Tensor, targets: Tensor) -> Waterfall:
+def _track(named: ComponentConfig, shape: Shape) -> Waterfall:
     torch.manual_seed(0)
-    with without_looking():
+    inputs, targets = tokens(shape)
+    with force_device_path():
         model = build_model(named, shape.vocabulary).train()
         fix_caps(model, shape)
         train = TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3)
         module = model if shape.ends else model.core
-        optimiser = filled(make_optimiser(module, train)[0])
+        optimiser = fill_state(make_optimiser(module, train)[0])
         memory = None
         if shape.carry:
-            with torch.no_grad(), Ledger():
+            with torch.no_grad(), StorageTracker():
                 memory = model.run(inputs)[0].memory
-        ledger = Ledger()
+        tracker = StorageTracker()
         tables = {*model.embedding.parameters(), *model.head.parameters()} if shape.ends else set()
-        ledger.mark(list(tables), "embeddings")
-        ledger.mark([optimiser.state[p] for p in tables if p in optimiser.state], "embeddings")
-        ledger.mark([*module.parameters(), *module.buffers()], "weights")
-        ledger.mark([*optimiser.state.values()], "optimiser")
-        ledger.mark([inputs, targets, memory] if shape.ends else memory, "batch")
-        features = None if shape.ends else _features(named, shape)
-        ledger.mark(features, "batch")
+        tracker.mark([list(tables), [optimiser.state[p] for p in tables if p in optimiser.state]], "embeddings")
+        tracker.mark([*module.parameters(), *module.buffers()], "weights")
+        tracker.mark([*optimiser.state.values()], "optimiser")
+        features = None
+        if not shape.ends:
+            width: Any = named.settings.get("inputs", named.settings["width"])
+            features = torch.zeros(shape.batch, shape.length, width, requires_grad=True)
+        tracker.mark([inputs, targets, memory] if shape.ends else [memory, features], "batch")
 
         def loss(inputs: Tensor, targets: Tensor, memory: Any) -> Losses:
             if features is None:
@@ -103,113 +106,120 @@ def _followed(named: ComponentConfig, shape: Shape, inputs: Tensor, targets: Ten
             total = output.y.square().mean()
             return Losses(total if output.penalty is None else total + output.penalty, total.detach(), output.memory)
 
-        def ready(optimiser: torch.optim.Optimizer, arguments: Any, more: Any) -> None:
+        def mark_gradients(*_: Any) -> None:
             for parameter in module.parameters():
-                ledger.mark(parameter.grad, "embeddings" if parameter in tables else "gradients")
-            ledger.phase = "optimiser"
+                tracker.mark(parameter.grad, "embeddings" if parameter in tables else "gradients")
+            tracker.phase = "optimiser"
 
-        optimiser.register_step_pre_hook(ready)
-        with _phases(model, ledger), ledger.following():
+        optimiser.register_step_pre_hook(mark_gradients)
+        with _phases(model, tracker), tracker.tracking():
             training_step(module, optimiser, train.clip, inputs, targets, memory, loss)  # type: ignore[arg-type]
-        return ledger.waterfall()
-
-
-def _features(named: ComponentConfig, shape: Shape) -> Tensor:
-    width = named.settings.get("inputs", named.settings["width"])
-    return torch.zeros(shape.batch, shape.length, width, requires_grad=True)  # type: ignore[arg-type]
+        return tracker.waterfall()
 
 
 @contextmanager
-def _phases(model: LanguageModel, ledger: Ledger) -> Iterator[None]:
-    """Have the ledger told where the step is."""
+def _phases(model: LanguageModel, tracker: StorageTracker) -> Iterator[None]:
+    """Keep the tracker's phase up to date inside."""
 
     def enter(phase: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            ledger.phase = phase
+            tracker.phase = phase
 
         return hook
 
     def leave(core: nn.Module, arguments: Any, output: Output) -> None:
-        ledger.phase = "head"
+        tracker.phase = "head"
         if output.y.requires_grad:
             output.y.register_hook(enter("backward"))
 
-    own = [(layer, layer.solver, layer.adjoint) for layer in model.core.modules() if isinstance(layer, DEQ)]
     with ExitStack() as stack:
         stack.callback(model.core.register_forward_pre_hook(enter("forward")).remove)
         stack.callback(model.core.register_forward_hook(leave).remove)
-        for layer, solver, adjoint in own:
-            layer.solver = _Followed(solver, ledger, "forward solve")
-            if isinstance(adjoint, SOLVING):
-                layer.adjoint = dataclasses.replace(adjoint, solver=_Followed(adjoint.solver, ledger, "backward solve"))
+        for layer in [layer for layer in model.core.modules() if isinstance(layer, DEQ)]:
+            for name in ("solver", "adjoint"):
+                stack.callback(setattr, layer, name, getattr(layer, name))
+            layer.solver = _MarkedSolver(layer.solver, tracker, "forward solve")
+            if isinstance(layer.adjoint, SOLVING):
+                solver = _MarkedSolver(layer.adjoint.solver, tracker, "backward solve")
+                layer.adjoint = dataclasses.replace(layer.adjoint, solver=solver)
             stack.callback(layer.watch(lambda phase, _: enter(_AFTER[phase])()))
-        try:
-            yield
-        finally:
-            for layer, solver, adjoint in own:
-                layer.solver, layer.adjoint = solver, adjoint
+        yield
 
 
-class _Followed:
-    """A solver whose memory the ledger knows for what it is."""
+class _MarkedSolver:
+    """A solver whose memory the tracker counts as history."""
 
-    def __init__(self, solver: Solver, ledger: Ledger, phase: str) -> None:
-        self._solver, self._ledger, self._phase = solver, ledger, phase
-
-    @property
-    def differentiable(self) -> bool:
-        return self._solver.differentiable
+    def __init__(self, solver: Solver, tracker: StorageTracker, phase: str) -> None:
+        self._solver, self._tracker, self._phase = solver, tracker, phase
+        self.differentiable = solver.differentiable
 
     def init(self, z: Tensor, steps: int) -> Any:
-        self._ledger.phase = self._phase
-        return self._marked(self._solver.init(z, steps))
+        self._tracker.phase = self._phase
+        memory = self._solver.init(z, steps)
+        self._tracker.mark(memory, "solver history")
+        return memory
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
         z, memory = self._solver.step(f, z, fz, memory)
-        return z, self._marked(memory)
-
-    def _marked(self, memory: Any) -> Any:
-        self._ledger.mark(memory, "solver history")
-        return memory
+        self._tracker.mark(memory, "solver history")
+        return z, memory
 
 
 def fix_caps(model: LanguageModel, shape: Shape) -> None:
-    """Every solve takes its cap: what a step stores must not depend on values."""
+    """Make every solve run to its cap, so that a step's memory does not depend on values."""
+
+    def capped(stop: Stop, steps: int | None) -> Stop:
+        return dataclasses.replace(stop, rtol=None, max_steps=steps or stop.max_steps)
+
     for layer in model.modules():
         if isinstance(layer, DEQ):
-            layer.stop, layer.evaluation_stop = (_capped(stop, shape.steps) for stop in (layer.stop, layer.evaluation_stop))
+            layer.stop, layer.evaluation_stop = (capped(stop, shape.steps) for stop in (layer.stop, layer.evaluation_stop))
             if isinstance(layer.adjoint, SOLVING):
-                layer.adjoint = dataclasses.replace(layer.adjoint, stop=_capped(layer.adjoint.stop, shape.backward_steps))
+                layer.adjoint = dataclasses.replace(layer.adjoint, stop=capped(layer.adjoint.stop, shape.backward_steps))
         if isinstance(layer, NeuralODE) and layer.method in ADAPTIVE:
             raise UserError(f"memory: an ODE solver that chooses its steps by values ({layer.method}) has no fixed cost")
 
 
-def _capped(stop: Stop, steps: int | None) -> Stop:
-    return dataclasses.replace(stop, rtol=None, max_steps=stop.max_steps if steps is None else steps)
+def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """A training step and a forward pass in evaluation, without gradients: {"training": …, "inference": …}."""
+    inputs, targets = (tensor.to(device) for tensor in tokens(shape))
+    built = build_model(model, shape.vocabulary).to(device)
+    fix_caps(built, shape)
+    optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
+
+    def training() -> None:
+        training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
+
+    @torch.no_grad()
+    def inference() -> None:
+        loss_of(built.eval(), inputs, targets)
+
+    return {"training": training, "inference": inference}
 
 
-def filled(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def fill_state(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimiser with the state that it has after a step."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return optimiser
 
 
 def tokens(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Token ids and targets (B, T) by Zipf's law, the frequent ones low; real, in either mode."""
+    """Token ids and targets (B, T) by Zipf's law, the frequent ones low; real tensors also under FakeTensorMode."""
     random = torch.Generator().manual_seed(derive_seed("memory", "tokens"))
-    weights = 1 / torch.arange(1, shape.vocabulary + 1, dtype=torch.float64)
-    drawn = torch.multinomial(weights, shape.batch * (shape.length + 1), replacement=True, generator=random)
-    lanes = drawn.view(shape.batch, shape.length + 1)
-    return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
+    with unset_fake_temporarily():
+        weights = 1 / torch.arange(1, shape.vocabulary + 1, dtype=torch.float64)
+        drawn = torch.multinomial(weights, shape.batch * (shape.length + 1), replacement=True, generator=random)
+        lanes = drawn.view(shape.batch, shape.length + 1)
+        return lanes[:, :-1].contiguous(), lanes[:, 1:].contiguous()
 
 
-def together(calls: Sequence[Call], jobs: int) -> list[dict[str, Any]]:
-    """What each call gives, in their order, in so many processes."""
+def run_calls(calls: Sequence[Call], jobs: int) -> list[dict[str, Any]]:
+    """The results of the calls in their order, from `jobs` processes."""
     if jobs == 1:
-        return [follow(*arguments) for follow, arguments in calls]
+        return [function(*arguments) for function, arguments in calls]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return [future.result() for future in [pool.submit(follow, *arguments) for follow, arguments in calls]]
+        return [future.result() for future in [pool.submit(function, *arguments) for function, arguments in calls]]

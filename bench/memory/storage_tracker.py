@@ -1,5 +1,6 @@
-"""Where the bytes of a training step are: every storage by what it is for, in every phase of the step."""
+"""Where the bytes of a training step are: every storage by its purpose, in every phase of the step."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,21 +14,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
-from bench.instruments.probes import _Birth, _Ledger, _no_collection, _Saved
+from bench.instruments.probes import LiveStorages, SavedTensor, StorageRef, no_garbage_collection
 
 aten = torch.ops.aten
 
 KINDS = ("embeddings", "weights", "gradients", "optimiser", "batch", "saved for backward", "solver history", "temporaries")
 PHASES = ("embedding", "forward", "forward solve", "attached evaluation", "head", "backward solve", "backward", "optimiser")
-_SCALARS = 4096  # numbers in a row that an operator makes of nothing, such as points in time: so few have values, to be looked at
+_SCALARS = 4096  # elements of a vector made from no tensor, such as points in time: up to here it has real values
 
 
 @dataclass(frozen=True)
 class Waterfall:
-    """Bytes by kind at the moment when their sum was the largest, in a step and in each of its phases.
+    """Bytes by kind at the peak of a step and of each of its phases.
 
-    `peak` maps a kind to its bytes, `phase` names where that was; `phases` has the same for the largest moment of every phase.
-    `changes` is how it came about: which kind grew, and by how many bytes. `operators`: the names of those that ran.
+    `phase` names the phase of the peak. `changes` is the history of allocations: the kind, and by how many bytes it grew.
+    `operators`: the names of those that ran.
     """
 
     peak: dict[str, int]
@@ -38,56 +39,56 @@ class Waterfall:
 
     @property
     def total(self) -> int:
-        """The largest sum of live bytes."""
+        """The peak in bytes."""
         return sum(self.peak.values())
 
     def counted(self, times: Mapping[str, int]) -> int:
-        """The largest sum when kinds count so many times (0: not at all), which may be at another moment."""
+        """The peak when kinds count so many times (0: not at all), which may be at another moment."""
         return max(accumulate((times.get(kind, 1) * grown for kind, grown in self.changes), initial=0))
 
 
-class Ledger(_Ledger):
-    """Follows every storage as `peak_live_bytes` does, and keeps what each one is for and what phase the step is in.
+class StorageTracker(LiveStorages):
+    """Tracks every storage as `peak_live_bytes` does, with its purpose and the phase of the step.
 
-    Under FakeTensorMode what the tokens alone decide is computed all the same, so that an adaptive softmax finds its clusters.
+    Under FakeTensorMode, operators on the tokens alone have real values, so that an adaptive softmax can sort them by cluster.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.phase = PHASES[0]
-        self._entries: list[tuple[int, int]] = []  # which storage, and by how many bytes it grew
-        self._known: list[_Birth] = []  # kept, so that no id is used twice
+        self._entries: list[tuple[int, int]] = []  # id of a storage, and by how many bytes it grew
+        self._known: list[StorageRef] = []  # kept, so that no id is used twice
         self._kinds: dict[int, str] = {}
-        self._largest: dict[str, tuple[int, int]] = {}  # of each phase: bytes, and how many entries had been made
+        self._largest: dict[str, tuple[int, int]] = {}  # by phase: bytes, and the number of entries at that moment
         self._operators: set[str] = set()
         self._faking = any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
 
-    def book(self, tensor: Tensor) -> None:
-        """Note a storage that an operator takes or returns."""
+    def track(self, tensor: Tensor) -> None:
+        """Add a storage that an operator takes or returns."""
         before, address = self.total, tensor.untyped_storage()._cdata
-        known = self._births.get(address)
-        super().book(tensor)
-        birth = self._births[address]
-        if birth is not known:
-            self._known.append(birth)
+        known = self._refs.get(address)
+        super().track(tensor)
+        ref = self._refs[address]
+        if ref is not known:
+            self._known.append(ref)
         if self.total != before:
-            self._entries.append((id(birth), self.total - before))
+            self._entries.append((id(ref), self.total - before))
 
-    def settle(self) -> None:
-        """Strike out the storages that have died."""
-        while self._deaths:
-            birth: _Birth = self._deaths.popleft()
+    def drop_freed(self) -> None:
+        """Remove the storages that were freed."""
+        while self._freed:
+            birth: StorageRef = self._freed.popleft()
             self._entries.append((id(birth), -birth.size))
             self.total -= birth.size
-            if self._births.get(birth.address) is birth:
-                del self._births[birth.address]
+            if self._refs.get(birth.address) is birth:
+                del self._refs[birth.address]
 
     def mark(self, tensors: Any, kind: str) -> None:
-        """Say what the tensors in a tree are for; what has been said of a storage stays."""
+        """Set the kind of the tensors in a tree; the first kind of a storage stays."""
         for leaf in tree_leaves(tensors):
             if isinstance(leaf, Tensor):
-                self.book(leaf)
-                self._kinds.setdefault(id(self._births[leaf.untyped_storage()._cdata]), kind)
+                self.track(leaf)
+                self._kinds.setdefault(id(self._refs[leaf.untyped_storage()._cdata]), kind)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self._operators.add(func.overloadpacket.__name__)
@@ -97,32 +98,29 @@ class Ledger(_Ledger):
         return result
 
     @contextmanager
-    def following(self) -> Iterator[None]:
-        """Follow what runs inside, with what autograd saves marked as such."""
+    def tracking(self) -> Iterator[None]:
+        """Track what runs inside, and mark what autograd saves."""
 
-        def pack(tensor: Tensor) -> _Saved:
+        def pack(tensor: Tensor) -> SavedTensor:
             self.mark(tensor, "saved for backward")
-            return _Saved(tensor.detach())  # an operator's saved result would hold the node that holds it
+            return SavedTensor(tensor)
 
-        with _no_collection(), saved_tensors_hooks(pack, lambda saved: saved.tensor), self:
+        with no_garbage_collection(), saved_tensors_hooks(pack, lambda saved: saved.tensor), self:
             yield
 
     def waterfall(self) -> Waterfall:
-        """What was followed, by kind."""
-        live: dict[int, int] = {}
+        """The tracked bytes by kind."""
+        changes = [(self._kinds.get(storage, "temporaries"), grown) for storage, grown in self._entries]
+        live, done = Counter[str](), 0
         phases: dict[str, dict[str, int]] = {}
-        done = 0
-        named = [(self._kinds.get(storage, "temporaries"), grown) for storage, grown in self._entries]
         for phase, (_, moment) in sorted(self._largest.items(), key=lambda item: item[1][1]):
-            for storage, grown in self._entries[done:moment]:
-                live[storage] = live.get(storage, 0) + grown
+            for kind, grown in changes[done:moment]:
+                live[kind] += grown
             done = moment
-            phases[phase] = dict.fromkeys(KINDS, 0)
-            for storage, size in live.items():
-                phases[phase][self._kinds.get(storage, "temporaries")] += size
+            phases[phase] = {kind: live[kind] for kind in KINDS}
         largest = max(phases, key=lambda phase: sum(phases[phase].values()))
         ordered = {phase: phases[phase] for phase in PHASES if phase in phases}
-        return Waterfall(peak=phases[largest], phase=largest, phases=ordered, changes=named, operators=frozenset(self._operators))
+        return Waterfall(peak=phases[largest], phase=largest, phases=ordered, changes=changes, operators=frozenset(self._operators))
 
 
 def written(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -136,8 +134,10 @@ def written(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
 
 
 def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """What oneDNN's LSTM returns, with the workspace that it saves for backward; torch's fake one is empty. Its size is the
-    kernel's to say: it is asked, on zeros."""
+    """The result of oneDNN's LSTM with the workspace that it saves for backward, which is empty in torch's fake kernel.
+
+    The real kernel runs on zeros: it alone knows the size.
+    """
     with unset_fake_temporarily():
         zeros = [torch.zeros(arg.shape, dtype=arg.dtype) if isinstance(arg, Tensor) else arg for arg in args]
         size = aten.mkldnn_rnn_layer.default(*zeros)[3].numel()
@@ -145,13 +145,13 @@ def _with_workspace(made: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Te
 
 
 def partly_real(operator: Any) -> Any:
-    """The operator, computed where nothing that it takes is fake; of what it makes of nothing, a few numbers."""
+    """The operator, computed on real tensors where no argument is fake, and for short vectors made from no tensor."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             if any(not isinstance(tensor, FakeTensor) for tensor in written(operator, args, kwargs)):
-                raise UnsupportedOperatorException(operator)  # its value would be lost, and the old one believed
+                raise UnsupportedOperatorException(operator)  # the real tensor would keep its old value
             made = operator(*args, **kwargs)
             if operator is aten.mkldnn_rnn_layer.default:
                 return _with_workspace(made, args)

@@ -1,14 +1,14 @@
-"""What the explicit baselines and the harness cost beside plain torch: the same training step, in turns in one process."""
+"""Cost of the explicit baselines and of the harness against plain torch: the same training step, alternating in one process."""
 
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
+from bench.peers.measure import Row, seconds_of
+from bench.peers.problems import TransformerBlock
+from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.context import make_context
 from bench.training.language_model import build_model
 from bench.training.registry import build_task
@@ -17,25 +17,15 @@ from bench.training.trainer import Trainer, make_optimiser, training_step
 _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width
 ROUNDS = 31
-_STEPS = 60  # of a training, bare and in the harness
-Row = dict[str, Any]
+_STEPS = 60  # of a training, in a plain loop and in the harness
 
 
-class _Layer(nn.Module):
+class _GPTBlock(TransformerBlock):
     """A pre-norm block of GPT-2."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-
     def forward(self, x: Tensor) -> Tensor:
-        batch, times, width = x.shape
-        q, k, v = self.qkv(self.before(x)).view(batch, times, 3, _HEADS, width // _HEADS).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.project(mixed.transpose(1, 2).reshape(batch, times, width))
-        out: Tensor = x + self.contract(F.gelu(self.expand(self.between(x))))
+        x = x + self.attend(self.norms[0](x))
+        out: Tensor = x + self.contract(F.gelu(self.expand(self.norms[1](x))))
         return out
 
 
@@ -45,7 +35,7 @@ class _GPT(nn.Module):
     def __init__(self, times: int, width: int) -> None:
         super().__init__()
         self.embedding, self.positions = nn.Embedding(_VOCABULARY, width), nn.Parameter(0.02 * torch.randn(times, width))
-        self.layers, self.norm = nn.Sequential(*(_Layer(width) for _ in range(_LAYERS))), nn.LayerNorm(width)
+        self.layers, self.norm = nn.Sequential(*(_GPTBlock(width, _HEADS) for _ in range(_LAYERS))), nn.LayerNorm(width)
         self.head = nn.Linear(width, _VOCABULARY)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -53,7 +43,7 @@ class _GPT(nn.Module):
         return logits
 
 
-class _Bare(nn.Module):
+class _PlainRecurrent(nn.Module):
     """Embedding, one of torch's own recurrent networks, output layer."""
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], width: int) -> None:
@@ -67,7 +57,7 @@ class _Bare(nn.Module):
 
 
 def _plain(model: nn.Module, tokens: Tensor, targets: Tensor) -> Callable[[], None]:
-    """A plain training step: the same loss, clipping and optimiser as the harness's."""
+    """A plain training step with the loss, clipping and optimiser of the harness."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -79,72 +69,64 @@ def _plain(model: nn.Module, tokens: Tensor, targets: Tensor) -> Callable[[], No
     return step
 
 
-def _ours(name: str, settings: dict[str, Any], tokens: Tensor, targets: Tensor) -> Callable[[], None]:
+def _ours(name: str, settings: Settings, tokens: Tensor, targets: Tensor) -> Callable[[], object]:
     model = build_model(ComponentConfig(name=name, settings=settings), _VOCABULARY).train()
     optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=1, learning_rate=1e-3))
-
-    def step() -> None:
-        training_step(model, optimiser, 0.25, tokens, targets)
-
-    return step
+    return lambda: training_step(model, optimiser, 0.25, tokens, targets)
 
 
-def _seconds(do: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    do()
-    return time.perf_counter() - begin
+def _pairs(batch: int, times: int, width: int) -> Iterator[tuple[str, str, Callable[[], object], Callable[[], object]]]:
+    """Each baseline and its plain reference of the same size: their names and training steps on one batch."""
+    tokens, targets = torch.randint(_VOCABULARY, (2, batch, times), generator=torch.Generator().manual_seed(0))
+    gpt = _plain(_GPT(times, width), tokens, targets)
+    tied: Settings = {"width": width, "depth": _LAYERS, "cell.heads": _HEADS}
+    xl: Settings = {"width": width, "layers": _LAYERS, "heads": _HEADS}
+    yield "tied Transformer, rotary", "GPT", _ours("tied", {**tied, "cell": "transformer"}, tokens, targets), gpt
+    yield "tied Transformer, relative", "GPT", _ours("tied", {**tied, "cell": "transformer-xl"}, tokens, targets), gpt
+    yield "Transformer-XL", "GPT", _ours("transformer-xl", xl, tokens, targets), gpt
+    for kind in (nn.LSTM, nn.GRU):
+        name, plain = kind.__name__, _plain(_PlainRecurrent(kind, width), tokens, targets)
+        yield name, f"nn.{name}", _ours(name.lower(), {"width": width}, tokens, targets), plain
 
 
 def baselines(rounds: int | None = None) -> list[Row]:
-    """Seconds of a training step of each baseline, and of its plain reference of the same size on the same batch."""
+    """Seconds of a training step of each baseline and of its plain reference, in every round."""
     rows: list[Row] = []
     for batch, times, width in SHAPES:
-        tokens, targets = torch.randint(_VOCABULARY, (2, batch, times), generator=torch.Generator().manual_seed(0))
-        gpt = _plain(_GPT(times, width), tokens, targets)
-        cell = {"width": width, "depth": _LAYERS, "cell.heads": _HEADS}
-        pairs = [
-            ("tied Transformer, rotary", "GPT", _ours("tied", {**cell, "cell": "transformer"}, tokens, targets), gpt),
-            ("tied Transformer, relative", "GPT", _ours("tied", {**cell, "cell": "transformer-xl"}, tokens, targets), gpt),
-            (
-                "Transformer-XL",
-                "GPT",
-                _ours("transformer-xl", {"width": width, "layers": _LAYERS, "heads": _HEADS}, tokens, targets),
-                gpt,
-            ),
-            ("LSTM", "nn.LSTM", _ours("lstm", {"width": width}, tokens, targets), _plain(_Bare(nn.LSTM, width), tokens, targets)),
-            ("GRU", "nn.GRU", _ours("gru", {"width": width}, tokens, targets), _plain(_Bare(nn.GRU, width), tokens, targets)),
-        ]
+        pairs = [*_pairs(batch, times, width)]
         shape = f"batch {batch}, T {times}, D {width}"
         made: list[Row] = [{"shape": shape, "model": a, "reference": b, "model_s": [], "reference_s": []} for a, b, *_ in pairs]
         for number in range(2 + (ROUNDS if rounds is None else rounds)):
             for row, (*_, mine, theirs) in zip(made, pairs, strict=True):
                 turns = [("model_s", mine), ("reference_s", theirs)]
                 for name, step in turns if number % 2 else reversed(turns):
-                    seconds = _seconds(step)
-                    if number >= 2:  # the first are for warming up
+                    seconds = seconds_of(step)
+                    if number >= 2:  # the first two warm up
                         row[name].append(seconds)
         rows += made
     return rows
 
 
 def harness(rounds: int | None = None) -> list[Row]:
-    """Seconds a step of a training by the harness, its validation taken off, and of the same steps in a bare loop."""
+    """Seconds per step of a training by the harness, without its validation, and of the same steps in a plain loop."""
+    deq: Settings = {"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8}
     rows = []
-    for label, model in (
-        ("tied Transformer 12", ComponentConfig(name="tied", settings={"width": 32, "cell.heads": 4})),
-        ("DEQ-Transformer", ComponentConfig(name="deq", settings={"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8})),
-        ("GRU", ComponentConfig(name="gru", settings={"width": 32, "inputs": 32})),
+    for label, name, settings in (
+        ("tied Transformer 12", "tied", {"width": 32, "cell.heads": 4}),
+        ("DEQ-Transformer", "deq", deq),
+        ("GRU", "gru", {"width": 32, "inputs": 32}),
     ):
         train = TrainConfig(steps=_STEPS, batch=16, learning_rate=1e-3)
         task = ComponentConfig(name="copy", settings={"T": 20, "test_samples": 16})
+        model = ComponentConfig(name=name, settings=dict(settings))
         spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
         for number in range(1 + (7 if rounds is None else rounds)):
-            turns = [("harness_s", _in_the_harness), ("bare_s", _bare)]
-            for name, go in turns if number % 2 else reversed(turns):
-                seconds = go(spec) / _STEPS
-                if number:
-                    row[name].append(seconds)
+            turns = [("harness_s", _in_the_harness), ("bare_s", _in_a_loop)]
+            for key, train_once in turns if number % 2 else reversed(turns):
+                seconds = train_once(spec) / _STEPS
+                if number:  # the first warms up
+                    row[key].append(seconds)
         rows.append(row)
     return rows
 
@@ -152,13 +134,11 @@ def harness(rounds: int | None = None) -> list[Row]:
 def _in_the_harness(spec: RunSpec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
-    model = build_model(spec.model, task.vocabulary)
-    context = make_context(spec, task)
-    trainer = Trainer(model, context)
-    return _seconds(trainer.run) - (context.clocks.seconds("evaluation") or 0.0)
+    model, context = build_model(spec.model, task.vocabulary), make_context(spec, task)
+    return seconds_of(Trainer(model, context).run) - (context.clocks.seconds("evaluation") or 0.0)
 
 
-def _bare(spec: RunSpec) -> float:
+def _in_a_loop(spec: RunSpec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model = build_model(spec.model, task.vocabulary).train()
@@ -167,8 +147,7 @@ def _bare(spec: RunSpec) -> float:
 
     def loop() -> None:
         for _ in range(_STEPS):
-            inputs, targets = next(batches)
-            training_step(model, optimiser, spec.train.clip, inputs, targets)
+            training_step(model, optimiser, spec.train.clip, *next(batches))
             schedule.step()
 
-    return _seconds(loop)
+    return seconds_of(loop)

@@ -1,4 +1,4 @@
-"""One adapter a library: how it solves for a fixed point, and how it makes a layer that can be trained."""
+"""Adapters, one per library: a solve for a fixed point, and a layer that can be trained."""
 
 import importlib.metadata
 import importlib.util
@@ -13,21 +13,21 @@ from bench.records.errors import UserError
 from deq import Anderson, Broyden, Implicit, Map, Picard, Solver, Stop, solve
 
 METHODS = ("picard", "anderson", "broyden")
-_NEVER = 1e-30  # a relative tolerance that is not met
+_NEVER = 1e-30  # a relative tolerance that no solve reaches
 Layer = Callable[[Tensor], Tensor]
 
 
 class Library(Protocol):
-    """A library to compare: the same methods at its own defaults, its tolerances relative to ||f(z)||."""
+    """A library: the same methods at its own defaults, with tolerances relative to ||f(z)||."""
 
     name: str
     version: str
 
     def solve(self, f: Map, z0: Tensor, method: str, rtol: float, cap: int) -> Tensor:
-        """The solution (B, ...) that it returns when asked for this tolerance in at most `cap` evaluations."""
+        """The solution (B, ...) for this tolerance, in at most `cap` evaluations."""
 
     def layer(self, f: Map, method: str, steps: int) -> Layer:
-        """z0 to the fixed point with its implicit gradient, `steps` iterations forward and backward, whatever the residual."""
+        """A map from z0 to the fixed point with its implicit gradient, of `steps` iterations forward and backward."""
 
 
 class Ours:
@@ -49,7 +49,7 @@ class Ours:
             return solve(f, z0, self._solver(method, cap), Stop(rtol=rtol, max_steps=cap)).z
 
     def layer(self, f: Map, method: str, steps: int) -> Layer:
-        """`Implicit`, its stop asked for in vain, so that the residuals are looked at as in any solve."""
+        """`Implicit` with a tolerance out of reach, so that residuals are checked as in any solve."""
         solver, stop = self._solver(method, steps), Stop(rtol=_NEVER, max_steps=steps)
         adjoint = Implicit(solver=solver, stop=stop)
         return lambda z0: adjoint(f, z0, solver, stop, lambda phase, solution: None)
@@ -65,7 +65,7 @@ class TorchDEQ:
         self.version = importlib.metadata.version("torchdeq")
 
     def solve(self, f: Map, z0: Tensor, method: str, rtol: float, cap: int) -> Tensor:
-        """The state that its solver returns, stopped by its relative criterion."""
+        """The result of its solver, stopped by its relative criterion."""
         from torchdeq.solver import get_solver
 
         with torch.no_grad(), warnings.catch_warnings():
@@ -77,15 +77,10 @@ class TorchDEQ:
         """Its implicit gradient as an autograd Function (`ift`)."""
         from torchdeq import get_deq
 
-        name, relative = self._METHODS[method], {"f_stop_mode": "rel", "b_stop_mode": "rel"}
-        deq = get_deq(f_solver=name, b_solver=name, f_max_iter=steps, b_max_iter=steps, f_tol=0.0, b_tol=0.0, ift=True, **relative)
+        same = {"solver": self._METHODS[method], "max_iter": steps, "tol": 0.0, "stop_mode": "rel"}
+        deq = get_deq(ift=True, **{f"{side}_{name}": value for side in "fb" for name, value in same.items()})
         deq.train()
-
-        def layer(z0: Tensor) -> Tensor:
-            z: Tensor = deq(f, z0)[0][-1]
-            return z
-
-        return layer
+        return lambda z0: deq(f, z0)[0][-1]
 
 
 def installed() -> list[Library]:

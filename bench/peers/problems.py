@@ -13,7 +13,7 @@ from deq import Map
 
 @dataclass(frozen=True)
 class Problem:
-    """A map to be solved from `z0` (B, ...), the tensors that it depends on, and how many evaluations a solve may take."""
+    """A map to solve from `z0` (B, ...), the tensors that it depends on, and the most evaluations of a solve."""
 
     f: Map
     z0: Tensor
@@ -28,53 +28,63 @@ def _affine_tanh(weight: Tensor, batch: int, dtype: torch.dtype, generator: torc
 
 
 def tiny(dtype: torch.dtype = torch.float32, batch: int = 32, width: int = 64, radius: float = 0.95) -> Problem:
-    """f(z) = tanh(W z + x), W of the given spectral radius: a few microseconds an evaluation, so that Python's share shows."""
+    """f(z) = tanh(W z + x), W of the given spectral radius: a few microseconds an evaluation, so Python dominates."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(width, width, generator=generator, dtype=torch.float64)
     return _affine_tanh(w * (radius / torch.linalg.eigvals(w).abs().max()), batch, dtype, generator)
 
 
 def oscillating(dtype: torch.dtype = torch.float32, batch: int = 32, width: int = 64) -> Problem:
-    """tiny with a symmetric W of eigenvalues -2 to 0.5: there is a fixed point, and plain iteration never comes to it."""
+    """tiny with a symmetric W of eigenvalues -2 to 0.5: plain iteration does not converge to its fixed point."""
     generator = torch.Generator().manual_seed(0)
     q = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0]
     return _affine_tanh(q @ torch.diag(torch.linspace(-2, 0.5, width, dtype=torch.float64)) @ q.T, batch, dtype, generator)
 
 
-class _Block(nn.Module):
-    """A post-norm transformer block with its input added after the attention."""
+class TransformerBlock(nn.Module):
+    """The layers of a transformer block without dropout."""
 
-    def __init__(self, width: int, heads: int, gain: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+
+    def attend(self, z: Tensor) -> Tensor:
+        """Causal self-attention of z (B, T, D)."""
+        q, k, v = self.qkv(z).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed: Tensor = self.project(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _InjectedBlock(TransformerBlock):
+    """A post-norm transformer block with its input added after the attention."""
+
+    def __init__(self, width: int, heads: int, gain: float) -> None:
+        super().__init__(width, heads)
         for layer in (self.qkv, self.project, self.expand, self.contract):
             nn.init.normal_(layer.weight, 0.0, gain * 0.02 * math.sqrt(768 / width))
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        batch, times, width = z.shape
-        q, k, v = self.qkv(z).view(batch, times, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, times, width)
-        y = self.norms[0](z + self.project(mixed) + x)
+        y = self.norms[0](z + self.attend(z) + x)
         normed: Tensor = self.norms[1](y + self.contract(F.relu(self.expand(y))))
         return normed
 
 
 def block(dtype: torch.dtype = torch.float32, batch: int = 8, times: int = 128, width: int = 128) -> Problem:
-    """A transformer block as in a DEQ-Transformer: milliseconds an evaluation, and little that a solver could add."""
+    """A transformer block as in a DEQ-Transformer: milliseconds an evaluation, so the solver's own share is small."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = _Block(width, heads=4, gain=2.0).to(torch.float64)
+        module = _InjectedBlock(width, heads=4, gain=2.0).to(torch.float64)
         x = torch.randn(batch, times, width, dtype=torch.float64)
     module, x = module.to(dtype), x.to(dtype).requires_grad_()
     return Problem(lambda z: module(z, x), torch.zeros(batch, times, width, dtype=dtype), [*module.parameters(), x], 120)
 
 
 def large(dtype: torch.dtype = torch.float32, batch: int = 16, times: int = 256, width: int = 512) -> Problem:
-    """2.1 million numbers of state and a cheap f: what a solver reads and writes is what it costs."""
+    """2.1 million numbers of state and a cheap f: the solver's memory traffic dominates."""
     generator = torch.Generator().manual_seed(0)
     a = (0.9 * torch.rand(width, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
     b = torch.randn(batch, times, width, generator=generator, dtype=torch.float64).to(dtype)

@@ -1,8 +1,10 @@
-"""The performance gate: does a change make anything worse? Counts are compared exactly, times with the code before it, in one job.
+"""The performance gate: compare counts with the accepted ones exactly, and times with those of another revision.
 
-counts.py     what is counted: parameters, bytes, FLOPs, operators, host syncs, evaluations, data
-accepted.py   the accepted counts, and how they differ from those found
-timing.py     base and head timed alternately, in fresh processes, by pytest-benchmark, and when a difference is significant
-show.py       tables for a terminal, Markdown, JSON
-cli.py        `python -m bench gate`
+counts.py    parameters, bytes, FLOPs, operators, host syncs, evaluations, data
+accepted.py  the accepted counts and their differences
+timing.py    base and head timed alternately by pytest-benchmark, and which difference is significant
+golden.py    accepted float64 training curves
+show.py      the result for a terminal, as Markdown and as JSON
+
+Imports records, tasks, instruments, training and execution.
 """

@@ -1,4 +1,4 @@
-"""The accepted counts of each version of torch; every difference, also for the better, needs a reason."""
+"""The accepted counts of each version of torch; every difference, also an improvement, needs a reason."""
 
 import json
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.perf_gate.counts import Count
+from bench.perf_gate.counts import Quantity
 from bench.records.errors import UserError, one_line
 from bench.records.record import write_text
 from bench.records.side_file import COUNTS
 
-_COUNTS = TypeAdapter(dict[str, dict[str, Count]])
-_LISTED = 5  # differences in a line of the change log
+_QUANTITIES = TypeAdapter(dict[str, dict[str, Quantity]])
+_LISTED = 5  # differences in an entry of the change log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,54 +38,53 @@ class Difference:
         return f"{self.found - self.accepted:+,}{share}"
 
 
-def read_accepted(path: Path) -> dict[str, dict[str, Count]]:
+def read_accepted(path: Path) -> dict[str, dict[str, Quantity]]:
     """The accepted counts by version of torch; empty without the file, UserError where it is damaged."""
     try:
-        return _COUNTS.validate_python(COUNTS.read(path) or {})
+        return _QUANTITIES.validate_python(COUNTS.read(path) or {})
     except ValidationError as error:
         raise UserError(f"{path} is damaged ({error.errors()[0]['msg']}); {COUNTS.remedy}") from error
 
 
-def differences(accepted: Mapping[str, Count], found: Mapping[str, Count]) -> list[Difference]:
-    """What differs by more than the accepted count's tolerance, by name."""
+def differences(accepted: Mapping[str, Quantity], found: Mapping[str, Quantity]) -> list[Difference]:
+    """The counts, by name, that differ by more than the accepted count's tolerance."""
     different = []
     for name in sorted({*accepted, *found}):
         was, now = accepted.get(name), found.get(name)
         if was is None or now is None or not _same(was, now):
-            values = [None if one is None else one.value for one in (was, now)]
-            unit = now.unit if now is not None else accepted[name].unit
-            different.append(Difference(name=name, unit=unit, accepted=values[0], found=values[1]))
+            unit = (now or accepted[name]).unit
+            values = (one.value if one else None for one in (was, now))
+            different.append(Difference(name=name, unit=unit, accepted=next(values), found=next(values)))
     return different
 
 
-def _same(was: Count, now: Count) -> bool:
+def _same(was: Quantity, now: Quantity) -> bool:
     if isinstance(was.value, int) and isinstance(now.value, int):
         return abs(was.value - now.value) <= was.tolerance
     return was.value == now.value
 
 
-def accept(path: Path, torch: str, found: Mapping[str, Count], reason: str, changes: Path) -> list[Difference]:
+def accept(path: Path, torch: str, found: Mapping[str, Quantity], reason: str, changes: Path) -> list[Difference]:
     """Write the counts as the accepted ones of this version of torch, and the reason into the change log; return what changed."""
     reason = one_line_reason(reason)
     known = read_accepted(path)
     different = differences(known.get(torch, {}), found)
-    if not different:
-        return []
-    known[torch] = dict(found)
-    data = {version: {name: one.model_dump() for name, one in sorted(counts.items())} for version, counts in sorted(known.items())}
-    _log(changes, f"- Gate, torch {torch}: {reason} ({_listed(different)}).")  # first: no count is accepted without its reason
-    write_text(path, json.dumps(COUNTS.sealed(data), indent=1, ensure_ascii=False) + "\n")
+    if different:
+        known[torch] = dict(found)
+        data = {version: {name: one.model_dump() for name, one in sorted(known[version].items())} for version in sorted(known)}
+        _log(changes, f"- Gate, torch {torch}: {reason} ({_summary(different)}).")  # first: no count is accepted without its reason
+        write_text(path, json.dumps(COUNTS.sealed(data), indent=1, ensure_ascii=False) + "\n")
     return different
 
 
 def one_line_reason(reason: str) -> str:
     """The reason as one line; UserError where it is empty."""
     if not reason.strip():
-        raise UserError("--why: say what changed the counts; it goes into the change log")
+        raise UserError("--why: give the reason for the change of the counts; it goes into the change log")
     return one_line(" ".join(reason.split()))
 
 
-def _listed(different: list[Difference]) -> str:
+def _summary(different: list[Difference]) -> str:
     if all(one.accepted is None for one in different):
         return f"{len(different)} counts are new"
     more = [f"and {len(different) - _LISTED} more"] if len(different) > _LISTED else []

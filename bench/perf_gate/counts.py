@@ -1,13 +1,12 @@
 """Quantities that are the same on every machine: no clock, every random number seeded, solves in float64 or of fixed length.
 
 A count is named `subject / quantity`. In a training step every solve runs to its cap, since in float32 the last bit decides where a
-solve stops; how many evaluations solves take is counted in float64, on fixed problems.
+solve stops; evaluations per solve are counted in float64, on fixed problems.
 """
 
 import dataclasses
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,28 +18,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.execution.plan import Plan
-from bench.instruments.probes import flops, peak_live_bytes, saved_bytes
+from bench.instruments.flops import flops
+from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
-_LATE = (16, 24)  # solver steps: the difference is what steps cost once every history is full
-_SYNCS = (
+_LATE = (16, 24)  # solver steps: their difference is the cost of steps whose history is full
+_SYNCS = {
     *("_local_scalar_dense", "nonzero", "equal", "masked_select"),
     *("_unique2", "unique_dim", "repeat_interleave", "_linalg_check_errors"),
-)
+}
 _INDEXING = ("index", "index_put", "index_put_")  # by a mask, they count its ones
 _AVERAGED = 5  # losses
 _GOAL = 0.6  # of the first loss
 _MAX_STEPS = 200
 
 
-class Count(BaseModel):
+class Quantity(BaseModel):
     """A counted quantity, and how far a later count may differ from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,12 +50,12 @@ class Count(BaseModel):
     tolerance: int = 0
 
 
-def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
+def count(plan: Plan, *, solvers: bool = True) -> dict[str, Quantity]:
     """The counts of every model and task of a plan; with `solvers`, of the library's solvers on fixed problems too.
 
     A group "gate copy" of the task copy is called "gate".
     """
-    found: dict[str, Count] = {}
+    found: dict[str, Quantity] = {}
     for spec in {(spec.group, spec.label): spec for spec in plan.specs()}.values():
         task, group = plan.task(spec.task), spec.group.removesuffix(f" {spec.task.name}")
         subject = f"{group}, {spec.label}"
@@ -65,9 +65,9 @@ def count(plan: Plan, *, solvers: bool = True) -> dict[str, Count]:
     return found | (solver_counts() if solvers else {})
 
 
-def _model_counts(spec: RunSpec, task: Task) -> dict[str, Count]:
-    """Of one training step, after a first one that creates the optimiser's state."""
-    model = _built(spec, task)
+def _model_counts(spec: RunSpec, task: Task) -> dict[str, Quantity]:
+    """Counts of one training step; a step before it creates the optimiser's state."""
+    model = _build(spec, task)
     for part in model.modules():
         if isinstance(part, DEQ):  # every solve runs to its cap
             part.stop = dataclasses.replace(part.stop, rtol=None)
@@ -75,89 +75,87 @@ def _model_counts(spec: RunSpec, task: Task) -> dict[str, Count]:
                 part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
     optimiser, _ = make_optimiser(model, spec.train)
     inputs, targets = next(task.batches("train", spec.train.batch, spec.seed))
-
-    def step() -> None:
-        training_step(model, optimiser, spec.train.clip, inputs, targets)
-
-    def forward() -> Tensor:
-        return loss_of(model, inputs, targets).total
-
+    step = partial(training_step, model, optimiser, spec.train.clip, inputs, targets)
     step()
-    saved = saved_bytes(forward, [*model.parameters(), *model.buffers(), inputs, targets])
+    held = [*model.parameters(), *model.buffers(), inputs, targets]
+    saved = saved_bytes(lambda: loss_of(model, inputs, targets).total, held)
     optimiser.zero_grad(set_to_none=True)
-    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
-    peak = peak_live_bytes(step, iter([*model.parameters(), *model.buffers(), *states, inputs, targets]))
+    held += [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    peak = peak_live_bytes(step, held).peak
     optimiser.zero_grad(set_to_none=True)
-    on_cpu, on_gpu = operations(step), gpu_operations(step)
+    with force_device_path():
+        syncs = operations(step).syncs
     return {
-        "parameters": Count(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
-        "saved for backward": Count(value=saved, unit="B"),
-        "peak live": Count(value=peak.peak, unit="B"),
-        "FLOPs a step": Count(value=flops(step).total, unit="FLOP"),
-        "operators a step": Count(value=on_cpu.operators, unit="1"),
-        "host syncs a step": Count(value=on_gpu.syncs, unit="1"),
+        "parameters": Quantity(value=sum(p.numel() for p in model.parameters() if p.requires_grad), unit="1"),
+        "saved for backward": Quantity(value=saved, unit="B"),
+        "peak live": Quantity(value=peak, unit="B"),
+        "FLOPs a step": Quantity(value=flops(step).total, unit="FLOP"),
+        "operators a step": Quantity(value=operations(step).operators, unit="1"),
+        "host syncs a step": Quantity(value=syncs, unit="1"),
     }
 
 
-def _built(spec: RunSpec, task: Task) -> LanguageModel:
+def _build(spec: RunSpec, task: Task) -> LanguageModel:
     torch.manual_seed(derive_seed("model", spec.seed))
     model = build_model(spec.model, task.vocabulary)
     torch.manual_seed(derive_seed("training", spec.seed))
     return model
 
 
-def _steps_to_goal(spec: RunSpec, task: Task) -> Count:
-    """Training steps until the mean of the last losses is a share of the first; float64, where the last bit does not matter."""
-    with _float64():
-        model = _built(spec, task)
+def _steps_to_goal(spec: RunSpec, task: Task) -> Quantity:
+    """Training steps until the mean of the last losses is a share of the first; in float64 rounding does not change them."""
+    losses: list[float] = []
+    with float64():
+        model = _build(spec, task)
         optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MAX_STEPS}))
-        losses: list[float] = []
         for inputs, targets in task.batches("train", spec.train.batch, spec.seed):
-            loss, _ = training_step(model, optimiser, spec.train.clip, inputs, targets)
+            losses.append(training_step(model, optimiser, spec.train.clip, inputs, targets)[0].item())
             schedule.step()
-            losses.append(loss.item())
-            if sum(losses[-_AVERAGED:]) / _AVERAGED <= _GOAL * losses[0] and len(losses) >= _AVERAGED:
-                return Count(value=len(losses), unit="steps", tolerance=1)
+            if len(losses) >= _AVERAGED and sum(losses[-_AVERAGED:]) / _AVERAGED <= _GOAL * losses[0]:
+                return Quantity(value=len(losses), unit="steps", tolerance=1)
             if len(losses) == _MAX_STEPS or not math.isfinite(losses[-1]):
                 break
-    return Count(value=None, unit="steps")
+    return Quantity(value=None, unit="steps")
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
+def float64() -> Iterator[None]:
+    """Make float64 the default dtype inside; dtype and number of threads are restored."""
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
+        torch.set_num_threads(threads)
 
 
-def _data(task: Task, spec: RunSpec) -> Count:
+def _data(task: Task, spec: RunSpec) -> Quantity:
     """A digest of the data's fingerprint, the first training batch and the first test batch."""
     digest = hashlib.sha256(task.fingerprint().encode())
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         for part in next(task.batches(split, spec.train.batch, spec.seed)):
             digest.update(part.numpy().tobytes())
-    return Count(value=digest.hexdigest()[:16], unit="SHA-256")
+    return Quantity(value=digest.hexdigest()[:16], unit="SHA-256")
 
 
-def solver_counts() -> dict[str, Count]:
+def solver_counts() -> dict[str, Quantity]:
     """Evaluations to each tolerance in float64, forward and backward, and operators and host syncs of late solver steps."""
-    found: dict[str, Count] = {}
-    with _float64():
+    found: dict[str, Quantity] = {}
+    with float64():
         for problem, make in PROBLEMS.items():
             for name, solver in SOLVERS.items():
                 for rtol in _RTOLS:
                     for phase, nfe in _evaluations(make, solver(), Stop(rtol=rtol, max_steps=_CAP)).items():
-                        found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Count(value=nfe, unit="1")
+                        found[f"solve {problem}, {name} / {phase} evaluations to {rtol:g}, float64"] = Quantity(value=nfe, unit="1")
         for name, solver in SOLVERS.items():
             early, late = (operations(partial(_solve, solver(), steps)).operators for steps in _LATE)
-            early_syncs, late_syncs = (gpu_operations(partial(_solve, solver(), steps)).syncs for steps in _LATE)
+            with force_device_path():
+                early_syncs, late_syncs = (operations(partial(_solve, solver(), steps)).syncs for steps in _LATE)
             subject = f"{name}, {_LATE[1] - _LATE[0]} late steps"
-            found[f"{subject} / operators"] = Count(value=late - early, unit="1")
-            found[f"{subject} / host syncs"] = Count(value=late_syncs - early_syncs, unit="1")
+            found[f"{subject} / operators"] = Quantity(value=late - early, unit="1")
+            found[f"{subject} / host syncs"] = Quantity(value=late_syncs - early_syncs, unit="1")
     return found
 
 
@@ -188,47 +186,32 @@ def _block() -> tuple[Map, Tensor]:
     torch.manual_seed(derive_seed("gate", "block"))
     cell = CELLS["transformer-xl"](width=16, heads=2)
     x = torch.randn(4, 16, 16)
-    return cell.bind(x), cell.start(x)
+    return cell.bind(x), cell.initial_state(x)
 
 
 PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
 
 
-class _OperatorCounter(TorchDispatchMode):
-    """Counts every aten operator that runs, in the backward pass too, and those that index by a mask."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-        self.masks = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        name = func.overloadpacket.__name__
-        self.counts[name] += 1
-        if name in _INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]):
-            self.masks += 1
-        return func(*args, **(kwargs or {}))
-
-
-@dataclasses.dataclass(frozen=True)
-class Operations:
-    """How many operators run, and how many of them make the host wait for a GPU.
+class Operations(TorchDispatchMode):
+    """Counts the aten operators that run, backward too, and those that make the host wait for a GPU (`syncs`).
 
     Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing.
     """
 
-    operators: int
-    syncs: int
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = self.syncs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name in _INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
+        self.operators += 1
+        self.syncs += masked or name in _SYNCS
+        return func(*args, **(kwargs or {}))
 
 
 def operations(run: Callable[[], object]) -> Operations:
-    """The operations of `run()`, forward and backward."""
-    with _OperatorCounter() as mode:
+    """Count the operators of `run()`."""
+    with Operations() as counter:
         run()
-    return Operations(operators=mode.counts.total(), syncs=sum(mode.counts[name] for name in _SYNCS) + mode.masks)
-
-
-def gpu_operations(run: Callable[[], object]) -> Operations:
-    """Those that `run()` would have on a GPU, where a solve reads no values."""
-    with without_looking():
-        return operations(run)
+    return counter

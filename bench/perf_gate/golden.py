@@ -1,19 +1,18 @@
-"""Golden curves: ten float64 training steps of every model, task and adjoint, kept to tell when numbers change.
+"""Golden curves: accepted losses of ten float64 training steps of every model, task and adjoint.
 
-A curve that moves while no `numerics` of what it uses was raised is an error: the ids of runs would then stand for two sets of
-numbers. `python -m bench golden` compares, `--accept` writes the curves anew. About half a minute on one core.
+A curve that changes while no `numerics` version of its parts was raised is an error: one run id would stand for two sets of
+numbers. `python -m bench golden` compares, `--accept` writes the curves. About half a minute on one core.
 """
 
 import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.perf_gate.counts import float64
+from bench.records.identity import first_of
 from bench.records.record import Record, write_text
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.registry import ADJOINTS, MODELS, TASKS
@@ -23,9 +22,8 @@ from deq import CELLS, SOLVERS
 FILE = Path(__file__).parents[2] / "tests" / "golden" / "curves.json"
 TOLERANCE = 1e-9  # relative
 STEPS = 10
-_CELL_OF_MODEL = ("deq", "tied", "ode")
 _HEADS: Settings = {"cell.heads": 2}
-_OWN: dict[str, Settings] = {  # settings that a model needs beside its width
+_OWN: dict[str, Settings] = {  # settings of a model other than its width
     "transformer-xl": {"heads": 2},
     "tied": {"depth": 3, **_HEADS},
     "ode": {"time": 1.0, **_HEADS},
@@ -44,7 +42,7 @@ _RECIPE = Recipe(
 
 
 def cases() -> Iterator[tuple[str, RunSpec]]:
-    """Every case with its name: models by task, a DEQ's adjoints by task, its cells and solvers, a recipe, and carried memory."""
+    """Every case by name: each model and adjoint on each task, a DEQ's cells and solvers, a recipe, and carried memory."""
     for task in TASKS:
         for model in MODELS:
             yield f"{model} on {task}", _spec(_model(model), task)
@@ -81,22 +79,11 @@ def _spec(model: ComponentConfig, task: str = "copy", *, recipe: Recipe | None =
 
 
 def curves() -> dict[str, dict[str, Any]]:
-    """Train every case in float64; by name its numerics versions, its loss at each step and its validation at the end."""
-    with tempfile.TemporaryDirectory() as folder, _float64():
+    """Train every case in float64; returns by name its numerics versions, its loss at each step and its validation at the end."""
+    with tempfile.TemporaryDirectory() as folder, float64():
         corpus = Path(folder) / "golden.txt"
         corpus.write_text("".join("abcdefgh \n"[(n * n + n // 7) % 10] for n in range(2000)))
         return {name: _curve(run(spec, suite="golden", data={"golden": corpus})) for name, spec in cases()}
-
-
-@contextmanager
-def _float64() -> Iterator[None]:
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-        torch.set_num_threads(threads)
 
 
 def _curve(record: Record) -> dict[str, Any]:
@@ -113,41 +100,36 @@ def read(file: Path = FILE) -> dict[str, dict[str, Any]]:
 
 
 def accept(found: Mapping[str, Mapping[str, Any]], file: Path = FILE) -> None:
-    """Write curves as the accepted ones, a line each."""
+    """Write the curves as the accepted ones, one to a line."""
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(curve, sort_keys=True)}" for name, curve in sorted(found.items()))
     write_text(file, f"{{\n{lines}\n}}\n")
 
 
 def differences(found: Mapping[str, Mapping[str, Any]], accepted: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What does not agree, a line each, and what to do about it; empty where all agrees."""
+    """One message for curves that changed silently, one for those to accept; empty where all agree."""
+    both = {*found} & {*accepted}
+    moved = {name for name in both if not _agree(found[name], accepted[name])}
+    renewed = {name for name in both if found[name]["numerics"] != accepted[name]["numerics"]}
     lines = []
-    moved = {name for name in {*found} & {*accepted} if not _agree(found[name], accepted[name])}
-    silent = {name for name in moved if found[name]["numerics"] == accepted[name]["numerics"]}
-    if silent:
+    if silent := moved - renewed:
         parts = _suspects([found[name]["numerics"] for name in silent], [found[name]["numerics"] for name in {*found} - moved])
         raised = " or ".join(f"{part} ({version})" for part, version in sorted(parts.items()))
-        lines.append(f"numbers changed in {_named(silent)}, and no version was raised: raise `numerics` of {raised}")
-    both = {*found} & {*accepted}
-    renewed = ({*found} ^ {*accepted}) | {name for name in both if found[name]["numerics"] != accepted[name]["numerics"]}
-    if renewed:
-        lines.append(f"new, gone, or of other versions: {_named(renewed)}; `python -m bench golden --accept` writes them anew")
+        names = first_of(sorted(silent))
+        lines.append(f"numbers changed in {names}, and no version was raised: raise `numerics` of {raised}")
+    if renewed := renewed | ({*found} ^ {*accepted}):
+        names = first_of(sorted(renewed))
+        lines.append(f"new, gone, or of other versions: {names}; `python -m bench golden --accept` writes them")
     return lines
 
 
-def _named(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _suspects(moved: list[Mapping[str, int]], unmoved: list[Mapping[str, int]]) -> dict[str, int]:
-    """The versions that every moved case has and no other does; where there is none such, all that the moved ones share."""
+    """The versions that every moved case has and no other does; where there are none, all that the moved cases share."""
     shared = {part: version for part, version in moved[0].items() if all(part in other for other in moved)}
-    alone = {part: version for part, version in shared.items() if not any(part in other for other in unmoved)}
-    return alone or shared
+    only = {part: version for part, version in shared.items() if not any(part in other for other in unmoved)}
+    return only or shared
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    if one.get("status") != other.get("status"):
-        return False
     ours, theirs = ([*curve.get("loss", []), *(v for _, v in sorted(curve.get("valid", {}).items()))] for curve in (one, other))
-    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))
+    same = one.get("status") == other.get("status") and len(ours) == len(theirs)
+    return same and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))

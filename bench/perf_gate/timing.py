@@ -1,10 +1,10 @@
 """The timing tier: base and head timed alternately on one machine, in fresh processes, by pytest-benchmark.
 
 No time is compared with a stored one, and both sides run head's benchmarks. Each round times base, head and base again, in random
-order. The log-ratio of head to base (the mean of its two) is the effect, that of base to itself the noise; its 95 % half-width, the
-floor, is what identical code can seem to differ by. A regression is slower by more than the threshold (3 %, or twice the floor),
-its interval above 0; a pass is surely not slower by 3 %; between them, more rounds decide. 20 % trimmed means ignore single slow
-processes.
+order. The log-ratio of head to base (the mean of its two) is the effect, that of base to itself the noise; its 95 % half-width is
+the floor: the difference that identical code can show. A regression is slower by more than the threshold (3 %, or twice the
+floor), its interval above 0; a pass is surely not slower by 3 %; between them, more rounds decide. 20 % trimmed means ignore single
+slow processes.
 """
 
 import json
@@ -40,7 +40,6 @@ _PROCESS_S = 300.0
 class Effect:
     """Log-ratio of head to base with its 95 % interval, the floor and the threshold (log-ratios too), and the verdict."""
 
-    rounds: int
     mean: float
     low: float
     high: float
@@ -58,7 +57,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def decide(effects: Sequence[float], noise: Sequence[float]) -> Effect:
-    """From each round's log-ratios: of head to base, and of base to itself."""
+    """The Effect from each round's log-ratios: of head to base, and of base to itself."""
     (low, high), (noise_low, noise_high) = interval(effects), interval(noise)
     mean = (low + high) / 2 if math.isfinite(high) else statistics.fmean(effects or [0.0])
     floor = (noise_high - noise_low) / 2
@@ -71,11 +70,11 @@ def decide(effects: Sequence[float], noise: Sequence[float]) -> Effect:
             verdict = "faster"
         elif high < LEAST:
             verdict = "pass"
-    return Effect(rounds=len(effects), mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
+    return Effect(mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
 
 
 @dataclass
-class Comparison:
+class TimingComparison:
     """The rounds so far: seconds by benchmark of base, head, and base again."""
 
     base: str
@@ -86,8 +85,7 @@ class Comparison:
     @property
     def names(self) -> list[str]:
         """The benchmarks that both sides ran in every round."""
-        common = set.intersection(*({*a} & {*b} & {*c} for a, b, c in self.rounds)) if self.rounds else set()
-        return sorted(common)
+        return sorted(set.intersection(*({*times} for one in self.rounds for times in one))) if self.rounds else []
 
     @property
     def missing(self) -> list[str]:
@@ -96,18 +94,18 @@ class Comparison:
 
     @property
     def lost(self) -> list[str]:
-        """Benchmarks that base ran and head did not, every time: they fail there, or are gone."""
+        """Benchmarks that base ran and head never did: they fail there, or are gone."""
         return sorted({name for base, _, _ in self.rounds for name in base} - {name for _, head, _ in self.rounds for name in head})
-
-    def effect(self, name: str) -> Effect:
-        """The effect on one benchmark."""
-        effects = [log(head[name]) - (log(base[name]) + log(again[name])) / 2 for base, head, again in self.rounds]
-        noise = [log(again[name] / base[name]) for base, _, again in self.rounds]
-        return decide(effects, noise)
 
     def effects(self) -> dict[str, Effect]:
         """The effect on each benchmark."""
-        return {name: self.effect(name) for name in self.names}
+        found = {}
+        for name in self.names:
+            logs = [[log(times[name]) for times in one] for one in self.rounds]
+            found[name] = decide(
+                [head - (base + again) / 2 for base, head, again in logs], [again - base for base, _, again in logs]
+            )
+        return found
 
     def median_s(self, side: int, name: str) -> float:
         """Median over the rounds of base (0) or head (1)."""
@@ -116,38 +114,30 @@ class Comparison:
     @property
     def decided(self) -> bool:
         """Whether every benchmark has a verdict."""
-        return (
-            len(self.rounds) >= ROUNDS
-            and bool(self.names)
-            and all(effect.verdict != "inconclusive" for effect in self.effects().values())
-        )
+        effects = self.effects().values() if len(self.rounds) >= ROUNDS else ()
+        return bool(effects) and all(effect.verdict != "inconclusive" for effect in effects)
 
 
 def compare(
-    base: str,
-    head: str,
-    run: Callable[[str], Times],
+    run: Callable[[Literal["base", "head"]], Times],
     *,
     budget_s: float,
     max_rounds: int = 40,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
-    report: Callable[[Comparison], None] = lambda _: None,
-) -> Comparison:
+    report: Callable[[TimingComparison], None] = lambda _: None,
+) -> TimingComparison:
     """Rounds of base, head and base again, in random order, until all is decided or another round would exceed the budget.
 
-    `run` times all benchmarks of a side, by the side's name, in a fresh process.
+    `run` times all benchmarks of a side in a fresh process.
     """
-    generator = random.Random(seed)
-    found = Comparison(base, head)
-    start = clock()
+    generator, found, start = random.Random(seed), TimingComparison("base", "head"), clock()
     while len(found.rounds) < max_rounds and not found.decided:
-        each = (clock() - start) / len(found.rounds) if found.rounds else 0.0
-        if found.rounds and clock() - start + each > budget_s:
+        if found.rounds and found.seconds * (1 + 1 / len(found.rounds)) > budget_s:
             break
         order = [0, 1, 2]
         generator.shuffle(order)
-        times: dict[int, Times] = {turn: run(head if turn == 1 else base) for turn in order}
+        times = {turn: run("head" if turn == 1 else "base") for turn in order}
         found.rounds.append((times[0], times[1], times[2]))
         found.seconds = clock() - start
         report(found)
@@ -156,7 +146,7 @@ def compare(
 
 @contextmanager
 def checkout(repository: Path, revision: str | None) -> Iterator[Path]:
-    """The code of a revision in a folder of its own, removed in the end; the repository itself, as it is, for None."""
+    """The code of a revision in a temporary worktree; for None, the repository itself."""
     if revision is None:
         yield repository
         return
@@ -175,13 +165,13 @@ def repository_of(folder: Path) -> Path:
 
 
 def name_of(repository: Path, revision: str | None) -> str:
-    """A revision's short hash; of the working tree for None, with a mark where it differs from its commit."""
+    """A revision's short hash; of the working tree for None, marked where it differs from its commit."""
     short = _git(repository, "rev-parse", "--short", f"{revision or 'HEAD'}^{{commit}}")
     return short + ("" if revision is not None or not _git(repository, "status", "--porcelain", "-uno") else " with changes")
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # GIT_DIR and the like, as set inside a hook, would answer for another repository.
+    # GIT_DIR and the like, as set inside a hook, would name another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, env=variables)
@@ -193,7 +183,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 class Benchmarks:
-    """A folder (or file) of pytest-benchmark's benchmarks, copied, so that both sides run the same; `only` as pytest's -k."""
+    """A copy of a folder (or file) of pytest-benchmark's benchmarks, so that both sides run the same; `only` as pytest's -k."""
 
     def __init__(self, source: Path, folder: Path, only: str | None = None) -> None:
         if not source.exists():
@@ -213,20 +203,16 @@ class Benchmarks:
         command = [sys.executable, "-B", "-m", "pytest", str(self._place), "-c", os.devnull, f"--rootdir={self._place}", "-q"]
         command += ["-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={file}", *_SHORT]
         command += ["-k", self._only] if self._only else []
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # The options of a surrounding pytest are not for this one: as a worker of pytest-xdist it would time nothing.
+        # Without the options of a surrounding pytest: a worker of pytest-xdist would time nothing.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        environment = inherited | threads | {"PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
+        fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
+        last: list[str] = []
         try:
             done = subprocess.run(
-                command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=_PROCESS_S, check=False
+                command, cwd=self._folder, env=inherited | fixed, capture_output=True, text=True, timeout=_PROCESS_S, check=False
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = error if isinstance(error, OSError) else "timed out"
-            raise UserError(f"gate: no benchmark ran with the code in {code.name}: {reason}") from error
-        try:
+            last = done.stdout.strip().splitlines()[-1:]
             found = json.loads(file.read_text())["benchmarks"]
             return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            last = done.stdout.strip().splitlines()[-1:]
+        except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
             raise UserError(f"gate: no benchmark ran with the code in {code.name}: {' '.join(last) or error}") from error

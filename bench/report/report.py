@@ -121,7 +121,7 @@ def summary(results: Path, suite: str) -> str:
 
 
 def write_report(results: Path) -> list[Path]:
-    """Write tables, figures and README.md from the records below `results/runs`; return the files written, sorted.
+    """Write tables, figures and TABLES.md from the records below `results/runs`; return the files written, sorted.
 
     Files of an earlier report that this one does not write are removed; a file without a report's mark is never touched.
     """
@@ -137,8 +137,8 @@ def write_report(results: Path) -> list[Path]:
             written += _write_group(results, group, tables, figures)
             sections.append(_section(group, tables, list(figures)))
     records = [record for found in suites.values() for group in found for record in group.records]
-    write_text(results / "README.md", _readme(suites, sections, records))
-    written.append(results / "README.md")
+    write_text(results / "TABLES.md", _all_tables(suites, sections, records))
+    written.append(results / "TABLES.md")
     _remove_stale(results, set(written))
     return sorted(written)
 
@@ -233,9 +233,9 @@ _READING = """\
   times of a full step are those after the training, at the model's own caps: a recipe that caps its solves lower spent less."""
 
 
-def _readme(suites: dict[str, list[Group]], sections: Sequence[str], records: Sequence[Record]) -> str:
+def _all_tables(suites: dict[str, list[Group]], sections: Sequence[str], records: Sequence[Record]) -> str:
     counts = [f"{markdown_escape(suite)} ({sum(len(group.records) for group in found)} runs)" for suite, found in suites.items()]
-    lines = [f"<!-- {MARK} -->", "# Results", "", f"Suites: {', '.join(counts)}.", ""]
+    lines = [f"<!-- {MARK} -->", "# All tables", "", f"Suites: {', '.join(counts)}.", ""]
     lines += [
         "`runs/` holds a record, one JSON file, for each run. `tables/` (Markdown, LaTeX, CSV), `figures/` (PNG, SVG) and this",
         "page are written from the records alone by `python -m bench report`, byte for byte the same on every call.",

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from deq import Broyden, Map, Solution, Solver, Stop, solve
-from deq.adjoint import Watch
+from deq.adjoints import Adjoint
+from deq.adjoints.adjoint import Watch
 
 _CHUNK = 64  # rows of the Jacobian at a time
 
@@ -32,7 +33,7 @@ def root(f: Map, z0: Tensor) -> Solution:
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Adjoint):
     """An Adjoint for reference: the implicit gradient at the root z0, with (I - J)^T u = v solved densely."""
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:

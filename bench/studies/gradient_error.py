@@ -13,7 +13,7 @@ from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
 from bench.training.language_model import LanguageModel
 from deq import Anderson, Implicit, Phantom, Picard, Solution, Solver, Stop, Unroll
-from deq.adjoint import Adjoint
+from deq.adjoints import Adjoint
 
 _ROOT = 1e-10  # relative residual below which a solution counts as a root
 _NO_SOLVE = Stop(rtol=None, max_steps=1)  # a solve that returns its initial state

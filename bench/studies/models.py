@@ -20,7 +20,7 @@ from bench.training.context import RunControl
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 from deq import DEQ, Cell, Map, Solution, Solver, Stop
 
 
@@ -60,7 +60,7 @@ class Models:
 
     def identity(self, spec: RunSpec) -> Identity:
         """The identity that a training of the spec has here."""
-        return identify(spec, self.task(spec.task), self._here)
+        return compute_identity(spec, self.task(spec.task), self._here)
 
     def record(self, spec: RunSpec) -> Record:
         """The training's record; trains where there is none."""
@@ -106,7 +106,7 @@ def cell_of(model: LanguageModel) -> Cell:
 def bind(model: LanguageModel, inputs: Tensor) -> tuple[Cell, Map, Tensor]:
     """A model's cell, its map f for a batch of tokens (B, T), and the initial state (B, ...)."""
     x, cell = model.embed(inputs), cell_of(model)
-    return cell, cell.bind(x), cell.start(x)
+    return cell, cell.bind(x), cell.initial_state(x)
 
 
 def deq_of(model: LanguageModel, solver: Solver, stop: Stop) -> LanguageModel:

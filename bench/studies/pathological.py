@@ -117,7 +117,7 @@ def measure(models: Models, name: str, seed: int, width: int, stop: Stop) -> Val
         f, z0 = MAPS[name][0], torch.randn(_SAMPLES, _NUMBERS)
     else:
         cell, x = CELLS[LARGE_CELLS[name]](width=width, initial_std=1.0), torch.randn(_SAMPLES, _LENGTH, width)
-        f, z0 = cell.bind(x), cell.start(x)
+        f, z0 = cell.bind(x), cell.initial_state(x)
     found: Values = {solver: statuses(f, z0, make(), stop) for solver, make in SOLVERS.items()}
     return found | {"root": MAPS[name][1] if name in MAPS else None}
 

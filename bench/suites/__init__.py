@@ -1,4 +1,4 @@
-"""The package's suites: each module defines SPECS."""
+"""Built-in suites by name; each module defines SPECS. Imports bench.records and deq only."""
 
 SUITES = {
     "tiny": "bench.suites.tiny",

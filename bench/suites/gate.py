@@ -1,4 +1,4 @@
-"""What the gate counts: each family of models once, small, on synthetic data; a group for each task."""
+"""Runs of the performance gate: each family of models once, small, on synthetic data; one group per task."""
 
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 

@@ -1,11 +1,11 @@
-"""Recipes with a name: train a DEQ in about the time of the weight-tied network.
+"""Named recipes: cap the steps of each solve for the first four fifths of training, then use the model's own caps.
 
-A few steps a solve suffice early in training; the last fifth is solved to the model's own caps, so that the trained state is an
-equilibrium. Suite `speed` shows the trade-off.
+CAPPED_f_b caps forward solves at f and backward solves at b steps; suite `speed` compares them. CAPPED_4_SHINE is for adjoint
+`shine`, which has no backward solve.
 """
 
 from bench.records.spec import Recipe
 
-FAST = Recipe(steps=6, backward_steps=4, hold=0.8)
-LEAN = Recipe(steps=4, backward_steps=3, hold=0.8)
-SHARED = Recipe(steps=4, hold=0.8)  # for the adjoint `shine`, by Broyden's method: nothing is solved backward
+CAPPED_6_4 = Recipe(steps=6, backward_steps=4, hold=0.8)
+CAPPED_4_3 = Recipe(steps=4, backward_steps=3, hold=0.8)
+CAPPED_4_SHINE = Recipe(steps=4, hold=0.8)

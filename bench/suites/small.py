@@ -1,14 +1,14 @@
-"""The whole family, small: every model on copy memory, a synthetic and a real language, and equilibrium propagation on a chain.
+"""All models, small: on copy memory, a synthetic and a real language; equilibrium propagation on a Markov chain.
 
-The real language is tinyshakespeare by character, read where `--data tinyshakespeare=PATH` says, or downloaded.
+The real language is tinyshakespeare by character, from `--data tinyshakespeare=PATH` or downloaded.
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
-from bench.suites.recipes import FAST
+from bench.suites.recipes import CAPPED_6_4
 
 _WIDTH = 32
 _DEPTH = 12
-_LEVELS = 32  # a TrellisNet sees one position more a level; copying looks 30 back
+_LEVELS = 32  # a TrellisNet sees one more position per level; copying needs 30
 _SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 _REFERENCE = "DEQ-Transformer"
 
@@ -24,18 +24,18 @@ def _row(
 
 
 def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
-    """Every model of the family, for a training of so many steps."""
+    """Return every model, for a training of `steps` steps."""
     cell = _cell(memory)
     deq: Settings = {**cell, **_SOLVE}
     attention: Settings = {"heads": 4, "memory_length": memory}
     tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_LEVELS}", {"depth": _LEVELS, "auxiliary_every": 8}
-    # News travels one position an evaluation here, where attention sends it anywhere: the solves are longer.
+    # A trellis evaluation moves information by one position, attention by any distance: solves take more steps.
     equilibrium: Settings = {**_SOLVE, "cell": "trellis", "width": _WIDTH, "steps": 30, "backward_steps": 20}
     supervised = Recipe(auxiliary=0.05)
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
         _REFERENCE: _row("deq", {**deq, "width": _WIDTH}),
-        "DEQ-Transformer, fast": _row("deq", deq, recipe=FAST),
+        "DEQ-Transformer, fast": _row("deq", deq, recipe=CAPPED_6_4),
         "DEQ-Transformer, pre-trained, Jacobian": _row("deq", deq, recipe=stable),
         "DEQ-Transformer, growing cap": _row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
         "DEQ-Transformer, phantom": _row(

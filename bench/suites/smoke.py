@@ -1,4 +1,4 @@
-"""Everything once, small: copy memory and a language of known entropy, a DEQ beside its baselines, in minutes on two cores."""
+"""Everything once, small: a DEQ and its baselines on copy memory and a language of known entropy, in minutes on two cores."""
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
 
@@ -12,14 +12,7 @@ def _deq(solver: str, like: str | None = None) -> ModelEntry:
         like=like,
         model=ComponentConfig(
             name="deq",
-            settings={
-                **_CELL,
-                "width": _WIDTH,
-                "solver": solver,
-                "steps": 12,
-                "backward_steps": 8,
-                "evaluation_steps": 60,
-            }
+            settings={**_CELL, "width": _WIDTH, "solver": solver, "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
             | ({"solver.window": 60} if solver == "broyden" else {}),
         ),
     )

@@ -1,12 +1,15 @@
-"""A DEQ in the weight-tied network's time: seconds to the loss that the tied network ends with, on copying and two languages.
+"""Time of a DEQ against the weight-tied network: seconds to the tied network's final loss, on copying and two languages.
 
-Both sides are tuned alike: a sweep of rates a row, each at two seeds and at full length, and the tied network at several depths.
-Rows that train for longer ask whether steps that are cheaper buy quality. Run it with `--jobs 1`: what is compared is the
-training's own clock.
+All rows are tuned alike: a sweep of learning rates, each at two seeds and at full length; the tied network at several depths. Rows
+with more steps test whether cheaper steps buy quality. Run it with `--jobs 1`: it compares the clock of the training itself.
+
+Targets, set before the runs: at most 0.7 of the tied network's time on copying and 1.0 on each language, with the test solved to a
+residual of 1e-2 for 99 % of the sequences. The rows of SHINE were added after the others had been seen. The agreement language was
+planned with 300 steps; 22 final runs of that length were made, seen and discarded, as most ended before the dependence is learned.
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
-from bench.suites.recipes import FAST, LEAN, SHARED
+from bench.suites.recipes import CAPPED_4_3, CAPPED_4_SHINE, CAPPED_6_4
 
 _TRAIN = TrainConfig(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
 
@@ -40,21 +43,21 @@ def _comparisons(group: str, task: ComponentConfig, memory: int = 0, steps: int 
         )
 
     nominal = {f"tied {depth}": _tied(memory, depth) for depth in (2, 4, 8, 12)} | {
-        "DEQ, lean": _deq(memory, LEAN),
-        "DEQ, fast": _deq(memory, FAST),
+        "DEQ, lean": _deq(memory, CAPPED_4_3),
+        "DEQ, fast": _deq(memory, CAPPED_6_4),
         "DEQ": _deq(memory),
         "DEQ, unrolled first": _deq(memory, Recipe(pretrain_steps=3 * steps // 5, pretrain_depth=4)),
         "DEQ, phantom": _deq(memory, steps=6, adjoint="phantom", adjoint__steps=2),
-        "DEQ, SHINE": _deq(memory, SHARED, solver="broyden", adjoint="shine"),
+        "DEQ, SHINE": _deq(memory, CAPPED_4_SHINE, solver="broyden", adjoint="shine"),
     }
-    longer = {"tied 4, longer": _tied(memory, 4), "DEQ, lean, longer": _deq(memory, LEAN)}
-    longer["DEQ, SHINE, longer"] = _deq(memory, SHARED, solver="broyden", adjoint="shine")
+    longer = {"tied 4, longer": _tied(memory, 4), "DEQ, lean, longer": _deq(memory, CAPPED_4_3)}
+    longer["DEQ, SHINE, longer"] = _deq(memory, CAPPED_4_SHINE, solver="broyden", adjoint="shine")
     return [comparison(steps, "DEQ, lean", nominal), comparison(5 * steps // 4, "DEQ, lean, longer", longer)]
 
 
 SPECS = [
     *_comparisons("copy memory T=30", ComponentConfig(name="copy", settings={"T": 30, "test_samples": 300})),
-    # After 300 steps many seeds of every model have not found the dependence yet.
+    # After 300 steps many seeds of every model have not learned the dependence.
     *_comparisons("agreement language", ComponentConfig(name="agreement", settings={"test_samples": 256}), steps=600),
     *_comparisons(
         "tinyshakespeare by character",

@@ -1,4 +1,4 @@
-"""Language modelling on any text: a comparison by character and one by word for every corpus named with `--data NAME=PATH`."""
+"""Language modelling on any text: a comparison by character and one by word for every corpus of `--data NAME=PATH`."""
 
 from bench.records.errors import UserError
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
@@ -27,7 +27,7 @@ def _comparison(name: str, unit: str) -> Comparison:
 
 
 def SPECS(names: list[str]) -> list[Comparison]:
-    """A comparison by character and one by word for each corpus."""
+    """Return a comparison by character and one by word for each corpus."""
     if not names:
         raise UserError("suite text needs a corpus: --data NAME=PATH (a UTF-8 file or a folder of them)")
     return [_comparison(name, unit) for name in names for unit in ("char", "word")]

@@ -1,4 +1,4 @@
-"""A dozen runs of a second or two, among them one of each way to end: to try the harness, and to test what it survives."""
+"""A dozen runs of one or two seconds, including one of each failure, to try and test the harness."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ from deq import Core, Output
 
 
 class Faulty(Core):
-    """A linear layer that goes wrong at its `at`-th training step, in the way `how` says.
+    """A linear layer that fails at its `at`-th training step in the way `how`.
 
-    The count is a buffer, so that it is in the checkpoint: taken up again, a run that was interrupted gets past that step.
+    The count is a buffer, and so in the checkpoint: a resumed run gets past that step.
     """
 
     count: Tensor
@@ -23,14 +23,14 @@ class Faulty(Core):
     def __init__(self, *, inputs: int, width: int, how: str, at: int = 3) -> None:
         super().__init__()
         if how not in FAULTS:
-            raise ValueError(f"how={how!r} is none of {', '.join(FAULTS)}")
+            raise ValueError(f"how must be one of {', '.join(FAULTS)}, got {how!r}")
         self.width, self.how, self.at = width, how, at
         self.layer = nn.Linear(inputs, width)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.held: list[Tensor] = []
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """The layer's output, until it goes wrong."""
+        """Return the layer's output, or fail."""
         y = self.layer(x)
         if self.training:
             self.count += 1

@@ -1,1 +1,6 @@
-"""Tasks are data with known yardsticks: what a memoryless guess scores and, where derived, the optimum."""
+"""Tasks: data with a known chance level and, where it can be derived, the optimum. Imports bench.records only.
+
+task.py       base class; copy.py, agreement.py, markov.py: synthetic tasks, language.py: base class of the last two
+text.py       any text; corpora.py: published corpora, download.py and unzip.py: their files
+splits.py     which file is which split; tokens.py: tokenisation
+"""

@@ -1,6 +1,5 @@
 """Copy memory: repeat ten symbols after T blanks (Arjovsky et al. 2016; Bai et al. 2018 and 2019, appendix F)."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal, get_args
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.records.errors import UserError, unknown
-from bench.tasks.task import Metric, Split, Task, derive_seed
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
 
 Delimiter = Literal["single", "run"]
 
@@ -21,17 +20,15 @@ DELIMITER = 9
 
 
 class CopyMemory(Task):
-    """A sequence of T + 20 positions asks for its first ten symbols again at its last ten positions.
+    """Repeat the first ten symbols of a sequence of T + 20 positions at its last ten positions.
 
-    Counting positions from 1: inputs 1..10 are drawn uniformly from 1..8, the rest are 0 except for the delimiter 9,
-    which stands at position T + 10 alone ("single", the DEQ paper's layout) or at all eleven positions T + 10..T + 20
-    ("run", the TCN code's layout). Targets 1..T + 10 are 0 and targets T + 11..T + 20 are the ten symbols. In indices
-    from 0 the delimiter is at T + 9.
+    Positions from 1: inputs 1..10 are uniform over 1..8, the rest are 0 except for the delimiter 9, at position T + 10 only
+    ("single", the DEQ paper's layout) or at all positions T + 10..T + 20 ("run", the TCN code's). Targets 1..T + 10 are 0, targets
+    T + 11..T + 20 the ten symbols.
 
-    The data are fixed by `data_seed`; the training seed only orders them, with a fresh permutation in every epoch. An
-    epoch drops the samples that do not fill a batch. Validation has half as many samples as the test. Chance is a
-    predictor that knows the position and nothing else: right on the zeros, uniform over the eight symbols on the last
-    ten, so 10 ln 8 / (T + 20) nats over all positions.
+    `data_seed` determines the data, the training seed only their order: a new permutation every epoch, without the samples that do
+    not fill a batch. Validation has half as many samples as the test. Chance knows the position only: right on the zeros, uniform
+    over the symbols on the last ten positions, so 10 ln 8 / (T + 20) nats over all positions.
     """
 
     numerics: ClassVar[int] = 1
@@ -45,9 +42,7 @@ class CopyMemory(Task):
         test_samples: int = 2_000,
         data_seed: int = 0,
     ) -> None:
-        for name, count in (("T", T), ("samples", samples), ("test_samples", test_samples)):
-            if count < 1:
-                raise UserError(f"copy memory: {name} must be at least 1, got {count}")
+        check_positive("copy memory", T=T, samples=samples, test_samples=test_samples)
         if delimiter not in get_args(Delimiter):
             raise unknown("delimiter", delimiter, get_args(Delimiter))
         self.T = T
@@ -63,7 +58,7 @@ class CopyMemory(Task):
         }
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches in the seed's order without end; validation and test samples in their own order, once."""
+        """Yield training batches in the seed's order without end, or the samples of a held-out split once."""
         if split not in self.payloads:
             raise unknown("split", split, self.payloads)
         samples = len(self.payloads["train"])
@@ -96,8 +91,8 @@ class CopyMemory(Task):
         return inputs, targets
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """`loss` over all positions, `loss_last10` and `accuracy_last10` over the recalled ones."""
-        # float64: a solved task has losses near 1e-7, where float32's log-softmax rounds
+        """Return `loss` over all positions, `loss_last10` and `accuracy_last10` over the last ten."""
+        # float64: float32's log-softmax cannot resolve the losses near 1e-7 of a solved task
         losses = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="none")
         recalled = slice(-PAYLOAD, None)
         right = logits[:, recalled].argmax(-1) == targets[:, recalled]
@@ -108,12 +103,8 @@ class CopyMemory(Task):
         }
 
     def fingerprint(self) -> str:
-        """SHA-256 of the layout and of every split's symbols, which together are the data."""
-        digest = hashlib.sha256(f"copy memory T={self.T} delimiter={self.delimiter}".encode())
-        for split, payload in self.payloads.items():
-            digest.update(f"\n{split} {len(payload)}\n".encode())
-            digest.update(payload.numpy().astype(np.uint8).tobytes())
-        return digest.hexdigest()
+        """Return the SHA-256 of the layout and the symbols of all splits."""
+        return digest(f"copy memory T={self.T} delimiter={self.delimiter}", self.payloads, "u1")
 
 
 def _payloads(split: Split, count: int, data_seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which file of a folder holds which split: by the usual names, and never by a guess."""
+"""Find the file of each split in a folder by the usual names; ambiguous names are an error."""
 
 import os
 import re
@@ -17,11 +17,10 @@ _NAMES = "name the files train.txt, valid.txt and test.txt"
 
 
 def split_files(path: Path, published: Mapping[Split, str] | None = None) -> dict[Split, list[Path]]:
-    """The files of the splits that have one of their own; those of a text without splits, in name order, as train alone.
+    """Return the file of each split that has one; the files of a text without splits, in name order, as train.
 
-    UserError wherever the names leave it open which text is tested on. Of a text with `published` splits, by the names of their
-    files, each must be there: cut again it would be another text. A file of that very name goes before others (Mikolov's folder
-    has ptb.char.train.txt next to ptb.train.txt).
+    UserError wherever the names leave open which text is the test. Files of `published` splits must all exist, since cutting the
+    text again would change it; an exact file name has precedence (Mikolov's folder has ptb.char.train.txt next to ptb.train.txt).
     """
     if not os.path.isdir(path):
         if not os.path.exists(path):
@@ -36,9 +35,7 @@ def split_files(path: Path, published: Mapping[Split, str] | None = None) -> dic
     for split, name in (published or {}).items():
         named[split] = [file for file in files if file.name == name] or named[split]
         if not named[split]:
-            raise UserError(
-                f"{path} has no {split} file, such as {name}, and the published splits are not cut again; it has {_listed(files)}"
-            )
+            raise UserError(f"{path} has no {split} file, such as {name}, which the published splits need; it has {_listed(files)}")
     if any(named.values()) or any(splits_in(folder.name) for folder in folders):
         _check_named(path, named, files, folders)
         return {split: found for split, found in named.items() if found}
@@ -52,14 +49,14 @@ def split_files(path: Path, published: Mapping[Split, str] | None = None) -> dic
 
 
 def splits_in(name: str) -> set[Split]:
-    """The splits that are among the words of a file's name: `wiki.train.tokens`, `train (1).txt`, `TestSet.txt`, `val2`."""
+    """Return the splits among the words of a file name: `wiki.train.tokens`, `train (1).txt`, `TestSet.txt`, `val2`."""
     words = {word.lower() for word in re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))}
     words |= {word.removesuffix(end) for word in words for end in ("set", "data", "split")}
     return {split for split, known in SPLIT_WORDS.items() if words & set(known)}
 
 
 def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folder's visible files and folders; UserError for what is neither (a named pipe, a device, a broken link)."""
+    """Return the visible files and folders; UserError for anything else (a named pipe, a device, a broken link)."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -71,7 +68,7 @@ def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _check_named(path: Path, named: Mapping[Split, Sequence[Path]], files: Sequence[Path], folders: Sequence[Path]) -> None:
-    """UserError unless each split has one file at most, train has one, and none that is missing may be there by another name."""
+    """Raise UserError unless train has one file, the others at most one, and no other file could be a missing split."""
     for split, found in named.items():
         if len(found) > 1:
             raise UserError(f"{path} has {len(found)} {split} files, need one: {', '.join(file.name for file in found)}")
@@ -89,7 +86,7 @@ def _check_named(path: Path, named: Mapping[Split, Sequence[Path]], files: Seque
 
 
 def _alike(files: Sequence[Path]) -> list[Path]:
-    """Files whose names differ by which split's word is in them alone: wikitrain.txt, wikitest.txt."""
+    """Return files whose names differ only in the word of a split: wikitrain.txt, wikitest.txt."""
     stems: dict[str, dict[Split, Path]] = {}
     for file in files:
         for split, words in SPLIT_WORDS.items():

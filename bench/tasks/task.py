@@ -1,25 +1,29 @@
-"""The contract of a task: token sequences in, named scores out, every batch a pure function of (split, seed, step)."""
+"""Base class of tasks and the functions that they share."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
+from bench.records.errors import UserError
 from bench.records.metric import Metric
 
-__all__ = ["Metric", "Split", "Task", "derive_seed"]
+__all__ = ["Metric", "Split", "Task", "check_positive", "derive_seed", "digest", "inputs_and_targets", "perplexity"]
 
 Split = Literal["train", "valid", "test"]
+_CHUNK = 1 << 22
 
 
 class Task(ABC):
-    """Sequences of token ids with a next-token style target at every position.
+    """Sequences of token ids with a target id at every position.
 
-    `vocabulary` is the number of input ids and of target classes, `length` the number of positions T of a sequence, `metrics` says
-    what the names in `summarise`'s answer mean, `headline` which of them ranks the models, and `streams` whether consecutive
-    training batches continue one another (so that a carried memory makes sense).
+    `vocabulary` is the number of input ids and of target classes, `length` the number of positions T, `metrics` describes the names
+    that `summarise` returns, `headline` is the metric that ranks models. `streams`: consecutive training batches continue each
+    other, so that a memory can be carried.
     """
 
     vocabulary: int
@@ -30,34 +34,62 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (inputs, targets), both (size, T) int64 on the CPU, from batch number `first` on.
+        """Yield batches (inputs, targets), both (size, T) int64 on the CPU, from batch number `first` on.
 
-        `train` never ends and its order depends on the seed; `valid` and `test` end, ignore the seed and may close with a smaller
-        batch. The content of a batch depends on (split, size, seed, number) alone.
+        `train` never ends and its order depends on the seed; `valid` and `test` end, ignore the seed and may have a smaller last
+        batch. A batch depends only on (split, size, seed, number).
         """
 
     def begins(self, number: int, size: int) -> bool:
-        """Whether the training batch of that number goes on from none, so that a memory is not carried into it."""
+        """Whether training batch `number` starts without a memory."""
         return not self.streams
 
     def lanes(self, split: Split) -> int:
-        """How many sequences an evaluation that carries a memory reads side by side, whatever its batch: each begins with none."""
+        """Number of parallel sequences in an evaluation that carries a memory, for any batch size."""
         return 1
 
     @abstractmethod
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """For logits (B, T, V) and targets (B, T): each score's sum (a float64 scalar) and count; losses in nats."""
+        """Return each score's sum (a float64 scalar) and count for logits (B, T, V) and targets (B, T); losses in nats."""
 
     def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of a split from the means of its scores; adds what derives from them (perplexity, excess)."""
+        """Return the metrics of a split from the means of its scores, with derived ones (perplexity, excess)."""
         return dict(means)
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the data that this task serves: equal fingerprints mean equal data."""
+        """Return a SHA-256 (hex) of the data: equal fingerprints mean equal data."""
 
 
 def derive_seed(*parts: str | int) -> int:
-    """A 63-bit seed from names and numbers by SHA-256: unlike `hash()`, the same in every process."""
+    """Derive a 63-bit seed from names and numbers by SHA-256; unlike `hash()` it is the same in every process."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def check_positive(task: str, **values: int) -> None:
+    """Raise UserError for a setting below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"{task}: {name.replace('batch_size', 'batch size')} must be at least 1, got {value}")
+
+
+def inputs_and_targets(sequences: Any) -> tuple[Tensor, Tensor]:
+    """Split sequences (B, T + 1) of ids into inputs (B, T) and the next tokens (B, T)."""
+    tokens = torch.as_tensor(sequences).long()
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), infinite where it overflows float64."""
+    return math.inf if loss > 709 else math.exp(loss)
+
+
+def digest(header: str, splits: Mapping[Split, Any], dtype: str = "<i4") -> str:
+    """Return the SHA-256 of a header and the ids of all splits (arrays or tensors)."""
+    found = hashlib.sha256(header.encode())
+    for split, ids in splits.items():
+        found.update(f"\n{split} {len(ids)}\n".encode())
+        for start in range(0, len(ids), _CHUNK):
+            found.update(torch.as_tensor(ids[start : start + _CHUNK]).numpy().astype(dtype).tobytes())
+    return found.hexdigest()

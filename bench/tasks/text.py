@@ -1,6 +1,5 @@
-"""Text: next-token prediction on any UTF-8 file or folder that the user has, by character or by word."""
+"""Text: next-token prediction on any UTF-8 file or folder, by character or by word."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from bench.records.errors import UserError, unknown
 from bench.tasks.corpora import CORPORA, check, fetch, located
-from bench.tasks.task import Metric, Split, Task, derive_seed
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest, inputs_and_targets, perplexity
 from bench.tasks.tokens import Ids, Unit, tokenise
 
 UNKNOWN = "<unk>"
@@ -26,31 +25,28 @@ _LANES, _LANE_WINDOWS = 10, 64
 
 
 class Text(Task):
-    """Any UTF-8 text as a stream of characters or words, its vocabulary taken from the training split alone.
+    """Any UTF-8 text as a stream of characters or words, with a vocabulary from the training split alone.
 
-    `data` names a corpus and `paths` says where each name's file or folder lies. A folder with files that have the name of
-    a split among the words of theirs (train.txt, wiki.valid.tokens, ptb-test.txt; SPLIT_WORDS has all names) is read by
-    split. A split without a file is cut from the end of train, 5 % of the tokens each, if no file is left that could be it.
-    Any other folder's *.txt (without one: all its visible files) are joined in name order, and cut, like a single file,
-    into 90 % train, 5 % valid, 5 % test. Names that leave the split of a file open are an error. A byte-order mark is no
-    text, and CR LF is one newline; another encoding, or a NUL byte, is an error.
+    `data` names a corpus; `paths` gives each name's file or folder. In a folder, files with the name of a split among the words of
+    theirs (train.txt, wiki.valid.tokens, ptb-test.txt; see SPLIT_WORDS) are that split. A missing split is cut from the end of
+    train, 5 % of the tokens each, if no other file could be it. The *.txt files of any other folder (without one: all visible
+    files) are joined in name order and cut, like a single file, into 90 % train, 5 % valid, 5 % test. Ambiguous names are an error.
+    A byte-order mark is dropped and CR LF read as LF; another encoding, or a NUL byte, is an error.
 
-    The names of CORPORA (ptb, wikitext-2, wikitext-103, tinyshakespeare) need no path: they are fetched. By word, such a
-    corpus must have the published counts, wherever it lies; by character nothing is checked but what was fetched.
+    The names in CORPORA (ptb, wikitext-2, wikitext-103, tinyshakespeare) need no path: they are downloaded. By word, such a corpus
+    must have the published counts, wherever it is read from; by character only the download is checked.
 
-    "word": tokens are separated by white space and every newline is an `<eos>`; the `vocabulary_size` most frequent
-    words of train (equals: in the order of the words; without a number 10,000, of a published corpus all) have ids, all
-    others are `<unk>`, which is added where the text has none. "char": every character of train has an id and `<unk>`
-    stands for others; `vocabulary_size` does not apply. `symbols[id]` is the token.
+    "word": tokens are separated by white space and every newline is an `<eos>`. The `vocabulary_size` most frequent words of train
+    (ties: in the order of the words; default 10,000, of a published corpus all) have ids, all others are `<unk>`, which is added if
+    the text has none. "char": every character of train has an id and `<unk>` stands for others; `vocabulary_size` does not apply.
+    `symbols[id]` is the token.
 
-    Training reads `size` lanes of the stream side by side: batch n + 1 goes on where batch n stopped, in each lane. An
-    epoch ends when the lanes do; the next, like the first, starts at an offset into the circular stream that depends on
-    the seed and the epoch, so only there does a batch not continue the last, and a carried memory begin anew. Evaluation
-    cuts a split into windows of `length` and scores each token once; what is left at the end of the split, shorter than a
-    window, is not scored, whatever the batch size; a memory is carried along the same `lanes` at any. `windows` scores the
-    first so many alone, for runs that validate often.
+    Training reads `size` lanes of the stream in parallel: batch n + 1 continues batch n in each lane. An epoch ends with the lanes;
+    every epoch starts at an offset into the circular stream that depends on seed and epoch, where a carried memory restarts.
+    Evaluation cuts a split into windows of `length` and scores each token once, without the remainder shorter than a window; a
+    memory is carried along `lanes` for any batch size. `windows` scores only the first `windows` windows, for frequent validation.
 
-    Chance is the training split's token frequencies, plus one each, as a prediction of the scored test tokens.
+    Chance predicts the scored test tokens by the training split's token frequencies, plus one each.
     """
 
     numerics: ClassVar[int] = 1
@@ -71,12 +67,11 @@ class Text(Task):
         if data not in paths and corpus is None:
             known = ", ".join(sorted(paths)) or "none"
             published = ", ".join(sorted(CORPORA))
-            raise UserError(f"no path for corpus {data!r}: pass --data {data}=PATH. Known: {known}; to be fetched: {published}")
+            raise UserError(f"no path for corpus {data!r}: pass --data {data}=PATH. Known: {known}; downloadable: {published}")
         if unit not in get_args(Unit):
             raise unknown("unit", unit, get_args(Unit))
-        for name, value in (("length", length), ("vocabulary_size", vocabulary_size), ("windows", windows)):
-            if value is not None and value < 1:
-                raise UserError(f"text: {name} must be at least 1, got {value}")
+        given = {"length": length, "vocabulary_size": vocabulary_size, "windows": windows}
+        check_positive("text", **{name: value for name, value in given.items() if value is not None})
         self.data = data
         self.unit = unit
         self.length = length
@@ -109,7 +104,7 @@ class Text(Task):
         chance = -float((counts / counts.sum()).log()[scored].mean())
         metrics = {
             "loss": Metric(unit="nats/token", better="lower", chance=chance),
-            "perplexity": Metric(unit="per token", better="lower", chance=_exp(chance)),
+            "perplexity": Metric(unit="per token", better="lower", chance=perplexity(chance)),
         }
         if self.unit == "char":
             metrics["bits_per_char"] = Metric(unit="bits/char", better="lower", chance=chance / math.log(2))
@@ -120,19 +115,18 @@ class Text(Task):
         return windows if self._most is None else min(windows, self._most)
 
     def lanes(self, split: Split) -> int:
-        """Ten, as the authors' code evaluates (AWD-LSTM, TrellisNet, DEQ), but one for each 64 windows at most."""
+        """Ten, as in the authors' code (AWD-LSTM, TrellisNet, DEQ), but at most one per 64 windows."""
         return min(_LANES, max(1, self._windows(split) // _LANE_WINDOWS))
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training lanes without end, or every window of a held-out split once.
+        """Yield training lanes without end, or every window of a held-out split once.
 
-        The windows of a held-out split are dealt to `size` lanes, each contiguous; where they do not divide evenly the
-        first lanes hold one more, which makes a last and smaller batch that goes on in those lanes.
+        The windows of a held-out split are divided into `size` contiguous lanes; where they do not divide evenly, the first lanes
+        have one more, in a last and smaller batch.
         """
         if split not in self.tokens:
             raise unknown("split", split, self.tokens)
-        if size < 1:
-            raise UserError(f"text: batch size must be at least 1, got {size}")
+        check_positive("text", batch_size=size)
         if split != "train":
             return self._evaluation(split, size, first)
         most = len(self.tokens["train"]) // self.length
@@ -144,11 +138,11 @@ class Text(Task):
         return self._train(size, seed, first)
 
     def _per_epoch(self, size: int) -> int:
-        """Training batches in an epoch."""
+        """Number of training batches per epoch."""
         return len(self.tokens["train"]) // size // self.length
 
     def begins(self, number: int, size: int) -> bool:
-        """At the first batch of an epoch, whose lanes stand elsewhere."""
+        """Whether the batch is the first of an epoch, which starts at another offset."""
         return number % self._per_epoch(size) == 0
 
     def _train(self, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,7 +152,7 @@ class Text(Task):
         for number in count(first):
             epoch, step = divmod(number, self._per_epoch(size))
             offset = derive_seed("text", "offset", seed, epoch) % len(stream)
-            yield _pair(stream[(places + offset + step * self.length) % len(stream)])
+            yield inputs_and_targets(stream[(places + offset + step * self.length) % len(stream)])
 
     def _evaluation(self, split: Split, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         stream = self.tokens[split]
@@ -167,33 +161,28 @@ class Text(Task):
         starts = lanes * full + lanes.clamp(max=longer)
         for number in range(first, full + (longer > 0)):
             windows = (starts if number < full else starts[:longer]) + number
-            yield _pair(stream[windows[:, None] * self.length + torch.arange(self.length + 1)])
+            yield inputs_and_targets(stream[windows[:, None] * self.length + torch.arange(self.length + 1)])
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """`loss`: the mean over all targets is nats per token."""
-        # float32, summed in float64: a float64 copy of (B, T, 10 000) logits would dominate the memory that is measured
+        """Return `loss` over all targets."""
+        # float32, summed in float64: a float64 copy of (B, T, 10 000) logits would dominate the measured memory
         losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
         return {"loss": (losses.double().sum(), losses.numel())}
 
     def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Adds `perplexity` (infinite where it overflows) and, by character, `bits_per_char`."""
-        metrics = {**means, "perplexity": _exp(means["loss"])}
+        """Add `perplexity` and, by character, `bits_per_char`."""
+        metrics = {**means, "perplexity": perplexity(means["loss"])}
         if self.unit == "char":
             metrics["bits_per_char"] = means["loss"] / math.log(2)
         return metrics
 
     def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary and of the token ids of all splits."""
-        digest = hashlib.sha256(json.dumps(self.symbols).encode())
-        for split, stream in self.tokens.items():
-            digest.update(f"\n{split} {len(stream)}\n".encode())
-            for chunk in stream.split(_CHUNK):
-                digest.update(chunk.numpy().astype("<i4").tobytes())
-        return digest.hexdigest()
+        """Return the SHA-256 of the vocabulary and the ids of all splits."""
+        return digest(json.dumps(self.symbols), self.tokens)
 
 
 def _cut(streams: Mapping[Split, Ids]) -> dict[Split, Ids]:
-    """All three splits: one that is missing is the last 5 % of train (test from the very end, valid before it)."""
+    """Return all three splits; a missing one is the last 5 % of train (test from the very end, valid before it)."""
     train = streams["train"]
     share = len(train) // 20
     cut = {}
@@ -206,7 +195,7 @@ def _cut(streams: Mapping[Split, Ids]) -> dict[Split, Ids]:
 
 
 def _counted(stream: Ids, names: int) -> npt.NDArray[np.int64]:
-    """How often each id stands in the stream; chunk by chunk, as numpy copies what it counts to 64 bits."""
+    """Count each id in the stream; in chunks, since numpy copies what it counts to 64 bits."""
     counts = np.zeros(names, dtype=np.int64)
     for start in range(0, len(stream), _CHUNK):
         counts += np.bincount(stream[start : start + _CHUNK], minlength=names)
@@ -214,7 +203,7 @@ def _counted(stream: Ids, names: int) -> npt.NDArray[np.int64]:
 
 
 def _renamed(stream: Ids, remap: Ids) -> Ids:
-    """The stream in memory, each id by its new one."""
+    """Map the ids of the stream, in memory."""
     renamed = np.empty(len(stream), dtype=np.int32)
     for start in range(0, len(stream), _CHUNK):
         renamed[start : start + _CHUNK] = remap[stream[start : start + _CHUNK]]
@@ -222,7 +211,7 @@ def _renamed(stream: Ids, remap: Ids) -> Ids:
 
 
 def _vocabulary(names: Sequence[str], counts: npt.NDArray[np.int64], most: int, unit: Unit) -> tuple[list[str], Ids]:
-    """The symbols that get an id and, per provisional id, the id (that of `<unk>` for the rest)."""
+    """Return the symbols with an id and the id of each provisional id (that of `<unk>` for the rest)."""
     ranked = np.flatnonzero(counts).tolist()
     if unit == "word":
         ranked.sort(key=lambda name: (-counts[name], names[name]))
@@ -233,12 +222,3 @@ def _vocabulary(names: Sequence[str], counts: npt.NDArray[np.int64], most: int, 
     remap = np.full(len(names), symbols.index(UNKNOWN), dtype=np.int32)
     remap[kept] = np.arange(len(kept), dtype=np.int32)
     return symbols, remap
-
-
-def _exp(loss: float) -> float:
-    return math.inf if loss > 709 else math.exp(loss)  # exp(710) overflows float64
-
-
-def _pair(windows: Tensor) -> tuple[Tensor, Tensor]:
-    tokens = windows.long()
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

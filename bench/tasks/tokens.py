@@ -1,4 +1,4 @@
-"""Text to token ids, block by block: a hundred million words need no more memory than their ids, and are counted once."""
+"""Tokenise text block by block, with a cache for large texts."""
 
 import codecs
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.records.errors import UserError
-from bench.tasks.corpora import alone_in, data_folder
+from bench.tasks.corpora import data_folder, locked_folder
 from bench.tasks.splits import split_files
 from bench.tasks.task import Split
 
@@ -25,26 +25,25 @@ Unit = Literal["char", "word"]
 Ids = npt.NDArray[np.int32]
 
 END_OF_LINE = "<eos>"
-_RULES = 2  # of tokenisation: a cache made by others is not read
+_RULES = 2  # version of the tokenisation: a cache of another version is not read
 _BLOCK = 1 << 20
-_CACHED = 1 << 24  # bytes: a smaller text is tokenised again, in a second or two
+_CACHED = 1 << 24  # bytes; a smaller text is tokenised every time, in a second or two
 _CONVERT = "If it is UTF-16, convert it: iconv -f UTF-16 -t UTF-8"
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Provisional ids of each split, int32 as they stand in the text, and the token `names[id]`."""
+    """Provisional int32 ids of each split in the order of the text, and the token `names[id]`."""
 
     streams: Mapping[Split, Ids]
     names: Sequence[str]
 
 
 def tokenise(path: Path, unit: Unit, published: Mapping[Split, str] | None = None) -> Tokens:
-    """The tokens of a file or folder (see Text for how it is read), kept for the next time where it is large.
+    """Tokenise a file or folder (see Text for how it is read); `published` is as in split_files.
 
-    Needs memory for one block, and for the ids of a text too small to be kept. The cache is by the content of the files, in
-    `data_folder()`; processes wait for each other. UserError for a path that cannot be read, or is not UTF-8. `published` is as
-    in split_files.
+    Needs memory for one block, and for the ids of a small text; the ids of a large one are cached in `data_folder()` by the content
+    of its files. Processes wait for each other. UserError for a path that cannot be read, or is not UTF-8.
     """
     files = split_files(path, published or {})
     if sum(file.stat().st_size for part in files.values() for file in part) < _CACHED:
@@ -52,7 +51,7 @@ def tokenise(path: Path, unit: Unit, published: Mapping[Split, str] | None = Non
         names = _write(files, unit, buffers)
         return Tokens({split: np.frombuffer(buffer.getbuffer(), dtype="<i4") for split, buffer in buffers.items()}, names)
     kept = data_folder() / "tokens" / _content(files, unit)
-    with alone_in(kept.parent, f"{kept.name}.lock", f".{kept.name[:8]}-*.tmp"):
+    with locked_folder(kept.parent, f"{kept.name}.lock", f".{kept.name[:8]}-*.tmp"):
         found = _load(kept, files)
         if found is None:
             shutil.rmtree(kept, ignore_errors=True)
@@ -67,12 +66,12 @@ def tokenise(path: Path, unit: Unit, published: Mapping[Split, str] | None = Non
                 shutil.rmtree(unfinished, ignore_errors=True)
             found = _load(kept, files)
     if found is None:
-        raise UserError(f"{kept} does not hold what was just written to it")
+        raise UserError(f"cannot read back {kept}, which was just written")
     return found
 
 
 def _content(files: Mapping[Split, Sequence[Path]], unit: Unit) -> str:
-    """SHA-256 of all that the ids depend on."""
+    """Return the SHA-256 of all that the ids depend on."""
     digest = hashlib.sha256(f"{_RULES} {unit}".encode())
     for split, part in files.items():
         for file in part:
@@ -85,28 +84,27 @@ def _content(files: Mapping[Split, Sequence[Path]], unit: Unit) -> str:
 
 
 def _load(kept: Path, files: Iterable[Split]) -> Tokens | None:
-    """What a cache holds, its ids mapped into memory; None where it is not whole."""
+    """Map a cache into memory; None where it is incomplete."""
     try:
-        said = json.loads((kept / "names.json").read_text())
-        if any((kept / split).stat().st_size != said["sizes"][split] for split in files):
+        header = json.loads((kept / "names.json").read_text())
+        if any((kept / split).stat().st_size != header["sizes"][split] for split in files):
             return None
-        streams: dict[Split, Ids] = {  # nothing of an empty file can be mapped
-            split: np.memmap(kept / split, dtype="<i4", mode="r") if said["sizes"][split] else np.zeros(0, np.int32)
+        streams: dict[Split, Ids] = {  # an empty file cannot be mapped
+            split: np.memmap(kept / split, dtype="<i4", mode="r") if header["sizes"][split] else np.zeros(0, np.int32)
             for split in files
         }
-        return Tokens(streams, said["names"])
+        return Tokens(streams, header["names"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _write(files: Mapping[Split, Sequence[Path]], unit: Unit, outputs: Mapping[Split, BinaryIO]) -> list[str]:
-    """Write each split's ids to its output, which is open to be written and read; the names of all ids."""
-    write = _write_characters if unit == "char" else _write_words
-    return write(files, outputs)
+    """Write each split's ids to its output, open for reading and writing; return the names of all ids."""
+    return (_write_characters if unit == "char" else _write_words)(files, outputs)
 
 
 def _write_characters(files: Mapping[Split, Sequence[Path]], outputs: Mapping[Split, BinaryIO]) -> list[str]:
-    """Ids in the order of code points."""
+    """Assign ids in the order of code points."""
     used = np.zeros(0x110000, dtype=bool)
     for split, part in files.items():
         for text in _blocks(part):
@@ -116,19 +114,19 @@ def _write_characters(files: Mapping[Split, Sequence[Path]], outputs: Mapping[Sp
     ids = (np.cumsum(used) - 1).astype("<i4")
     for output in outputs.values():
         output.seek(0)
-        _replaced(output, ids)
+        _replace(output, ids)
     return [chr(point) for point in np.flatnonzero(used)]
 
 
-def _replaced(file: BinaryIO, ids: Ids) -> None:
-    """Every number n in the file by ids[n]."""
+def _replace(file: BinaryIO, ids: Ids) -> None:
+    """Replace every number n in the file by ids[n]."""
     while block := file.read(4 * _BLOCK):
         file.seek(-len(block), 1)
         file.write(ids[np.frombuffer(block, dtype="<u4")].tobytes())
 
 
 def _write_words(files: Mapping[Split, Sequence[Path]], outputs: Mapping[Split, BinaryIO]) -> list[str]:
-    """Ids in the order in which the words first appear."""
+    """Assign ids in the order in which words first appear."""
     ids: defaultdict[str, int] = defaultdict()
     ids.default_factory = ids.__len__  # a new word's id is the number of words before it
     for split, part in files.items():
@@ -138,7 +136,7 @@ def _write_words(files: Mapping[Split, Sequence[Path]], outputs: Mapping[Split, 
 
 
 def _split_words(blocks: Iterable[str]) -> Iterator[list[str]]:
-    begun = ""  # a word that a block's end cuts
+    begun = ""  # a word cut by the end of a block
     for block in blocks:
         text = begun + block
         begun = "" if not text or text[-1].isspace() else text.rsplit(None, 1)[-1]
@@ -148,18 +146,18 @@ def _split_words(blocks: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _blocks(files: Sequence[Path]) -> Iterator[str]:
-    """The text of the files, one after the other, block by block."""
+    """Yield the text of the files, one after the other, block by block."""
     for file in files:
         last = ""
         for text in _decoded(file):
             last = text or last
             yield text
         if file is not files[-1] and not last.endswith("\n"):
-            yield "\n"  # a file that does not end its last line must not glue its last word to the next file's first
+            yield "\n"  # separate the last word of a file without a final newline from the next file's first
 
 
 def _decoded(file: Path) -> Iterator[str]:
-    """A UTF-8 file block by block, without its byte-order mark, CR LF as LF; UserError for another encoding, or a NUL byte."""
+    """Yield a UTF-8 file block by block, without byte-order mark, CR LF as LF; UserError for another encoding or a NUL byte."""
     decoder, begin, cut = codecs.getincrementaldecoder("utf-8")(), 0, ""
     try:
         with file.open("rb") as opened:
@@ -171,10 +169,10 @@ def _decoded(file: Path) -> Iterator[str]:
                     raise UserError(
                         f"{file} is not a text in UTF-8: NUL byte at offset {opened.tell() - len(block) + nul}. {_CONVERT}"
                     )
-                held = len(decoder.getstate()[0])  # the bytes of a character that the block's end cut
+                held = len(decoder.getstate()[0])  # bytes of a character cut by the end of the block
                 text = cut + decoder.decode(block)
                 begin += held + len(block) - len(decoder.getstate()[0])
-                cut = "\r" if text.endswith("\r") else ""  # perhaps the first half of a line's end
+                cut = "\r" if text.endswith("\r") else ""  # may be the first half of CR LF
                 yield text.removesuffix("\r").replace("\r\n", "\n")
             decoder.decode(b"", final=True)
             yield cut

@@ -1,4 +1,4 @@
-"""Files out of a zip archive that nobody vouches for: the named members alone, no larger than they may be, all or none."""
+"""Extract named members of an untrusted zip archive, with a size limit, all or none."""
 
 import lzma
 import shutil
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from bench.records.errors import UserError
 
 _BLOCK = 1 << 20
-# What zipfile and its decompressors raise at what they cannot read: a name is not UTF-8, an LZMA dictionary claims gigabytes.
+# Exceptions of zipfile and its decompressors for unreadable archives, such as a name in another encoding or a huge LZMA dictionary.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -28,10 +28,10 @@ _DAMAGE = (
 
 
 def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) -> None:
-    """Write each member of the archive (by its full name) to a file of a new `folder`; UserError, and no folder, where that fails.
+    """Write each member of the archive (by its full name) to a file of a new `folder`; UserError, and no folder, on failure.
 
-    Refused are members that are missing, links or larger than `most` bytes, whatever the archive declares, a member with another
-    checksum than the archive's, and any archive that holds a path out of its folder.
+    Refuses missing members, links, members larger than `most` bytes or with a wrong checksum, and archives with a path out of their
+    folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
@@ -39,7 +39,7 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) 
         with zipfile.ZipFile(archive) as opened:
             for name in opened.namelist():
                 if name.startswith(("/", "\\")) or ":" in name or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                    raise UserError(f"{archive} is no archive to trust: it holds the path {name!r}")
+                    raise UserError(f"{archive} is unsafe: it contains the path {name!r}")
             for member, file in members.items():
                 _write(opened, member, unfinished / file, most)
         unfinished.replace(folder)
@@ -56,10 +56,10 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) 
 def _write(archive: zipfile.ZipFile, member: str, file: Path, most: int) -> None:
     info, size = archive.getinfo(member), 0
     if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
-        raise UserError(f"{archive.filename}: {member} is no file")
+        raise UserError(f"{archive.filename}: {member} is not a file")
     with archive.open(info) as source, file.open("wb") as target:
         while block := source.read(_BLOCK):
             size += len(block)
             if size > most:
-                raise UserError(f"{archive.filename}: {member} is larger than the {most:,} bytes it may have")
+                raise UserError(f"{archive.filename}: {member} is larger than the maximum of {most:,} bytes")
             target.write(block)

@@ -1,4 +1,5 @@
-"""One run: registry, language model, trainer, evaluation, final probes, checkpoint.
+"""One run, from spec to record: registry, language model, trainer, evaluation, final probes, checkpoint.
 
-Imports records, tasks and instruments.
+`run` builds, trains, evaluates and probes one model; `run_identity` computes what its id depends on; `registry` turns names and
+settings into models and tasks. Imports deq, baselines, records, tasks and instruments.
 """

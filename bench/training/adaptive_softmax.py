@@ -1,7 +1,6 @@
-"""Embedding and softmax of a huge vocabulary whose rare words get fewer numbers: one set of tables for both."""
+"""Adaptive embedding and softmax for a large vocabulary: rare words have smaller vectors, and both share one set of tables."""
 
 import math
-from collections.abc import Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 class AdaptiveEmbedding(nn.Module):
     """Token ids (B, T) to features (B, T, D), looked up in the tables of an adaptive softmax, times sqrt(D).
 
-    Frequent words, which have the low ids, have D numbers; a rarer cluster has fewer, and a projection to D: the softmax's own,
-    transposed (`tied_projections`), or another. Grave et al. (ICML 2017), arXiv 1609.04309; Baevski and Auli (ICLR 2019), arXiv
-    1809.10853. Transformer-XL's code projects the first cluster too, D x D on either side; torch's softmax does not, nor does this.
+    Frequent words (low ids) have D numbers; a rarer cluster has fewer, and a projection to D: the softmax's own, transposed, or
+    with `tied_projections` false another. Grave et al. (ICML 2017), arXiv 1609.04309; Baevski and Auli (ICLR 2019), arXiv
+    1809.10853. Transformer-XL's code also projects the first cluster, D x D; torch's softmax does not, nor does this.
     """
 
     def __init__(self, softmax: nn.AdaptiveLogSoftmaxWithLoss, *, tied_projections: bool = True) -> None:
@@ -24,19 +23,16 @@ class AdaptiveEmbedding(nn.Module):
                 narrow = int(softmax.in_features // softmax.div_value ** (cut + 1))
                 self.own.append(nn.Linear(narrow, self.width, bias=False))
 
-    def _clusters(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Each cluster's table (words, E) and projection (D, E), None where E is D."""
-        yield self.softmax.head.weight[: self.softmax.cutoffs[0]], None
-        for index, cluster in enumerate(self.softmax.tail):
-            project, table = (layer.get_parameter("weight") for layer in cluster.children())
-            own = self.own[index].get_parameter("weight") if self.own else project.T
-            yield table, own
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) to features (B, T, D)."""
+        head = self.softmax.head.weight[: self.softmax.cutoffs[0]]
+        clusters: list[tuple[Tensor, Tensor | None]] = [(head, None)]  # each cluster's table (words, E) and projection (D, E)
+        for index, cluster in enumerate(self.softmax.tail):
+            down, words = (layer.get_parameter("weight") for layer in cluster.children())
+            clusters.append((words, self.own[index].get_parameter("weight") if self.own else down.T))
         flat, low = tokens.flatten(), 0
-        x = self.softmax.head.weight.new_zeros(len(flat), self.width)
-        for table, projection in self._clusters():
+        x = head.new_zeros(len(flat), self.width)
+        for table, projection in clusters:
             here = ((flat >= low) & (flat < low + len(table))).nonzero().squeeze(1)
             rows = F.embedding(flat[here] - low, table)
             x = x.index_copy(0, here, rows if projection is None else F.linear(rows, projection))
@@ -45,7 +41,7 @@ class AdaptiveEmbedding(nn.Module):
 
 
 def adaptive_softmax(width: int, vocabulary: int, cutoffs: str, div_value: float) -> nn.AdaptiveLogSoftmaxWithLoss:
-    """torch's, with the clusters' borders in a text "20000,40000"; ValueError for borders that are none."""
+    """torch's adaptive softmax; `cutoffs` are the clusters' first ids, such as "20000,40000". ValueError for invalid ones."""
     try:
         borders = [int(part) for part in cutoffs.split(",")]
     except ValueError:

@@ -1,7 +1,7 @@
-"""The checkpoint of a run, and requests to interrupt it.
+"""The checkpoint file of a run, and requests to stop the run.
 
-A checkpoint file holds tensors and plain values. It is replaced atomically and read without executing any of its content. Its first
-line is the SHA-256 of the rest, so that a changed bit is detected.
+A checkpoint holds tensors and plain values, is replaced atomically, and is loaded without executing any of its content. Its first
+line is the SHA-256 of the rest, which detects damage.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ import torch
 from bench.records.errors import UserError, out_of_memory
 from bench.records.record import write_bytes
 
-FORMAT = 2
-_OPENING = b"bench checkpoint, SHA-256 "
+FORMAT = 3
+_HEADER = b"bench checkpoint, SHA-256 "
 
 
 class _Unfit(ValueError):
-    """The file is not a checkpoint of this run; the message says why."""
+    """The file is not a checkpoint of this run; the message is the reason."""
 
 
 class Interrupted(BaseException):
@@ -35,7 +35,7 @@ class Interrupted(BaseException):
 
 
 class Interrupt:
-    """A request to stop, made by a signal handler: raised at once, or inside `deferred` when the run next reads `asked`."""
+    """A request to stop the run, made by a signal handler: raised at once or, inside `deferred`, kept in `asked`."""
 
     def __init__(self) -> None:
         self.asked: Interrupted | None = None  # the pending request
@@ -51,7 +51,7 @@ class Interrupt:
 
     @contextmanager
     def deferred(self, raising: bool = True) -> Iterator[None]:
-        """Inside, a request waits for `asked`; one that came too late for it is raised at the end of the outermost, or never."""
+        """Keep requests in `asked` inside; at the end of the outermost one a pending request is raised, if `raising`."""
         self._deferring += 1
         try:
             yield
@@ -62,7 +62,7 @@ class Interrupt:
 
 
 class Checkpoint:
-    """A run's checkpoint file; without a `path`, none is kept. `every_s` seconds apart, and whenever the run is stopped."""
+    """A run's checkpoint file, saved every `every_s` seconds and when the run is stopped; without a `path`, nothing is saved."""
 
     def __init__(
         self, path: Path | None = None, run_id: str = "", every_s: float = 30.0, clock: Callable[[], float] = time.monotonic
@@ -70,12 +70,12 @@ class Checkpoint:
         self._path, self._run_id, self._every_s, self._clock = path, run_id, every_s, clock
         self._last = clock()
         self._loaded: dict[str, Any] | None = None
-        self.step = 0  # that the file on disk holds
-        self.problem: str | None = None  # why it was not written, or discarded
+        self.step = 0  # of the file on disk
+        self.problem: str | None = None  # why it was not written, or was discarded
 
     @property
     def kept(self) -> bool:
-        """Whether there is a file to keep."""
+        """Whether there is a file to save to."""
         return self._path is not None
 
     def due(self) -> bool:
@@ -83,9 +83,9 @@ class Checkpoint:
         return self._path is not None and self._clock() - self._last >= self._every_s
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Replace the file by this state (tensors, numbers, text, lists and dictionaries of them) of a training after `step` steps.
+        """Replace the file with a state (tensors, numbers, text, lists and dictionaries) after `step` steps.
 
-        Where the disk refuses, the file stays as it was and the run goes on.
+        Where it cannot be written, the old file stays and the run continues.
         """
         if self._path is None:
             return
@@ -93,14 +93,14 @@ class Checkpoint:
         torch.save({"format": FORMAT, "run_id": self._run_id, "step": step, "state": state}, file)
         self._last = self._clock()
         try:
-            write_bytes(self._path, b"".join((_line(file.getbuffer()), file.getbuffer())))
+            write_bytes(self._path, b"".join((_digest_line(file.getbuffer()), file.getbuffer())))
         except UserError as error:
             self.problem = f"not written at step {step}: {error}"
         else:
             self.step = step
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved; None where there is none, or where the file is damaged, another run's, or holds more than data."""
+        """The saved state; None where there is none, or the file is damaged, another run's, or holds more than data."""
         if self._loaded is not None:
             return self._loaded
         if self._path is None or self._path.is_symlink() or not self._path.is_file():
@@ -108,7 +108,7 @@ class Checkpoint:
         try:
             self.step, self._loaded = self._read(self._path)
             return self._loaded
-        except Exception as error:  # a hostile file fails in any way it likes: the run starts over
+        except Exception as error:  # a damaged file can raise anything: the run starts over
             if out_of_memory(error) is not None:  # the machine is at fault, not the file
                 raise
             self.discard(f"unreadable ({error if isinstance(error, _Unfit) else type(error).__name__})")
@@ -117,8 +117,8 @@ class Checkpoint:
     def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
         """The step and the state in the file."""
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
-            line, content = file.readline(len(_OPENING) + 65), file.read()
-        if line != _line(content):
+            line, content = file.readline(len(_HEADER) + 65), file.read()
+        if line != _digest_line(content):
             raise _Unfit("its digest does not fit: the file was changed, or cut, after it was written")
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if (found["format"], found["run_id"]) != (FORMAT, self._run_id):
@@ -129,12 +129,11 @@ class Checkpoint:
         return step, state
 
     def discard(self, reason: str) -> None:
-        """Remove the file; the record says that the run started over, and why."""
+        """Remove the file; the record states that the run started over, and why."""
         self.problem, self.step = f"{reason}: the run started over", 0
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
-def _line(content: bytes | memoryview) -> bytes:
-    """The line that a file with this content begins with."""
-    return _OPENING + hashlib.sha256(content).hexdigest().encode() + b"\n"
+def _digest_line(content: bytes | memoryview) -> bytes:
+    return _HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n"

@@ -1,6 +1,6 @@
-"""What one run shares between its parts: the spec, the task, the instruments, and how it is controlled from outside."""
+"""What the parts of one run share: the spec, the task, the instruments, and how the run is controlled from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -8,7 +8,8 @@ import torch
 
 from bench.instruments.contention import Contention
 from bench.instruments.machine_lock import MachineLock
-from bench.instruments.meters import Clocks, CudaMemory, HostMemory, Nvml
+from bench.instruments.meters import Clocks, CudaMemory, HostMemory
+from bench.instruments.nvml import Nvml
 from bench.records.record import Measure
 from bench.records.spec import RunSpec
 from bench.tasks.task import Task
@@ -24,7 +25,7 @@ def _ignore_progress(step: int, steps: int, loss: float | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunControl:
-    """How a run is observed, saved, interrupted and distributed; decides none of its numbers.
+    """How a run is observed, saved, interrupted and distributed; none of it affects the numbers.
 
     `blocked` is entered while another benchmark holds the machine.
     """
@@ -37,15 +38,11 @@ class RunControl:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingContext:
-    """What building, training, evaluating and probing a model need to know of the run that they belong to."""
+class TrainingContext(RunControl):
+    """The control of a run with its spec, task and instruments."""
 
     spec: RunSpec
     task: Task
-    progress: ProgressCallback
-    checkpoint: Checkpoint
-    interrupt: Interrupt
-    ranks: Ranks
     clocks: Clocks
     machine: MachineLock
     contention: Contention
@@ -53,9 +50,22 @@ class TrainingContext:
     cuda: CudaMemory
     nvml: Nvml
 
-    def read_peaks(self) -> dict[str, Measure]:
-        """Peak memory and energy since the meters were started."""
-        return self.host.read() | self.cuda.read() | self.nvml.read()
+    def read_peaks(self, resumed: Mapping[str, float | None]) -> dict[str, Measure]:
+        """Peak memory and energy since the meters were started; `resumed`: their values at the checkpoint of a resumed run.
+
+        Of a resumed run, peaks are the largest over its attempts; sums and means over a window are None.
+        """
+        measures = self.host.read() | self.cuda.read() | self.nvml.read()
+        for name, past in resumed.items():
+            measure = measures[name]
+            if name.endswith("_peak_bytes") or name.startswith("nvml_"):
+                value = max((value for value in (past, measure.value) if value is not None), default=None)
+                method, reason = f"{measure.method}; largest over the attempts of a resumed run", None
+            else:
+                value, method, reason = None, measure.method, "the run was resumed: its window has a gap"
+            if value is not None or measure.value is not None:
+                measures[name] = measure.model_copy(update={"value": value, "reason": reason, "method": method})
+        return measures
 
     def raise_if_interrupted(self) -> None:
         """Raise Interrupted in every rank where any rank was asked to stop."""
@@ -63,20 +73,17 @@ class TrainingContext:
 
 
 def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -> TrainingContext:
-    """The context of a run, with fresh instruments."""
+    """The context of a run, with new instruments."""
     control = control or RunControl()
     clocks = Clocks(torch.cuda.synchronize if spec.device == "cuda" else None)
     ranks = control.ranks
     return TrainingContext(
+        **vars(control),
         spec=spec,
         task=task,
-        progress=control.progress,
-        checkpoint=control.checkpoint,
-        interrupt=control.interrupt,
-        ranks=ranks,
         clocks=clocks,
-        machine=MachineLock(alone=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
-        contention=Contention(spec.threads * ranks.size, together=ranks.total),
+        machine=MachineLock(external=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
+        contention=Contention(spec.threads * ranks.size, sum_ranks=ranks.total),
         host=HostMemory(),
         cuda=CudaMemory(spec.device),
         nvml=Nvml(spec.device),

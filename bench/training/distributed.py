@@ -1,7 +1,7 @@
-"""One run by several processes: each takes its share of every batch, and DistributedDataParallel averages their gradients.
+"""Distribute one run over processes: each takes its share of every batch, and DistributedDataParallel averages their gradients.
 
-Solves stop per sample, so a sample's iterates do not depend on the rank that solves it and ranks do not communicate about solves.
-They agree on the loss, on when to save, and on when to stop.
+Solves stop per sample, so a sample's iterates do not depend on its rank, and solves need no communication. The ranks agree on the
+loss, on when to save and on when to stop.
 """
 
 import io
@@ -18,7 +18,7 @@ from bench.training.checkpoint import Interrupt, Interrupted
 
 
 class Ranks:
-    """The processes of this run. A `size` above 1 needs the process group of torchrun and `init_process_group`."""
+    """The processes of this run; a `size` above 1 needs torchrun's process group, initialised."""
 
     def __init__(self, size: int = 1) -> None:
         self.size, self.rank = size, 0
@@ -37,11 +37,11 @@ class Ranks:
         return part if self.size == 1 else part.chunk(self.size)[self.rank]
 
     def owns_batch(self, number: int) -> bool:
-        """Whether this rank evaluates the batch of that number."""
+        """Whether this rank evaluates the batch with this number."""
         return number % self.size == self.rank
 
     def wrap_ddp(self, loss: nn.Module) -> Callable[..., Any]:
-        """The module in DistributedDataParallel; itself in a run of one process."""
+        """The module in DistributedDataParallel; in a run of one process, the module."""
         if self.size == 1:
             return loss
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
@@ -49,23 +49,25 @@ class Ranks:
         return cast("Callable[..., Any]", DistributedDataParallel(loss, find_unused_parameters=True))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks, elementwise."""
+        """The elementwise sum over ranks."""
         if self.size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def total(self, value: float) -> float:
-        """The sum over ranks of a number."""
+        """The sum of a number over ranks."""
         return value if self.size == 1 else self.sum(torch.tensor(value, dtype=torch.float64)).item()
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank's flag is set; the same answer in every rank."""
+        """Whether any rank's flag is set, the same in every rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))).item())
 
     def raise_if_interrupted(self, interrupt: Interrupt) -> None:
-        """Raise Interrupted in every rank where any was asked to stop. One process may be interrupted anywhere; several must defer
-        a request until all get here, or one would wait for another for ever."""
+        """Raise Interrupted in every rank where any was asked to stop.
+
+        Several processes must defer requests until all get here, or one would wait for another for ever.
+        """
         if self.any(interrupt.asked is not None):
             raise interrupt.asked or Interrupted("another rank was asked to stop")
 
@@ -85,7 +87,5 @@ class Ranks:
         padded = nn.functional.pad(mine, (0, int(max(sizes)) - len(mine)))
         parts = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(parts, padded)
-        return [
-            torch.load(io.BytesIO(part[: int(size)].numpy().tobytes()), weights_only=True)
-            for part, size in zip(parts, sizes, strict=True)
-        ]
+        buffers = (part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True))
+        return [torch.load(io.BytesIO(buffer), weights_only=True) for buffer in buffers]

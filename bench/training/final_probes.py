@@ -1,4 +1,4 @@
-"""The probes of a finished run: memory, FLOPs and time of one training step, memory by depth, convergence, causality."""
+"""Probe a trained model: memory, FLOPs and time of a training step, memory by depth, convergence, causality."""
 
 import copy
 import statistics
@@ -14,7 +14,7 @@ from bench.instruments.flops import flops
 from bench.instruments.probes import peak_live_bytes, saved_bytes, step_times
 from bench.records.record import Measure, measured
 from bench.records.spec import RunSpec
-from bench.tasks.task import Task
+from bench.tasks.task import Split, Task
 from bench.training.distributed import Ranks
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
@@ -29,8 +29,15 @@ _RESIDUAL_STEPS = 60
 _BETAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
+def _batch(split: Split, task: Task, spec: RunSpec) -> tuple[Tensor, Tensor]:
+    """The first inputs and targets of a split, on the run's device."""
+    size, seed = (spec.train.batch, spec.seed) if split == "train" else (min(spec.train.evaluation_batch, _PROBED), 0)
+    inputs, targets = next(task.batches(split, size, seed))
+    return inputs.to(spec.device), targets.to(spec.device)
+
+
 def parameters(model: LanguageModel) -> dict[str, Measure]:
-    """Trainable numbers, in all and without the embedding (the output layer is counted in both)."""
+    """Trainable numbers of the whole model, and without the embedding; the output layer is in both."""
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     embedding = sum(p.numel() for p in model.embedding.parameters() if p.requires_grad)
     scope = "whole model"
@@ -41,13 +48,12 @@ def parameters(model: LanguageModel) -> dict[str, Measure]:
 
 
 def step_measures(trainer: Trainer) -> dict[str, Measure]:
-    """Bytes, FLOPs and milliseconds of one training step, a Jacobian penalty included where the recipe has one.
+    """Bytes, FLOPs and milliseconds of one training step, with the Jacobian penalty of a recipe.
 
-    Runs steps at learning rate zero: the model stays as it was.
+    Runs steps at learning rate zero, which leave the model unchanged.
     """
     model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
-    batch = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
-    inputs, targets = (trainer.ranks.share(part).to(spec.device) for part in batch)
+    inputs, targets = (trainer.ranks.share(part) for part in _batch("train", trainer.context.task, spec))
     trainer.recipe.force_penalty()
     for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
@@ -83,12 +89,12 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
 
 
 def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[str, Measure]:
-    """Milliseconds of a step and tokens a second, with the machine held; null where other work ran all the same."""
+    """Milliseconds of a step and tokens a second, under the exclusive machine lock; None where other work ran anyway."""
     spec, machine = trainer.spec, trainer.context.machine
     with machine.exclusive():
         times, contended = _uncontended_times(step, spec, trainer.ranks)
-    alone = "the machine to itself" if machine.can_exclude else "other runs not kept out"
-    scope = f"{_TIMED_STEPS} steps on one batch after training, {alone}, {spec.threads} thread(s)"
+    lock = "the machine to itself" if machine.can_exclude else "other runs not kept out"
+    scope = f"{_TIMED_STEPS} steps on one batch after training, {lock}, {spec.threads} thread(s)"
     deciles = statistics.quantiles(times, n=10)
     median = statistics.median(times)
 
@@ -105,13 +111,13 @@ def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[st
 
 
 def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks) -> tuple[list[float], str | None]:
-    """Seconds of each step, and why they are unreliable or None; a contended timing is repeated, `_TIMINGS` times at most.
+    """Seconds of each step, and why they are unreliable or None. A contended timing is repeated, up to `_TIMINGS` times.
 
-    Ranks time together, once the first holds the machine; it alone decides whether to repeat, as each step needs all of them.
+    Each step needs all ranks: they start once the first holds the lock, and it decides whether to repeat.
     """
     for _ in range(_TIMINGS):
-        ranks.any(False)
-        contention = Contention(spec.threads * ranks.size, together=ranks.total)
+        ranks.any(False)  # wait for all ranks
+        contention = Contention(spec.threads * ranks.size, sum_ranks=ranks.total)
         times = step_times(step, _TIMED_STEPS, 2, spec.device)
         reason = contention.read()
         if not ranks.broadcast_flag(reason is not None):
@@ -121,14 +127,13 @@ def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks) ->
 
 @torch.no_grad()
 def future_leak(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Measure]:
-    """How far predictions depend on later tokens: not at all in a causal model, up to its tolerance in a DEQ.
+    """How much predictions depend on later tokens: 0 in a causal model, up to the tolerance in a DEQ.
 
-    Changes every token in the second half of the first test batch and measures the change in the first half's predictions.
+    Replaces every token in the second half of the first test batch and measures the change in the first half's predictions.
     """
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
+    inputs, _ = _batch("test", task, spec)
     half = inputs.shape[1] // 2
-    inputs = inputs.to(spec.device)
     shifted = (inputs[:, half:] + task.vocabulary // 2) % task.vocabulary
     changed = torch.cat((inputs[:, :half], shifted), dim=1)
     before, after = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, changed))
@@ -139,18 +144,16 @@ def future_leak(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Me
 
 
 def as_trained(model: LanguageModel, task: Task, spec: RunSpec, ranks: Ranks | None = None) -> dict[str, Measure]:
-    """The test headline with the solver stops of training, where evaluation has others: whether the model is good at its
-    equilibrium or only at its cap."""
-    layers = [module for module in model.modules() if isinstance(module, DEQ)]
-    own = [layer.evaluation_stop for layer in layers]
-    if all(layer.stop == layer.evaluation_stop for layer in layers):
+    """The test headline with the solver stops of training, where those of evaluation differ."""
+    stops = {module: module.evaluation_stop for module in model.modules() if isinstance(module, DEQ)}
+    if all(layer.stop == stop for layer, stop in stops.items()):
         return {}
-    for layer in layers:
+    for layer in stops:
         layer.evaluation_stop = layer.stop
     try:
         value = evaluate(model, task, "test", spec, ranks)[task.headline]
     finally:
-        for layer, stop in zip(layers, own, strict=True):
+        for layer, stop in stops.items():
             layer.evaluation_stop = stop
     unit = task.metrics[task.headline].unit
     scope = "test split, the training's stops"
@@ -158,12 +161,12 @@ def as_trained(model: LanguageModel, task: Task, spec: RunSpec, ranks: Ranks | N
 
 
 def _at_depth(core: Core, depth: int) -> dict[str, Core]:
-    """The same core at another depth or number of solver steps, by the name of the method."""
+    """The core at another depth or number of solver steps, by name of the method."""
     if isinstance(core, DEQ):
         layers: dict[str, Core] = {}
+        stop = Stop(rtol=None, max_steps=depth)
         for name, make in SOLVERS.items():
             solver: Solver = Broyden(window=max(2, depth)) if make is Broyden else make()
-            stop = Stop(rtol=None, max_steps=depth)
             layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=Implicit(solver=solver, stop=stop))
         return layers
     if isinstance(core, TrellisNet):
@@ -171,9 +174,8 @@ def _at_depth(core: Core, depth: int) -> dict[str, Core]:
     if isinstance(core, Unrolled):
         return {_checkpointed("tied", core): Unrolled(core.cell, depth=depth, checkpointing=core.checkpointing)}
     if isinstance(core, NeuralODE):
-        step = core.time / depth
-        euler = NeuralODE(core.cell, time=core.time, method="euler", step_size=step, adjoint=core.adjoint)
-        return {"Neural ODE, Euler": euler}
+        step, time = core.time / depth, core.time
+        return {"Neural ODE, Euler": NeuralODE(core.cell, time=time, method="euler", step_size=step, adjoint=core.adjoint)}
     return {}
 
 
@@ -182,9 +184,9 @@ def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
 
 
 def memory_by_depth(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
-    """Saved, peak live and solver bytes of forward and backward at each of `spec.depths`; a DEQ with each solver, steps = depth."""
+    """Saved, peak live and solver bytes of a training step at each of `spec.depths`; of a DEQ with each solver, steps = depth."""
     rows = []
-    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    inputs, targets = _batch("train", task, spec)
     own = model.core
     exclude = [*model.parameters(), *model.buffers(), inputs, targets]
     try:
@@ -219,22 +221,22 @@ def _bytes(model: LanguageModel, inputs: Tensor, targets: Tensor, exclude: list[
 
 @torch.no_grad()
 def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, list[list[float]]]:
-    """Relative residual against evaluations of f on the first test batch, [nfe, p50, p95] a step: a DEQ with each solver, a
-    weight-tied net by its own iteration (whether it would converge). Steps with a value that is not finite are left out."""
+    """Relative residual by evaluations of f on the first test batch, as [nfe, p50, p95]: of a DEQ with each solver, of a
+    weight-tied network by its own iteration. Steps with a value that is not finite are left out."""
     core = model.core
     if not isinstance(core, (DEQ, Unrolled)):
         return {}
     model.eval()
-    inputs, _ = next(task.batches("test", min(spec.train.evaluation_batch, _PROBED), seed=0))
-    x = model.embed(inputs.to(spec.device))
-    f, z0 = core.cell.bind(x), core.cell.start(x)
+    inputs, _ = _batch("test", task, spec)
+    x = model.embed(inputs)
+    f, z0 = core.cell.bind(x), core.cell.initial_state(x)
     solvers: dict[str, Solver] = (
         {name: make() for name, make in SOLVERS.items()} if isinstance(core, DEQ) else {"tied iteration": Picard()}
     )
     curves: dict[str, list[list[float]]] = {}
     for name, solver in solvers.items():
         solution = solve(f, z0, solver, Stop(rtol=None, max_steps=_RESIDUAL_STEPS))
-        size = f(solution.z).flatten(1).norm(dim=1)  # not gap / residual: an exact fixed point has neither
+        size = f(solution.z).flatten(1).norm(dim=1)  # gap / residual would be 0 / 0 at an exact fixed point
         relative = (solution.gaps / size).double().cpu()
         curves[name] = [
             [step + 1, *row.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()]
@@ -246,13 +248,16 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str
 
 
 def gradient_by_beta(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
-    """Compare equilibrium propagation's gradient with the implicit one, of the whole model on the first training batch: 1 - cosine
-    and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias remains."""
+    """Compare equilibrium propagation's gradient of the whole model with the implicit one, on the first training batch.
+
+    Gives 1 - cosine and relative distance at each beta, symmetric and one-sided. Solves in float64 to 1e-10, so that only the bias
+    of equilibrium propagation remains.
+    """
     own = model.core
     if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
         return []
     exact = copy.deepcopy(model).double().train()
-    inputs, targets = (part.to(spec.device) for part in next(task.batches("train", spec.train.batch, spec.seed)))
+    inputs, targets = _batch("train", task, spec)
     stop = Stop(rtol=1e-10, max_steps=1000)
     cell = copy.deepcopy(own.cell).double()
 

@@ -1,11 +1,11 @@
-"""The limit on this process's memory: an allocation beyond it fails, and the run ends as out of memory instead of being killed."""
+"""Limit this process's memory, so that a run ends as out of memory instead of being killed."""
 
 from contextlib import suppress
 from pathlib import Path
 
 
 def limit_memory(size: int) -> None:
-    """Allow so many bytes more than the process has; no limit where the system cannot set one."""
+    """Allow `size` bytes more than the process has; does nothing where the system has no such limit."""
     with suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 
@@ -17,7 +17,7 @@ def limit_memory(size: int) -> None:
 
 
 def lift_memory_limit() -> None:
-    """Remove the limit once it has ended the run, so that the record can be written."""
+    """Remove the limit after the run, so that the record can be written."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

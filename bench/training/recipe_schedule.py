@@ -13,11 +13,11 @@ from bench.training.language_model import LanguageModel, build_model
 from deq import DEQ, Core, EquilibriumPropagation, Implicit, Jacobian, Stack, Stop
 
 _SOLVING = (Implicit, EquilibriumPropagation)
-_UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # no auxiliary features, whatever their settings
+_UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # never have auxiliary features
 
 
 class RecipeSchedule:
-    """The recipe's state over one training: call `set_step(step)` before each step and `restore()` after the last."""
+    """A recipe over one training: call `set_step` before each step and `restore` after the last."""
 
     def __init__(self, model: LanguageModel, recipe: Recipe | None, steps: int) -> None:
         self._model, self._own, self._steps = model, model.core, steps
@@ -28,7 +28,7 @@ class RecipeSchedule:
         self._shallow = _unrolled(model.core, self._recipe.pretrain_depth) if self._recipe.pretrain_steps else model.core
 
     def _check(self, core: Core) -> None:
-        """UserError where a part of the recipe has no effect on the core."""
+        """UserError where a part of the recipe does not apply to the core."""
         recipe = self._recipe
         given = recipe.model_dump(exclude_defaults=True)
         for_deq = sorted(set(given) - {"auxiliary"})
@@ -49,7 +49,7 @@ class RecipeSchedule:
         return self._recipe.auxiliary
 
     def set_step(self, step: int) -> None:
-        """Set the model up for a step, counted from 0."""
+        """Set core, stops, adjoints and Jacobian penalty for a step, counted from 0."""
         recipe, done = self._recipe, step / max(1, self._steps - 1)
         core = self._shallow if step < recipe.pretrain_steps else self._own
         if self._model.core is not core:
@@ -66,13 +66,13 @@ class RecipeSchedule:
                 layer.jacobian = Jacobian(weight=weight, probability=recipe.jacobian_probability) if weight else None
 
     def force_penalty(self) -> None:
-        """Add the Jacobian penalty in every later step, whatever its probability, so that measured steps are alike."""
+        """Set the Jacobian penalty's probability to 1, so that all measured steps do the same work."""
         for layer, _, _ in self._layers:
             if layer.jacobian is not None:
                 layer.jacobian = replace(layer.jacobian, probability=1.0)
 
     def restore(self) -> None:
-        """Set the model's own core, stops and adjoints again."""
+        """Restore the model's own core, stops and adjoints."""
         self._model.core = self._own.train(self._model.training)
         for layer, own, adjoint in self._layers:
             if self._scheduled:
@@ -86,15 +86,15 @@ def check_recipe(model: ComponentConfig, recipe: Recipe | None, vocabulary: int)
     built = build_model(model, vocabulary)
     RecipeSchedule(built, recipe, 1)
     if recipe.auxiliary and _supervised(built.core) is None:
-        found = True
+        supervised = True
         with suppress(Exception), torch.no_grad():  # a core that fails on two tokens fails again when it is run
-            found = bool(built.train().run(torch.zeros(1, 2, dtype=torch.int64))[0].auxiliary)
-        if not found:
+            supervised = bool(built.train().run(torch.zeros(1, 2, dtype=torch.int64))[0].auxiliary)
+        if not supervised:
             raise _unsupervised(built.core)
 
 
 def _supervised(core: Core) -> bool | None:
-    """Whether the core has auxiliary features in training; None for a user's own core, where only a forward pass shows it."""
+    """Whether the core has auxiliary features in training; None for a user's core, which only a forward pass can show."""
     if type(core) is Stack:
         return _supervised(core.cores[-1])  # type: ignore[arg-type]
     if isinstance(core, Unrolled) and type(core) in (Unrolled, TrellisNet):
@@ -108,7 +108,7 @@ def _unsupervised(core: Core) -> UserError:
 
 
 def _between(own: Stop, rtol: float | None, steps: int | None, hold: float | None, done: float) -> Stop:
-    """The stop at a share of the training, from the recipe's first values (None: the model's own) to the model's own."""
+    """The stop at a share of the training, between the recipe's values and the model's (`own`); None means the model's."""
     done = done if hold is None else float(done >= hold)
     changes: dict[str, Any] = {}
     if rtol is not None and own.rtol is not None:
@@ -119,7 +119,7 @@ def _between(own: Stop, rtol: float | None, steps: int | None, hold: float | Non
 
 
 def _unrolled(core: Core, depth: int) -> Core:
-    """The same cells, each applied `depth` times instead of solved for: they share their parameters."""
+    """The same cells, each applied `depth` times instead of solved for."""
     if isinstance(core, DEQ):
         return Unrolled(core.cell, depth=depth)
     if isinstance(core, Stack):

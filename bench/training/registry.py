@@ -1,16 +1,15 @@
-"""The literal registries of models and tasks, and how a name with settings becomes an object.
+"""Registries of models and tasks, and the construction of objects from names and settings.
 
-A name is an entry of a registry or a dotted path `package.module:attribute` to the user's own class or function. Settings are
-checked against the signature of what they configure: an unknown one, or one of the wrong type, is a UserError that names the
-allowed ones.
-A setting `part.name` goes to the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
+A name is an entry of a registry or a dotted path `package.module:attribute` to a user's class or function. Settings are checked
+against its signature; an unknown setting or a wrong type is a UserError that lists the allowed ones. A setting `part.name` goes to
+the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -22,29 +21,10 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import (
-    CELLS,
-    DEQ,
-    SOLVERS,
-    Cell,
-    Core,
-    EquilibriumPropagation,
-    Implicit,
-    Phantom,
-    Stack,
-    Stop,
-    TrellisCell,
-    Unroll,
-)
-from deq.adjoint import Adjoint
-from deq.shine import Shine
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, Stack, Stop, TrellisCell
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
-
-# Which adjoints solve something backward, and so take backward_solver, backward_rtol and backward_steps.
-SOLVING: dict[str, Callable[..., Adjoint]] = {"implicit": Implicit, "propagation": EquilibriumPropagation}
-ADJOINTS: dict[str, Callable[..., Adjoint]] = {**SOLVING, "phantom": Phantom, "unroll": Unroll, "shine": Shine}
 
 
 def deq(
@@ -64,38 +44,39 @@ def deq(
     evaluation_steps: int | None = None,
     layers: int = 1,
 ) -> Core:
-    """A DEQ: `steps` caps the forward solve, `backward_steps` the adjoint's; the backward uses the forward's solver unless told.
+    """A DEQ; `steps` caps the forward solve, `backward_steps` the adjoint's, and `backward_solver` is by default `solver`.
 
-    `layers` stacks so many DEQs of the same settings, each with parameters of its own.
+    `layers` above 1 stacks DEQs of the same settings, each with its own parameters.
     """
     if layers < 1:
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
     idle = [name for name, value in given.items() if value is not None]
-    if idle and adjoint not in SOLVING and adjoint in ADJOINTS:
+    solves_backward = getattr(resolve("adjoint", ADJOINTS, adjoint), "solves_backward", False)
+    if idle and not solves_backward:
         raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
     backward = {}
-    if adjoint in SOLVING:
+    if solves_backward:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
-        rtol_backward, most = 1e-3 if backward_rtol is None else backward_rtol, 30 if backward_steps is None else backward_steps
-        backward["stop"] = Stop(rtol=rtol_backward, max_steps=most)
-    how: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
+        backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30))
+    gradient: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
     stop = Stop(rtol=rtol, max_steps=steps)
-    evaluation = Stop(
-        rtol=rtol if evaluation_rtol is None else evaluation_rtol,
-        max_steps=steps if evaluation_steps is None else evaluation_steps,
-    )
-    made = []
+    evaluation = _stop(evaluation_rtol, evaluation_steps, stop)
+    deqs = []
     for layer in range(layers):
-        own = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
-        f = _cell(cell, inputs if layer == 0 else width, width, own)
-        made.append(DEQ(f, solver=forward, stop=stop, adjoint=how, evaluation_stop=evaluation))
-    return made[0] if layers == 1 else Stack(made)
+        left = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
+        f = _cell(cell, inputs if layer == 0 else width, width, left)
+        deqs.append(DEQ(f, solver=forward, stop=stop, adjoint=gradient, evaluation_stop=evaluation))
+    return deqs[0] if layers == 1 else Stack(deqs)
+
+
+def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
+    return Stop(rtol=default.rtol if rtol is None else rtol, max_steps=default.max_steps if steps is None else steps)
 
 
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
-    """The weight-tied network: the DEQ's own cell applied `depth` times, plain or checkpointed ("every", "sqrt")."""
+    """A weight-tied network: a cell applied `depth` times, plain or with gradient checkpoints ("every", "sqrt")."""
     return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
 
 
@@ -112,7 +93,7 @@ def ode(
     adjoint: bool = True,
     step_size: float | None = None,
 ) -> Core:
-    """The Neural ODE dz/dt = f(z) - z over the DEQ's own cell, by torchdiffeq, its gradient by the adjoint (constant memory)."""
+    """A Neural ODE dz/dt = f(z) - z, solved by torchdiffeq; `adjoint` computes gradients in constant memory."""
     f = _cell(cell, inputs, width, parts)
     return NeuralODE(f, time=time, method=method, rtol=rtol, atol=atol, adjoint=adjoint, step_size=step_size)
 
@@ -127,7 +108,7 @@ def trellisnet(
     injection: str = "tied",
     checkpointing: str = "none",
 ) -> Core:
-    """The TrellisNet of `depth` levels; `auxiliary_every` k supervises every k-th level (a recipe's `auxiliary` weighs it)."""
+    """A TrellisNet of `depth` levels; `auxiliary_every` k supervises every k-th level, weighted by a recipe's `auxiliary`."""
     cell = _part("cell", {"trellis": TrellisCell}, "trellis", parts, {"inputs": inputs, "width": width})
     return TrellisNet(
         cell,
@@ -158,7 +139,7 @@ def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
             weight_dropout=weight_dropout,
         )
 
-    make.__doc__ = f"torch's nn.{kind.upper()}, with the regularisation of AWD-LSTM where it is asked for."
+    make.__doc__ = f"torch's nn.{kind.upper()}, optionally with the regularisation of AWD-LSTM."
     return make
 
 
@@ -181,8 +162,7 @@ def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
         given["inputs"] = inputs
     elif inputs != width:
         raise UserError(f"the input of cell {name!r} is added to its state: inputs ({inputs}) must equal width ({width})")
-    cell: Cell = _part("cell", CELLS, name, parts, given)
-    return cell
+    return cast("Cell", _part("cell", CELLS, name, parts, given))
 
 
 def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
@@ -196,7 +176,7 @@ def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given
 
 
 def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
-    """The registry's entry, or what a dotted path `package.module:attribute` names; UserError where there is none."""
+    """The registry's entry, or the object at a dotted path `package.module:attribute`; UserError where there is none."""
     if name in registry:
         return registry[name]
     if ":" not in name:
@@ -216,11 +196,11 @@ def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
 
 
 def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """Call `make` with the arguments the harness gives and the settings, each checked against the signature."""
+    """Call `make` with the harness's arguments (`given`) and the settings, both checked against its signature."""
     parameters = parameters_of(kind, make)
-    wrong = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
-    if wrong:
-        raise UserError(f"{kind} takes no {wrong[0]!r}, which the harness gives; it takes: {', '.join(parameters) or 'nothing'}")
+    lacking = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
+    if lacking:
+        raise UserError(f"{kind} takes no {lacking[0]!r}, which is required; it takes: {', '.join(parameters) or 'nothing'}")
     allowed = {name: p for name, p in parameters.items() if name not in given and p.kind is p.KEYWORD_ONLY}
     for name in settings:
         if name not in allowed:
@@ -238,11 +218,11 @@ def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], 
 
 
 def parameters_of(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The signature, annotations evaluated (a user's file may hold them as text)."""
+    """The parameters of a signature, with annotations evaluated where they are text."""
     try:
         return inspect.signature(make, eval_str=True).parameters
-    except Exception as error:  # no signature, or an annotation that is no Python
-        raise UserError(f"{kind} cannot be made with settings: {type(error).__name__}: {error}") from error
+    except Exception as error:  # no signature, or an invalid annotation
+        raise UserError(f"{kind} has no usable signature: {type(error).__name__}: {error}") from error
 
 
 def _checked(what: str, annotation: Any, value: Any) -> Any:
@@ -255,7 +235,7 @@ def _checked(what: str, annotation: Any, value: Any) -> Any:
 
 
 def build_core(model: ComponentConfig, inputs: int, width: int) -> Core:
-    """The Core of a model: (B, T, inputs) features to (B, T, core.width)."""
+    """Build the Core of a model, from features (B, T, inputs) to (B, T, core.width)."""
     own: Settings = {}
     parts: Parts = {}
     for name, value in model.settings.items():
@@ -278,7 +258,7 @@ def build_core(model: ComponentConfig, inputs: int, width: int) -> Core:
 
 
 def build_task(task: ComponentConfig, data: Mapping[str, Path]) -> Task:
-    """The Task, with the corpora that `--data NAME=PATH` names within its reach."""
+    """Build a task; `data` holds the paths of `--data NAME=PATH`."""
     make = resolve("task", TASKS, task.name)
     given = {"paths": data} if "paths" in parameters_of(f"task {task.name!r}", make) else {}
     made = construct(f"task {task.name!r}", make, task.settings, given)

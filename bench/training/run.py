@@ -1,4 +1,4 @@
-"""One run: build, train, evaluate, probe; whatever happens, a Record."""
+"""Execute one run: build, train, evaluate and probe a model, and return its Record."""
 
 import datetime
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from bench.training.final_probes import (
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.memory_limit import lift_memory_limit
 from bench.training.registry import build_task
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 from bench.training.trainer import Diverged, Trainer
 
 _ODE_FAILURES = ("non-finite values in state", "underflow in dt")  # torchdiffeq's assertions
@@ -46,16 +46,16 @@ def run(
     *,
     suite: str,
     data: Mapping[str, Path] | None = None,
-    beside: int = 1,
+    concurrent_runs: int = 1,
     identity: Identity | None = None,
     verify: bool = False,
     control: RunControl | None = None,
 ) -> Record:
-    """Execute a spec and return its Record; never raises for what the run did, only UserError for an invalid spec.
+    """Execute a spec and return its Record, also where the run fails; UserError for an invalid spec.
 
-    `beside` is how many runs share the machine: wall clocks are then contended, and null. `identity` is computed where it is not
-    given; where another process computed it, `verify` checks that data and code are the same here, and refuses to train otherwise.
-    With a checkpoint of this run in `control`, the run resumes from there; an interrupt ends it with its state saved.
+    With several `concurrent_runs` on the machine, wall clocks are contended and None. `identity` is computed unless given; with
+    `verify`, a run whose data or code here do not match the given identity is refused. With a checkpoint of this run in `control`,
+    the run resumes from there; an interrupt ends it with its state saved.
     """
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch sees no CUDA device here")
@@ -64,7 +64,7 @@ def run(
     if spec.train.carry and not task.streams:
         raise UserError(f"carry: the batches of task {spec.task.name!r} do not continue one another")
     context = make_context(spec, task, control)
-    identity = identity or identify(spec, task, environment(spec.device, spec.threads))
+    identity = identity or compute_identity(spec, task, environment(spec.device, spec.threads))
     execution = _Execution(context)
     status, reason = execution.run(identity if verify else None)
     if status == "oom":
@@ -80,11 +80,11 @@ def run(
         headline=task.headline,
         metrics=dict(task.metrics),
         curve=execution.trainer.curve if execution.trainer else [],
-        measures=execution.measures | execution.read_clocks(beside),
+        measures=execution.measures | execution.read_clocks(concurrent_runs),
         probes=execution.probes,
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "runs_side_by_side": beside,
+            "runs_side_by_side": concurrent_runs,
             "checkpoint": context.checkpoint.problem,
             "checkpoint_step": context.checkpoint.step,
             "code": dict(project_code()),
@@ -94,11 +94,11 @@ def run(
 
 
 class _Changed(UserError):
-    """The data or code here are not those that the run's id was computed from."""
+    """The data or code differ from those that the run's id was computed from."""
 
 
 class _Execution:
-    """Build, train, evaluate and probe; keeps what was measured before a failure."""
+    """Build, train, evaluate and probe; what was measured before a failure is kept."""
 
     def __init__(self, context: TrainingContext) -> None:
         self.context, self.spec, self.task = context, context.spec, context.task
@@ -108,7 +108,7 @@ class _Execution:
         self._contended: str | None = None  # why the clocks are unreliable
 
     def run(self, expected: Identity | None) -> tuple[RunStatus, str | None]:
-        """The status and, for a failure, the reason. `expected`: what the data and code must be."""
+        """The status and, for a failure, the reason. `expected` holds the digests of data and code to verify."""
         interrupt, ranks = self.context.interrupt, self.context.ranks
         try:
             with interrupt.deferred(raising=False) if ranks.size > 1 else nullcontext():
@@ -140,16 +140,16 @@ class _Execution:
         here = expected.model_copy(update={"data": self.task.fingerprint(), "code": code})
         if self.context.ranks.any(here != expected):
             changed = "; ".join(expected.differs(here)) or "what another process of this run has imported"
-            raise _Changed(f"refused: {changed} changed after the run's id was made from it; run the suite again")
+            raise _Changed(f"refused: {changed} changed after the run's id was computed; run the suite again")
 
     def _resume(self) -> Trainer | None:
-        """A trainer in its checkpoint's state; None where there is none, or where it does not fit in every rank."""
+        """The trainer with its checkpoint's state; None without a checkpoint or where it does not fit in every rank."""
         checkpoint, ranks = self.context.checkpoint, self.context.ranks
         state, trainer = checkpoint.load(), None
         if not ranks.any(state is None):
             try:
                 trainer = self._build(state)
-            except Exception as error:  # a file of another model fails in any way
+            except Exception as error:  # a checkpoint of another model can raise anything
                 if out_of_memory(error) is not None:
                     raise
         if ranks.any(trainer is None):
@@ -159,7 +159,7 @@ class _Execution:
         return trainer
 
     def _build(self, state: dict[str, Any] | None = None) -> Trainer:
-        """The model and its trainer, at the first step or in a checkpoint's state."""
+        """The model and its trainer, at the first step or with a checkpoint's state."""
         spec, rank = self.spec, self.context.ranks.rank
         with self.context.clocks.phase("build"):
             torch.manual_seed(derive_seed("model", spec.seed))
@@ -182,11 +182,10 @@ class _Execution:
             finished = True
         finally:
             with context.interrupt.deferred():
-                self._contended = context.contention.read(alone=not finished)  # another rank may be elsewhere
-                self.measures |= context.read_peaks()  # now: the probes allocate memory of their own
-                self.measures |= _over_attempts(self.measures, trainer.resumed_peaks)
+                self._contended = context.contention.read(local=not finished)  # another rank may have failed
+                self.measures |= context.read_peaks(trainer.resumed_peaks)  # before the probes, which allocate memory
                 if finished:
-                    trainer.save()  # for the last time: the probes run steps of their own
+                    trainer.save()  # before the probes, which run steps
 
     def _evaluate(self, trainer: Trainer) -> None:
         stats = trainer.solver_stats
@@ -221,39 +220,24 @@ class _Execution:
             self.probes["ranks"] = ranks.gather(values)
 
     def _probe_unless_interrupted(self, probe: Callable[[LanguageModel, Task, RunSpec], Any], model: LanguageModel) -> Any:
-        """The probe's result; None after a request to stop, which all ranks then raise at the same place."""
+        """The probe's result; None after a request to stop, which all ranks then raise in the same place."""
         if self.context.interrupt.asked is not None:
             return None
         with self.context.machine.shared():
             return probe(model, self.task, self.spec)
 
-    def read_clocks(self, beside: int) -> dict[str, Measure]:
-        """The clocks, and the solver statistics where a failure kept them from being read."""
-        contended = f"{beside} runs side by side" if beside > 1 else self._contended
-        measures = {name: _contended(measure, contended) for name, measure in self.context.clocks.read().items()}
+    def read_clocks(self, concurrent_runs: int) -> dict[str, Measure]:
+        """The clocks and, after a failure, the solver statistics."""
+        contended = f"{concurrent_runs} runs side by side" if concurrent_runs > 1 else self._contended
+        measures = {name: _contended_clock(measure, contended) for name, measure in self.context.clocks.read().items()}
         if self.trainer is not None and "solver_bytes" not in self.measures:
             measures |= self.trainer.solver_stats.read()
         return measures
 
 
-def _contended(measure: Measure, reason: str | None) -> Measure:
-    """The wall clock, null where other work ran on the machine; its method then keeps the value."""
+def _contended_clock(measure: Measure, reason: str | None) -> Measure:
+    """The wall clock; None where other work ran on the machine, with the value in its method."""
     if reason is None or measure.value is None:
         return measure
-    method = f"{measure.method}; {reason}, the clock then said {measure.value:.4g} s"
+    method = f"{measure.method}; {reason}, the clock then read {measure.value:.4g} s"
     return measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})
-
-
-def _over_attempts(measures: Mapping[str, Measure], before: Mapping[str, float | None]) -> dict[str, Measure]:
-    """The meters of a resumed run: peaks are the largest over its attempts, sums and means over a window are null."""
-    found = {}
-    for name, past in before.items():
-        measure = measures[name]
-        if name.endswith("_peak_bytes") or name.startswith("nvml_"):
-            values = [value for value in (past, measure.value) if value is not None]
-            if values:
-                method = f"{measure.method}; largest over the attempts of a resumed run"
-                found[name] = measure.model_copy(update={"value": max(values), "reason": None, "method": method})
-        elif measure.value is not None:
-            found[name] = measure.model_copy(update={"value": None, "reason": "the run was resumed: its window has a gap"})
-    return found

@@ -1,4 +1,4 @@
-"""The training loop, the same for every model, and how a training resumes from a checkpoint."""
+"""The training loop, and how it resumes from a checkpoint."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Diverged(Exception):
 
 
 class Losses(NamedTuple):
-    """What is minimised (scalar, attached), its cross-entropy alone (nats, detached), and the memory to carry on."""
+    """The loss to minimise (attached), its cross-entropy (nats, detached), and the memory for the next batch."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -32,7 +32,7 @@ class Losses(NamedTuple):
 
 
 def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any = None, auxiliary: float = 0.0) -> Losses:
-    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times the sum of its auxiliary features'."""
+    """Mean cross-entropy over all positions, plus the Core's penalty and `auxiliary` times its auxiliary loss."""
     total, output, supervision = model.loss(inputs, targets, memory)
     cross_entropy = total.detach()
     if output.penalty is not None:
@@ -43,7 +43,7 @@ def loss_of(model: LanguageModel, inputs: Tensor, targets: Tensor, memory: Any =
 
 
 class _Loss(nn.Module):
-    """`loss_of` as a module, which is what DistributedDataParallel wraps."""
+    """`loss_of` as a module, for DistributedDataParallel."""
 
     def __init__(self, model: LanguageModel, auxiliary: float) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Loss(nn.Module):
 
 
 def make_optimiser(model: nn.Module, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, and its learning rate: linear warm-up over `warmup` steps, then a cosine that reaches zero after the last step."""
+    """AdamW, and a learning rate with linear warm-up over `warmup` steps and a cosine that reaches zero after the last step."""
 
     def factor(step: int) -> float:
         if step < train.warmup:
@@ -74,22 +74,22 @@ def training_step(
     memory: Any = None,
     loss: Callable[[Tensor, Tensor, Any], Losses] | None = None,
 ) -> tuple[Tensor, Any]:
-    """Forward, backward, clipped update; the cross-entropy (detached) and the memory to carry on. `loss`: instead of `loss_of`."""
+    """Forward, backward, clipped update; returns the cross-entropy (detached) and the next memory. `loss` replaces `loss_of`."""
     optimiser.zero_grad(set_to_none=True)
     losses = loss_of(model, inputs, targets, memory) if loss is None else loss(inputs, targets, memory)
     losses.total.backward()
     if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)  # after backward: a published baseline clips before, so not at all
+        nn.utils.clip_grad_norm_(model.parameters(), clip)  # before backward it has no effect
     optimiser.step()
     return losses.cross_entropy, losses.memory
 
 
 class Trainer:
-    """Train one model: runs the steps and keeps the curve, also where `run` raises Diverged.
+    """Train one model; `curve` holds the points so far also after `run` raises Diverged.
 
-    Resumed from a checkpoint, it ends in the same numbers, to the last bit on a CPU: batches are a function of their number, and
-    model, optimiser, schedule, random generators, carried memory and solver statistics are in the file. What else a user's model
-    keeps, outside parameters and buffers, is not.
+    A resumed training gives the same numbers, bit by bit on a CPU: batches depend on their number only, and model, optimiser,
+    schedule, random generators, carried memory and solver statistics are in the checkpoint. Other state of a user's model, outside
+    parameters and buffers, is not.
     """
 
     numerics: ClassVar[int] = 1
@@ -102,14 +102,14 @@ class Trainer:
         self.optimiser, self.schedule = make_optimiser(model, self.spec.train)
         self.curve: list[CurvePoint] = []
         self.done = 0
-        self.resumed_peaks: dict[str, float | None] = {}  # what the meters had read when the checkpoint was written
+        self.resumed_peaks: dict[str, float | None] = {}  # the meters' values at the checkpoint
         self._losses: list[Tensor] = []  # since the curve's last point
         self._memory: Any = None
 
     def run(self) -> None:
-        """All steps, with validation every `evaluate_every` and at the end.
+        """Run all steps, with validation every `evaluate_every` and at the end.
 
-        Diverged at the first loss that is not finite; Interrupted after a request to stop, with the state saved.
+        Raises Diverged at the first loss that is not finite, and Interrupted after a request to stop, with the state saved.
         """
         context, steps = self.context, self.spec.train.steps
         batches = context.task.batches("train", self.spec.train.batch, self.spec.seed, self.done)
@@ -128,7 +128,7 @@ class Trainer:
                             self.save()
                 context.nvml.sample()
                 if end == steps:
-                    self.recipe.restore()  # the model itself is validated last, tested and probed
+                    self.recipe.restore()  # the last validation, the test and the probes are of the model's own core
                 self._add_point(start, end)
         except Interrupted:
             self.solver_stats.forget("evaluation")
@@ -151,7 +151,7 @@ class Trainer:
         self.context.progress(self.done, train.steps, self.curve[-1].train_loss if self.curve else None)
 
     def _add_point(self, start: int, done: int) -> None:
-        """Add the mean of the losses since step `start`, and the validation where it is due, to the curve."""
+        """Add to the curve the mean of the losses since step `start` and, where it is due, a validation."""
         losses = self.ranks.sum(torch.stack(self._losses).double()).cpu() / self.ranks.size
         finite = torch.isfinite(losses)
         if not finite.all():
@@ -176,7 +176,7 @@ class Trainer:
             self._losses = []
 
     def _validate(self, start: int, done: int) -> dict[str, float]:
-        """The validation scores; empty where none is due between the steps. Diverged where one is not finite."""
+        """The validation scores, empty where none is due between the steps; Diverged where one is not finite."""
         every = self.spec.train.evaluate_every
         if done < self.spec.train.steps and not (every and done // every > start // every):
             return {}
@@ -191,7 +191,7 @@ class Trainer:
         return valid
 
     def save(self) -> None:
-        """Write the checkpoint, if one is kept: all that the rest of the run depends on."""
+        """Write the checkpoint, if one is kept."""
         context = self.context
         if not self.ranks.broadcast_flag(context.checkpoint.kept):
             return
@@ -200,7 +200,7 @@ class Trainer:
                 "generator": torch.get_rng_state(),
                 "cuda_generator": torch.cuda.get_rng_state() if self.spec.device == "cuda" else None,
                 "memory": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(self._memory)],
-                "telemetry": self.solver_stats.state(),
+                "solver_stats": self.solver_stats.state(),
                 "losses": [loss.cpu() for loss in self._losses],
             }
             state = {
@@ -210,14 +210,14 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "clocks": context.clocks.state(),
-                "peaks": _largest(self.resumed_peaks, {name: m.value for name, m in context.read_peaks().items()}),
+                "peaks": {name: measure.value for name, measure in context.read_peaks(self.resumed_peaks).items()},
                 "ranks": self.ranks.gather(own),
             }
             if self.ranks.first:
                 context.checkpoint.save(state, self.done)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume from a checkpoint's state. Any exception may be raised where it is not this run's; the model is then unusable."""
+        """Resume from a checkpoint's state; another run's may raise any exception, and the model is then unusable."""
         own = state["ranks"][self.ranks.rank]
         _check_steps(state, own["losses"], self.spec.train.steps)
         self.done, self._losses = state["done"], [loss.to(self.spec.device) for loss in own["losses"]]
@@ -227,7 +227,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self._memory = _restored_memory(self, own["memory"])
-        self.solver_stats.restore(own["telemetry"])
+        self.solver_stats.restore(own["solver_stats"], self.spec.device)
         self.context.clocks.restore(state["clocks"])
         self.resumed_peaks = {str(name): value for name, value in state["peaks"].items()}
         torch.set_rng_state(own["generator"])
@@ -238,25 +238,20 @@ class Trainer:
 
 
 def _restored_memory(trainer: Trainer, leaves: list[Any]) -> Any:
-    """The carried memory from its tensors, shaped like the memory that the model's first batch leaves."""
+    """The carried memory from its tensors, with the structure of the memory after the first batch."""
     if not leaves:
         return None
     spec = trainer.spec
     inputs, _ = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
-    with torch.no_grad(), trainer.solver_stats.deaf():
+    with torch.no_grad(), trainer.solver_stats.paused():
         output, _ = trainer.model.run(trainer.ranks.share(inputs).to(spec.device))
-    form = tree_flatten(output.memory)[1]
-    return tree_unflatten([leaf.to(spec.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
+    structure = tree_flatten(output.memory)[1]
+    return tree_unflatten([leaf.to(spec.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
 def _check_steps(state: dict[str, Any], losses: Sequence[Tensor], steps: int) -> None:
-    """ValueError where the steps that a state names contradict each other, or are more than the training has."""
+    """ValueError where a state's step numbers contradict each other or exceed the training's."""
     done, points = state["done"], [0, *(point["step"] for point in state["curve"])]
     rising = all(before < after for before, after in pairwise(points))
     if not (type(done) is int and rising and points[-1] + len(losses) == done == state["schedule"]["last_epoch"] <= steps):
-        raise ValueError(f"no state of this training: step {done} of {steps}, a curve up to step {points[-1]}")
-
-
-def _largest(before: dict[str, float | None], now: dict[str, float | None]) -> dict[str, float | None]:
-    pairs = {name: [value for value in (before.get(name), now.get(name)) if value is not None] for name in {**before, **now}}
-    return {name: max(values) if values else None for name, values in pairs.items()}
+        raise ValueError(f"not a state of this training: step {done} of {steps}, a curve up to step {points[-1]}")

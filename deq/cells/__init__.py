@@ -1,4 +1,4 @@
-"""The cells, one file each, and the literal registry of their names."""
+"""The cells, one file each, and the registry of their names. Imports deq.solve, never adjoints or layers."""
 
 from deq.cells.cell import Cell
 from deq.cells.energy import EnergyCell

@@ -1,4 +1,4 @@
-"""Attention by content and relative position, as in Transformer-XL; the same for the equilibrium cell and the explicit network."""
+"""Relative attention as in Transformer-XL, for the equilibrium cell and the explicit network."""
 
 import math
 from typing import ClassVar
@@ -13,29 +13,29 @@ from deq.solve import Map
 
 
 def sinusoids(distances: int, width: int, like: Tensor, base: float = 10_000.0) -> Tensor:
-    """(distances, width) sines and then cosines of the distances 0, 1, ...; Vaswani et al. (2017), arXiv 1706.03762."""
+    """Return (distances, width): sines, then cosines of the distances 0, 1, ...; Vaswani et al. (2017), arXiv 1706.03762."""
     frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=like.device) / width)
     angles = torch.arange(distances, dtype=torch.float64, device=like.device)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()[:, : width // 2]), dim=1).to(like.dtype)
 
 
 def by_distance(scores: Tensor) -> Tensor:
-    """Scores (..., T, S) of T queries by distance, S-1 first and 0 last, moved to the keys 0..S-1 that stand at these distances.
+    """Reorder scores (..., T, S) of T queries from distances S-1..0 to keys 0..S-1.
 
-    The last query is at the last key's position. Keys after a query get what is to be masked.
+    The last query is at the last key's position. Entries of keys after a query are arbitrary and must be masked.
     """
     times, keys = scores.shape[-2:]
     return F.pad(scores, (1, 0)).flatten(-2)[..., times:].unflatten(-1, (times, keys))
 
 
 class RelativeAttention(nn.Module):
-    """Causal attention of `heads` heads whose score of query i and key j is, over sqrt(E) for head width E,
+    """Causal attention with `heads` heads; the score of query i and key j is, over sqrt(E) for head width E,
 
         (q_i + r_w) . k_j + (q_i + r_r) . W_r R_{i-j}
 
-    with sinusoids R and learned biases r_w and r_r. Queries see `local` positions at most, their own included (None: all there
-    are). `dropout` drops attention weights. r_w and r_r start at N(0, bias_std). The projection of the heads' output has no bias in
-    Transformer-XL, and with `output_bias` one that starts at zero, as in the DEQ's code.
+    with sinusoids R and learned biases r_w and r_r, which start at N(0, bias_std). Queries see at most `local` positions, their own
+    included (None: all). `dropout` drops attention weights. The output projection has no bias in Transformer-XL; with `output_bias`
+    it has one that starts at zero, as in the DEQ's code.
     Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + 2 D, and D with `output_bias`.
     """
 
@@ -69,21 +69,21 @@ class RelativeAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.empty(heads, 1, width // heads).normal_(0.0, bias_std))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, T, E) of (B, T, 3 D)."""
+        """Split (B, T, 3 D) into queries, keys and values (B, H, T, E)."""
         return qkv.unflatten(-1, (3, self.heads, self.width // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _blocked(self, times: int, keys: int, device: torch.device) -> Tensor:
-        """(T, S): which keys a query does not see."""
+        """Return the mask (T, S) of keys that a query does not see."""
         seen = torch.ones(times, keys, dtype=torch.bool, device=device).tril(keys - times)
         return ~(seen if self.local is None else seen.triu(keys - times - self.local + 1))
 
     def bind(
         self, x: Tensor, *, injection: Tensor | None = None, memory: Tensor | None = None, remembered: Tensor | None = None
     ) -> Map:
-        """The map z (B, T, D) -> attention's output, for features shaped like x; all that does not depend on z is computed here.
+        """Return the map z (B, T, D) -> attention's output for features shaped like x; precompute all that z does not enter.
 
-        `injection` (B, T, 3 D) is added to queries, keys and values; those of the `memory` (B, M, D), which stands before z, get
-        `remembered` (B, M, 3 D).
+        `injection` (B, T, 3 D) is added to queries, keys and values of z, `remembered` (B, M, 3 D) to those of the `memory`
+        (B, M, D), which precedes z.
         """
         batch, times, width = x.shape
         past = 0 if memory is None else memory.shape[1]
@@ -92,7 +92,7 @@ class RelativeAttention(nn.Module):
         if memory is not None:
             before = F.linear(memory, weight)
             _, past_k, past_v = self._heads(before if remembered is None else before + remembered)
-        # Scale and content bias go into what is added to the queries, so that no evaluation has to.
+        # Fold scale and content bias into the injection, so that no evaluation applies them.
         shrink = torch.cat((x.new_full((width,), scale), x.new_ones(2 * width)))
         weight = weight * shrink[:, None]
         added = torch.cat((scale * self.content_bias.flatten(), x.new_zeros(2 * width)))

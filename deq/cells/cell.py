@@ -1,4 +1,4 @@
-"""The contract of a cell: everything that stays constant through a solve is fixed once, in `bind`."""
+"""Base class of cells."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,28 +10,30 @@ from deq.solve import Map
 
 
 class Cell(nn.Module, ABC):
-    """A family of maps z -> f(z; x). Input injection, dropout masks and normalised weights are drawn in `bind`, so that they are
-    constant through a solve and nobody has to reset them. `width` is the last dimension of its features, and of z too unless
-    the cell says otherwise in `start`."""
+    """A family of maps z -> f(z; x).
+
+    `bind` computes once what stays constant through a solve: input injection, dropout masks, normalised weights. `width` is the
+    last dimension of the features, and of z too unless a cell overrides `initial_state`.
+    """
 
     width: int
 
     @abstractmethod
     def bind(self, x: Tensor, memory: Any = None) -> Map:
-        """The map z (shaped like `start`) -> f(z) for features x (B, T, D) and a memory; f(z)[:, t] depends on the past alone."""
+        """Return the causal map z (shaped like `initial_state`) -> f(z) for features x (B, T, D) and a memory."""
 
-    def start(self, x: Tensor) -> Tensor:
-        """The first iterate (B, T, N): zeros, as in the paper; N is `width` here."""
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the first iterate (B, T, N): zeros, as in the paper; N is `width` here."""
         return torch.zeros(*x.shape[:-1], self.width, dtype=x.dtype, device=x.device)
 
     def features(self, z: Tensor) -> Tensor:
-        """What the solution z shows to the next layer: z itself, unless a cell keeps hidden parts in it."""
+        """Return the features of z for the next layer: z itself, unless it has hidden parts."""
         return z
 
     def remember(self, z: Tensor, x: Tensor, memory: Any = None) -> Any:
-        """The detached memory to bind the next segment with; None where the cell keeps none."""
+        """Return the detached memory for binding the next segment, or None."""
         return None
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """One evaluation f(z; x)."""
+        """Evaluate f(z; x) once."""
         return self.bind(x)(z)

@@ -1,4 +1,4 @@
-"""A cell whose map is the gradient of a potential: its fixed points are the rest states of an energy."""
+"""A cell whose map is the gradient of a potential: its fixed points are the stationary points of an energy."""
 
 from dataclasses import dataclass
 from math import log, sqrt
@@ -13,8 +13,8 @@ from deq.checks import check_whole
 
 
 def log_cosh(h: Tensor) -> Tensor:
-    """log cosh h without overflow, and smooth: its derivative is tanh h, also at zero."""
-    return h + F.softplus(-2 * h, threshold=40) - log(2)  # the default threshold of 20 would cost float64 half its digits
+    """Compute log cosh h without overflow; its derivative is tanh h, also at zero."""
+    return h + F.softplus(-2 * h, threshold=40) - log(2)  # the default threshold of 20 loses half of float64's digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class EnergyMap:
         return F.linear(torch.tanh(F.linear(z, self.V) + self.injection), self.V.T, self.c)
 
     def potential(self, z: Tensor) -> Tensor:
-        """Phi (B,), the sum of log cosh(V z + injection) and <c, z> over a sample's positions."""
+        """Return Phi (B,), the sum of log cosh(V z + injection) and <c, z> over a sample's positions."""
         return (log_cosh(F.linear(z, self.V) + self.injection).sum(-1) + z @ self.c).sum(-1)
 
     @property
@@ -39,20 +39,20 @@ class EnergyMap:
         return self.V, self.injection, self.c
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
-        """The same map of other tensors, in the order of `tensors`."""
+        """Return the same map with other tensors, in the order of `tensors`."""
         return type(self)(*tensors)
 
 
 class EnergyCell(Cell):
-    """f(z) = V^T tanh(V z + U x + b) + c, position by position: what descends the energy
+    """f(z) = V^T tanh(V z + U x + b) + c, position by position, which descends the energy
 
         E(z; x) = ||z||^2 / 2 - sum log cosh(V z + U x + b) - <c, z>.
 
-    grad E = z - f(z), so a fixed point is a rest state of E, and the Jacobian V^T diag(1 - tanh^2) V is symmetric, with eigenvalues
-    in [0, ||V||^2]: equilibrium propagation asks for that. V starts with ||V||^2 = `gain`, a contraction below one; E is bounded
-    below whatever the weights become, but may then have several rest states: plain iteration, which climbs Phi, stays at one of
-    them while the weights change, Anderson may jump to another. Nothing couples positions: a symmetric coupling
-    across time would let the future act on the past. So this cell has no memory and suits tasks that the current token answers.
+    grad E = z - f(z), so a fixed point is a stationary point of E. The Jacobian V^T diag(1 - tanh^2) V is symmetric, as equilibrium
+    propagation requires, with eigenvalues in [0, ||V||^2]. V starts with ||V||^2 = `gain`, a contraction below one. Above one, E is
+    still bounded below but may have several minima: plain iteration stays at one of them while the weights change, Anderson may
+    switch. Positions are not coupled (a symmetric coupling would let the future act on the past), so the cell has no memory and
+    suits tasks that the current token answers.
     After Scellier and Bengio (Frontiers 2017), arXiv 1602.05179. Parameters: H (2 D + 1) + D.
     """
 
@@ -71,5 +71,5 @@ class EnergyCell(Cell):
         nn.init.orthogonal_(self.V, sqrt(gain))
 
     def bind(self, x: Tensor, memory: None = None) -> EnergyMap:
-        """U x + b is computed once."""
+        """Compute U x + b once."""
         return EnergyMap(self.V, self.inject(x), self.c)

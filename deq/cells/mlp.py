@@ -1,4 +1,4 @@
-"""The simplest cell: one hidden layer per position, for tests and for inputs without time."""
+"""A cell with one hidden layer per position, for tests and for inputs without time."""
 
 from typing import ClassVar
 
@@ -28,6 +28,6 @@ class MLPCell(Cell):
                 layer.weight.mul_(gain)
 
     def bind(self, x: Tensor, memory: None = None) -> Map:
-        """U x + b is computed once."""
+        """Compute U x + b once."""
         injection = self.inject(x)
         return lambda z: torch.tanh(self.outer(torch.relu(self.inner(z) + injection)))

@@ -1,4 +1,4 @@
-"""A causal transformer block as a fixed-point map, the input injected into its queries, keys and values."""
+"""A causal transformer block as a fixed-point map; the input is injected into queries, keys and values."""
 
 from typing import ClassVar, NamedTuple
 
@@ -11,13 +11,15 @@ from deq.checks import check_whole
 from deq.solve import Map
 
 
-class _Segment(NamedTuple):
+class TransformerMemory(NamedTuple):
+    """Memory of a TransformerCell."""
+
     z: Tensor  # (B, M, D) solution of the last M positions
     x: Tensor  # (B, M, D) their input features
 
 
 def rotary_phases(positions: int, head_width: int, like: Tensor, base: float) -> Tensor:
-    """The complex phases (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
+    """Return the complex phases (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
     frequencies = base ** -torch.linspace(0, 1, head_width // 2, dtype=torch.float64, device=like.device)
     angles = torch.arange(positions, dtype=torch.float64, device=like.device)[:, None] * frequencies
     dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
@@ -25,8 +27,10 @@ def rotary_phases(positions: int, head_width: int, like: Tensor, base: float) ->
 
 
 def rotate(q: Tensor, phases: Tensor) -> Tensor:
-    """Turn neighbouring coordinates of q (..., T, E), as complex numbers, by phases (T, E/2): <rotate(q)_s, rotate(k)_t> depends on
-    s - t alone. One complex product takes a quarter of the time of sines and cosines; in half precision it is done in single."""
+    """Rotate pairs of coordinates of q (..., T, E) by phases (T, E/2), so that <rotate(q)_s, rotate(k)_t> depends on s - t.
+
+    A complex product takes a quarter of the time of sines and cosines; for half precision it runs in float32.
+    """
     exact = q if phases.dtype == torch.complex128 or q.dtype == torch.float32 else q.float()
     turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * phases
     return torch.view_as_real(turned).flatten(-2).to(q.dtype)
@@ -35,15 +39,14 @@ def rotate(q: Tensor, phases: Tensor) -> Tensor:
 class TransformerCell(Cell):
     """f(z) = LN(y + FFN(y)), y = LN(z + attention(W z + U x)): post-LN, as in the DEQ-Transformer of Bai et al. (2019).
 
-    Rotary positions in place of the paper's relative sinusoids (both depend on distances alone; rotary runs through SDPA's fused
-    kernels; a `rotary_base` near the sequence's length spends the few frequencies of a narrow head where they tell positions
-    apart). LayerNorm without affine parameters, as in the authors' code. `feedforward` is the inner width of the FFN (default 4D).
-    `bias_std` is the initial scale of the biases of queries and keys: under rotary they are what a head attends to by distance
-    alone, the part of the paper's two position biases; a wide start finds long copies sooner. The other weights start at torch's
-    defaults times gains that let the input weigh more than the state, so that the first solves converge (at the plain defaults,
-    or at the N(0, 0.05) that the paper names, many do not in 200 steps); `initial_std` asks for N(0, initial_std) instead. With
-    `memory_length` M, the last M positions of the previous segment are attended to, at their solution z and input x, detached.
-    Parameters: 7 D^2 + 5 D + feedforward (2 D + 1).
+    Rotary positions replace the paper's relative sinusoids: both depend only on distances, and rotary uses SDPA's fused kernels. A
+    `rotary_base` near the sequence length helps narrow heads, which have few frequencies. LayerNorm has no affine parameters, as in
+    the authors' code. `feedforward` is the inner width of the FFN (default 4D). `bias_std` is the initial scale of the biases of
+    queries and keys, with which a head attends by distance alone (the paper's two position biases); a wide start finds long copies
+    sooner. The other weights start at torch's defaults times gains that weigh the input more than the state, so that the first
+    solves converge (at the defaults, or at the paper's N(0, 0.05), many need more than 200 steps); `initial_std` sets
+    N(0, initial_std) instead. With `memory_length` M, queries attend to the last M positions of the previous segment, at their
+    solution z and input x, detached. Parameters: 7 D^2 + 5 D + feedforward (2 D + 1).
     """
 
     numerics: ClassVar[int] = 1
@@ -84,13 +87,13 @@ class TransformerCell(Cell):
         nn.init.normal_(self.inject.bias[: 2 * width].data, 0.0, bias_std)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys (2, B, H, T, E), to be rotated together, and values (B, H, T, E)."""
+        """Split into queries and keys (2, B, H, T, E), which are rotated together, and values (B, H, T, E)."""
         batch, time, _ = qkv.shape
         heads = qkv.view(batch, time, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
         return heads[:2], heads[2]
 
-    def bind(self, x: Tensor, memory: _Segment | None = None) -> Map:
-        """U x and the keys and values of the memory are computed once."""
+    def bind(self, x: Tensor, memory: TransformerMemory | None = None) -> Map:
+        """Compute U x and the keys and values of the memory once."""
         batch, time, width = x.shape
         injection = self.inject(x)
         past = 0 if memory is None else memory.z.shape[1]
@@ -115,10 +118,10 @@ class TransformerCell(Cell):
 
         return f
 
-    def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
-        """The last `memory_length` positions' solution and input, detached; copies, out of reach of in-place operations."""
+    def remember(self, z: Tensor, x: Tensor, memory: TransformerMemory | None = None) -> TransformerMemory | None:
+        """Return a detached copy of the solution and input at the last `memory_length` positions."""
         if self.memory_length == 0:
             return None
         if memory is not None:
             z, x = torch.cat((memory.z, z), dim=1), torch.cat((memory.x, x), dim=1)
-        return _Segment(z[:, -self.memory_length :].detach().clone(), x[:, -self.memory_length :].detach().clone())
+        return TransformerMemory(z[:, -self.memory_length :].detach().clone(), x[:, -self.memory_length :].detach().clone())

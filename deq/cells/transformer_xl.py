@@ -1,4 +1,4 @@
-"""The DEQ-Transformer's block in the paper's form: relative attention, injected queries, keys and values, a memory of both."""
+"""The DEQ-Transformer's block as in the paper: relative attention, injected queries, keys and values, and a memory."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -16,25 +16,26 @@ from deq.solve import Map
 Normalisation = Literal["post", "pre"]
 
 
-class _Segment(NamedTuple):
+class TransformerXLMemory(NamedTuple):
+    """Memory of a TransformerXLCell."""
+
     z: Tensor  # (B, M, D) solution of the last M positions
     injection: Tensor  # (B, M, 3 D) what was added to their queries, keys and values
 
 
 class TransformerXLCell(Cell):
-    """f(z) = LN(y + FFN(y)), y = LN(z + attention(W z + U x)), positions relative: the block of the DEQ-Transformer as released.
+    """f(z) = LN(y + FFN(y)), y = LN(z + attention(W z + U x)) with relative positions: the released block of the DEQ-Transformer.
 
-    With "pre" normalisation f(z) = LN(y) + FFN(LN(y)), y = z + attention(W LN(z) + U x), as released: at the start and width 32
-    Picard, Anderson and Broyden reach rtol 1e-3 in 12, 8 and 9 steps. The paper trains "post". LayerNorms have no parameters, as in
-    the code. `memory_length` M keeps the last M positions' solution and injection, detached, `local` is how far a query looks back.
-    `dropout` drops channels after attention and inside and after the FFN, the same ones at every position and all through a
-    solve; `attention_dropout` drops attention weights, fixed through a solve too. `weight_norm` as in the code: all weights but
-    U's. A `position_base` near the sequence's length spends the few frequencies of a narrow model where they tell positions apart.
-    The weights start at torch's defaults times gains that let the input weigh more than the state, so that the first solves
-    converge, and the biases r_w and r_r wide, which finds long copies sooner; `initial_std` asks for N(0, initial_std) everywhere
-    instead (0.05 in the paper, 0.01 in its code).
-    Bai, Kolter, Koltun (NeurIPS 2019), arXiv 1909.01377. Parameters: 8 D^2 + 7 D + F (2 D + 1) for F = `feedforward` (default
-    4 D), and 6 D + F with weight normalisation.
+    With "pre" normalisation f(z) = LN(y) + FFN(LN(y)), y = z + attention(W LN(z) + U x), as released; the paper trains "post". At
+    the start and width 32, Picard, Anderson and Broyden reach rtol 1e-3 in 12, 8 and 9 steps. LayerNorms have no parameters, as in
+    the code. `memory_length` M keeps the solution and injection of the last M positions, detached; `local` limits how far a query
+    sees. `dropout` drops channels after attention and inside and after the FFN, `attention_dropout` attention weights; masks are
+    constant through a solve, and channel masks are the same at every position. `weight_norm` normalises all weights but U, as in
+    the code. A `position_base` near the sequence length helps narrow models, which have few frequencies. Weights start at torch's
+    defaults times gains that weigh the input more than the state, so that the first solves converge, and the biases r_w and r_r
+    wide, which finds long copies sooner; `initial_std` sets N(0, initial_std) everywhere instead (0.05 in the paper, 0.01 in its
+    code). Bai, Kolter, Koltun (NeurIPS 2019), arXiv 1909.01377. Parameters: 8 D^2 + 7 D + F (2 D + 1) for F = `feedforward`
+    (default 4 D), and 6 D + F with weight normalisation.
     """
 
     numerics: ClassVar[int] = 1
@@ -82,8 +83,8 @@ class TransformerXLCell(Cell):
             for layer in (attention.qkv, attention.position, attention.project, self.expand, self.contract):
                 normalised(layer)
 
-    def bind(self, x: Tensor, memory: _Segment | None = None) -> Map:
-        """The injection, the masks, the normalised weights, the memory's keys and values and the positions are computed once."""
+    def bind(self, x: Tensor, memory: TransformerXLMemory | None = None) -> Map:
+        """Compute the injection, masks, normalised weights, positions and the memory's keys and values once."""
         pre, injection = self.normalisation == "pre", self.inject(x)
         old, remembered = (None, None) if memory is None else memory
         if old is not None and pre:
@@ -111,11 +112,11 @@ class TransformerXLCell(Cell):
         return F.layer_norm(z, (self.width,))
 
     @torch.no_grad()
-    def remember(self, z: Tensor, x: Tensor, memory: _Segment | None = None) -> _Segment | None:
-        """The last `memory_length` positions' solution and injection, detached; copies, out of reach of in-place operations."""
+    def remember(self, z: Tensor, x: Tensor, memory: TransformerXLMemory | None = None) -> TransformerXLMemory | None:
+        """Return a detached copy of the solution and injection at the last `memory_length` positions."""
         if self.memory_length == 0:
             return None
         injection = self.inject(x[:, -self.memory_length :])
         if memory is not None:
             z, injection = torch.cat((memory.z, z), dim=1), torch.cat((memory.injection, injection), dim=1)
-        return _Segment(z[:, -self.memory_length :].detach().clone(), injection[:, -self.memory_length :].clone())
+        return TransformerXLMemory(z[:, -self.memory_length :].detach().clone(), injection[:, -self.memory_length :].clone())

@@ -1,4 +1,4 @@
-"""TrellisNet's level as a fixed-point map: a causal convolution under LSTM gates, hidden and cell state solved together."""
+"""TrellisNet's level as a fixed-point map: a causal convolution with LSTM gates over hidden and cell state."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -15,13 +15,15 @@ from deq.pack import pack, unpack
 from deq.solve import Map
 
 
-class _Last(NamedTuple):
-    z: Tensor  # (B, 1, 2 H) solution of the last position, h beside c
+class TrellisMemory(NamedTuple):
+    """Memory of a TrellisCell."""
+
+    z: Tensor  # (B, 1, 2 H) solution (h, c) at the last position
     x: Tensor  # (B, 1, D) its input features
 
 
 def delayed(x: Tensor, past: Tensor | None) -> Tensor:
-    """x (B, T, D) one position late: the past (B, 1, D), or zeros, and then x without its last position."""
+    """Shift x (B, T, D) by one position: the past (B, 1, D), or zeros, then x without its last position."""
     return F.pad(x[:, :-1], (0, 0, 1, 0)) if past is None else torch.cat((past, x[:, :-1]), dim=1)
 
 
@@ -30,14 +32,14 @@ class TrellisCell(Cell):
 
         u_t + V (h_{t-1}, h_t),   u_t = U (x_{t-1}, x_t) + b:
 
-    both convolutions have kernel 2 and dilation 1, and the state is z = (h, c), (B, T, 2 H). Its features are the last `width`
+    both convolutions have kernel 2 and dilation 1, and the state is z = (h, c), (B, T, 2 H). The features are the last `width`
     channels of h; x has `inputs` (default `width`) channels, h and c have H = `hidden` (default `width`) each. `dropout` drops
-    channels of h on their way into V, `weight_dropout` drops entries of U and V that meet position t-1 (of their direction, with
-    `weight_norm`), one draw a bind, as the authors' code does. Weights start at torch's defaults, and the first solves converge
-    (Anderson: 13 steps to 1e-3); `initial_std` asks for N(0, initial_std) everywhere instead (0.01 in the authors' code).
-    The memory is the last position's h, c and x, so that segments have the map of the whole sequence; the authors' code carries h
-    and c, and pads x with zeros.
-    Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: 8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`.
+    channels of h at the input of V; `weight_dropout` drops entries of U and V for position t-1 (of their direction, with
+    `weight_norm`), one draw per bind, as in the authors' code. Weights start at torch's defaults, where the first solves converge
+    (Anderson: 13 steps to 1e-3); `initial_std` sets N(0, initial_std) instead (0.01 in the authors' code). The memory is h, c and x
+    at the last position, so that segments have the map of the whole sequence; the authors' code carries h and c and pads x with
+    zeros. Bai, Kolter, Koltun (ICLR 2019), arXiv 1810.06682. Parameters: 8 D H + 4 H + 8 H^2 for D inputs, and 8 H with
+    `weight_norm`.
     """
 
     numerics: ClassVar[int] = 1
@@ -67,7 +69,7 @@ class TrellisCell(Cell):
         self.mix = self._convolution(hidden, bias=False)
 
     def _convolution(self, channels: int, bias: bool) -> nn.Linear:
-        """Four gates from two neighbouring positions of so many channels."""
+        """Make the convolution from two neighbouring positions to four gates."""
         layer = nn.Linear(2 * channels, 4 * self.hidden, bias)
         if self.initial_std is not None:
             for parameter in layer.parameters():
@@ -75,22 +77,22 @@ class TrellisCell(Cell):
         return normalised(layer) if self.weight_norm else layer
 
     def injection(self) -> nn.Linear:
-        """A new input convolution U, b of this cell's shape and start."""
+        """Make a new input convolution U, b."""
         return self._convolution(self.inputs, bias=True)
 
-    def windows(self, x: Tensor, memory: _Last | None = None) -> Tensor:
-        """(x_{t-1}, x_t) at every position, (B, T, 2 D): what an injection takes."""
+    def windows(self, x: Tensor, memory: TrellisMemory | None = None) -> Tensor:
+        """Return (x_{t-1}, x_t) at every position, (B, T, 2 D): the argument of an injection."""
         return pack(delayed(x, None if memory is None else memory.x), x)
 
     def _mask(self, layer: nn.Linear) -> Tensor | None:
-        """A mask for a convolution's weight that drops and scales what meets position t-1 alone; None where nothing drops."""
+        """Draw a mask that drops weights of position t-1; None where nothing drops."""
         if not self.training or self.weight_dropout == 0:
             return None
         older = next(layer.parameters()).new_ones(layer.out_features, layer.in_features // 2)
         return pack(F.dropout(older, self.weight_dropout), older)
 
     def _weight(self, layer: nn.Linear, mask: Tensor | None) -> Tensor:
-        """A convolution's weight, masked; of a normalised one the direction is masked, so that its length stays the gain."""
+        """Return the masked weight; of a normalised one the direction is masked, so that its length stays the gain."""
         if mask is None or not self.weight_norm:
             return masked(layer.weight, mask)
         parametrizations: Any = layer.parametrizations
@@ -99,12 +101,12 @@ class TrellisCell(Cell):
         return weight
 
     def injected(self, layer: nn.Linear, windows: Tensor) -> Callable[[], Tensor]:
-        """What computes the injection u of the windows by a convolution U, b, whose mask is drawn now."""
+        """Draw the mask of a convolution U, b, and return the function that computes the injection u of the windows."""
         mask = self._mask(layer)
         return lambda: F.linear(windows, self._weight(layer, mask), layer.bias)
 
-    def recurrence(self, x: Tensor, memory: _Last | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-        """The level (z, u) -> f(z) for any injected u (B, T, 4 H), with its masks drawn and its weight normalised once."""
+    def recurrence(self, x: Tensor, memory: TrellisMemory | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Draw the masks, normalise the weight and return the level (z, u) -> f(z) for any injection u (B, T, 4 H)."""
         hidden, past = self.hidden, None if memory is None else memory.z
         weight = self._weight(self.mix, self._mask(self.mix)).T
         mask = variational_mask(x.new_empty(x.shape[0], 1, hidden), self.dropout, self.training)
@@ -122,19 +124,19 @@ class TrellisCell(Cell):
 
         return level
 
-    def bind(self, x: Tensor, memory: _Last | None = None) -> Map:
-        """u, the masks and the normalised weight are computed once."""
+    def bind(self, x: Tensor, memory: TrellisMemory | None = None) -> Map:
+        """Compute u, the masks and the normalised weight once."""
         u, level = self.injected(self.inject, self.windows(x, memory))(), self.recurrence(x, memory)
         return lambda z: level(z, u)
 
-    def start(self, x: Tensor) -> Tensor:
-        """Zeros (B, T, 2 H)."""
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return zeros (B, T, 2 H)."""
         return torch.zeros(*x.shape[:-1], 2 * self.hidden, dtype=x.dtype, device=x.device)
 
     def features(self, z: Tensor) -> Tensor:
-        """The last `width` channels of h."""
+        """Return the last `width` channels of h."""
         return z[..., self.hidden - self.width : self.hidden]
 
-    def remember(self, z: Tensor, x: Tensor, memory: _Last | None = None) -> _Last:
-        """The last position's solution and input, detached; copies, which do not keep the segment alive."""
-        return _Last(z[:, -1:].detach().clone(), x[:, -1:].detach().clone())
+    def remember(self, z: Tensor, x: Tensor, memory: TrellisMemory | None = None) -> TrellisMemory:
+        """Return a detached copy of the solution and input at the last position."""
+        return TrellisMemory(z[:, -1:].detach().clone(), x[:, -1:].detach().clone())

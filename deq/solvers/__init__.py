@@ -1,10 +1,13 @@
-"""The solvers, one small file each, and the literal registry of their names."""
+"""The solvers, one file each, and the registry of their names. Imports deq.solve."""
 
+from collections.abc import Callable
+
+from deq.solve import Solver
 from deq.solvers.anderson import Anderson
 from deq.solvers.broyden import Broyden
 from deq.solvers.picard import Picard
 
-SOLVERS: dict[str, type[Picard] | type[Anderson] | type[Broyden]] = {
+SOLVERS: dict[str, Callable[..., Solver]] = {
     "picard": Picard,
     "anderson": Anderson,
     "broyden": Broyden,

@@ -1,4 +1,4 @@
-"""Anderson acceleration: the combination of the last `window` images whose residuals cancel best.
+"""Anderson acceleration: combine the last `window` images f(z_i) so that their residuals are smallest.
 
 Type II, difference-free: minimise ||sum_i a_i g_i|| subject to sum_i a_i = 1 over residuals g_i = f(z_i) - z_i, step to
 sum_i a_i (z_i + mixing g_i). D. G. Anderson, J. ACM 12 (1965); H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011).
@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, looks_free
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import combined, inner
 
 
-class _Memory(NamedTuple):
-    residuals: Tensor  # (B, window, N): contiguous rows, so that writing one is a plain copy
+class AndersonMemory(NamedTuple):
+    """State of a solve, written in place."""
+
+    residuals: Tensor  # (B, window, N)
     images: Tensor  # (B, window, N)
-    gram: Tensor  # (B, window, window) of the residuals, the ridge on its diagonal; one row is renewed a step
+    gram: Tensor  # (B, window, window) of the residuals, with the ridge on its diagonal; one row changes per step
     ridged: tuple[Tensor, ...]  # `window` rows: ones, and 1 + ridge where the diagonal is
     ones: Tensor  # (B, window, 1)
-    sound: Tensor  # (B,) zeros: what the Cholesky factorisation says of a system that has a solution
+    sound: Tensor  # (B,) zeros: the info of a Cholesky factorisation that succeeds
     taken: int  # steps so far
 
 
@@ -30,9 +32,9 @@ class _Memory(NamedTuple):
 class Anderson:
     """Anderson acceleration over `window` steps; stores at most 2 window states.
 
-    `ridge` is relative to each sample's Gram matrix after scaling its diagonal to one: an absolute ridge ruins tight tolerances
-    (a peer's default stalls at 1e-6). None takes the smallest that keeps Cholesky going in the dtype. A sample whose system is
-    singular all the same takes a Picard step; the others do not notice.
+    `ridge` is relative to the diagonal of each sample's Gram matrix, since an absolute ridge stalls tight tolerances (one library's
+    default at 1e-6). None takes the smallest with which Cholesky works in the dtype. A sample whose system is singular all the same
+    takes a Picard step, without effect on the others.
     """
 
     numerics: ClassVar[int] = 1
@@ -49,13 +51,13 @@ class Anderson:
         if self.ridge is not None and not self.ridge >= 0:
             raise ValueError(f"ridge must not be negative, got {self.ridge}")
 
-    def init(self, z: Tensor, steps: int) -> _Memory:
-        """Room for the window, or for all the steps where they are fewer, allocated once."""
+    def init(self, z: Tensor, steps: int) -> AndersonMemory:
+        """Allocate the window, or room for all steps where they are fewer."""
         window = min(self.window, steps)
         batch, size = z.shape[0], math.prod(z.shape[1:])
         ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(z.dtype).eps
         gram = z.new_zeros(batch, window, window)
-        return _Memory(
+        return AndersonMemory(
             z.new_empty(batch, window, size),
             z.new_empty(batch, window, size),
             gram,
@@ -65,8 +67,8 @@ class Anderson:
             0,
         )
 
-    def step(self, f: Map, z: Tensor, fz: Tensor, memory: _Memory) -> tuple[Tensor, _Memory]:
-        """One bmm over the residuals for the new Gram row, a (window, window) Cholesky solve, one bmm over the images."""
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: AndersonMemory) -> tuple[Tensor, AndersonMemory]:
+        """Compute the new Gram row (one bmm), the weights (a Cholesky solve) and the combination of the images (one bmm)."""
         residuals, images, gram, ridged, ones, _, count = memory
         window = residuals.shape[1]
         newest, used = count % window, count + 1
@@ -87,14 +89,14 @@ class Anderson:
 
     @staticmethod
     def _weights(gram: Tensor, ones: Tensor, newest: int, sound: Tensor) -> Tensor:
-        """(B, used) weights that sum to one; all on the newest image (a Picard step) for a sample that has no solution."""
+        """Return weights (B, used) that sum to one; a sample without a solution has all on the newest image (a Picard step)."""
         factor, failed = torch.linalg.cholesky_ex(gram)
         solved = torch.cholesky_solve(ones, factor).squeeze(2)
         total = solved.sum(1, keepdim=True)
         weights = solved / total
         limits = torch.finfo(gram.dtype)
         if (
-            looks_free(gram)
+            is_sync_free(gram)
             and torch.equal(failed, sound)
             and torch.equal(total.clamp(limits.tiny, limits.max), total)  # NaN is not equal to itself
         ):

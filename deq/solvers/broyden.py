@@ -1,7 +1,7 @@
-"""Broyden's good method with the steps alone as its memory.
+"""Broyden's good method with only the steps as memory.
 
-The inverse Jacobian estimate is a product of rank-one factors, each made of two successive steps, so that `window` states are all
-that is stored (U, V forms store twice that). C. G. Broyden, Math. Comp. 19 (1965); C. T. Kelley, Solving Nonlinear Equations with
+The estimate of the inverse Jacobian is a product of rank-one factors, each from two successive steps, so only `window` states are
+stored (U, V forms store twice that). C. G. Broyden, Math. Comp. 19 (1965); C. T. Kelley, Solving Nonlinear Equations with
 Newton's Method (SIAM 2003), section 4.2.
 """
 
@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, looks_free
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import inner
 
 
-class _Memory(NamedTuple):
+class BroydenMemory(NamedTuple):
+    """State of a solve; the large tensors are written in place."""
+
     steps: Tensor  # (B, window, N)
     gram: Tensor  # (B, window, window) of the steps
     system: Tensor  # (B, window, window), lower triangular: the left side of the system for the coefficients
     square: Tensor  # (B,) <s, s> of the last step
     one: Tensor  # (B,)
-    stored: int  # steps in it
+    stored: int  # number of steps stored
 
     @property
     def divisors(self) -> Tensor:
@@ -33,7 +35,7 @@ class _Memory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden:
-    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores at most `window` states, then starts afresh."""
+    """Quasi-Newton on g(z) = f(z) - z from the estimate -I, full steps; stores at most `window` states, then restarts."""
 
     numerics: ClassVar[int] = 1
 
@@ -43,17 +45,17 @@ class Broyden:
     def __post_init__(self) -> None:
         check_whole(least=2, window=self.window)
 
-    def init(self, z: Tensor, steps: int) -> _Memory:
-        """Room for the window, or for all the steps where they are fewer, allocated once."""
+    def init(self, z: Tensor, steps: int) -> BroydenMemory:
+        """Allocate the window, or room for all steps where they are fewer."""
         window = min(self.window, steps)
         batch, size = z.shape[0], math.prod(z.shape[1:])
         gram = z.new_zeros(batch, window, window)
-        return _Memory(
+        return BroydenMemory(
             z.new_empty(batch, window, size), gram, torch.zeros_like(gram), gram.new_ones(batch), gram.new_ones(batch), 0
         )
 
-    def step(self, f: Map, z: Tensor, fz: Tensor, memory: _Memory) -> tuple[Tensor, _Memory]:
-        """Two passes over the stored steps and a triangular solve for the coefficients; the new Gram row comes by algebra."""
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: BroydenMemory) -> tuple[Tensor, BroydenMemory]:
+        """Make two passes over the stored steps and a triangular solve; the new Gram row follows without a third pass."""
         steps, gram, system, _, one, count = memory
         old = z.flatten(1)
         residual = torch.sub(fz.flatten(1), old)
@@ -71,11 +73,11 @@ class Broyden:
         system[:, count, count] = square
         if count > 0:
             torch.neg(gram[:, count, 1 : count + 1], out=system[:, count, :count])
-        return torch.add(old, newer).view(z.shape), _Memory(steps, gram, system, square, one, count + 1)
+        return torch.add(old, newer).view(z.shape), BroydenMemory(steps, gram, system, square, one, count + 1)
 
     @staticmethod
-    def _quasi_newton(residual: Tensor, newer: Tensor, memory: _Memory) -> Tensor:
-        """Writes the step -B^-1 g to `newer` (B, N); returns its inner products (B, count) with the stored steps.
+    def _quasi_newton(residual: Tensor, newer: Tensor, memory: BroydenMemory) -> Tensor:
+        """Write the step -B^-1 g to `newer` (B, N); return its inner products (B, count) with the stored steps.
 
         B^-1 g = w_k with w_0 = -g and w_{j+1} = w_j + c_j s_{j+1}, c_j = <s_j, w_j> / <s_j, s_j>: a lower triangular system for c.
         The last factor involves the step itself, s_k = -w / (1 + <s_{k-1}, w> / <s_{k-1}, s_{k-1}>).
@@ -87,15 +89,14 @@ class Broyden:
         if count > 1:
             last = count - 1
             left, right = memory.system[:, :last, :last], against[:, :last].unsqueeze(2)
-            c = torch.linalg.solve_triangular(left, right, upper=False)  # with its sign turned too
+            c = torch.linalg.solve_triangular(left, right, upper=False)  # -c
             opposite = torch.baddbmm(residual.unsqueeze(1), c.mT, steps[:, 1:]).squeeze(1)
             along = torch.baddbmm(against.unsqueeze(2), gram[:, :count, 1:count], c).squeeze(2)  # without another pass
         denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
         limit = torch.finfo(gram.dtype).eps ** 0.5
         # NaN is not equal to itself.
-        if not (looks_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
-            # A vanishing denominator means that the update would be singular: that sample skips it, here and, by an infinite
-            # divisor, in every later product.
+        if not (is_sync_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
+            # The update would be singular: that sample skips it, here and, by an infinite divisor, in every later product.
             singular = denominator.abs() < limit
             denominator = torch.where(singular, 1, denominator)
             divisor = memory.system[:, count - 1, count - 1]

@@ -1,4 +1,4 @@
-"""Picard iteration: the plain, memory-free z <- f(z), optionally relaxed."""
+"""Picard iteration: plain or relaxed fixed-point iteration."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,9 +22,8 @@ class Picard:
             raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")
 
     def init(self, z: Tensor, steps: int) -> None:
-        """Nothing to remember."""
-        return None
+        """Return None: there is no memory."""
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: None) -> tuple[Tensor, None]:
-        """f(z) itself, or the relaxed mean of z and f(z)."""
+        """Return f(z), or the relaxed mean of z and f(z)."""
         return (fz if self.relaxation == 1 else lerp(z, fz, self.relaxation)), None

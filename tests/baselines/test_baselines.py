@@ -53,7 +53,7 @@ def test_the_segments_are_the_depth_evenly_cut(depth: int, way: str) -> None:
 def test_unrolled_is_the_map_applied_by_hand(name: str, depth: int, way: str) -> None:
     core = Unrolled(CELLS[name](width=8), depth=depth, checkpointing=way)  # type: ignore[arg-type]
     x = torch.randn(2, 5, 8)
-    f, z = core.cell.bind(x), core.cell.start(x)
+    f, z = core.cell.bind(x), core.cell.initial_state(x)
     for _ in range(depth):
         z = f(z)
     assert torch.equal(core(x).y, core.cell.features(z))

@@ -172,7 +172,7 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None
 
 
 def test_a_solver_that_gives_up_says_so() -> None:
-    with pytest.raises(RuntimeError, match=r"the ODE solver dopri5 gave up: .*underflow"):
+    with pytest.raises(RuntimeError, match=r"the ODE solver dopri5 failed: .*underflow"):
         NeuralODE(MLPCell(width=3))(torch.full((1, 2, 3), math.nan))
 
 

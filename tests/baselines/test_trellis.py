@@ -89,8 +89,8 @@ def test_the_level_is_the_naive_one_from_any_state() -> None:
     expected = torch.tensor([[h + c for h, c in sample] for sample in new], dtype=torch.float64)
     close(level(z, x), expected)
     close(level.features(z), z[:, :, H - W : H])
-    assert level.start(x).shape == z.shape
-    assert not level.start(x).any()
+    assert level.initial_state(x).shape == z.shape
+    assert not level.initial_state(x).any()
 
 
 @pytest.mark.parametrize("injection", ["tied", "untied"])
@@ -277,7 +277,7 @@ def test_weight_dropout_drops_the_right_share_and_nothing_of_the_own_position(we
     f, g = level.bind(x), level.bind(x)
     assert torch.equal(f(z), f(z))
     assert not torch.allclose(f(z), g(z))
-    zero = level.start(x)
+    zero = level.initial_state(x)
     assert not torch.allclose(f(zero), g(zero))  # U's, as h is zero
     f(z).square().sum().backward()
     for layer, channels in ((level.inject, 16), (level.mix, 24)):
@@ -293,7 +293,7 @@ def test_weight_dropout_drops_the_right_share_and_nothing_of_the_own_position(we
 def test_without_weight_dropout_nothing_is_drawn() -> None:
     level, x = cell(), sequence()
     before = torch.get_rng_state()
-    level.bind(x)(level.start(x))
+    level.bind(x)(level.initial_state(x))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -314,7 +314,7 @@ def test_dropout_is_the_same_at_every_level_of_a_net() -> None:
     torch.manual_seed(4)
     y = net(x).y
     torch.manual_seed(4)
-    f, z = net.cell.bind(x), net.cell.start(x)
+    f, z = net.cell.bind(x), net.cell.initial_state(x)
     assert torch.equal(y, net.cell.features(f(f(f(z)))))
 
 

@@ -23,7 +23,7 @@ def test_ten_solver_steps_of_a_cheap_map(benchmark: Any, name: str, shape: tuple
 def test_one_evaluation_of_a_cell(benchmark: Any, name: str) -> None:
     cell, x = CELLS[name](width=64), torch.randn(4, 64, 64)
     with torch.no_grad():
-        f, z = cell.bind(x), cell.start(x)
+        f, z = cell.bind(x), cell.initial_state(x)
         assert benchmark(f, z).shape == z.shape
 
 

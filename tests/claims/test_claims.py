@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, judges_studies, tables
 from bench.claims.audit import audits
-from bench.claims.claim import Claim, Finding, Part, judged
+from bench.claims.claim import Claim, Finding, Part, judge_claims
 from bench.claims.entries import CLAIMS, SUITES
 from bench.claims.evidence import Evidence
 from bench.claims.hypothesis_tests import bound, holm, paired
@@ -45,7 +45,7 @@ def part(**changes: Any) -> Part:
 
 def finding(*parts: Part) -> Finding:
     text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
-    (found,) = judged([Claim(id="c", judge=lambda _: list(parts), **text)], EMPTY)
+    (found,) = judge_claims([Claim(id="c", judge=lambda _: list(parts), **text)], EMPTY)
     return found
 
 
@@ -224,7 +224,7 @@ def test_a_part_for_a_claim_needs_no_correction() -> None:
 
 
 def test_where_nothing_was_run_the_ledger_says_what_to_run() -> None:
-    found = judged(CLAIMS, EMPTY)
+    found = judge_claims(CLAIMS, EMPTY)
     assert {one.verdict for one in found} == {"not tested"}
     assert all("needs" in one.reason for one in found)
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
@@ -473,7 +473,7 @@ def test_a_wrong_convergence_or_an_unflagged_training_is_found(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def published() -> tuple[Finding, ...]:
-    return judged(CLAIMS, Evidence(RESULTS))
+    return judge_claims(CLAIMS, Evidence(RESULTS))
 
 
 def test_the_published_page_is_that_of_the_published_records(published: tuple[Finding, ...]) -> None:

@@ -48,7 +48,7 @@ SPECS = [
         depths=(2, 3),
     ),
     RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0,
-         model=ComponentConfig(name="user_models:Misfit", settings={"width": 4, "how": "nan", "at": 2})),
+         model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "nan", "at": 2})),
 ]
 """
 ANOTHER_HEADLINE = """RunSpec(group="echo", label="l", train=TRAIN, seed=0,
@@ -60,7 +60,7 @@ from bench import ComponentConfig, RunSpec, TrainConfig
 
 def one(label, how, seed):
     settings = {"width": 4, "how": how, "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+    return RunSpec(group="g", label=label, model=ComponentConfig(name="user_models:FailingModel", settings=settings), seed=seed,
                 task=ComponentConfig(name="user_models:Echo"),
                 train=TrainConfig(steps=3, batch=4, learning_rate=0.01, evaluation_batch=8))
 
@@ -374,7 +374,7 @@ class TestEnvironment:
             assert (done.returncode, done.stderr) == (0, b"")
             assert (done.stdout == b"") == (">&-" in redirected)
         if command == "report":
-            assert (one / "README.md").is_file()
+            assert (one / "TABLES.md").is_file()
 
     def test_json_is_json_in_any_encoding(self, one: Path) -> None:
         line = [sys.executable, "-m", "bench", "show", "failing", "--json", "--results", str(one)]
@@ -432,7 +432,7 @@ class TestRun:
         before = snapshot(copied)
         for kind in ("tables", "figures"):
             shutil.rmtree(copied / "results" / kind)
-        (copied / "results" / "README.md").unlink()
+        (copied / "results" / "TABLES.md").unlink()
         status, out, err = cli("report", "--json")
         assert (status, err) == (0, "")
         assert snapshot(copied) == before

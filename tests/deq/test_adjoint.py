@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from deq import DEQ, SOLVERS, Anderson, Broyden, Implicit, Map, MLPCell, Phantom, Picard, Solution, Solver, Status, Stop, Unroll
-from deq.adjoint import Adjoint
+from deq.adjoints import Adjoint
 
 NAMES = sorted(SOLVERS)
 TIGHT = Stop(rtol=1e-13, max_steps=150)

@@ -56,7 +56,7 @@ def sequence(time: int = 7, width: int = 8, batch: int = 2) -> Tensor:
 def test_the_future_does_not_reach_the_past(cell: str, t: int) -> None:
     f = CELLS[cell](width=8).double()
     x = sequence()
-    z = torch.randn_like(f.start(x))
+    z = torch.randn_like(f.initial_state(x))
     later_z, later_x = z.clone(), x.clone()
     later_z[:, t:], later_x[:, t:] = 100 * torch.randn_like(z[:, t:]), 100 * torch.randn_like(x[:, t:])
     before, after = f(z, x), f(later_z, later_x)
@@ -218,7 +218,7 @@ def test_the_gain_of_the_mlp_starts_a_contraction(gain: float) -> None:
 def test_bind_draws_once(name: str) -> None:
     cell = CELLS[name](width=8).train()
     x = torch.randn(2, 5, 8)
-    z = torch.randn_like(cell.start(x))
+    z = torch.randn_like(cell.initial_state(x))
     f = cell.bind(x)
     first = f(z)
     torch.rand(3)  # moves the generator
@@ -230,7 +230,7 @@ def test_bind_draws_once(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cell_starts_at_zero_in_the_input_s_dtype(name: str) -> None:
     cell = CELLS[name](width=8)
-    start = cell.start(sequence())
+    start = cell.initial_state(sequence())
     assert start.shape[:2] == (2, 7)
     assert cell.features(start).shape == (2, 7, 8)
     assert start.dtype == torch.float64

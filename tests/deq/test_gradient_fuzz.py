@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, vjp
 
 from deq import CELLS, DEQ, SOLVERS, Broyden, Cell, EquilibriumPropagation, Implicit, Map, Phantom, Stop, Unroll
-from deq.shine import Shine
+from deq.adjoints import Shine
 
 SIZES = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-5, 2e-3), torch.bfloat16: (2.0**-8, 0.6)}  # rtol of a solve, of a gradient
 
@@ -27,7 +27,7 @@ def adjoint_of(name: str, solver: Any, stop: Stop) -> Any:
 def dense(cell: Cell, x: Tensor, v: Tensor, *, one_step: bool) -> tuple[Tensor, list[Tensor]]:
     """z* by plain iteration and dL/d(x, parameters) from u = (I - J)^-T v by a dense solve (u = v with `one_step`), in float64."""
     cell, x, v = cell.double(), x.double(), v.double()
-    f, z = cell.bind(x), cell.start(x)
+    f, z = cell.bind(x), cell.initial_state(x)
     with torch.no_grad():
         for _ in range(400):
             z = f(z)
@@ -62,8 +62,8 @@ class StaticResult(Cell):
 
         return g
 
-    def start(self, x: Tensor) -> Tensor:
-        return self.cell.start(x)
+    def initial_state(self, x: Tensor) -> Tensor:
+        return self.cell.initial_state(x)
 
     def features(self, z: Tensor) -> Tensor:
         return self.cell.features(z)

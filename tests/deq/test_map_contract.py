@@ -32,8 +32,8 @@ from deq import (
     solve,
     spectral_radius,
 )
-from deq.adjoint import unit_scaled
-from deq.shine import Shine, _Estimate
+from deq.adjoints.adjoint import normalised
+from deq.adjoints.shine import InverseEstimate, Shine
 
 NAMES = sorted(SOLVERS)
 STOP = Stop(rtol=1e-4, max_steps=60)
@@ -244,7 +244,7 @@ def test_a_power_of_two_on_the_loss_changes_no_digit() -> None:
 
 def test_unit_scaling_is_by_powers_of_two_and_leaves_what_is_not_finite() -> None:
     v = torch.tensor([[3.0, -1.0], [0.0, 0.0], [1e-44, 0.0], [torch.inf, 1.0], [torch.nan, 1.0], [3e38, 1.0]])
-    unit, power = unit_scaled(v)
+    unit, power = normalised(v)
     assert torch.equal((unit * power).nan_to_num(nan=7), v.nan_to_num(nan=7))
     assert power.flatten().log2().frac().abs().max() == 0
     assert ((unit.abs().amax(1) >= 1) & (unit.abs().amax(1) < 2)).tolist() == [True, False, True, False, False, True]
@@ -268,8 +268,8 @@ def test_the_estimate_leaves_out_an_update_that_broyden_skipped_as_singular() ->
     for residual in (1.0, 1.0, 0.3):
         z, memory = solver.step(lambda z: z, z, z + residual, memory)
     assert memory.divisors[0, :3].isinf().tolist() == [True, False, False]
-    estimate = _Estimate.of(memory, torch.tensor([3]))
-    u = estimate.shared(torch.ones(1, 1, dtype=torch.float64), limit=10)
+    estimate = InverseEstimate.of(memory, torch.tensor([3]))
+    u = estimate.apply_transposed(torch.ones(1, 1, dtype=torch.float64), limit=10)
     assert u.item() == pytest.approx(1 / 0.7)
 
 

@@ -26,8 +26,8 @@ from deq import (
     solve,
     spectral_radius,
 )
-from deq.adjoint import reachable
-from deq.shine import Shine
+from deq.adjoints import Shine
+from deq.adjoints.adjoint import attainable_stop
 
 HALF = [torch.bfloat16, torch.float16]
 STOP = Stop(rtol=1e-3, max_steps=40)
@@ -106,14 +106,14 @@ def test_a_wide_layer_in_bfloat16_stops_where_its_rounding_begins(cell: str) -> 
 def test_a_tolerance_is_relaxed_for_half_precision_alone() -> None:
     z = torch.zeros(2, 3)
     for dtype, floor in ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)):
-        assert reachable(Stop(rtol=1e-4), z.to(dtype)).rtol == floor
+        assert attainable_stop(Stop(rtol=1e-4), z.to(dtype)).rtol == floor
         with torch.autocast("cpu", dtype=dtype):
-            assert reachable(Stop(rtol=1e-4), z).rtol == floor
-            assert reachable(Stop(rtol=0.1), z) == Stop(rtol=0.1)
-            assert reachable(Stop(rtol=None), z) == Stop(rtol=None)
-            assert reachable(Stop(rtol=0, atol=1e-9), z) == Stop(rtol=0, atol=1e-9)
-            assert reachable(Stop(rtol=1e-4), z.double()) == Stop(rtol=1e-4)
-    assert reachable(Stop(rtol=1e-4), z) == Stop(rtol=1e-4)
+            assert attainable_stop(Stop(rtol=1e-4), z).rtol == floor
+            assert attainable_stop(Stop(rtol=0.1), z) == Stop(rtol=0.1)
+            assert attainable_stop(Stop(rtol=None), z) == Stop(rtol=None)
+            assert attainable_stop(Stop(rtol=0, atol=1e-9), z) == Stop(rtol=0, atol=1e-9)
+            assert attainable_stop(Stop(rtol=1e-4), z.double()) == Stop(rtol=1e-4)
+    assert attainable_stop(Stop(rtol=1e-4), z) == Stop(rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -32,8 +32,7 @@ from deq import (
     TrellisCell,
     Unroll,
 )
-from deq.adjoint import Adjoint
-from deq.shine import Shine
+from deq.adjoints import Adjoint, Shine
 
 WIDTH = 6
 STOP = Stop(rtol=1e-9, max_steps=60)
@@ -235,5 +234,5 @@ def test_a_potential_that_hides_a_tensor_is_refused() -> None:
     cell = Hiding(width=WIDTH)
     cell.outside = torch.zeros(WIDTH, requires_grad=True)  # type: ignore[assignment]
     layer = DEQ(cell, solver=Anderson(), stop=STOP, adjoint=EquilibriumPropagation())
-    with pytest.raises(ValueError, match="depends on a tensor that needs a gradient and that its `tensors` leaves out"):
+    with pytest.raises(ValueError, match="depends on a tensor that needs a gradient but is not in its `tensors`"):
         layer(torch.randn(2, 3, WIDTH))

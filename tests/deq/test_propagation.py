@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from deq import DEQ, SOLVERS, Anderson, Implicit, MLPCell, Picard, Solution, Status, Stop, TransformerCell, Unroll
-from deq.adjoint import Adjoint
+from deq.adjoints import Adjoint
+from deq.adjoints.propagation import EquilibriumPropagation, Potential
 from deq.cells.energy import EnergyCell, EnergyMap, log_cosh
-from deq.propagation import EquilibriumPropagation, Potential
 
 TIGHT = Stop(rtol=1e-13, max_steps=200)
 NUDGED = Stop(rtol=1e-10, max_steps=200)
@@ -300,7 +300,7 @@ def test_the_graph_dies_with_its_output(backward: bool) -> None:
     f = cell.bind(x)
     assert isinstance(f, EnergyMap)
     kept = weakref.ref(f.injection)
-    y = propagation(0.1)(f, cell.start(x), Anderson(), TIGHT, lambda *_: None)
+    y = propagation(0.1)(f, cell.initial_state(x), Anderson(), TIGHT, lambda *_: None)
     if backward:
         y.backward(v)
     del f, y

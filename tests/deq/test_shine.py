@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deq import DEQ, Anderson, Broyden, Cell, Implicit, Map, MLPCell, Phantom, Stop, solve
-from deq.shine import Shine, _Estimate, _Kept
+from deq.adjoints.shine import InverseEstimate, MemoryRecorder, Shine
 
 B, N = 3, 5
 TIGHT = Stop(rtol=1e-12, max_steps=31)
@@ -48,13 +48,13 @@ def double() -> Any:
 def test_the_gradient_at_the_solution_is_v_by_the_transposed_dense_estimate(steps: int) -> None:
     """The matrix is built by the good method's own update of B from s and y = g(z + s) - g(z), not in product form."""
     f = Affine()
-    z0, kept = torch.randn(B, N), _Kept(Broyden())
+    z0, kept = torch.randn(B, N), MemoryRecorder(Broyden())
     with torch.no_grad():
         solve(f, z0, kept, Stop(rtol=None, max_steps=steps + 1))
     found = kept.memory.steps[:, : kept.memory.stored]
     assert found.shape[1] == steps
     v = torch.randn(B, N)
-    u = _Estimate.of(kept.memory, torch.full((B,), steps)).shared(v, 1e9)
+    u = InverseEstimate.of(kept.memory, torch.full((B,), steps)).apply_transposed(v, 1e9)
     for b in range(B):
         dense = -torch.eye(N)  # of g(z) = f(z) - z
         for s in found[b, :-1]:
@@ -79,7 +79,7 @@ def test_a_sample_whose_estimate_is_wild_takes_v_itself() -> None:
     both = torch.tensor([2, 2])
 
     def shared(counts: Tensor) -> Tensor:
-        return _Estimate(steps=steps, divisors=steps.square().sum(2), counts=counts).shared(v, Shine().limit)
+        return InverseEstimate(steps=steps, divisors=steps.square().sum(2), counts=counts).apply_transposed(v, Shine().limit)
 
     u = shared(both)
     assert torch.equal(u[0], v[0])
@@ -130,7 +130,7 @@ def test_nothing_of_the_solve_is_saved_but_its_steps_and_no_backward_solve_is_to
 
 
 def test_another_solver_or_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(TypeError, match="shares the estimate of Broyden's method, which Anderson does not make"):
+    with pytest.raises(TypeError, match="uses the estimate of Broyden's method, which Anderson does not make"):
         gradients(Affine(), Shine(), solver=Anderson())
     with pytest.raises(ValueError, match="a window for all 59 steps of the solve, got 30"):
         gradients(Affine(), Shine(), stop=Stop(max_steps=60))

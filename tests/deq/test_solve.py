@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deq import CELLS, DEQ, SOLVERS, Anderson, Implicit, Map, Picard, Solver, Status, Stop, solve
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 NAMES = sorted(SOLVERS)
 FATES = {
@@ -64,7 +64,7 @@ def test_the_quick_way_and_the_plain_one_are_the_same_to_the_last_bit(name: str,
         return [part for s in found for part in (s.z, s.status, s.gap, s.residual, s.steps, s.gaps, torch.tensor(s.nfe))]
 
     quick, seen = outcome(), 0
-    with without_looking():
+    with force_device_path():
         plain = outcome()
     for a, b in zip(quick, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
@@ -433,7 +433,7 @@ def test_the_callers_tensor_stays_the_callers() -> None:
 @pytest.mark.parametrize("looking", [True, False])
 def test_a_size_that_overflows_is_not_finite_whether_or_not_anybody_looks(looking: bool) -> None:
     z0 = torch.full((1, 4), 3e38)  # its norm is more than float32 holds, and the map leaves it where it is
-    with nullcontext() if looking else without_looking():
+    with nullcontext() if looking else force_device_path():
         found = [solve(lambda z: z * 1, z0, Picard(), stop) for stop in (Stop(rtol=None, max_steps=3), Stop(max_steps=3))]
     assert [solution.status.tolist() for solution in found] == [[Status.NONFINITE]] * 2
 

@@ -1,6 +1,5 @@
-"""The coordinator: each run once, whoever shares the results; what is stale is said; what was written stays, whatever happens."""
+"""The coordinator executes each run once, reports stale records, and never damages a written record."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -9,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import exhaustive
 from running import PATIENCE_S, run_suite
+from scripted import Counting, Scripted, spec
 
 import bench.training.run_identity
 from bench.execution.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
-from bench.execution.engines.engine import Event, Finished, Lost, Stopped
+from bench.execution.engines.engine import Event, Finished
 from bench.execution.engines.inline import Inline
-from bench.execution.job import Job
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.record import Record
-from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
+from bench.records.spec import ComponentConfig, RunSpec, Settings
 from bench.records.store import Store
 from bench.training.run import run
 
@@ -30,49 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ECHO = ComponentConfig(name="user_models:Echo")
 
 
-def spec(seed: int = 0, label: str = "l", name: str = "user_models:Averages", **settings: Any) -> RunSpec:
-    train = TrainConfig(steps=3, batch=2, learning_rate=0.1, evaluation_batch=4)
-    model = ComponentConfig(name=name, settings={"width": 4, **settings})
-    return RunSpec(group="g", label=label, role="trial", model=model, task=ECHO, train=train, seed=seed)
-
-
-class Counting(Inline):
-    """Knows how often it was asked to do what."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: list[Job] = []
-
-    def submit(self, job: Job) -> None:
-        """Count it, and do it."""
-        self.jobs.append(job)
-        super().submit(job)
-
-
-class Scripted(Counting):
-    """Ends each job as the next line of a script says: a record, or a death."""
-
-    def __init__(self, *script: str) -> None:
-        super().__init__()
-        self.script = list(script)
-
-    def wait(self, seconds: float) -> list[Event]:
-        """The next line."""
-        if self._job is None:
-            return super().wait(0.0)
-        job, line = self._job, self.script.pop(0) if self.script else "ok"
-        if line == "ok":
-            return super().wait(seconds)
-        self._job = None
-        if line == "stopped":
-            return [Stopped(job, "stopped by SIGTERM")]
-        if line in ("crashed", "oom"):
-            return [Lost(job, "by itself", line, 123)]  # type: ignore[arg-type]
-        return [Lost(job, "killed by SIGKILL")]
-
-
-class TestOnce:
-    def test_a_second_call_does_nothing_and_gives_the_same_records(self, tmp_path: Path) -> None:
+class TestEachRunOnce:
+    def test_a_second_call_runs_nothing_and_returns_the_same_records(self, tmp_path: Path) -> None:
         plan, first, second = Plan([spec(0), spec(1)]), Counting(), Counting()
         records = run_suite(plan, tmp_path, engine=first)
         assert (len(first.jobs), len(second.jobs)) == (2, 0)
@@ -80,7 +37,7 @@ class TestOnce:
         assert second.jobs == []
         assert not (tmp_path / "work").exists()
 
-    def test_two_coordinators_share_the_runs_and_make_none_twice(self, tmp_path: Path) -> None:
+    def test_two_coordinators_share_the_runs(self, tmp_path: Path) -> None:
         specs = [spec(seed) for seed in range(12)]
         engines, found = [Counting(), Counting()], [[], []]  # type: ignore[var-annotated]
 
@@ -97,45 +54,45 @@ class TestOnce:
         assert found[0] == found[1]
         assert len(found[0]) == 12
 
-    def test_what_another_holds_is_waited_for_and_taken_over_when_it_lets_go(self, tmp_path: Path) -> None:
+    def test_a_run_held_by_another_coordinator_is_executed_once_its_lease_is_free(self, tmp_path: Path) -> None:
         plan, store, engine = Plan([spec(0), spec(1)]), Store(tmp_path), Counting()
         coordinator = Coordinator(plan, suite="s", store=store, engine=engine)
         held = coordinator.identity(spec(0)).run_id(spec(0).key)
         lease = store.lease("s", held)
         assert lease is not None
-        told, other_is_seen = list[int](), threading.Event()
+        counts, reported = list[int](), threading.Event()
 
         def elsewhere(runs: int) -> None:
-            told.append(runs)
+            counts.append(runs)
             if engine.jobs:
-                other_is_seen.set()
+                reported.set()
 
         thread = threading.Thread(
             target=lambda: run_suite(plan, tmp_path, engine=engine, callbacks=Callbacks(held_elsewhere=elsewhere)), daemon=True
         )
         thread.start()
-        assert other_is_seen.wait(PATIENCE_S)
+        assert reported.wait(PATIENCE_S)
         assert [job.spec.seed for job in engine.jobs] == [1]
         assert thread.is_alive()
-        assert set(told) == {1}
+        assert set(counts) == {1}
         lease.close()
         thread.join(timeout=PATIENCE_S)
         assert [job.spec.seed for job in engine.jobs] == [1, 0]
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
-    """As if the code, the data or the environment were others now."""
-    real = bench.training.run_identity.identify
+    """Change the code, the data or the environment that the plan identifies runs by."""
+    real = bench.training.run_identity.compute_identity
 
-    def identify(spec: RunSpec, task: Any, environment: Any) -> Identity:
+    def compute_identity(spec: RunSpec, task: Any, environment: Any) -> Identity:
         found = real(spec, task, environment)
         return found.model_copy(update={name: getattr(found, name) | new for name, new in parts.items()})
 
-    monkeypatch.setattr("bench.execution.plan.identify", identify)
+    monkeypatch.setattr("bench.execution.plan.compute_identity", compute_identity)
 
 
 class TestStale:
-    def test_records_of_other_code_are_said_to_be_stale_and_made_anew(
+    def test_records_of_other_code_are_reported_as_stale_and_run_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (old,) = run_suite(Plan([spec()]), tmp_path, engine=Inline())
@@ -149,14 +106,14 @@ class TestStale:
         assert Store(tmp_path).ids("s") == sorted([old.run_id, new.run_id])
         assert Store(tmp_path).read("s", old.run_id) == old
 
-    def test_or_kept_where_that_is_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_keep_stale_counts_them_as_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         records = run_suite(Plan([spec()]), tmp_path, engine=Inline())
         changed(monkeypatch, environment={"torch": "9.9"})
         engine = Counting()
         assert run_suite(Plan([spec()]), tmp_path, engine=engine, keep_stale=True) == records
         assert engine.jobs == []
 
-    def test_other_data_of_the_same_name_is_another_run(self, tmp_path: Path) -> None:
+    def test_other_data_of_the_same_name_make_another_run(self, tmp_path: Path) -> None:
         settings: Settings = {"data": "a", "length": 4}
         text = spec().model_copy(update={"task": ComponentConfig(name="text", settings=settings)})
         for word, number in (("abcdefgh", 1), ("hgfedcba", 2), ("abcdefgh", 2)):
@@ -167,8 +124,8 @@ class TestStale:
 
 
 class TestRetry:
-    def test_a_failed_run_stays_until_it_is_asked_for_again(self, tmp_path: Path) -> None:
-        plan = Plan([spec(0, "bad", "user_models:Misfit", how="raise", at=2), spec(0, "good")])
+    def test_a_failed_run_is_executed_again_only_with_retry(self, tmp_path: Path) -> None:
+        plan = Plan([spec(0, "bad", "user_models:FailingModel", how="raise", at=2), spec(0, "good")])
         first = run_suite(plan, tmp_path, engine=Inline())
         assert [record.status for record in first] == ["crashed", "ok"]
         engine = Counting()
@@ -180,23 +137,22 @@ class TestRetry:
         assert [len(record.provenance["attempts"]) for record in again] == [2, 1]
 
 
-class TestDeaths:
-    def test_a_run_that_was_killed_is_taken_up_again(self, tmp_path: Path) -> None:
-        engine, said = Scripted("killed", "killed", "ok"), []
-        (record,) = run_suite(
-            Plan([spec()]), tmp_path, engine=engine, callbacks=Callbacks(resumed=lambda job, reason: said.append(reason))
-        )
+class TestLostRuns:
+    def test_a_killed_run_is_resumed(self, tmp_path: Path) -> None:
+        engine, reasons = Scripted("killed", "killed", "ok"), list[str]()
+        callbacks = Callbacks(resumed=lambda job, reason: reasons.append(reason))
+        (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, callbacks=callbacks)
         assert record.status == "ok"
-        assert said == ["killed by SIGKILL"] * 2
+        assert reasons == ["killed by SIGKILL"] * 2
 
-    def test_but_not_for_ever_where_it_does_not_get_further(self, tmp_path: Path) -> None:
+    def test_a_run_killed_too_often_at_the_same_step_is_crashed(self, tmp_path: Path) -> None:
         engine = Scripted(*["killed"] * 9)
         (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, attempts=3)
         assert (record.status, record.reason) == ("crashed", "killed by SIGKILL")
         assert len(engine.jobs) == 3
 
     @pytest.mark.parametrize("line", ["crashed", "oom", "stopped"])
-    def test_what_a_run_does_itself_is_its_record_at_once(self, tmp_path: Path, line: str) -> None:
+    def test_a_run_that_fails_by_itself_is_recorded_at_once(self, tmp_path: Path, line: str) -> None:
         engine = Scripted(line)
         record, other = run_suite(Plan([spec(0), spec(1)]), tmp_path, engine=engine)
         assert record.status == ("interrupted" if line == "stopped" else line)
@@ -206,7 +162,7 @@ class TestDeaths:
         assert record.value("process_peak_bytes") == (None if line == "stopped" else 123)
         assert other.status == "ok"
 
-    def test_halted_it_says_so_and_leaves_what_is_recorded(self, tmp_path: Path) -> None:
+    def test_halt_keeps_the_records_and_frees_the_leases(self, tmp_path: Path) -> None:
         store, engine = Store(tmp_path), Counting()
         coordinator: Coordinator
         callbacks = Callbacks(recorded=lambda *_: coordinator.halt("stopped by the test"))
@@ -219,84 +175,7 @@ class TestDeaths:
         assert store.leased("s") == []
 
 
-@pytest.fixture
-def some(tmp_path: Path) -> tuple[Plan, Path, dict[str, bytes]]:
-    """A plan of three runs of which one is recorded."""
-    run_suite(Plan([spec(0)]), tmp_path / "results", engine=Inline())
-    return Plan([spec(seed) for seed in range(3)]), tmp_path / "results", contents(tmp_path / "results")
-
-
-def contents(results: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (results / "runs" / "s").iterdir()}
-
-
-class TestDisk:
-    def test_a_full_disk_is_one_clear_error_and_what_was_written_stays(
-        self, some: tuple[Plan, Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        plan, results, before = some
-
-        def full(*_: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr("bench.records.record.os.fsync", full)
-            with pytest.raises(UserError, match="No space left"):
-                run_suite(plan, results, engine=Inline())
-        assert contents(results) == before
-        assert Store(results).leased("s") == []
-        assert len(run_suite(plan, results, engine=Inline())) == 3
-        assert before.items() <= contents(results).items()
-
-    def test_a_disk_that_is_really_full(self, tmp_path: Path) -> None:
-        """A file system of 200 KiB, where this process may mount one."""
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)], capture_output=True).returncode:
-            pytest.skip("no file system can be mounted here")
-        try:
-            plan = Plan([spec(seed) for seed in range(40)])
-            with pytest.raises(UserError, match=r"No space left|cannot"):
-                run_suite(plan, disk / "results", engine=Inline())
-            store = Store(disk / "results")
-            there = store.ids("s")
-            assert 1 <= len(there) < 40
-            assert all(store.read("s", run_id).status == "ok" for run_id in there)
-            assert not list(disk.rglob("*.tmp"))
-        finally:
-            subprocess.run(["umount", str(disk)], check=True)
-
-    def test_results_that_cannot_be_written_cost_no_run(self, some: tuple[Plan, Path, dict[str, bytes]]) -> None:
-        plan, results, before = some
-        if subprocess.run(["mount", "--bind", "-o", "ro", str(results), str(results)], capture_output=True).returncode:
-            pytest.skip("no file system can be mounted here")
-        try:
-            engine = Counting()
-            with pytest.raises(UserError, match=r"cannot write .*Read-only"):
-                run_suite(plan, results, engine=engine)
-            assert engine.jobs == []
-            assert contents(results) == before
-        finally:
-            subprocess.run(["umount", str(results)], check=True)
-
-
-def test_a_clock_that_jumps_back_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of the future, then of the past: what is there counts by its name and content alone."""
-    run_suite(Plan([spec(0)]), tmp_path, engine=Inline())
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (4e9, 4e9))
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() - 1e8)
-    engine = Counting()
-    records = run_suite(Plan([spec(0), spec(1)]), tmp_path, engine=engine)
-    assert [job.spec.seed for job in engine.jobs] == [1]
-    assert [record.status for record in records] == ["ok", "ok"]
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (1e6, 1e6))
-    assert run_suite(Plan([spec(0), spec(1)]), tmp_path, engine=Counting()) == records
-
-
-def test_a_run_that_cannot_be_is_the_users_error_and_frees_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_run_is_a_user_error_and_frees_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan([spec()])
 
     def refuse(*_: Any, **__: Any) -> Record:
@@ -309,7 +188,7 @@ def test_a_run_that_cannot_be_is_the_users_error_and_frees_the_lease(tmp_path: P
     assert Store(tmp_path).ids("s") == []
 
 
-def test_the_record_of_a_run_is_what_the_engine_gave(tmp_path: Path) -> None:
+def test_the_stored_record_is_the_engines(tmp_path: Path) -> None:
     seen: list[Record] = []
 
     class Listening(Inline):
@@ -324,23 +203,22 @@ def test_the_record_of_a_run_is_what_the_engine_gave(tmp_path: Path) -> None:
     assert records[0].curve[-1].train_loss == run(spec(), suite="s").curve[-1].train_loss
 
 
-def test_the_options_are_three_attempts_and_half_a_minute() -> None:
-    """What the README says."""
+def test_the_default_options_are_those_of_the_readme() -> None:
     assert (RunOptions().attempts, RunOptions().checkpoint_s) == (3, 30.0)
 
 
 @pytest.mark.end_to_end
-def test_a_coordinator_that_is_killed_leaves_its_results_to_the_next(tmp_path: Path) -> None:
-    """The lease of a process that died is free, and its run is taken up."""
+@pytest.mark.exhaustive
+def test_the_lease_of_a_killed_coordinator_is_free(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = {[str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "execution")]!r}
 from pathlib import Path
 from bench.execution.engines.inline import Inline
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
-from running import PATIENCE_S, run_suite
-from test_coordinator import spec
+from running import run_suite
+from scripted import spec
 
 class Fatal(Inline):
     def submit(self, job):
@@ -356,14 +234,13 @@ run_suite(Plan([spec()]), Path({str(tmp_path)!r}), engine=Fatal())
 
 
 class Replaying(Inline):
-    """Hands out one run's record for every job, at once: what is left is the coordinator's own work."""
+    """Engine that returns one run's record for every job at once."""
 
     def __init__(self, record: Record) -> None:
         super().__init__()
         self.record = record
 
     def wait(self, seconds: float) -> list[Event]:
-        """The record, as the job's."""
         job, self._job = self._job, None
         assert job is not None
         begun = time.perf_counter()
@@ -374,15 +251,14 @@ class Replaying(Inline):
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("number", [200, *exhaustive(1000)])
-def test_many_specs_cost_two_percent_of_what_the_smallest_suites_runs_take(tmp_path: Path, number: int) -> None:
-    """A ratio in one process: choosing, leasing, writing and settling a run, against a run of suite tiny."""
+@pytest.mark.exhaustive
+def test_the_coordinator_takes_two_percent_of_the_time_of_the_smallest_suite(tmp_path: Path) -> None:
     _, entries = load_suite("tiny", {})
     plan = Plan(entries, only="copy*", seeds=[0])
     inline = Inline()
     records = run_suite(plan, tmp_path / "tiny", suite="tiny", engine=inline)
     each = inline.busy_s / (len(records) + len(plan.trials()))
-    engine = Replaying(records[0])
+    engine, number = Replaying(records[0]), 1000
     begun = time.perf_counter()
     assert len(run_suite(Plan([spec(seed) for seed in range(number)]), tmp_path / "many", engine=engine)) == number
     own = (time.perf_counter() - begun - engine.busy_s) / number

@@ -1,33 +1,31 @@
-"""The counts beside the paper's: every row built or explained, and the known ones equal to their closed forms."""
+"""Parameter counts of the paper's models: within 3 % of the printed ones or explained, and equal to closed forms."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from bench.execution.parameter_table import WITHIN, Count, count, counts
+from bench.__main__ import params
+from bench.execution.parameter_table import WITHIN, ParameterCount, count_model, count_suite
 from bench.records.spec import ComponentConfig
 from bench.suites.paper import PRINTED, SPECS
 
-ROWS = {(row.group, row.label): row for row in counts("paper", {})}
+ROWS = {(row.group, row.label): row for row in count_suite("paper", {})}
 WIKITEXT, PTB = "Table 3, WikiText-103", "Table 2, Penn Treebank"
 V = 267_735
 
 
-def test_every_row_of_the_three_tables_is_there() -> None:
+def test_every_row_of_the_three_tables_is_counted() -> None:
     assert [sum(row.table.startswith(f"Table {n},") for row in PRINTED) for n in (1, 2, 3)] == [4, 7, 15]
     assert len(ROWS) == len(PRINTED) == 26
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.label)
-def test_a_row_is_within_three_percent_of_the_paper_or_says_why_not(row: Count) -> None:
+def test_a_row_is_within_three_percent_of_the_paper_or_has_a_remark(row: ParameterCount) -> None:
     assert row.agrees or row.remark
     assert "\n" not in row.remark
 
 
-def test_the_rows_of_the_family_agree_but_for_the_known_disagreements() -> None:
+def test_only_the_known_rows_disagree() -> None:
     off = {row.label for row in ROWS.values() if row.total is not None and not row.agrees}
     assert off == {
         "Transformer-XL X-large, adaptive",
@@ -36,7 +34,7 @@ def test_the_rows_of_the_family_agree_but_for_the_known_disagreements() -> None:
     }
 
 
-def test_trellisnet_has_the_count_of_its_closed_form() -> None:
+def test_trellisnet_equals_its_closed_form() -> None:
     inputs, hidden = 400, 1400
     f = 2 * inputs * 4 * hidden + 4 * hidden + 2 * hidden * 4 * hidden
     for label in ("TrellisNet-60", "DEQ-TrellisNet"):
@@ -45,7 +43,7 @@ def test_trellisnet_has_the_count_of_its_closed_form() -> None:
         assert row.total == f + 10_000 * inputs + 10_000  # one tied table and the head's bias
 
 
-def test_the_deq_transformer_of_the_released_script_has_the_98_million_that_the_paper_does_not_print() -> None:
+def test_the_deq_transformer_has_the_98_million_parameters_of_the_released_script() -> None:
     row = ROWS[WIKITEXT, "DEQ-Transformer medium, adaptive"]
     d, inner = 700, 48_000
     f = 5 * d * d + 2 * d * inner
@@ -55,28 +53,28 @@ def test_the_deq_transformer_of_the_released_script_has_the_98_million_that_the_
     assert row.total + 2 * d * d + V == pytest.approx(97.8e6, rel=5e-3)
 
 
-def test_the_lstm_and_the_tcn_have_the_count_of_their_closed_form() -> None:
-    total, nonembedding = count(ComponentConfig(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
+def test_lstm_and_tcn_equal_their_closed_forms() -> None:
+    total, nonembedding = count_model(ComponentConfig(name="lstm", settings={"inputs": 1500, "width": 1500, "layers": 2}), 10_000)
     assert nonembedding == 2 * (4 * 1500 * 3000 + 8 * 1500)
     assert total == nonembedding + 2 * 10_000 * 1500 + 10_000
-    total, _ = count(ComponentConfig(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
+    total, _ = count_model(ComponentConfig(name="tcn", settings={"inputs": 1, "width": 10, "levels": 8, "kernel": 8}), 10)
     assert total == 12_530 + 10  # of the TCN repository, and an embedding of ten numbers for its one channel
 
 
-def test_off_and_agreement() -> None:
-    row = Count(group="g", label="l", total=102, nonembedding=50, printed_total=100.0)
+def test_relative_error_and_agreement() -> None:
+    row = ParameterCount(group="g", label="l", total=102, nonembedding=50, printed_total=100.0)
     assert row.off == (pytest.approx(0.02), None)
     assert row.agrees
-    assert not Count(group="g", label="l", total=104, nonembedding=50, printed_total=100.0).agrees
-    assert not Count(group="g", label="l", total=None, nonembedding=None, printed_total=100.0).agrees
+    assert not ParameterCount(group="g", label="l", total=104, nonembedding=50, printed_total=100.0).agrees
+    assert not ParameterCount(group="g", label="l", total=None, nonembedding=None, printed_total=100.0).agrees
     assert WITHIN == 0.03
 
 
-def test_the_paper_suite_trains_every_row_that_it_counts() -> None:
+def test_the_paper_suite_trains_every_counted_row() -> None:
     assert [(spec.group, spec.label) for spec in SPECS] == [(row.table, row.label) for row in PRINTED if row.model is not None]
 
 
-def test_a_row_has_the_task_and_training_of_its_script_where_they_are_not_its_table_s() -> None:
+def test_rows_have_the_task_and_training_of_their_scripts() -> None:
     specs = {(spec.group, spec.label): spec for spec in SPECS}
     for label in ("TrellisNet-70", "TrellisNet-70, checkpointed", "DEQ-TrellisNet"):
         spec = specs[WIKITEXT, label]
@@ -100,20 +98,16 @@ def test_a_row_carries_the_printed_score() -> None:
     assert all(row.printed_score is not None for row in ROWS.values())
 
 
-def test_the_command_prints_both_counts() -> None:
-    out = subprocess.run([sys.executable, "-m", "bench", "params", "--suite", "paper"], capture_output=True, text=True, check=True)
-    line = next(line for line in out.stdout.splitlines() if "DEQ-Transformer medium, adaptive" in line)
+def test_the_command_prints_both_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    params("paper")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "DEQ-Transformer medium, adaptive" in line)
     assert "110M" in line
     assert "96.44M" in line
     assert "released script" in line
-    out = subprocess.run([sys.executable, "-m", "bench", "params", "--as-json"], capture_output=True, text=True, check=False)
-    assert out.returncode == 2
 
 
-def test_the_command_counts_any_suite(tmp_path: Path) -> None:
-    out = subprocess.run(
-        [sys.executable, "-m", "bench", "params", "--suite", "smoke", "--json"], capture_output=True, text=True, check=True
-    )
-    rows = json.loads(out.stdout)
+def test_the_command_counts_any_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    params("smoke", as_json=True)
+    rows = json.loads(capsys.readouterr().out)
     assert {row["label"] for row in rows} >= {"DEQ (Anderson)", "LSTM", "GRU", "tied 12"}
     assert all(row["printed_total"] is None for row in rows)

@@ -1,24 +1,21 @@
-"""A run's id says what code ran: an edit while a matrix runs changes no run, and code that fails on import is a row."""
+"""A run executes the code that its id names, whatever is edited meanwhile; code that fails on import is a failed run."""
 
 import importlib
-import multiprocessing.util
 import os
 import py_compile
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from cases import exhaustive
+from engine_jobs import MakeJob, failing, finish, record_of, spec
 from running import run_suite
-from test_engine import Make, finish, job, local, spec
 
 from bench.cli.run import import_timeout
 from bench.execution.coordinator import Callbacks
-from bench.execution.engines.engine import Finished
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
 from bench.execution.plan import Plan
@@ -30,9 +27,8 @@ from bench.records.source_code import importing, source_of
 from bench.records.spec import ComponentConfig, Limits, RunSpec
 from bench.training.registry import build_task
 from bench.training.run import run
-from bench.training.run_identity import identify
+from bench.training.run_identity import compute_identity
 
-__all__ = ["job", "local"]  # fixtures
 NUMBERS = count()
 MODEL = """
 import torch
@@ -47,20 +43,9 @@ FACTOR = 1
 ELSEWHERE = f"import os\nif os.getpid() != {os.getpid()}:\n    "
 
 
-@pytest.fixture(autouse=True, scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks apart from those of other benchmarks on this machine."""
-    multiprocessing.util.get_temp_dir()  # its socket stays where paths are short
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("locks"))
-        patch.setenv("TMPDIR", folder)
-        patch.setattr(tempfile, "tempdir", folder)
-        yield
-
-
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """A module of that source, of a name of its own, that can be imported."""
+    """Write a module with the source and a new name, and return its path."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(source: str) -> Path:
@@ -72,7 +57,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
     return make
 
 
-def of(path: Path, label: str = "l") -> RunSpec:
+def spec_of(path: Path, label: str = "l") -> RunSpec:
     return spec(label, f"{path.stem}:Mine", {"width": 4})
 
 
@@ -80,47 +65,45 @@ def losses(record: Record) -> list[float | None]:
     return [point.train_loss for point in record.curve]
 
 
-def here(one: RunSpec) -> Identity:
-    return identify(one, build_task(one.task, {}), environment("cpu", 1))
+def identity_of(one: RunSpec) -> Identity:
+    return compute_identity(one, build_task(one.task, {}), environment("cpu", 1))
 
 
 @pytest.mark.end_to_end
-def test_an_edit_during_a_matrix_changes_no_later_run(tmp_path: Path, mine: Callable[[str], Path]) -> None:
-    """The first record is there when the file is edited; the next command makes other runs, with the edit."""
+def test_an_edit_during_a_suite_changes_no_later_run(tmp_path: Path, mine: Callable[[str], Path]) -> None:
     path = mine(MODEL)
 
     def edit(*_: object) -> None:
         path.write_text(MODEL.replace("FACTOR = 1", "FACTOR = 9"))
 
-    plan = Plan([of(path, label) for label in "abc"])
+    plan = Plan([spec_of(path, label) for label in "abc"])
     records = run_suite(plan, tmp_path / "results", jobs=1, callbacks=Callbacks(recorded=edit))
     assert [record.status for record in records] == ["ok"] * 3
     assert losses(records[0]) == losses(records[1]) == losses(records[2])
     importlib.reload(sys.modules[path.stem])
-    (edited,) = run_suite(Plan([of(path, "a")]), tmp_path / "results", jobs=1)
+    (edited,) = run_suite(Plan([spec_of(path, "a")]), tmp_path / "results", jobs=1)
     assert edited.run_id != records[0].run_id
     assert losses(edited) != losses(records[0])
 
 
 @pytest.mark.parametrize("change", ["edited", *exhaustive("broken", "gone")])
-def test_what_was_imported_is_digested_and_runs_whatever_the_file_holds_by_then(
-    local: Local, job: Make, mine: Callable[[str], Path], change: str
+def test_a_run_executes_the_imported_source_not_the_files(
+    local: Local, job: MakeJob, mine: Callable[[str], Path], change: str
 ) -> None:
     path = mine(MODEL)
-    wanted = losses(run(of(path), suite="s"))
+    wanted = losses(run(spec_of(path), suite="s"))
     before = source_of(path.stem)
     path.write_text("def (" if change == "broken" else MODEL.replace("FACTOR = 1", "FACTOR = 9"))
     if change == "gone":
         path.unlink()
-    one = job(of(path))
+    one = job(spec_of(path))
     assert source_of(path.stem) == before
     one = one.model_copy(update={"code": {path.stem: before}})
-    end = finish(local, [type(one).model_validate_json(one.model_dump_json())])["l"]
-    assert isinstance(end, Finished)
-    assert (end.record.status, losses(end.record)) == ("ok", wanted)
+    record = record_of(finish(local, [type(one).model_validate_json(one.model_dump_json())])["l"])
+    assert (record.status, losses(record)) == ("ok", wanted)
 
 
-def test_cached_bytecode_of_an_earlier_edit_of_the_same_second_is_not_run(mine: Callable[[str], Path]) -> None:
+def test_bytecode_of_an_earlier_edit_in_the_same_second_is_not_used(mine: Callable[[str], Path]) -> None:
     path = mine(MODEL)
     os.utime(path, (1e9, 1e9))
     py_compile.compile(str(path))
@@ -129,26 +112,26 @@ def test_cached_bytecode_of_an_earlier_edit_of_the_same_second_is_not_run(mine: 
     assert importlib.import_module(path.stem).FACTOR == 2
 
 
-def test_a_module_that_is_imported_anew_in_a_notebook_has_another_id(mine: Callable[[str], Path]) -> None:
+def test_a_reloaded_module_has_another_id(mine: Callable[[str], Path]) -> None:
     path = mine(MODEL)
-    first = here(of(path))
+    first = identity_of(spec_of(path))
     path.write_text(MODEL.replace("FACTOR = 1", "FACTOR = 2"))
-    assert here(of(path)) == first  # not yet imported
+    assert identity_of(spec_of(path)) == first  # not yet imported
     importlib.reload(sys.modules[path.stem])
-    assert here(of(path)).code[path.stem] != first.code[path.stem]
+    assert identity_of(spec_of(path)).code[path.stem] != first.code[path.stem]
 
 
-def test_the_code_of_a_users_package_counts(tmp_path: Path, mine: Callable[[str], Path]) -> None:
+def test_the_identity_has_the_code_of_a_users_package(tmp_path: Path, mine: Callable[[str], Path]) -> None:
     package = tmp_path / f"package{next(NUMBERS)}"
     package.mkdir()
     (package / "__init__.py").write_text("SCALE = 1\n")
     (package / "inner.py").write_text(MODEL)
     mine("")
     one = spec("l", f"{package.name}.inner:Mine", {"width": 4})
-    assert {package.name, f"{package.name}.inner", "user_models"} <= set(here(one).code)
+    assert {package.name, f"{package.name}.inner", "user_models"} <= set(identity_of(one).code)
 
 
-def test_compiled_code_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_identity_has_the_bytes_of_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = set()
     for content in (b"\x7fELF one", b"\x7fELF two"):
         name = f"compiled{next(NUMBERS)}"
@@ -161,32 +144,30 @@ def test_compiled_code_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.M
     assert len(digests) == 2
 
 
-def test_a_model_that_is_defined_in_the_program_itself_is_refused() -> None:
+def test_a_model_of_the_main_module_is_refused() -> None:
     thing = type("Thing", (), {"__module__": "__main__"})()
     with pytest.raises(UserError, match=r"__main__.*module of its own"):
         versions_and_code([], [thing])
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "what"),
     [({"code": {"user_models": "0" * 12}}, "code of user_models"), ({"data": "0" * 64}, "data")],
     ids=["code", "data"],
 )
-def test_a_process_with_other_code_or_data_than_its_id_says_refuses_the_run(
-    local: Local, job: Make, changes: dict[str, object], said: str
+def test_a_process_with_other_code_or_data_than_the_id_refuses_the_run(
+    local: Local, job: MakeJob, changes: dict[str, object], what: str
 ) -> None:
     one = job(spec("l", "user_models:Averages", {"width": 4}))
     code = one.identity.code | changes.pop("code", {})  # type: ignore[operator]
     other = one.identity.model_copy(update={"code": code, **changes})
-    end = finish(local, [one.model_copy(update={"identity": other, "run_id": other.run_id(one.spec.key)})])["l"]
-    assert isinstance(end, Finished)
-    assert end.record.status == "crashed"
-    assert str(end.record.reason).startswith(f"refused: {said} changed")
-    assert end.record.curve == []
+    record = record_of(finish(local, [one.model_copy(update={"identity": other, "run_id": other.run_id(one.spec.key)})])["l"])
+    assert (record.status, record.curve) == ("crashed", [])
+    assert str(record.reason).startswith(f"refused: {what} changed")
 
 
 @pytest.mark.end_to_end
-def test_a_corpus_that_changes_during_a_matrix_makes_no_record_of_other_data(tmp_path: Path) -> None:
+def test_a_run_refuses_a_corpus_that_has_changed(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("abcdefgh" * 200)
     task = ComponentConfig(name="text", settings={"data": "a", "length": 4})
@@ -209,48 +190,42 @@ FAILING = [
     ("raise KeyboardInterrupt", "crashed", "KeyboardInterrupt"),
     ("raise MemoryError", "oom", "out of memory"),
     ("os._exit(0)", "crashed", "status 0 and no record"),
-    ("import time; time.sleep(600)", "timeout", "limit of 2 s"),
+    ("import time; time.sleep(600)", "timeout", "limit of 1 s"),
 ]
 
 
 @pytest.mark.end_to_end
-def test_code_that_fails_where_a_run_imports_it_is_a_row_and_the_others_go_on(tmp_path: Path, mine: Callable[[str], Path]) -> None:
-    failing = [of(mine(f"{ELSEWHERE}{line}\n{MODEL}"), f"failing {number}") for number, (line, *_) in enumerate(FAILING)]
-    timeout = failing[-1].model_copy(update={"limits": Limits(seconds=2.0)})
-    *records, fine = run_suite(Plan([*failing[:-1], timeout, spec("fine")]), tmp_path / "results", jobs=2)
+def test_code_that_fails_in_a_run_fails_that_run_alone(tmp_path: Path, mine: Callable[[str], Path]) -> None:
+    specs = [spec_of(mine(f"{ELSEWHERE}{line}\n{MODEL}"), f"failing {number}") for number, (line, *_) in enumerate(FAILING)]
+    specs[-1] = specs[-1].model_copy(update={"limits": Limits(seconds=1.0)})
+    task = mine(
+        "import os\nfrom user_models import Echo\n\n"
+        "class Mine(Echo):\n    def __init__(self):\n        super().__init__()\n"
+        f"        if os.getpid() != {os.getpid()}:\n            raise RuntimeError('only here')\n"
+    )
+    of_task = spec("task").model_copy(update={"task": ComponentConfig(name=f"{task.stem}:Mine")})
+    *records, of_task_record, fine = run_suite(Plan([*specs, of_task, spec("fine")]), tmp_path / "results")
     assert fine.status == "ok"
+    assert of_task_record.status == "crashed"
+    assert "RuntimeError: only here" in str(of_task_record.reason)
     for record, (line, status, reason) in zip(records, FAILING, strict=True):
         assert record.status == status, line
         assert reason in str(record.reason), line
 
 
-@pytest.mark.end_to_end
-def test_a_task_that_fails_where_a_run_builds_it_is_a_row(tmp_path: Path, mine: Callable[[str], Path]) -> None:
-    path = mine(
-        "import os\nfrom user_models import Echo\n\n"
-        "class Mine(Echo):\n    def __init__(self):\n        super().__init__()\n"
-        f"        if os.getpid() != {os.getpid()}:\n            raise RuntimeError('only here')\n"
-    )
-    failing = spec("failing").model_copy(update={"task": ComponentConfig(name=f"{path.stem}:Mine")})
-    records = run_suite(Plan([failing, spec("fine")]), tmp_path / "results", jobs=1)
-    assert [record.status for record in records] == ["crashed", "ok"]
-    assert "RuntimeError: only here" in str(records[0].reason)
-
-
 @pytest.mark.parametrize("line", ["raise RuntimeError('no')", "raise SystemExit(0)"])
-def test_code_that_fails_before_the_runs_is_the_users_error(mine: Callable[[str], Path], line: str) -> None:
+def test_code_that_fails_when_the_plan_imports_it_is_a_user_error(mine: Callable[[str], Path], line: str) -> None:
     with pytest.raises(UserError, match="fails on import"):
-        Plan([of(mine(f"{line}\n{MODEL}"))])
+        Plan([spec_of(mine(f"{line}\n{MODEL}"))])
 
 
-def test_code_that_hangs_before_the_runs_is_ended_by_the_limit(mine: Callable[[str], Path]) -> None:
+def test_code_that_hangs_when_the_plan_imports_it_is_a_user_error(mine: Callable[[str], Path]) -> None:
     path = mine(f"import time; time.sleep(600)\n{MODEL}")
     with pytest.raises(UserError, match=rf"module {path.stem} takes longer to import than --limit 0.3 s"), import_timeout(0.3):
-        Plan([of(path)])
+        Plan([spec_of(path)])
     assert importing() is None
 
 
-def test_the_engine_in_this_process_goes_on_after_a_run_that_exits(tmp_path: Path) -> None:
-    exits = spec("exits", "user_models:Misfit", {"width": 4, "how": "exit"})
-    records = run_suite(Plan([exits, spec("fine")]), tmp_path, engine=Inline())
+def test_engine_inline_goes_on_after_a_run_that_exits(tmp_path: Path) -> None:
+    records = run_suite(Plan([failing("exits", "exit"), spec("fine")]), tmp_path, engine=Inline())
     assert [record.status for record in records] == ["crashed", "ok"]

@@ -1,4 +1,4 @@
-"""Being stopped: the state is saved first, whoever is there to read about it, and what is said about it is so."""
+"""Stopping a suite saves the state of its runs, even when its output is closed, and reports what was saved."""
 
 import os
 import shutil
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import pytest
 from cases import exhaustive
+from engine_jobs import wait_until
 from running import PATIENCE_S, run_suite
-from test_coordinator import Scripted, spec
+from scripted import Scripted, spec
 
 from bench.cli.progress import Display
 from bench.cli.run import halt_on_signals
@@ -33,7 +33,7 @@ from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 def one(seed):
     settings = {"width": 4, "how": "sleep", "at": 2, "folder": FOLDER, "wait_s": 600.0}
-    return RunSpec(group="g", label="sleeper", model=ComponentConfig(name="user_models:Misfit", settings=settings), seed=seed,
+    return RunSpec(group="g", label="sleeper", model=ComponentConfig(name="user_models:FailingModel", settings=settings), seed=seed,
                 task=ComponentConfig(name="user_models:Echo"),
                 train=TrainConfig(steps=1000, batch=4, learning_rate=0.01, evaluation_batch=8))
 
@@ -41,20 +41,11 @@ SPECS = [one(0), one(1)]
 """
 
 
-def ended(process: subprocess.Popen[str], folder: Path) -> str:
-    """What a command that should still be at work said, and what became of its runs."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    said = [stream for stream in process.communicate() if stream]
-    files = sorted((folder / "results").rglob("*.json")) + sorted((folder / "results").rglob("*.log"))
-    return "\n".join([f"status {process.returncode}", *said, *(f"{path}:\n{path.read_text()[:3000]}" for path in files)])
-
-
 @contextmanager
 def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Popen[str]]:
-    """The command line in a group of its own, its first run at its second step."""
+    """Start the command line in its own process group; yields when its first run sleeps in its second step."""
     (folder / "mine.py").write_text(f"FOLDER = {str(folder)!r}\n{SUITE}")
-    locks = tempfile.mkdtemp(prefix="locks")  # not in the test's folder: the address of the fork server's socket must be short
+    locks = tempfile.mkdtemp(prefix="locks", dir="/tmp")  # the fork server's socket needs a short path
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "mine.py", "--device", "cpu", "--jobs", "1"],
@@ -66,11 +57,8 @@ def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Po
         start_new_session=True,
     )
     try:
-        end = time.monotonic() + PATIENCE_S
-        while not list(folder.glob("*.asleep")):
-            assert process.poll() is None, ended(process, folder)
-            assert time.monotonic() < end, ended(process, folder)
-            time.sleep(0.05)
+        wait_until(lambda: list(folder.glob("*.asleep")) or process.poll() is not None)
+        assert process.poll() is None
         yield process
     finally:
         if process.poll() is None:
@@ -88,8 +76,8 @@ def saved_step(folder: Path) -> int:
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("number", [*exhaustive(signal.SIGINT), signal.SIGHUP], ids=lambda number: number.name)
-def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C under `2>&1 | tee log` ends tee too; a terminal that is closed takes both outputs along. All processes hear it."""
+def test_the_state_is_saved_when_the_output_is_closed(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C under `2>&1 | tee log` ends tee too; closing a terminal closes both outputs."""
     read, write = os.pipe()
     with started(tmp_path, stdout=write, stderr=write) as process:
         os.close(write)
@@ -101,7 +89,8 @@ def test_nobody_is_left_to_read_and_the_state_is_saved_all_the_same(tmp_path: Pa
 
 
 @pytest.mark.end_to_end
-def test_what_is_said_to_be_saved_is(tmp_path: Path) -> None:
+@pytest.mark.exhaustive
+def test_the_command_reports_the_saved_state(tmp_path: Path) -> None:
     with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.killpg(process.pid, signal.SIGTERM)
         (tmp_path / "go").touch()
@@ -113,14 +102,13 @@ def test_what_is_said_to_be_saved_is(tmp_path: Path) -> None:
 
 
 class Stopping(Scripted):
-    """Is asked to stop at its first job, which then ends as it is told to."""
+    """Engine that halts the coordinator at its first job, which then ends by the given event."""
 
     def __init__(self, end: Callable[[Job], Event]) -> None:
         super().__init__()
         self.end, self.halt, self.order = end, lambda: None, list[str]()
 
     def wait(self, seconds: float) -> list[Event]:
-        """Nothing, and a signal; then the job's end."""
         if self._job is None or not self.order:
             self.halt()
             return []
@@ -128,12 +116,11 @@ class Stopping(Scripted):
         return [self.end(job)]
 
     def stop(self, reason: str) -> None:
-        """Note when."""
         self.order.append("stop")
 
 
 def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[str]]:
-    """How a suite of one run says that it was stopped, and what came before what."""
+    """Halt a suite of one run; the exception, and the order of calls."""
     engine = Stopping(end)
     callbacks = Callbacks(stopping=engine.order.append)
     coordinator = Coordinator(Plan([spec()]), suite="s", store=Store(tmp_path), engine=engine, callbacks=callbacks)
@@ -143,18 +130,18 @@ def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[st
     return found.value, engine.order
 
 
-def interrupted(job: Job, said: str | None) -> Event:
+def interrupted(job: Job, checkpoint: str | None) -> Event:
     (record,) = run_suite(Plan([job.spec]), job.folder.parent / "other", engine=Inline())
-    update = {"status": "interrupted", "reason": "stopped", "provenance": {"checkpoint": said, "checkpoint_step": 2}}
+    update = {"status": "interrupted", "reason": "stopped", "provenance": {"checkpoint": checkpoint, "checkpoint_step": 2}}
     return Finished(job, record.model_copy(update=update))
 
 
-def test_the_runs_are_asked_to_stop_before_anything_is_shown(tmp_path: Path) -> None:
+def test_the_runs_are_asked_to_stop_before_any_output(tmp_path: Path) -> None:
     _, order = halted(tmp_path, lambda job: Stopped(job, "stopped"))
     assert order == ["stop", "stopped by the test"]
 
 
-def test_a_run_whose_state_the_disk_refused_is_not_said_to_be_saved(tmp_path: Path) -> None:
+def test_a_run_that_could_not_save_its_state_is_reported_as_lost(tmp_path: Path) -> None:
     found, _ = halted(tmp_path, lambda job: interrupted(job, None))
     assert (found.saved, found.lost) == (1, ())
 
@@ -167,13 +154,13 @@ def test_a_run_whose_state_the_disk_refused_is_not_said_to_be_saved(tmp_path: Pa
     assert (found.saved, found.lost) == (0, ("g · l: from the start",))
 
 
-def test_a_run_that_had_not_begun_has_nothing_to_lose(tmp_path: Path) -> None:
+def test_a_run_that_had_not_begun_is_not_lost(tmp_path: Path) -> None:
     found, _ = halted(tmp_path, lambda job: Stopped(job, "stopped"))
     assert (found.saved, found.lost) == (0, ())
 
 
-def test_a_signal_that_was_to_be_ignored_still_is() -> None:
-    """`nohup`, and a job in the background of a shell."""
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with halt_on_signals(Any):
@@ -183,20 +170,20 @@ def test_a_signal_that_was_to_be_ignored_still_is() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_reader_that_is_gone_ends_no_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_output_does_not_end_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)
-    gone = os.fdopen(write, "w", buffering=1)
+    closed = os.fdopen(write, "w", buffering=1)
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", gone)
+        patch.setattr(sys, "stderr", closed)
         with Display(quiet=False) as display:
             (record,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=display.callbacks)
     assert record.status == "ok"
     with pytest.raises(BrokenPipeError):
-        gone.close()  # what it still holds
+        closed.close()  # flushes
 
 
-def test_a_wait_for_the_machine_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wait_for_the_machine_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     jobs: list[Job] = []
     run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=Callbacks(started=jobs.append))
     with Display(quiet=False) as display:

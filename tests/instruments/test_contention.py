@@ -1,4 +1,4 @@
-"""A timing that other work ran beside is found out, and the processes of one run are not other work."""
+"""Other work during a timing is detected; the processes of one run are not other work."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from bench.instruments.contention import Contention
 
 
 class Kernel:
-    """What the kernel would say: seconds on the clock, of everything, of this process, and of waits for a processor."""
+    """A stand-in for the kernel: seconds on the clock, of all processes, of this one, and of waits for a processor."""
 
     def __init__(self, folder: Path) -> None:
         self.clock, self.everything, self.own, self.folder = 0.0, 0.0, 0.0, folder
@@ -20,9 +20,9 @@ class Kernel:
     def wait(self, seconds: float) -> None:
         (self.folder / "task" / "1" / "schedstat").write_text(f"1 {int(1e9 * seconds)} 1\n")
 
-    def watched(self, threads: int, together: Callable[[float], float] = float) -> Contention:
+    def watched(self, threads: int, sum_ranks: Callable[[float], float] = float) -> Contention:
         return Contention(
-            threads, together=together, process=self.folder, clock=lambda: self.clock, used=lambda: (self.everything, self.own)
+            threads, sum_ranks=sum_ranks, process=self.folder, clock=lambda: self.clock, used=lambda: (self.everything, self.own)
         )
 
 
@@ -32,11 +32,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(tmp_path)
 
 
-@pytest.mark.parametrize(("others", "said"), [(0.0, None), (4.0, None), (6.0, "other processes used 0.60 of 4 cores")])
-def test_others_may_use_a_little_of_what_the_run_leaves_free(kernel: Kernel, others: float, said: str | None) -> None:
+@pytest.mark.parametrize(("others", "reason"), [(0.0, None), (4.0, None), (6.0, "other processes used 0.60 of 4 cores")])
+def test_others_may_use_a_little_of_what_the_run_leaves_free(kernel: Kernel, others: float, reason: str | None) -> None:
     contention = kernel.watched(threads=1)
     kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 10.03 + others  # and the clocks' grain
-    assert contention.read() == said
+    assert contention.read() == reason
 
 
 def test_a_wait_for_a_processor_is_seen(kernel: Kernel) -> None:
@@ -49,13 +49,13 @@ def test_a_wait_for_a_processor_is_seen(kernel: Kernel) -> None:
 
 
 def test_processes_that_work_together_are_not_others(kernel: Kernel) -> None:
-    contention = kernel.watched(threads=2, together=lambda own: 2 * own)
+    contention = kernel.watched(threads=2, sum_ranks=lambda own: 2 * own)
     kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 20.0
     assert contention.read() is None
-    assert contention.read(alone=True) == "other processes used 1.00 of 4 cores"
+    assert contention.read(local=True) == "other processes used 1.00 of 4 cores"
 
 
-def test_a_window_begins_anew(kernel: Kernel) -> None:
+def test_start_opens_a_new_window(kernel: Kernel) -> None:
     contention = kernel.watched(threads=1)
     kernel.clock, kernel.everything = 10.0, 40.0
     contention.start()
@@ -63,16 +63,15 @@ def test_a_window_begins_anew(kernel: Kernel) -> None:
     assert contention.read() is None
 
 
-def test_a_thread_that_has_ended_takes_no_wait_of_the_others_along(kernel: Kernel) -> None:
-    """Its count goes with it: less than nothing must not hide what another process waited."""
+def test_the_lost_count_of_an_ended_thread_does_not_reduce_the_waits_of_others(kernel: Kernel) -> None:
     kernel.wait(5.0)
-    contention = kernel.watched(threads=1, together=lambda own: own + 3.0)
+    contention = kernel.watched(threads=1, sum_ranks=lambda own: own + 3.0)
     kernel.clock = 10.0
     kernel.wait(0.0)
     assert contention.read() == "the run waited for a processor 30 % of the time"
 
 
-def test_a_thread_that_ends_while_it_is_looked_at_is_passed_over(kernel: Kernel) -> None:
+def test_a_thread_that_ends_during_the_read_is_ignored(kernel: Kernel) -> None:
     (kernel.folder / "task" / "0").mkdir()  # gone before its file is read
     contention = kernel.watched(threads=1)
     kernel.clock = 10.0

@@ -1,4 +1,4 @@
-"""FLOPs are those of the closed forms, and what has no formula makes the total null."""
+"""FLOPs agree with closed forms, and an operator without a formula makes the total None."""
 
 from collections.abc import Callable
 
@@ -100,7 +100,7 @@ class TestFlops:
         a, b, v = torch.ones(3, 4), torch.ones(4, 5), torch.ones(4)
         batch, other = torch.ones(2, 3, 4), torch.ones(2, 4, 5)
         into, batch_into = torch.ones(3, 5), torch.ones(2, 3, 5)
-        for step, owed in (
+        for step, expected in (
             (lambda: a @ v, 24),
             (lambda: v @ v, 8),
             (lambda: torch.addmv(torch.ones(3), a, v), 24),
@@ -109,10 +109,10 @@ class TestFlops:
             (lambda: torch.addbmm(into, batch, other), 240),
             (lambda: torch.addr(torch.ones(3, 4), torch.ones(3), v), 24),
         ):
-            assert flops(step).total == owed
+            assert flops(step).total == expected
             with FlopCounterMode(display=False) as counter:
                 step()
-            assert counter.get_total_flops() == 0  # once torch counts it, our formula can go
+            assert counter.get_total_flops() == 0  # once torch counts it, our formula can be removed
 
     def test_composite_operators_are_decomposed(self) -> None:
         a, b = torch.ones(2, 3, 4), torch.ones(4, 5)
@@ -133,9 +133,9 @@ class TestFlops:
             (lambda: torch.linalg.lu_solve(*torch.linalg.lu_factor(matrices), right), batch * (2 * n**3 // 3 + 2 * n * n * k)),
             (lambda: torch.linalg.inv(matrices), batch * 2 * n**3),
         ]
-        for step, owed in cases:
+        for step, expected in cases:
             count = flops(step)
-            assert (count.total, count.reason) == (owed, None)
+            assert (count.total, count.reason) == (expected, None)
             assert all(name.startswith("aten.") for name in count.by_operator)
 
     def test_pointwise_work_counts_nothing_and_is_known(self) -> None:

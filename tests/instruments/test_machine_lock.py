@@ -1,4 +1,4 @@
-"""A timing has the machine to itself, across processes, and nobody waits for the dead or for ever."""
+"""The machine lock excludes other processes, is freed when its holder dies, and starves nobody."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ pytest.importorskip("fcntl")
 HOLDER = """
 import ctypes, os, sys, time
 from pathlib import Path
-from bench.instruments.machine_lock import Machine
-with getattr(Machine(Path(sys.argv[1])), sys.argv[2])():
+from bench.instruments.machine_lock import MachineLock
+with getattr(MachineLock(Path(sys.argv[1])), sys.argv[2])():
     exec(sys.argv[3])
     print("held", flush=True)
     sys.stdin.readline()
@@ -52,7 +52,7 @@ def wait_held(process: subprocess.Popen[str]) -> None:
 
 
 class Contender(threading.Thread):
-    """Enters in its own thread (each entry opens the lock files anew, so threads exclude one another as processes do)."""
+    """Takes the lock in a thread; each time opens the lock files, so threads exclude one another as processes do."""
 
     def __init__(self, folder: Path | None, how: str) -> None:
         super().__init__(daemon=True)
@@ -75,7 +75,7 @@ class Contender(threading.Thread):
     ("first", "second", "together"),
     [("shared", "shared", True), ("shared", "exclusive", False), ("exclusive", "shared", False), ("exclusive", "exclusive", False)],
 )
-def test_who_goes_beside_whom_across_processes(tmp_path: Path, first: str, second: str, together: bool) -> None:
+def test_only_shared_holders_hold_it_together(tmp_path: Path, first: str, second: str, together: bool) -> None:
     with holder(tmp_path, first) as process:
         wait_held(process)
         contender = Contender(tmp_path, second)
@@ -98,7 +98,7 @@ def test_frees_itself_when_its_holder_is_killed(tmp_path: Path, how: str) -> Non
 
 
 @pytest.mark.parametrize("how", ["shared", "exclusive"])
-def test_the_time_it_is_waited_for_is_waiting(tmp_path: Path, how: str) -> None:
+def test_waiting_for_it_counts_as_waiting(tmp_path: Path, how: str) -> None:
     clocks = Clocks()
     machine = MachineLock(tmp_path, waiting=lambda: clocks.phase("waiting"))
     holder = Contender(tmp_path, "exclusive")
@@ -107,7 +107,7 @@ def test_the_time_it_is_waited_for_is_waiting(tmp_path: Path, how: str) -> None:
     with clocks.phase("probe"), getattr(machine, how)():
         waited = clocks.seconds("waiting") or 0.0
     assert waited > 0.3
-    assert clocks.seconds("waiting") == waited  # not what is done with it
+    assert clocks.seconds("waiting") == waited  # not the time it is held
     assert clocks.total() < waited
 
 
@@ -121,7 +121,7 @@ def test_an_exception_inside_frees_it(tmp_path: Path) -> None:
     contender.end()
 
 
-def test_who_comes_after_a_waiting_timing_waits_for_it(tmp_path: Path) -> None:
+def test_a_shared_holder_waits_for_an_exclusive_one_that_waits(tmp_path: Path) -> None:
     first = Contender(tmp_path, "shared")
     assert first.inside.wait(10)
     timing = Contender(tmp_path, "exclusive")
@@ -171,7 +171,7 @@ def test_a_stream_of_steps_does_not_starve_a_timing(tmp_path: Path) -> None:
             thread.join(10)
 
 
-def test_a_link_laid_in_the_way_is_not_followed_and_ends_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_link_is_not_followed_and_ends_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "victim").write_text("mine")
     machine = MachineLock(tmp_path)
     with machine.shared():
@@ -192,36 +192,24 @@ def test_a_link_laid_in_the_way_is_not_followed_and_ends_no_run(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("how", ["shared", "exclusive"])
-def test_a_forked_child_keeps_no_lock_of_a_holder_that_is_killed(tmp_path: Path, how: str) -> None:
-    with holder(tmp_path, how, "child = os.fork() or time.sleep(60) or os._exit(0); print(child, flush=True)") as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        try:
-            wait_held(process)
-            contender = Contender(tmp_path, "exclusive")
-            assert not contender.inside.wait(0.2)
-            process.kill()
-            assert contender.inside.wait(10)
-            contender.end()
-            os.kill(child, 0)
-        finally:
-            os.kill(child, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("how", ["shared", "exclusive"])
-def test_a_child_that_compiled_code_forked_keeps_no_lock_that_was_given_back(tmp_path: Path, how: str) -> None:
-    fork = "child = ctypes.CDLL(None).fork() or time.sleep(60) or os._exit(0); print(child, flush=True)"
-    with holder(tmp_path, how, fork) as process:
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"])  # compiled code forks without Python's knowledge
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, how: str, fork: str) -> None:
+    with holder(tmp_path, how, f"child = {fork} or time.sleep(60) or os._exit(0); print(child, flush=True)") as process:
         assert process.stdout is not None
         assert process.stdin is not None
         child = int(process.stdout.readline())
         try:
             wait_held(process)
-            process.stdin.write("\n")
-            process.stdin.flush()
             contender = Contender(tmp_path, "exclusive")
+            assert not contender.inside.wait(0.2)
+            if fork == "os.fork()":
+                process.kill()
+            else:
+                process.stdin.write("\n")
+                process.stdin.flush()
             assert contender.inside.wait(10)
             contender.end()
+            os.kill(child, 0)
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -248,7 +236,7 @@ class TestFolder:
         assert not (tmp_path / "cache").exists()
 
     @pytest.mark.parametrize("planted", ["link", "file", "dangling"])
-    def test_what_others_plant_in_their_place_is_passed_by(self, tmp_path: Path, planted: str) -> None:
+    def test_a_file_or_link_of_others_in_its_place_is_not_used(self, tmp_path: Path, planted: str) -> None:
         victim, place = tmp_path / "victim", tmp_path / "tmp" / f"deq-bench-{os.getuid()}"
         if planted != "dangling":
             victim.mkdir()
@@ -264,7 +252,7 @@ class TestFolder:
         assert not victim.exists() or list(victim.iterdir()) == []
         assert (tmp_path / "cache").is_dir()
 
-    def test_where_nothing_can_be_locked_runs_go_on_and_one_line_says_where(
+    def test_where_nothing_can_be_locked_runs_continue_with_one_warning(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         def refuse(*_: object) -> None:
@@ -279,7 +267,7 @@ class TestFolder:
         assert f"{tmp_path / 'tmp'}" in line
         assert "No locks available" in line
 
-    def test_a_folder_that_is_swept_away_ends_nothing(self, tmp_path: Path) -> None:
+    def test_a_folder_that_is_removed_is_created_again(self, tmp_path: Path) -> None:
         machine = MachineLock()
         shutil.rmtree(tmp_path / "tmp")
         (tmp_path / "tmp").mkdir()
@@ -287,7 +275,7 @@ class TestFolder:
             pass
         assert machine.can_exclude
 
-    def test_who_waits_says_so_in_one_line(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_waiting_prints_one_line(self, capfd: pytest.CaptureFixture[str]) -> None:
         first, machine = Contender(None, "exclusive"), MachineLock()
         assert first.inside.wait(10)
         timer = threading.Timer(0.3, first.end)
@@ -300,7 +288,7 @@ class TestFolder:
         assert line.startswith("waiting for the machine: another benchmark holds it")
 
 
-def test_without_flock_nobody_is_kept_out_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flock_nobody_is_excluded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.instruments.machine_lock.CAN_LOCK", False)
     machine = MachineLock(tmp_path)
     assert not machine.can_exclude

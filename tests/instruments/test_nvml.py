@@ -1,4 +1,4 @@
-"""Every way that NVML can fail ends as null with the reason; the library and the device are stand-ins."""
+"""Every failure of NVML gives None with a reason; the library and the device are stand-ins."""
 
 import importlib.metadata
 import os
@@ -15,16 +15,6 @@ from bench.records.record import Measure
 
 MIB = 1 << 20
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Cuda:
@@ -104,10 +94,10 @@ ENERGY = ("energy_J", "mean_power_W")
 class TestNvml:
     def measure(self, library: Library, during: Callable[[Library], object] = lambda _: None, **others: Any) -> dict[str, Measure]:
         """A run of 8 s and 1600 J that `during` disturbs."""
-        clock = Clock()
-        meter = Nvml(others.get("device", "cuda"), library, others.get("cuda", Cuda()), process_id=Library.own, clock=clock)
+        times = iter((100.0, 108.0))
+        device, cuda = others.get("device", "cuda"), others.get("cuda", Cuda())
+        meter = Nvml(device, library, cuda, process_id=Library.own, clock=times.__next__)
         meter.start()
-        clock.now += 8
         library.millijoules += 1_600_000
         during(library)
         return meter.read()
@@ -149,9 +139,8 @@ class TestNvml:
         meter = Nvml("cuda", cuda=Cuda())
         meter.start()
         meter.sample()
-        assert self.reasons(meter.read(), (*MEMORY, *ENERGY)) == {
-            "NVML cannot be used (ModuleNotFoundError: No module named 'pynvml')"
-        }
+        reason = "NVML cannot be used (ModuleNotFoundError: No module named 'pynvml')"
+        assert self.reasons(meter.read(), (*MEMORY, *ENERGY)) == {reason}
 
     def test_off_the_gpu(self) -> None:
         assert self.reasons(self.measure(Library(), device="cpu"), (*MEMORY, *ENERGY)) == {"run on the CPU"}
@@ -162,11 +151,7 @@ class TestNvml:
     def test_an_invisible_process_alone_gets_the_device_delta(self) -> None:
         library = Library()
         library.processes = {17: 600 * MIB}
-
-        def during(library: Library) -> None:
-            library.used += 250 * MIB
-
-        measures = self.measure(library, during)
+        measures = self.measure(library, lambda library: setattr(library, "used", 1250 * MIB))
         assert self.values(measures, MEMORY) == [250 * MIB, 1250 * MIB]
         assert "minus used at start" in measures["nvml_process_bytes"].method
         assert "one compute process" in measures["nvml_process_bytes"].method
@@ -213,60 +198,39 @@ class TestNvml:
     def test_a_device_that_cannot_be_sliced(self) -> None:
         assert self.values(self.measure(Library({"mig": "Not Supported"})), ENERGY) == [1600, 200]
 
-    def test_a_foreign_process_takes_the_energy_away(self) -> None:
-        def during(library: Library) -> None:
-            library.processes[99] = 5 * MIB
-
-        measures = self.measure(Library(), during)
+    @pytest.mark.parametrize("when", ["at the start", "in a sample", "at the end"])
+    def test_another_process_on_the_device_makes_the_energy_none(self, when: str) -> None:
+        library = Library()
+        meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
+        for now in ("at the start", "in a sample", "at the end"):
+            if now == when:
+                library.processes[99] = 5 * MIB
+            {"at the start": meter.start, "in a sample": meter.sample, "at the end": meter.read}[now]()
+            if now != "at the end":
+                library.processes.pop(99, None)
+            library.millijoules += 10
+        measures = meter.read()
         assert "2 compute processes" in self.reasons(measures, ENERGY).pop()
         assert measures["nvml_process_bytes"].value == 600 * MIB
 
-    def test_a_foreign_process_at_the_start_does_too(self) -> None:
-        library = Library()
-        library.processes[99] = 5 * MIB
-        measures = self.measure(library, lambda library: library.processes.pop(99))
-        assert "2 compute processes" in self.reasons(measures, ENERGY).pop()
-
-    def test_a_foreign_process_that_left_again_still_does(self) -> None:
-        library = Library()
-        meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
-        meter.start()
-        library.processes[99] = 5 * MIB
-        meter.sample()
-        del library.processes[99]
-        library.millijoules += 10
-        assert "2 compute processes" in self.reasons(meter.read(), ENERGY).pop()
-
     @pytest.mark.parametrize(
         ("operation", "null"),
-        [
-            ("energy", ENERGY),
-            ("memory", ("nvml_device_bytes",)),
-            ("processes", ("nvml_process_bytes", *ENERGY)),
-        ],
+        [("energy", ENERGY), ("memory", ("nvml_device_bytes",)), ("processes", ("nvml_process_bytes", *ENERGY))],
     )
     def test_an_error_during_the_run_is_null_for_what_it_touches(self, operation: str, null: tuple[str, ...]) -> None:
         measures = self.measure(Library(), lambda library: library.failing.update({operation: "GPU is lost"}))
         assert all("GPU is lost" in reason for reason in self.reasons(measures, null))
         assert None not in self.values(measures, tuple(set(measures) - set(null)))
 
-    def test_a_counter_that_goes_backwards_or_stands(self) -> None:
-        def back(library: Library) -> None:
-            library.millijoules = 12
-
-        def stand(library: Library) -> None:
-            library.millijoules = 5_000_000
-
-        assert "went backwards" in self.reasons(self.measure(Library(), back), ENERGY).pop()
-        assert "did not move" in self.reasons(self.measure(Library(), stand), ENERGY).pop()
+    @pytest.mark.parametrize(("millijoules", "reason"), [(12, "went backwards"), (5_000_000, "did not move")])
+    def test_a_counter_that_decreases_or_stops(self, millijoules: int, reason: str) -> None:
+        measures = self.measure(Library(), lambda library: setattr(library, "millijoules", millijoules))
+        assert reason in self.reasons(measures, ENERGY).pop()
 
     def test_a_cuda_failure_at_the_end(self) -> None:
         cuda = Cuda()
-
-        def during(library: Library) -> None:
-            cuda.broken = True
-
-        assert "illegal memory access" in self.reasons(self.measure(Library(), during, cuda=cuda), ENERGY).pop()
+        measures = self.measure(Library(), lambda _: setattr(cuda, "broken", True), cuda=cuda)
+        assert "illegal memory access" in self.reasons(measures, ENERGY).pop()
 
     def test_a_second_start_forgets_the_first(self) -> None:
         library = Library()
@@ -310,9 +274,5 @@ class TestDeviceHandle:
 
 
 def test_the_deprecated_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        assert name == "pynvml"
-        return "11.5.0"
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", {"pynvml": "11.5.0"}.__getitem__)
     assert nvml.deprecated_pynvml() == "11.5.0"

@@ -1,4 +1,4 @@
-"""The doctor and the environment answer whatever is broken, and tell nothing private."""
+"""The self-test and the environment report what is broken without raising, and contain nothing private."""
 
 import getpass
 import json
@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.instruments import nvml
-from bench.instruments import self_test as doctor
+from bench.instruments import nvml, self_test
 from bench.instruments.environment import cpu_name, driver, environment, gpu, revision
-from bench.instruments.probes import Flops
+from bench.instruments.flops import Flops
 from bench.instruments.self_test import Instrument, examine
 
 
@@ -42,16 +41,16 @@ class TestExamine:
         assert len(measures) == len(set(measures))
         assert {"saved_bytes", "peak_live_bytes", "train_step_flops", "host_peak_bytes", "energy_J", "train_s"} <= set(measures)
 
-    def test_a_wrong_count_is_found_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "saved_bytes", lambda forward, exclude: 4096)
-        monkeypatch.setattr(doctor, "flops", lambda step: Flops(total=0))
-        monkeypatch.setattr(doctor, "peak_live_bytes", lambda step, held: SimpleNamespace(peak=1))
+    def test_a_wrong_count_is_detected(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self_test, "saved_bytes", lambda forward, exclude: 4096)
+        monkeypatch.setattr(self_test, "flops", lambda step: Flops(total=0))
+        monkeypatch.setattr(self_test, "peak_live_bytes", lambda step, held: SimpleNamespace(peak=1))
         found = by_name()
         assert not any(found[name].works for name in ("saved bytes", "FLOPs", "live bytes"))
         assert found["saved bytes"].detail.endswith("4096, known: 1024")
 
-    def test_flops_without_a_total_say_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "flops", lambda step: Flops(total=None, reason="aten.rnn has no formula"))
+    def test_flops_without_a_total_give_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self_test, "flops", lambda step: Flops(total=None, reason="aten.rnn has no formula"))
         assert by_name()["FLOPs"] == Instrument("FLOPs", False, "aten.rnn has no formula", ("train_step_flops", "forward_flops"))
 
     def test_nothing_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +58,7 @@ class TestExamine:
             raise RuntimeError("broken")
 
         for name in ("saved_bytes", "peak_live_bytes", "flops", "HostMemory", "CudaMemory"):
-            monkeypatch.setattr(doctor, name, broken)
+            monkeypatch.setattr(self_test, name, broken)
         monkeypatch.setattr(nvml, "load_library", broken)
         monkeypatch.setattr(nvml, "deprecated_pynvml", broken)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -93,7 +92,7 @@ class TestExamine:
 
 
 class TestEnvironment:
-    def test_it_is_json_and_tells_nothing_private(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_json_without_private_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         monkeypatch.delenv("PYTHONHASHSEED", raising=False)
         found = environment("cpu", threads=2)
@@ -147,14 +146,14 @@ class TestRevision:
     def test_a_clean_tree(self, repository: Path) -> None:
         assert revision(repository) == {"revision": self.git(repository, "rev-parse", "HEAD"), "dirty": False}
 
-    @pytest.mark.parametrize(("path", "dirty"), [("bench/training/run.py", True), ("bench/new.py", True), ("results.json", False)])
+    @pytest.mark.parametrize(("path", "dirty"), [("bench/run.py", True), ("bench/new.py", True), ("results.json", False)])
     def test_code_makes_it_dirty_and_results_do_not(self, repository: Path, path: str, dirty: bool) -> None:
         (repository / path).write_text("2\n")
         found = revision(repository)
         assert found is not None
         assert found["dirty"] is dirty
 
-    def test_a_folder_inside_somebody_elses_repository_has_none(self, repository: Path) -> None:
+    def test_a_folder_inside_another_repository_has_none(self, repository: Path) -> None:
         assert revision(repository / "bench") is None
 
     def test_outside_a_repository_or_before_the_first_commit_there_is_none(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What telemetry says of the solvers is what was counted by hand."""
+"""Solver statistics agree with counts by hand and with closed forms."""
 
 import math
 
@@ -40,34 +40,34 @@ def deq(cell: Cell, *, steps: int = 7, rtol: float | None = None, backward: int 
 def test_evaluations_agree_with_a_count_by_hand() -> None:
     cell = Counted(0.5)
     model = deq(cell)
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     for _ in range(3):
         model(torch.ones(2, 4, 3)).y.sum().backward()
     assert cell.evaluations == 3 * (7 + 1)  # the solve, and the attached one, which is not counted below
-    telemetry.split = "evaluation"
+    stats.split = "evaluation"
     model.eval()
     with torch.no_grad():
         model(torch.ones(2, 4, 3))
-    read = telemetry.read()
+    read = stats.read()
     assert read["train_forward_nfe_mean"].value == read["train_forward_nfe_p95"].value == 7
     assert read["train_backward_nfe_mean"].value == read["train_backward_nfe_p95"].value == 5
     assert read["eval_forward_nfe_mean"].value == 11
-    assert telemetry.recent("forward", 3)[0] == 7
-    assert telemetry.recent("backward", 3)[0] == 5
+    assert stats.recent("forward", 3)[0] == 7
+    assert stats.recent("backward", 3)[0] == 5
 
 
 def test_residuals_agree_with_the_closed_form() -> None:
     """z_k = 2 (1 - 2^-k) x, so that after n evaluations the best gap is 2^-(n-1) |x| and |f(z)| = 2 (1 - 2^-n) |x|."""
     model = deq(Counted(0.5), steps=7)
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.ones(2, 4, 3)).y.sum().backward()
-    read = telemetry.read()
-    owed = 2**-6 / (2 * (1 - 2**-7))
+    read = stats.read()
+    expected = 2**-6 / (2 * (1 - 2**-7))
     for name in ("p50", "p95", "max"):
-        assert read[f"train_residual_{name}"].value == pytest.approx(owed, rel=1e-5)
+        assert read[f"train_residual_{name}"].value == pytest.approx(expected, rel=1e-5)
         # u_k = v + J^T u: the same recursion from u = v, one step ahead
         assert read[f"train_backward_residual_{name}"].value == pytest.approx(2**-5 / (2 * (1 - 2**-6)), rel=1e-5)
-    assert telemetry.recent("forward", 1)[1] == pytest.approx(owed, rel=1e-5)
+    assert stats.recent("forward", 1)[1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_shares_and_quantiles_are_over_samples_and_solves() -> None:
@@ -75,10 +75,10 @@ def test_shares_and_quantiles_are_over_samples_and_solves() -> None:
     model = DEQ(cell, solver=Picard(), stop=Stop(rtol=1e-3, max_steps=4), adjoint=Phantom())
     seen: list[tuple[Tensor, Tensor, int]] = []
     model.watch(lambda phase, solution: seen.append((solution.residual, solution.converged, solution.nfe)))
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     for scale in (0.0, 0.1, 1.0, 5.0):
         model(scale * torch.randn(5, 4, 3)).y.sum().backward()
-    read = telemetry.read()
+    read = stats.read()
     residual = torch.cat([one for one, _, _ in seen]).double().numpy()
     assert read["train_residual_max"].value == residual.max()
     for name, q in (("p50", 0.5), ("p95", 0.95)):
@@ -91,26 +91,26 @@ def test_shares_and_quantiles_are_over_samples_and_solves() -> None:
         assert "no backward solve" in str(read[f"train_{name}"].reason)
 
 
-def test_all_layers_of_a_model_are_heard_until_it_is_closed() -> None:
+def test_all_layers_of_a_model_are_recorded_until_close() -> None:
     model = nn.ModuleList([deq(Counted(0.5), steps=3), deq(Counted(0.5), steps=9)])
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     for layer in model:
         layer(torch.ones(1, 2, 3))
-    assert telemetry.read()["train_forward_nfe_mean"].value == 6
-    telemetry.close()
-    telemetry.close()
+    assert stats.read()["train_forward_nfe_mean"].value == 6
+    stats.close()
+    stats.close()
     model[0](torch.ones(1, 2, 3))
-    assert telemetry.read()["train_forward_nfe_mean"].value == 6
+    assert stats.read()["train_forward_nfe_mean"].value == 6
 
 
-def test_what_is_forgotten_is_gone_and_the_rest_is_not() -> None:
+def test_forget_drops_one_split() -> None:
     model = deq(Counted(0.5))
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.ones(1, 2, 3))
-    telemetry.split = "evaluation"
+    stats.split = "evaluation"
     model(torch.ones(1, 2, 3))
-    telemetry.forget("evaluation")
-    read = telemetry.read()
+    stats.forget("evaluation")
+    read = stats.read()
     assert read["train_forward_nfe_mean"].value == 7
     assert read["eval_forward_nfe_mean"].value is None
     assert "test split" in str(read["eval_forward_nfe_mean"].reason)
@@ -119,9 +119,9 @@ def test_what_is_forgotten_is_gone_and_the_rest_is_not() -> None:
 def test_solver_bytes_are_those_of_its_storage() -> None:
     cell, window, batch, time = MLPCell(width=3), 4, 5, 6
     model = DEQ(cell, solver=Anderson(window=window), stop=Stop(rtol=None, max_steps=9), adjoint=Phantom())
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.randn(batch, time, 3)).y.sum().backward()
-    value = telemetry.read()["solver_bytes"].value
+    value = stats.read()["solver_bytes"].value
     assert value is not None
     assert value >= 2 * window * batch * time * 3 * 4  # two histories of float32
     assert value <= 3 * window * batch * time * 3 * 4
@@ -129,37 +129,37 @@ def test_solver_bytes_are_those_of_its_storage() -> None:
 
 def test_a_solve_that_is_not_finite_is_null_with_that_as_its_reason() -> None:
     model = deq(Counted(0.5))
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.full((2, 2, 3), math.nan))
-    read = telemetry.read()
+    read = stats.read()
     assert read["train_converged_fraction"].value == 0
     assert read["train_residual_max"].value is None
     assert "not finite" in str(read["train_residual_max"].reason)
-    assert telemetry.recent("forward", 1) == (7, None)
+    assert stats.recent("forward", 1) == (7, None)
 
 
 def test_an_explicit_model_is_null_with_that_as_its_reason() -> None:
     model = Recurrent(kind="gru", inputs=3, width=3)
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.ones(1, 2, 3))
-    read = telemetry.read()
+    read = stats.read()
     assert len(read) >= 15
     assert {(one.value, one.reason) for one in read.values()} == {(None, EXPLICIT)}
-    assert telemetry.recent("forward", 1) == (None, None)
+    assert stats.recent("forward", 1) == (None, None)
     with_layer = deq(Counted(0.5))
     assert set(SolverStats(with_layer).read()) == set(read)
 
 
-def test_of_a_neural_ode_the_evaluations_are_counted_and_nothing_else_is_claimed() -> None:
+def test_of_a_neural_ode_only_the_evaluations_are_measured() -> None:
     model = NeuralODE(MLPCell(width=3), time=1.0, method="rk4", step_size=0.5)
-    telemetry = SolverStats(model)
+    stats = SolverStats(model)
     model(torch.randn(2, 4, 3)).y.sum().backward()
-    telemetry.split = "evaluation"
+    stats.split = "evaluation"
     model(torch.randn(2, 4, 3))
-    read = telemetry.read()
+    read = stats.read()
     counts = ("train_forward_nfe_mean", "train_backward_nfe_mean", "eval_forward_nfe_mean")
     assert [read[name].value for name in counts] == [8, 8, 8]
     others = [one for name, one in read.items() if "_nfe_" not in name]
     assert len(others) >= 10
     assert all(one.value is None and "no fixed point" in str(one.reason) for one in others)
-    assert telemetry.recent("forward", 1) == (8, None)
+    assert stats.recent("forward", 1) == (8, None)

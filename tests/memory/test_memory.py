@@ -1,4 +1,4 @@
-"""What a step's bytes are for: the same on fake tensors as on real ones, in sum as measured elsewhere, by kind what they are."""
+"""Memory of a step by kind: equal on fake and real tensors, equal in sum to the probe, and equal to closed forms."""
 
 import dataclasses
 import itertools
@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from bench.analysis.statistics import growth
 from bench.cli.develop import parse_model
 from bench.cli.main import app
-from bench.instruments.probes import flops, peak_live_bytes
-from bench.memory import cost, device, paper, record, scaling, tables
+from bench.instruments.flops import flops
+from bench.instruments.probes import peak_live_bytes
+from bench.memory import cost, device, paper, record, scaling, step, tables
 from bench.memory.step import SOLVING, Shape, measured, predicted
 from bench.memory.storage_tracker import KINDS, PHASES, Waterfall
 from bench.records.errors import UserError
@@ -27,7 +28,7 @@ from bench.report.report import csv_text, latex, markdown
 from bench.training.language_model import build_model
 from bench.training.trainer import make_optimiser, training_step
 from deq import DEQ, Stop
-from deq.solve import without_looking
+from deq.solve import force_device_path
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
 SHAPE = Shape(batch=4, length=10, vocabulary=100)
@@ -67,7 +68,7 @@ MODELS = {
     "ode, plain": named("ode", method="rk4", step_size=1.0, adjoint=False, **HEADS),
     "a user's": named("user_models:Averages"),
 }
-# One of each kind that the ledger treats apart: the others are like one of these.
+# One model for each case of the tracker.
 DISTINCT = [
     *("gru", "lstm, AWD", "tcn", "transformer-xl", "trellisnet", "tied, sqrt", "deq, anderson", "deq, broyden", "deq, memory"),
     *("deq, adaptive", "deq, phantom", "deq, shine", "deq, unroll", "deq, propagation", "ode, adjoint", "a user's"),
@@ -87,7 +88,7 @@ def test_fake_and_real_agree_to_the_byte(name: str, ends: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["transformer-xl", "deq, memory"])
-def test_a_carried_memory_is_of_the_batch_and_makes_the_step_larger(name: str) -> None:
+def test_a_carried_memory_counts_as_batch(name: str) -> None:
     carried = dataclasses.replace(SHAPE, carry=True)
     real, fake = measured(MODELS[name], carried), predicted(MODELS[name], carried)
     assert fake == real
@@ -97,10 +98,10 @@ def test_a_carried_memory_is_of_the_batch_and_makes_the_step_larger(name: str) -
 
 
 @pytest.mark.parametrize("name", ["gru", "tied, sqrt", "deq, anderson", "deq, adaptive"])
-def test_the_sum_is_what_the_probe_of_runs_says(name: str) -> None:
-    """Another ledger, over the same training step."""
+def test_the_peak_is_that_of_the_probe(name: str) -> None:
+    """The probe of runs, over the same training step."""
     torch.manual_seed(0)
-    with without_looking():
+    with force_device_path():
         model = build_model(MODELS[name], SHAPE.vocabulary).train()
         for layer in model.modules():
             if isinstance(layer, DEQ):
@@ -116,14 +117,11 @@ def test_the_sum_is_what_the_probe_of_runs_says(name: str) -> None:
         held = [*model.parameters(), *model.buffers(), inputs, targets]
         held += [value for state in optimiser.state.values() for value in state.values()]
         peak = peak_live_bytes(lambda: training_step(model, optimiser, 0.25, inputs, targets), held)
-    followed = measured(MODELS[name], SHAPE)
-    if name == "deq, adaptive":  # other tokens fall into other clusters
-        assert followed.total == pytest.approx(peak.peak, rel=0.05)
-    else:
-        assert followed.total == peak.peak
+    tolerance = 0.05 if name == "deq, adaptive" else 0  # other tokens fall into other clusters
+    assert measured(MODELS[name], SHAPE).total == pytest.approx(peak.peak, rel=tolerance)
 
 
-def test_every_kind_is_what_its_closed_form_says() -> None:
+def test_every_kind_has_its_closed_form() -> None:
     model = named("deq", cell="mlp", solver="anderson", solver__window=3, steps=5, backward_steps=4)
     found = predicted(model, SHAPE)
     built = build_model(model, 100)
@@ -139,12 +137,12 @@ def test_every_kind_is_what_its_closed_form_says() -> None:
     assert found.phases["optimiser"]["gradients"] == 4 * own
     state, window = 4 * 10 * 16, 3
     history = found.phases["forward solve"]["solver history"]
-    small = 4 * (4 * window * window + window * window + 4 * window + 4)  # Gram matrix, ridge, ones, verdicts
+    small = 4 * (4 * window * window + window * window + 4 * window + 4)  # Gram matrix, ridge, ones, statuses
     assert history == 2 * window * 4 * state + small
     assert found.phases["attached evaluation"]["solver history"] == 0
 
 
-def test_phases_come_from_where_they_are() -> None:
+def test_phases_of_models() -> None:
     deq, gru = predicted(MODELS["deq, anderson"], SHAPE), predicted(MODELS["gru"], SHAPE)
     assert list(deq.phases) == list(PHASES)
     assert set(gru.phases) == {"embedding", "forward", "head", "backward", "optimiser"}
@@ -153,7 +151,7 @@ def test_phases_come_from_where_they_are() -> None:
     assert "attached evaluation" in phantom.phases
 
 
-def test_counting_a_kind_otherwise_is_another_sum() -> None:
+def test_the_peak_with_kinds_counted_more_or_less_often() -> None:
     found = predicted(MODELS["deq, broyden"], dataclasses.replace(SHAPE, ends=False))
     assert found.counted({}) == found.total
     once, none, twice = (found.counted({"solver history": times}) for times in (1, 0, 2))
@@ -172,9 +170,9 @@ def test_more_solver_steps_cost_nothing_but_history() -> None:
     assert few.total == many.total
 
 
-def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
-    for model in ("Looks", "Remembers"):
-        with pytest.raises(UserError, match=f"user_models:{model}' cannot be followed without values"):
+def test_a_model_that_needs_values_is_an_error() -> None:
+    for model in ("DataDependent", "DataDependentBuffer"):
+        with pytest.raises(UserError, match=f"user_models:{model}' cannot run without values"):
             predicted(named(f"user_models:{model}"), SHAPE)
     with pytest.raises(UserError, match="dopri5"):
         predicted(named("ode", **HEADS), SHAPE)
@@ -183,36 +181,35 @@ def test_what_needs_values_is_an_error_and_never_a_zero() -> None:
 # The scaling
 
 
-def test_a_layer_that_keeps_an_activation_a_step_fails_the_constant_check() -> None:
+def test_a_layer_that_keeps_activations_fails_the_constant_check() -> None:
     leaky = scaling.Family(label="leaky", model=named("user_models:Leaky"), depth="steps", flat=True, own=True)
     sound = next(family for family in scaling.FAMILIES if family.label == "DEQ, Picard")
-    found = [scaling.follow_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
+    found = [scaling.measure_axis(family) for family in (leaky, dataclasses.replace(sound, depths=(2, 4, 8, 16)))]
     assert [scaling.judged(row) for row in found] == ["FAIL", "pass"]
     per_step = growth([p["depth"] for p in found[0]["points"]], [p["bytes"] for p in found[0]["points"]])
     assert per_step.verdict == "linear"
     assert per_step.slope == pytest.approx(8 * 64 * 16 * 4)  # one activation
 
 
-def test_of_a_users_model_nothing_but_the_named_setting_changes() -> None:
+def test_only_the_named_setting_of_a_users_model_changes() -> None:
     settings = {"cell": "mlp", "solver": "broyden", "solver__window": 4, "backward_solver": "picard"}
     own = scaling.Family(label="own", model=named("deq", **settings), depth="steps", flat=True, own=True, depths=(4, 8, 16, 32))
     assert own.at(8).settings == {**own.model.settings, "steps": 8}
-    ((follow, arguments),) = scaling.calls([own])
-    row = follow(*arguments)
-    assert scaling.judged(row) == "pass"
+    ((measure, arguments),) = scaling.calls([own])
+    assert scaling.judged(measure(*arguments)) == "pass"
 
 
 def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
     (family,) = (family for family in scaling.FAMILIES if family.label == "tied, checkpoint sqrt")
-    row = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64)))
+    row = scaling.measure_axis(dataclasses.replace(family, depths=(16, 64)))
     assert scaling.judged(row) == "pass"
-    plain = scaling.follow_axis(dataclasses.replace(family, depths=(16, 64), model=named("tied", **HEADS)))
+    plain = scaling.measure_axis(dataclasses.replace(family, depths=(16, 64), model=named("tied", **HEADS)))
     assert scaling.judged(plain) == "FAIL"
 
 
-def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
+def test_an_axis_begins_with_the_point_of_the_depth_axis() -> None:
     family = next(one for one in scaling.FAMILIES if one.label == "TCN")
-    found = [scaling.follow_axis(family, axis) for axis in ("depth", "length")]
+    found = [scaling.measure_axis(family, axis) for axis in ("depth", "length")]
     values, amounts = scaling.along(found, "TCN", "length")
     assert values == [64, 256, 512]
     least = predicted(family.at(4), Shape(batch=8, length=64, vocabulary=100, ends=False))
@@ -220,7 +217,7 @@ def test_an_axis_begins_at_what_the_depth_axis_has_of_its_size() -> None:
     assert amounts == sorted(amounts)
 
 
-def test_the_power_is_that_of_a_power_law() -> None:
+def test_the_exponent_of_a_power_law() -> None:
     assert scaling.power([2, 8, 32], [5, 7 * 8**2, 7 * 32**2]) == pytest.approx(2)
 
 
@@ -236,7 +233,7 @@ def row(readings: dict[str, float], printed: float | None = 2.0, label: str = "a
     }
 
 
-def test_verdicts_say_consistent_only_of_the_protocol_as_it_is_written() -> None:
+def test_consistent_needs_the_protocol_as_written() -> None:
     assert paper.verdict(row({"model": 2.3, "core": 2.0})) == ("consistent", "core")
     assert paper.verdict(row({"model": 5.0, "core": 1.7, "core, U and V": 2.1})) == ("cannot tell", "core, U and V")
     assert paper.verdict(row({"model": 5.0, "core": 1.0})) == ("not consistent", "core")
@@ -247,7 +244,7 @@ def test_verdicts_say_consistent_only_of_the_protocol_as_it_is_written() -> None
     assert paper.verdict(row({"model": 1.0}, printed=None)) == ("cannot tell", None)
 
 
-def test_reductions_hold_a_deq_alone_against_the_core_of_the_other() -> None:
+def test_reductions_compare_a_deqs_own_reading_with_the_core() -> None:
     rows = [row({"core": 1.0, "core, no history": 0.5}, 1.1, "d"), row({"core": 4.0}, 6.8, "e")]
     pair = ("d", "e", "tied")
     assert paper.reduction(rows, pair, "core") == pytest.approx(0.75)
@@ -291,6 +288,7 @@ def test_every_printed_figure_has_a_row_and_every_pair_its_models() -> None:
 def published() -> dict[str, Any]:
     found = MEMORY.read(FOLDER / record.NAME)
     assert found is not None
+    assert found["numerics"] == record.NUMERICS, "make the record with `python -m bench memory`"
     return found
 
 
@@ -304,7 +302,7 @@ def test_the_published_tables_are_those_of_the_published_record(published: dict[
 
 
 @pytest.mark.parametrize("label", ["Transformer-XL small, 4 layers", "DEQ-Transformer small"])
-def test_the_published_record_is_what_this_code_says(published: dict[str, Any], label: str) -> None:
+def test_the_published_record_is_reproduced(published: dict[str, Any], label: str) -> None:
     (was,) = (one for one in published["rows"] if one["label"] == label)
     if published["environment"]["torch"].split("+")[0] != torch.__version__.split("+")[0]:
         pytest.skip("the record is of another version of torch")
@@ -319,8 +317,8 @@ def test_the_published_record_is_what_this_code_says(published: dict[str, Any], 
 # On a device
 
 
-def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_its_reason() -> None:
-    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+def test_a_cpu_gives_times_and_null_peaks_with_a_reason() -> None:
+    found = device.measure_step(MODELS["deq, broyden"], SHAPE, "cpu")
     assert set(found) == {*device._READ, "training_s", "inference_s"}
     for name in device._READ:
         assert found[name].value is None
@@ -329,9 +327,9 @@ def test_a_row_is_taken_for_real_and_what_the_device_does_not_say_is_null_with_i
     assert all((found[name].value or 0) > 0 for name in ("training_s", "inference_s"))
 
 
-def test_a_training_step_is_timed_as_training_and_none_as_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_inference_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[float] = []
-    real = device.training_step
+    real = step.training_step
 
     def counted(*given: Any, loss: Any) -> Any:
         steps.append(1.0)
@@ -342,24 +340,24 @@ def test_a_training_step_is_timed_as_training_and_none_as_inference(monkeypatch:
         work()
         return sum(steps)
 
-    monkeypatch.setattr(device, "training_step", counted)
+    monkeypatch.setattr(step, "training_step", counted)
     monkeypatch.setattr(device, "_seconds", timed)
-    found = device.taken(MODELS["deq, broyden"], SHAPE, "cpu")
+    found = device.measure_step(MODELS["deq, broyden"], SHAPE, "cpu")
     assert (found["training_s"].value, found["inference_s"].value) == (1.0, 0.0)
 
 
-def test_running_out_of_memory_is_a_reason_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
-    monkeypatch.setattr(device, "training_step", full)
-    found = device.taken(MODELS["gru"], SHAPE, "cpu")
+    monkeypatch.setattr(step, "training_step", full)
+    found = device.measure_step(MODELS["gru"], SHAPE, "cpu")
     assert {(measure.value, measure.reason) for measure in found.values()} == {
         (None, "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.")
     }
 
 
-def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> None:
+def test_the_device_tables_compare_prediction_and_allocation() -> None:
     step = {"model": {"peak": {"weights": 100, "temporaries": 900}}}
     labels = [label for pair in cost.TABLE_4 for label in pair[:2]]
     sizes = dict(zip(labels, (1020, 1040, None, 1000), strict=True))
@@ -382,7 +380,7 @@ def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--suite", "small"], "suite 'small'"),
         (["--also", "gru"], "give a model and a width"),
@@ -396,15 +394,15 @@ def test_the_device_tables_hold_the_prediction_against_what_was_allocated() -> N
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
-def test_a_wrong_call_is_one_line(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "calls", None)  # nothing is followed before the call is known to be right
+def test_a_wrong_call_is_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper, "calls", None)  # nothing is measured before the arguments are checked
     result = CliRunner().invoke(app, ["memory", "--jobs", "1", "--out", str(tmp_path), *arguments])
     assert isinstance(result.exception, UserError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_users_own_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "PRINTED", [one for one in paper.PRINTED if one.label == "Transformer-XL small, 4 layers"])
     monkeypatch.setattr(paper, "PAIRS", ())
     monkeypatch.setattr(paper, "CLAIMS", ())
@@ -422,7 +420,7 @@ def test_a_users_own_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("model", "status"), [("user_models:Leaky width=8", 1), ("deq width=8 cell=mlp solver=picard", 0)])
-def test_a_users_own_model_is_held_to_memory_constant_in_a_setting(
+def test_a_users_model_is_checked_for_constant_memory(
     model: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part, name in ((paper, "PRINTED"), (paper, "PAIRS"), (paper, "CLAIMS"), (scaling, "FAMILIES"), (cost, "TABLE_4")):
@@ -433,7 +431,7 @@ def test_a_users_own_model_is_held_to_memory_constant_in_a_setting(
     assert ("memory is not constant in steps" in result.output) == bool(status)
 
 
-def test_settings_are_read_as_what_they_look_like() -> None:
+def test_settings_are_parsed_by_their_form() -> None:
     model = parse_model("mine:Core width=8 gain=0.5 cell=mlp tied=true memory=none steps=-1")
     assert model.settings == {"width": 8, "gain": 0.5, "cell": "mlp", "tied": True, "memory": None, "steps": -1}
 
@@ -442,17 +440,15 @@ def test_settings_are_read_as_what_they_look_like() -> None:
 
 
 @pytest.mark.parametrize("name", ["deq, anderson", "deq, trellis"])
-def test_cost_is_that_of_two_steps_and_so_much_for_each_more(name: str) -> None:
+def test_cost_is_linear_in_steps(name: str) -> None:
     model = named("deq", **{**XL, "solver": "picard"}) if name == "deq, anderson" else MODELS[name]
     law = cost.law(model, SHAPE, training=True, caps=(12, 9))
     for steps, backward_steps in ((2, 2), (12, 9), (7, 5)):
         found = cost.counted(model, dataclasses.replace(SHAPE, steps=steps, backward_steps=backward_steps), training=True)
-        between = (
-            name == "deq, trellis" and steps == 7
-        )  # each of Broyden's steps takes more than the last, and here the map is cheap
+        between = name == "deq, trellis" and steps == 7  # each of Broyden's steps costs more than the last, and the map is cheap
         for count in ("flops", "bytes"):
-            said = cost.spent({"law": law}, count, steps, backward_steps)
-            assert found[count] == pytest.approx(said, rel=0.2 if between else 1e-12)
+            expected = cost.spent({"law": law}, count, steps, backward_steps)
+            assert found[count] == pytest.approx(expected, rel=0.2 if between else 1e-12)
 
 
 def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
@@ -465,9 +461,9 @@ def test_flops_of_fake_tensors_are_those_of_real_ones() -> None:
     assert cost.counted(MODELS["tied"], SHAPE, training=False)["flops"] * 3 == pytest.approx(real.total, rel=0.1)
 
 
-def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> None:
+def test_bytes_moved_are_those_of_operands_and_results_without_views() -> None:
     a, b, ids = torch.zeros(8, 4), torch.zeros(4, 2), torch.tensor([1, 2])
-    with cost.Moved() as moved:
+    with cost.BytesMoved() as moved:
         (a.t().t() @ b).relu_()
     assert moved.bytes == 4 * (32 + 8 + 16) + 4 * (16 + 16)  # the product, and what is read and written in place
     for call, numbers in (
@@ -475,17 +471,14 @@ def test_bytes_moved_are_those_of_operands_and_results_and_not_of_views() -> Non
         (lambda: torch.empty(1000), 0),
         (lambda: a.copy_(torch.ones(8, 4)), 32 + 32 + 32),
         (lambda: torch.add(a, a, out=torch.empty(8, 4)), 32 + 32 + 32),
-        (
-            lambda: nn.functional.embedding(ids, a),
-            2 * 2 + 8 + 8,
-        ),  # two ids of eight bytes are read, and two rows; two rows are written
+        (lambda: nn.functional.embedding(ids, a), 2 * 2 + 8 + 8),  # reads two ids of eight bytes and two rows, writes two rows
     ):
-        with cost.Moved() as moved:
+        with cost.BytesMoved() as moved:
             call()
         assert moved.bytes == 4 * numbers
 
 
-def test_steps_afforded_are_those_that_cost_as_much() -> None:
+def test_steps_at_equal_cost() -> None:
     row = {"law": {"flops": {"base": 10, "forward": 3, "backward": 2}}, "cost": {"flops": 100}}
     steps = cost.afforded(row, "flops")
     assert cost.spent(row, "flops", steps, steps) == pytest.approx(100)

@@ -1,4 +1,4 @@
-"""The gate catches what it is there for, each by a count of its own, and does not cry wolf."""
+"""The gate catches every kind of regression by its own count, and passes unchanged code."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import deq.adjoint
 import numpy as np
 import pytest
 import torch
@@ -18,14 +19,13 @@ from cases import exhaustive
 from torch import Tensor, nn
 
 import bench.perf_gate.counts as counts
-import deq.adjoint
 from bench.cli.develop import counted
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.perf_gate import show
 from bench.perf_gate.accepted import Difference, accept, differences, read_accepted
-from bench.perf_gate.counts import Count, count
-from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, Comparison, Effect, compare, decide, interval
+from bench.perf_gate.counts import Quantity, count
+from bench.perf_gate.timing import LEAST, ROUNDS, Benchmarks, TimingComparison, compare, decide, interval
 from bench.records.errors import UserError
 from bench.records.spec import RunSpec
 from bench.training.language_model import LanguageModel
@@ -33,7 +33,7 @@ from deq import Anderson, Map, Solution, Solver, Stop, solve
 
 LABELS = ("DEQ (Anderson)", "tied 12")
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = {"a / bytes": Count(value=100, unit="B"), "b / steps": Count(value=10, unit="steps", tolerance=1)}
+COUNTS = {"a / bytes": Quantity(value=100, unit="B"), "b / steps": Quantity(value=10, unit="steps", tolerance=1)}
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +44,25 @@ def few() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def usual(few: Plan) -> dict[str, Count]:
+def usual(few: Plan) -> dict[str, Quantity]:
     return count(few)
 
 
-def caught(few: Plan, usual: Mapping[str, Count]) -> dict[str, Difference]:
+def caught(few: Plan, usual: Mapping[str, Quantity]) -> dict[str, Difference]:
     return {one.name: one for one in differences(usual, count(few))}
 
 
 class TestExact:
-    """What is injected is caught; what it does not touch stays as it is."""
+    """Every injected change is caught, and other counts stay."""
 
-    def test_the_same_code_has_the_same_counts(self, few: Plan, usual: Mapping[str, Count]) -> None:
+    def test_the_same_code_has_the_same_counts(self, few: Plan, usual: Mapping[str, Quantity]) -> None:
         torch.manual_seed(17)
         torch.rand(5)
         assert caught(few, usual) == {}
 
-    def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         def longer(f: Map, z: Tensor, solver: Solver, stop: Stop) -> Solution:
-            """One evaluation more than asked for, whether or not there is a tolerance."""
+            """Solve with one more evaluation."""
             first = solve(f, z, solver, stop)
             return solve(f, z, solver, dataclasses.replace(stop, rtol=None, max_steps=first.nfe + 1))
 
@@ -73,7 +73,7 @@ class TestExact:
         assert "gate, DEQ (Anderson) / FLOPs a step" in found
         assert not any("tied" in name or "data" in name for name in found)
 
-    def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         embed = LanguageModel.embed
         monkeypatch.setattr(LanguageModel, "embed", lambda self, tokens: (x := embed(self, tokens)) * torch.ones_like(x))
         found = caught(few, usual)
@@ -85,7 +85,7 @@ class TestExact:
             assert saved.found - saved.accepted == extra
         assert not any("evaluations" in name or "parameters" in name for name in found)
 
-    def test_an_extra_parameter(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_parameter(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         build = counts.build_model
 
         def larger(*arguments: Any) -> LanguageModel:
@@ -96,7 +96,7 @@ class TestExact:
         monkeypatch.setattr(counts, "build_model", larger)
         assert {one.change.partition(" ")[0] for name, one in caught(few, usual).items() if "parameters" in name} == {"+1"}
 
-    def test_an_extra_host_sync(self, few: Plan, usual: Mapping[str, Count], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_extra_host_sync(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         step = Anderson.step
 
         def slow(self: Anderson, f: Map, z: Tensor, fz: Tensor, memory: Any) -> Any:
@@ -121,28 +121,28 @@ class TestExact:
             (lambda x: bool(x.sum() > 0), 1),
         ],
     )
-    def test_what_the_host_waits_for(self, run: Callable[[Tensor], object], syncs: int) -> None:
+    def test_host_syncs_of_operators(self, run: Callable[[Tensor], object], syncs: int) -> None:
         x = torch.ones(3, 1)
         assert counts.operations(lambda: run(x)).syncs == syncs
 
-    def test_an_improvement_nobody_explained(self) -> None:
-        (one,) = differences(COUNTS, COUNTS | {"a / bytes": Count(value=80, unit="B")})
+    def test_an_improvement_differs_too(self) -> None:
+        (one,) = differences(COUNTS, COUNTS | {"a / bytes": Quantity(value=80, unit="B")})
         assert one.change == "-20 (-20.0 %)"
 
     @pytest.mark.parametrize(("value", "differs"), [(9, False), (11, False), (12, True), (8, True), (None, True)])
-    def test_a_tolerance_is_the_accepted_counts(self, value: int | None, differs: bool) -> None:
-        found = differences(COUNTS, COUNTS | {"b / steps": Count(value=value, unit="steps", tolerance=99)})
+    def test_the_tolerance_is_that_of_the_accepted_count(self, value: int | None, differs: bool) -> None:
+        found = differences(COUNTS, COUNTS | {"b / steps": Quantity(value=value, unit="steps", tolerance=99)})
         assert bool(found) == differs
 
-    def test_what_is_new_or_gone_differs(self) -> None:
-        found = {one.name: one.change for one in differences(COUNTS, {"c / new": Count(value="x", unit="SHA-256")})}
+    def test_new_and_missing_counts_differ(self) -> None:
+        found = {one.name: one.change for one in differences(COUNTS, {"c / new": Quantity(value="x", unit="SHA-256")})}
         assert found == {"a / bytes": "gone", "b / steps": "gone", "c / new": "new"}
-        (one,) = differences({"d": Count(value="x", unit="1")}, {"d": Count(value="y", unit="1")})
+        (one,) = differences({"d": Quantity(value="x", unit="1")}, {"d": Quantity(value="y", unit="1")})
         assert one.change == "other"
 
     @pytest.mark.end_to_end
     def test_the_accepted_counts_are_those_of_the_code_that_is_here(self) -> None:
-        """The gate itself, on every test run."""
+        """The gate's exact tier."""
         known = read_accepted(ROOT / "results" / "gate" / "expected.json")
         version = torch.__version__.partition("+")[0]
         if version not in known:
@@ -151,12 +151,12 @@ class TestExact:
 
 
 class TestAccept:
-    def test_it_writes_the_counts_and_why(self, tmp_path: Path) -> None:
+    def test_it_writes_the_counts_and_the_reason(self, tmp_path: Path) -> None:
         file, changes = tmp_path / "gate" / "expected.json", tmp_path / "CHANGELOG.md"
         changes.write_text("# Changes\n\n## 2.0\n\n- One.\n  More of it.\n\n## 1.0\n\n- Old.\n")
         assert len(accept(file, "2.13.0", COUNTS, "the\nfirst", changes)) == 2
         assert accept(file, "2.13.0", COUNTS, "again", changes) == []
-        better = COUNTS | {"a / bytes": Count(value=80, unit="B")}
+        better = COUNTS | {"a / bytes": Quantity(value=80, unit="B")}
         accept(file, "2.13.0", better, "saves less", changes)
         accept(file, "2.14.0", COUNTS, "a new torch", changes)
         assert read_accepted(file) == {"2.13.0": better, "2.14.0": COUNTS}
@@ -167,11 +167,11 @@ class TestAccept:
             "- Gate, torch 2.14.0: a new torch (2 counts are new).\n\n## 1.0\n\n- Old.\n"
         )
 
-    def test_a_change_log_is_begun_where_there_is_none(self, tmp_path: Path) -> None:
+    def test_a_missing_change_log_is_created(self, tmp_path: Path) -> None:
         accept(tmp_path / "expected.json", "2", COUNTS, "first", tmp_path / "C.md")
         assert (tmp_path / "C.md").read_text() == "# Changes\n\n## Unreleased\n\n- Gate, torch 2: first (2 counts are new).\n"
 
-    def test_no_reason_no_change(self, tmp_path: Path) -> None:
+    def test_an_empty_reason_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="--why"):
             accept(tmp_path / "expected.json", "2", COUNTS, " \n", tmp_path / "C.md")
         assert list(tmp_path.iterdir()) == []
@@ -186,7 +186,7 @@ class TestAccept:
 def job(
     chance: np.random.Generator, effect: float, noise: float = 0.012, spoilt: float = 0.05
 ) -> Callable[[str], dict[str, float]]:
-    """Processes on a machine as it is: it drifts, every process is off by `noise`, a few are slowed by up to a third."""
+    """Simulate a machine that drifts, with `noise` per process and a few processes up to a third slower."""
     drift = [0.0]
 
     def run(side: str) -> dict[str, float]:
@@ -197,14 +197,14 @@ def job(
     return run
 
 
-ROOM = 21  # rounds of ten benchmarks in the gate's time, on two cores
+ROOM = 21  # rounds of ten benchmarks within the default budget, on two cores
 
 
 def verdicts(effect: float, jobs: int = 400, **machine: float) -> list[str]:
     found = []
     for number in range(jobs):
         run = job(np.random.default_rng(number), effect, **machine)
-        found.append(compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effect("it").verdict)
+        found.append(compare(run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()["it"].verdict)
     return found
 
 
@@ -225,20 +225,20 @@ class TestTiming:
             def run(side: str, each: list[Callable[[str], dict[str, float]]] = each) -> dict[str, float]:
                 return {str(name): one(side)["it"] for name, one in enumerate(each)}
 
-            found = compare("base", "head", run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()
+            found = compare(run, budget_s=math.inf, max_rounds=ROOM, seed=number).effects()
             failed += any(effect.verdict == "regression" for effect in found.values())
         assert failed <= 0.05 * 60
 
-    def test_on_a_machine_too_noisy_to_tell_nothing_is_said(self) -> None:
+    def test_a_noisy_machine_is_inconclusive(self) -> None:
         found = verdicts(math.log(1.05), jobs=100, noise=0.2)
         assert found.count("inconclusive") >= 90
         assert verdicts(0.0, jobs=100, noise=0.2).count("regression") <= 5
 
-    def test_a_fifth_faster_is_said_and_is_no_regression(self) -> None:
+    def test_a_fifth_faster_is_faster_and_no_regression(self) -> None:
         assert verdicts(math.log(0.8), jobs=100).count("faster") >= 95
         assert "regression" not in verdicts(math.log(0.95), jobs=100)
 
-    def test_the_interval_covers_the_mean_as_often_as_it_says(self) -> None:
+    def test_the_interval_covers_the_mean_in_95_percent(self) -> None:
         chance = np.random.default_rng(0)
         hits = 0
         for _ in range(2000):
@@ -250,9 +250,11 @@ class TestTiming:
         values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
         assert interval([*values[:-1], 1000.0]) == interval(values)
 
-    def test_nothing_is_decided_before_there_are_enough_rounds(self) -> None:
+    def test_too_few_rounds_are_inconclusive(self) -> None:
         assert decide([0.5] * (ROUNDS - 1), [0.0] * (ROUNDS - 1)).verdict == "inconclusive"
-        assert decide([0.5] * ROUNDS, [0.0] * ROUNDS).verdict == "regression"
+        effect = decide([0.5] * ROUNDS, [0.0] * ROUNDS)
+        assert effect.verdict == "regression"
+        assert (effect.low, effect.mean, effect.high) == pytest.approx((0.5, 0.5, 0.5))
         assert decide([], []).verdict == "inconclusive"
 
     def test_the_threshold_is_three_percent_or_twice_the_floor(self) -> None:
@@ -260,14 +262,14 @@ class TestTiming:
         loud = decide([0.0] * 8, [-0.1, 0.1] * 4)
         assert loud.threshold == 2 * loud.floor > 0.1
 
-    def test_each_round_has_both_sides_in_an_order_by_chance(self) -> None:
+    def test_each_round_has_both_sides_in_random_order(self) -> None:
         ran: list[str] = []
 
         def run(side: str) -> dict[str, float]:
             ran.append(side)
             return {"it": 1.0 + 0.5 * (len(ran) % 2), "head only": 1.0} if side == "head" else {"it": 1.0 + 0.5 * (len(ran) % 2)}
 
-        found = compare("base", "head", run, budget_s=math.inf, max_rounds=12)
+        found = compare(run, budget_s=math.inf, max_rounds=12)
         assert len(found.rounds) == 12
         rounds = [ran[start : start + 3] for start in range(0, 36, 3)]
         assert all(sorted(one) == ["base", "base", "head"] for one in rounds)
@@ -277,24 +279,26 @@ class TestTiming:
         assert found.lost == []
 
     def test_a_benchmark_that_head_no_longer_runs_is_lost(self) -> None:
-        found = Comparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
+        found = TimingComparison("a", "b", [({"x": 1.0, "y": 1.0}, {"x": 1.0}, {"x": 1.0, "y": 1.0})])
         assert (found.names, found.lost) == (["x"], ["y"])
         assert "ran in the base alone: y" in show.text(None, 0, found)
 
-    def test_no_round_is_begun_that_the_budget_has_no_room_for(self) -> None:
+    def test_a_round_that_would_exceed_the_budget_does_not_start(self) -> None:
         time = [0.0]
 
         def run(side: str) -> dict[str, float]:
             time[0] += 10.0
             return {"it": time[0] % 7 + 1}
 
-        found = compare("base", "head", run, budget_s=100.0, clock=lambda: time[0])
+        found = compare(run, budget_s=100.0, clock=lambda: time[0])
         assert len(found.rounds) == 3
 
 
-def shown() -> tuple[list[Difference], Comparison]:
-    found = Comparison("abc", "def|x", [({"a[x]": 1e-3, "b": 1e-3}, {"a[x]": 1.2e-3, "b": 1e-3}, {"a[x]": 1e-3, "b": 1e-3})] * 8)
-    return differences(COUNTS, COUNTS | {"a / bytes": Count(value=120, unit="B")}), found
+def shown() -> tuple[list[Difference], TimingComparison]:
+    found = TimingComparison(
+        "abc", "def|x", [({"a[x]": 1e-3, "b": 1e-3}, {"a[x]": 1.2e-3, "b": 1e-3}, {"a[x]": 1e-3, "b": 1e-3})] * 8
+    )
+    return differences(COUNTS, COUNTS | {"a / bytes": Quantity(value=120, unit="B")}), found
 
 
 class TestShow:
@@ -305,14 +309,14 @@ class TestShow:
         assert r"| a / bytes | 100 | 120 | B | +20 (+20.0 %) |" in text
         assert r"| a\[x\] | 1 | 1.2 | +20.0 | \[+20.0, +20.0\] | 0.0 | 3.0 | REGRESSION |" in text
 
-    def test_json_says_the_same(self) -> None:
+    def test_json_has_the_same_content(self) -> None:
         data = json.loads(json.dumps(show.as_data(shown()[0], 2, shown()[1], True), allow_nan=False))
         assert data["exact"]["differences"][0]["found"] == 120
         assert data["timing"]["benchmarks"]["a[x]"]["verdict"] == "regression"
         assert data["timing"]["benchmarks"]["b"]["log_ratio"] == 0
 
-    def test_what_is_not_yet_known_is_null(self) -> None:
-        found = Comparison("a", "b", [({"x": 1.0}, {"x": 1.0}, {"x": 1.0})])
+    def test_unknown_numbers_are_null(self) -> None:
+        found = TimingComparison("a", "b", [({"x": 1.0}, {"x": 1.0}, {"x": 1.0})])
         data = json.loads(json.dumps(show.as_data(None, 0, found, False), allow_nan=False))
         assert data["timing"]["benchmarks"]["x"]["low"] is None
 
@@ -347,7 +351,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
+def test_options_of_a_surrounding_pytest_do_not_reach_the_benchmarks(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
@@ -360,16 +364,16 @@ def test_what_a_surrounding_pytest_was_told_is_not_for_the_benchmarks(
 @pytest.mark.end_to_end
 @pytest.mark.alone
 class TestOwnProject:
-    def test_code_that_got_slower_fails_and_every_form_says_so(self, project: Path) -> None:
+    def test_slower_code_fails_in_every_format(self, project: Path) -> None:
         (project / "work.py").write_text("def work():\n    return sum(range(30_000))\n")
         git(project, "commit", "-qam", "two")
-        said = gate(
+        done = gate(
             project,
             *("--against", "HEAD~1", "--head", "HEAD", "--benchmarks", "speed", "--budget", "600"),
             *("--markdown", "sum.md", "--json"),
         )
-        assert said.returncode == 1, said.stdout + said.stderr
-        data = json.loads(said.stdout)
+        assert done.returncode == 1, done.stdout + done.stderr
+        data = json.loads(done.stdout)
         one = data["timing"]["benchmarks"]["test_speed.py::test_work"]
         assert one["verdict"] == "regression"
         assert math.exp(one["log_ratio"]) == pytest.approx(1.5, rel=0.2)
@@ -379,13 +383,13 @@ class TestOwnProject:
 
     @pytest.mark.exhaustive
     def test_the_same_code_does_not_fail(self, project: Path) -> None:
-        said = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "45", "--json")
-        assert said.returncode == 0, said.stdout + said.stderr
-        data = json.loads(said.stdout)["timing"]
-        assert data["rounds"] >= ROUNDS, "too few to say anything"
+        done = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "45", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        data = json.loads(done.stdout)["timing"]
+        assert data["rounds"] >= ROUNDS, "too few rounds"
         assert data["benchmarks"]["test_speed.py::test_work"]["verdict"] in ("pass", "inconclusive", "faster")
 
-    def test_a_suite_of_ones_own_is_counted(self, project: Path) -> None:
+    def test_a_users_suite_is_counted(self, project: Path) -> None:
         (project / "mine.py").write_text(
             "from bench.records.spec import ComponentConfig, RunSpec, TrainConfig\n"
             "SPECS = [RunSpec(group='g', label='GRU', seed=0, train=TrainConfig(steps=9, batch=4, learning_rate=1e-2),\n"
@@ -405,7 +409,7 @@ class TestOwnProject:
         assert "g, GRU / parameters" in worse.stdout
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             (("--against", "nowhere", "--head", "HEAD"), "git rev-parse"),
             (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "work.py"), "no benchmark ran"),
@@ -417,21 +421,8 @@ class TestOwnProject:
             ),
         ],
     )
-    def test_a_wrong_call_is_a_line_and_status_2(self, project: Path, arguments: tuple[str, ...], said: str) -> None:
+    def test_a_wrong_call_is_a_line_and_status_2(self, project: Path, arguments: tuple[str, ...], message: str) -> None:
         found = gate(project, *arguments)
         assert found.returncode == 2, found.stdout
-        assert said in found.stderr
+        assert message in found.stderr
         assert len(found.stderr.strip().splitlines()) == 1
-
-
-def test_an_effect_is_told_with_its_rounds() -> None:
-    effect = decide([0.01] * 7, [0.0] * 7)
-    assert effect == Effect(
-        rounds=7,
-        mean=pytest.approx(0.01),
-        low=pytest.approx(0.01),
-        high=pytest.approx(0.01),
-        floor=0.0,
-        threshold=LEAST,
-        verdict="pass",
-    )

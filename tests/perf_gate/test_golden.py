@@ -1,15 +1,15 @@
-"""The golden curves: numbers move only with a version, and a difference names what to raise."""
+"""Golden curves change only with a numerics version, and a difference names the version to raise."""
 
 from typing import Any
 
 from bench.perf_gate.golden import cases, curves, differences, read
 
 
-def test_the_numbers_are_those_that_were_accepted() -> None:
+def test_the_curves_are_the_accepted_ones() -> None:
     assert differences(curves(), read()) == []
 
 
-def test_every_case_has_another_name() -> None:
+def test_names_of_cases_are_unique() -> None:
     names = [name for name, _ in cases()]
     assert len(names) == len(set(names))
 

@@ -13,7 +13,7 @@ from bench.records.identity import Identity, changed_modules, numeric_environmen
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, TrainConfig
 from bench.training.language_model import build_model
 from bench.training.registry import ADJOINTS, MODELS, TASKS, build_task
-from bench.training.run_identity import _made_of, identify
+from bench.training.run_identity import _made_of, compute_identity
 from deq import CELLS, SOLVERS, Anderson
 
 
@@ -23,7 +23,7 @@ def made(model: ComponentConfig, **more: Any) -> Identity:
     spec = RunSpec(
         group="g", label="l", model=model, task=task, train=TrainConfig(steps=4, batch=2, learning_rate=0.1), seed=0, **more
     )
-    return identify(spec, build_task(task, {}), environment("cpu", 1))
+    return compute_identity(spec, build_task(task, {}), environment("cpu", 1))
 
 
 DEQ = ComponentConfig(name="deq", settings={"cell": "mlp", "width": 8})

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.claims.claim import judged
+from bench.claims.claim import judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.cli.main import app
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES: dict[str, tuple[SideFile, Callable[[Path], object], str]] = {
     "claims/experiments.json": (
         side_file.EXPERIMENTS,
-        lambda folder: judged(CLAIMS, Evidence(folder)),
+        lambda folder: judge_claims(CLAIMS, Evidence(folder)),
         "python -m bench claims --measure",
     ),
     "memory/paper.json": (side_file.MEMORY, memory_tables, "python -m bench memory"),
@@ -165,8 +165,8 @@ def test_the_gate_accepts_nothing_by_damaged_counts(arguments: list[str], tmp_pa
 
 
 def test_a_change_log_that_is_no_text_is_named(tmp_path: Path) -> None:
-    from bench.perf_gate.accepted import Count, accept
+    from bench.perf_gate.accepted import Quantity, accept
 
     (tmp_path / "C.md").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"C\.md cannot be read"):
-        accept(tmp_path / "e.json", "2", {"a": Count(value=1, unit="B")}, "new", tmp_path / "C.md")
+        accept(tmp_path / "e.json", "2", {"a": Quantity(value=1, unit="B")}, "new", tmp_path / "C.md")

@@ -223,7 +223,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
         {f"copy-t30{ending}.{extension}" for ending in endings for extension in ("md", "tex", "csv")}
         | {f"copy-t30-{ending}.{extension}" for ending in ("trials", "depth") for extension in ("md", "csv")}
         | {f"copy-t30-{ending}.{extension}" for ending in figures for extension in ("png", "svg")}
-        | {"README.md"}
+        | {"TABLES.md"}
     )
     for path in files:
         head = path.read_bytes()[:2000]
@@ -268,10 +268,10 @@ def test_failed_runs_are_counted_named_and_explained(written: tuple[Path, list[P
     assert rows["GRU"][0] == "0/3 oom"
     assert set(rows["GRU"][1:]) == {"—"}
     failed = [one for one in comparison() if one.status != "ok"]
-    readme = (results / "README.md").read_text()
+    tables_md = (results / "TABLES.md").read_text()
     for one in failed:
         assert any(one.run_id in note and note.startswith("oom: a|b <script>") for note in scores.notes)
-        assert one.run_id in readme.partition("## Failed runs")[2]
+        assert one.run_id in tables_md.partition("## Failed runs")[2]
     assert "GRU" in texts(table(comparison(), "memory"))  # a model that does not fit is the result of a memory table
 
 
@@ -396,7 +396,7 @@ def test_rows_on_unequal_terms_are_announced(tmp_path: Path) -> None:
     longer = one.spec.model_copy(update={"label": "GRU", "train": one.spec.train.model_copy(update={"steps": 800})})
     results = save(tmp_path, [one, one.model_copy(update={"spec": longer, "run_id": IDENTITY.run_id(longer.key)})])
     write_report(results)
-    assert "**Not on equal terms:** the rows differ in train.steps." in (results / "README.md").read_text()
+    assert "**Not on equal terms:** the rows differ in train.steps." in (results / "TABLES.md").read_text()
 
 
 def test_groups_whose_files_would_collide_are_kept_apart() -> None:
@@ -495,7 +495,7 @@ def test_markdown_names_methods_runs_and_the_trials_behind_them() -> None:
 
 def test_hostile_text_stays_text_in_markdown(written: tuple[Path, list[Path]]) -> None:
     results, _ = written
-    for path in [results / "README.md", *(results / "tables").rglob("*.md")]:
+    for path in [results / "TABLES.md", *(results / "tables").rglob("*.md")]:
         text = path.read_text()
         assert "<script>" not in text
         assert "\x07" not in text
@@ -549,7 +549,7 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path: Path) -> None:
     path.write_text('{"schema_version": 1, "run_id"')
     with pytest.warns(LeftOut, match=r"broken\.json: no record"):
         write_report(results)
-    assert (results / "README.md").exists()
+    assert (results / "TABLES.md").exists()
 
 
 def test_no_records_is_a_clear_error(tmp_path: Path) -> None:
@@ -562,8 +562,8 @@ def test_no_records_is_a_clear_error(tmp_path: Path) -> None:
 def test_trials_alone_make_a_report(tmp_path: Path) -> None:
     results = save(tmp_path, [record("LSTM", 1000, role="trial")])
     names = {path.name for path in write_report(results)}
-    assert names == {"README.md", "copy-t30-trials.md", "copy-t30-trials.csv"}
-    assert "Trials only" in (results / "README.md").read_text()
+    assert names == {"TABLES.md", "copy-t30-trials.md", "copy-t30-trials.csv"}
+    assert "Trials only" in (results / "TABLES.md").read_text()
 
 
 def test_a_report_needs_no_torch() -> None:
@@ -600,7 +600,7 @@ def test_a_recipe_is_told_where_the_common_terms_are(tmp_path: Path) -> None:
             spec = one.spec.model_copy(update={"recipe": recipe})
             records[n] = one.model_copy(update={"spec": spec, "run_id": IDENTITY.run_id(spec.key)})
     write_report(save(tmp_path, records))
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "TABLES.md").read_text()
     assert "Recipe of GRU: pretrain steps 30, jacobian 0.5." in text
     assert text.count("Recipe of") == 1
 

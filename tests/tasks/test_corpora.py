@@ -32,7 +32,8 @@ from running import PATIENCE_S
 
 import bench.tasks.text as text_module
 from bench.records.errors import UserError
-from bench.tasks.corpora import CORPORA, Corpus, Download, check, fetch, located
+from bench.tasks.corpora import CORPORA, Corpus, check, fetch, located
+from bench.tasks.download import Download
 from bench.tasks.text import Text
 from bench.tasks.tokens import tokenise
 from bench.tasks.unzip import extract
@@ -271,7 +272,7 @@ def test_a_part_is_continued_in_bytes_of_the_file_not_of_a_compressed_answer(sit
 def test_a_host_that_drops_packets_costs_seconds_whatever_its_addresses_and_mirrors(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.tasks.corpora._HEAD", 1.0)
+    monkeypatch.setattr("bench.tasks.download._HEAD", 1.0)
     with socket.socket() as hole:
         hole.bind(("127.0.0.1", 0))
         hole.listen(0)
@@ -347,7 +348,7 @@ def test_a_part_that_leads_elsewhere_is_not_written_to(kind: str, resumes: bool,
 def test_a_mirror_that_drips_is_left_for_the_next_and_frees_the_folder(
     site: Site, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.tasks.corpora._GRACE", 0.3)
+    monkeypatch.setattr("bench.tasks.download._GRACE", 0.3)
     site.drips = ("/slow/a", "/slow/b")
     corpus = plain(site)
     good = corpus.downloads["mini.train.txt"]

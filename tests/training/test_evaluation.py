@@ -1,4 +1,4 @@
-"""The score of a split depends on the model and the split alone, not on how many sequences are evaluated at a time."""
+"""The score of a split does not depend on how many sequences are evaluated at a time."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ MODELS: dict[str, tuple[str, Settings]] = {
 
 
 class Sums(Core):
-    """A user's model, whose memory has the batch in its last dimension, and next to it what has no batch at all."""
+    """A user's model whose memory has the batch in its last dimension, and a part without a batch."""
 
     width = 4
     scale: ClassVar[float] = 0.1
@@ -79,9 +79,7 @@ def test_the_score_is_the_same_at_every_evaluation_batch(name: str, carry: bool,
 
 
 @pytest.mark.parametrize("name", [*MODELS, "a user's"])
-def test_a_memory_is_carried_in_lanes_that_are_the_tasks_whatever_the_batch(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_memory_is_carried_along_the_lanes_of_the_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = text(tmp_path, 70)
     monkeypatch.setattr(Text, "lanes", lambda *_: 3)  # 6, 6 and 5 windows: the last batch has two of the lanes
     model = built(name, task.vocabulary)

@@ -1,4 +1,4 @@
-"""What stands around a Core: dropout, tied and adaptive tables, and their losses."""
+"""Embedding and head of a language model: dropout, tied and adaptive tables, losses."""
 
 import math
 from typing import Any
@@ -54,7 +54,7 @@ def test_a_tied_embedding_is_one_table_at_the_scale_of_a_free_one() -> None:
     assert model(tokens)[0].std() < 1.5  # logits of unit size, not of sqrt(64)
 
 
-def test_embedding_dropout_drops_words_wherever_they_stand() -> None:
+def test_embedding_dropout_drops_all_occurrences_of_a_word() -> None:
     model = gru(embedding_dropout=0.5).train()
     tokens = torch.randint(V, (4, 50))
     x, whole = model.embed(tokens), model.eval().embed(tokens)
@@ -99,11 +99,8 @@ def test_auxiliary_features_have_the_same_head_and_mask_and_their_summed_loss() 
     assert len(output.auxiliary) == 2
 
 
-# adaptive -------------------------------------------------------------------------------------------------------------
-
-
 def dense(softmax: nn.AdaptiveLogSoftmaxWithLoss, own: Any = None) -> Tensor:
-    """The embedding's table (V, D), written out."""
+    """The embedding's table (V, D) as one matrix."""
     rows = [softmax.head.weight[:5]]
     for n, (project, table) in enumerate(softmax.tail):
         rows.append(table.weight @ (own[n].weight.T if own else project.weight))
@@ -111,7 +108,7 @@ def dense(softmax: nn.AdaptiveLogSoftmaxWithLoss, own: Any = None) -> Tensor:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_adaptive_embedding_is_the_table_written_out(tied: bool) -> None:
+def test_an_adaptive_embedding_equals_its_dense_table(tied: bool) -> None:
     softmax = adaptive_softmax(8, V, "5,11", 2.0).double()
     embedding = AdaptiveEmbedding(softmax, tied_projections=tied).double()
     tokens = torch.randint(V, (3, 40))
@@ -154,7 +151,7 @@ def test_evaluation_in_slices_is_evaluation(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"input_dropout": 1.0}, "input_dropout must be in [0, 1), got 1.0"),
         ({"embedding_dropout": "much"}, "embedding_dropout"),
@@ -168,10 +165,10 @@ def test_evaluation_in_slices_is_evaluation(monkeypatch: pytest.MonkeyPatch) -> 
         ({"cutoffs": "5", "div_value": 0.5}, "div_value must be at least 1"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings: Settings, said: str) -> None:
+def test_a_wrong_setting_is_refused(settings: Settings, message: str) -> None:
     with pytest.raises(UserError) as caught:
         gru(**settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 class Own(Recurrent):
@@ -184,7 +181,7 @@ class Own(Recurrent):
 
 def test_a_model_with_a_setting_of_that_name_keeps_it() -> None:
     model = build_model(
-        ComponentConfig(name="test_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V
+        ComponentConfig(name="test_language_model:Own", settings={"width": 8, "output_dropout": 0.5, "input_dropout": 0.25}), V
     )
     assert model.core.own == 0.5
-    assert model.ends == EmbeddingConfig(input_dropout=0.25)
+    assert model.config == EmbeddingConfig(input_dropout=0.25)

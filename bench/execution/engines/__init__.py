@@ -1,7 +1,7 @@
-"""Engines execute jobs: `local` on this machine, each run in a process of its own; `ray` on many; `inline` in this process.
+"""Execute jobs: `local` in processes of this machine, `ray` on the machines of a cluster, `inline` in this process.
 
-engine.py    the interface: submit, wait, stop, close
-worker.py    what a process does with a job; spread.py: a job of several processes, by torchrun
-preload.py   what the server that forks such processes imports: none of the user's code
-process.py   one such process: its messages, its limits, its end
+engine.py    the interface of an engine, and its events
+process.py   one run's process, seen from the coordinator; preload.py: imports of the server that forks it
+worker.py    what that process does with its job; torchrun.py: a job of several processes
+May import what bench.execution may import.
 """

@@ -1,4 +1,4 @@
-"""The interface of an engine: it takes jobs and yields events; the end of a run, of whatever kind, is one event."""
+"""The interface of an engine: it takes jobs and returns events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,10 @@ from typing import Any, Protocol
 from bench.execution.job import Job
 from bench.records.record import Record, RunStatus
 
-__all__ = ["Engine", "Event", "Finished", "Lost", "Progress", "Refused", "Stopped"]
-
 
 @dataclass(frozen=True)
 class Progress:
-    """A run has done `done` of `total` steps; with `waiting`, it waits for the machine that another benchmark holds."""
+    """A run has done `done` of `total` steps; with `waiting`, it waits for the machine lock."""
 
     job: Job
     done: int
@@ -31,7 +29,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A run was stopped on request before it could send a record; its state, if it had any, is saved."""
+    """A run was stopped on request before it could send a record."""
 
     job: Job
     reason: str
@@ -41,8 +39,8 @@ class Stopped:
 class Lost:
     """A run's process, or its node, is gone.
 
-    `fault`: the status where the run is at fault (a crash, out of memory or time); None where it was killed from outside, so that
-    resuming it can help. `peak_bytes`: the process's peak resident memory, if known.
+    `fault`: the status where the run is at fault (a crash, out of memory or time); None where it was killed from outside and can
+    resume. `peak_bytes`: the process's peak resident memory, if known.
     """
 
     job: Job
@@ -53,7 +51,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Refused:
-    """The job cannot be executed: the user's error, not the run's."""
+    """The job cannot be executed, which is a user error."""
 
     job: Job
     reason: str
@@ -63,10 +61,10 @@ Event = Progress | Finished | Stopped | Lost | Refused
 
 
 class Engine(Protocol):
-    """Executes jobs side by side. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
+    """Executes jobs concurrently. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
 
     slots: int  # runs at a time
-    beside: int  # of these, as many as one machine may get
+    concurrent_runs: int  # of these, at most so many on one machine
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """`bench.instruments.environment.environment` where the jobs run."""
@@ -75,10 +73,10 @@ class Engine(Protocol):
         """Start a job; the caller submits at most `slots` at a time."""
 
     def wait(self, seconds: float) -> list[Event]:
-        """The events since the last call; waits at most so long for one."""
+        """The events since the last call; waits at most so many seconds for one."""
 
     def stop(self, reason: str) -> None:
-        """Ask every running run to save its state and end; their events follow."""
+        """Ask every run to save its state and end; their events follow."""
 
     def close(self) -> None:
         """Kill what still runs, and release the engine's resources."""

@@ -1,4 +1,4 @@
-"""Execute runs in this process, one after another: for debugging, and to measure the coordinator's own cost."""
+"""Execute runs in this process, one after another, for debugging and to measure the coordinator's own cost."""
 
 import time
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from bench.training.checkpoint import Interrupt
 
 
 class Inline:
-    """No isolation and no limits: a run that kills the process ends all. `busy_s`: seconds spent in the runs themselves."""
+    """The engine `inline`: no isolation, no limits. `busy_s`: seconds spent in the runs themselves."""
 
-    slots = beside = 1
+    slots = concurrent_runs = 1
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -23,7 +23,7 @@ class Inline:
         self.busy_s = 0.0
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
-        """This process's."""
+        """This process's environment."""
         return environment(device, threads)
 
     def submit(self, job: Job) -> None:
@@ -52,7 +52,7 @@ class Inline:
             self.busy_s += time.perf_counter() - begun
 
     def stop(self, reason: str) -> None:
-        """Start no more jobs; a running one cannot be asked."""
+        """Start no more jobs."""
         self._stopped = reason
 
     def close(self) -> None:

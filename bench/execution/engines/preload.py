@@ -1,7 +1,7 @@
 """Imports of the fork server: all that a run needs, and the digests of the project's code, which every record holds.
 
-None of the user's code, which may raise or hang: that must end one run and not the server. SIGHUP and SIGTERM to the
-coordinator's group are ignored here: without the server the coordinator could not tell how its runs end.
+The user's code is not imported: it may raise or hang, which must end one run and not the server. SIGHUP and SIGTERM to the
+coordinator's group are ignored, as the coordinator learns from the server how its runs end.
 """
 
 import signal

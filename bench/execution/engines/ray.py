@@ -1,8 +1,8 @@
-"""Execute runs on the machines of a Ray cluster, each in a process of its own, within limits that a supervisor there enforces.
+"""Execute runs on the machines of a Ray cluster, each in its own process, monitored by a supervisor on the same machine.
 
-Ray only places a run by the cores or GPUs that it asks for. Its own retries are off, so that a run out of memory stays a result;
-the coordinator resumes a run whose machine is lost. Every machine must see the same code, data and results folder under the same
-paths (a shared file system), which is checked before each run; the user's modules are sent with the job.
+Ray only places a run by its cores and GPUs. Ray's retries are off, so that a run out of memory stays a result; the coordinator
+resumes a run whose machine is lost. Every machine must see the same code, data and results folder under the same paths (a shared
+file system), which is checked before each run; the user's modules are sent with the job.
 """
 
 import logging
@@ -33,11 +33,11 @@ class Supervisor:
     """Execute jobs on a run's machine with the local engine, one after another."""
 
     def __init__(self, paths: list[str]) -> None:
-        sys.path += [path for path in paths if path not in sys.path]  # where the user's own models lie
+        sys.path += [path for path in paths if path not in sys.path]  # of the user's models
         self._engine = Local(1)
 
     def begin(self, job_json: str) -> list[Event]:
-        """Start a job, if this machine would give the run of that id."""
+        """Start a job; Refused where this machine would compute another run id."""
         job = Job.model_validate_json(job_json)
         mismatch = _mismatch(job)
         if mismatch is not None:
@@ -46,7 +46,7 @@ class Supervisor:
         return []
 
     def wait(self) -> list[Event]:
-        """The events; an empty list after a while."""
+        """The events of the next half second."""
         return self._engine.wait(_POLL_S)
 
     def stop(self, reason: str) -> None:
@@ -59,9 +59,9 @@ class Supervisor:
 
 
 def _mismatch(job: Job) -> str | None:
-    """Why this machine would give a run of another id; None where it would not.
+    """Why this machine would compute another run id, or None.
 
-    Imports none of the user's code, which may hang: the run's own process compares that.
+    The user's code, which may hang, is compared by the run's own process.
     """
     expected, task = job.identity, job.spec.task
     try:
@@ -77,10 +77,7 @@ def _mismatch(job: Job) -> str | None:
 
 
 class Ray:
-    """`address`: a cluster's, `auto` for the one that this machine belongs to; `cores` and `gpus`: what a run takes.
-
-    `slots`, unless given, are as many as the cluster has room for at the moment.
-    """
+    """The engine `ray`. `address`: of the cluster, or `auto` for this machine's; `cores` and `gpus`: of each run."""
 
     def __init__(self, address: str, *, cores: int, gpus: int = 0, slots: int | None = None) -> None:
         try:
@@ -91,19 +88,19 @@ class Ray:
         self._running: dict[str, tuple[Job, Any]] = {}  # by run id: the job and its supervisor
         self._calls: dict[Any, str] = {}  # pending calls of supervisors: the run's id
         self._stopped: list[Event] = []
-        self._placements: dict[str, int] = {}  # by run id: how often it was given to a supervisor since one last answered
-        self._answered: set[str] = set()  # runs whose supervisor has a machine
-        self._idle: list[Any] = []  # supervisors that have executed a job: their machine has everything imported
+        self._placements: dict[str, int] = {}  # by run id: submissions that no supervisor has answered
+        self._answered: set[str] = set()  # runs whose supervisor was placed
+        self._idle: list[Any] = []  # supervisors whose job has ended; they have everything imported
         self._connected = _connect(ray, address)
 
     @property
     def slots(self) -> int:
-        """As given, else what the cluster has room for; at least one, which then waits for room."""
+        """As given, else as many as the cluster has room for now; at least one, which then waits for room."""
         return self._slots or max(1, sum(self._room(node) for node in self._nodes()))
 
     @property
-    def beside(self) -> int:
-        """Runs that one machine has room for."""
+    def concurrent_runs(self) -> int:
+        """The most runs that one machine has room for."""
         return min(self.slots, max([1, *(self._room(node) for node in self._nodes())]))
 
     def _nodes(self) -> list[dict[str, Any]]:
@@ -114,12 +111,12 @@ class Ray:
         return min(room, int(node["Resources"].get("GPU", 0)) // self._gpus) if self._gpus else room
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
-        """That of the machines that runs may go to; UserError where they differ in what decides digits."""
+        """The environment of all machines with room for a run; UserError where they differ in a part of the run id."""
         nodes = [node["NodeID"] for node in self._nodes() if self._room(node)]
         if not nodes:
             gpus = f" and {self._gpus} GPUs" if self._gpus else ""
             raise UserError(f"engine ray: no machine of the cluster has {self._cores} cores{gpus}")
-        self._kill_idle()  # they hold the GPUs that are asked for
+        self._kill_idle()  # they hold GPUs
         found = _environments(self._ray, nodes, 0.01 if self._gpus else 0, (device, threads))
         kinds = [numeric_environment(one) for one in found]
         different = sorted(name for name in kinds[0] for kind in kinds if kind.get(name) != kinds[0][name])
@@ -129,7 +126,7 @@ class Ray:
         return dict(found[0])
 
     def submit(self, job: Job) -> None:
-        """Give the job to an idle supervisor, or to a new one, which Ray places as soon as there is room."""
+        """Submit the job to an idle supervisor, or to a new one, which Ray places as soon as there is room."""
         supervisor = self._idle.pop() if self._idle else self._new_supervisor()
         self._running[job.run_id] = (job, supervisor)
         self._placements[job.run_id] = self._placements.get(job.run_id, 0) + 1
@@ -141,7 +138,7 @@ class Ray:
         return self._ray.remote(Supervisor).options(**options).remote(paths)
 
     def wait(self, seconds: float) -> list[Event]:
-        """The events of the supervisors."""
+        """Collect the answers of the supervisors."""
         events, self._stopped = self._stopped, []
         if not self._calls:
             time.sleep(0 if events else seconds)
@@ -156,7 +153,7 @@ class Ray:
         return events
 
     def _continue(self, run_id: str, events: list[Event]) -> None:
-        """After a supervisor's answer: submit a job that had not begun again, wait for more, or let the supervisor go."""
+        """After a supervisor's answer: submit a job that never began again, wait for more events, or release the supervisor."""
         job, supervisor = self._running[run_id]
         if run_id not in self._answered and not events:
             del self._running[run_id]
@@ -168,7 +165,7 @@ class Ray:
             del self._running[run_id]
             if run_id in self._answered and self._running.keys() <= self._answered:
                 self._idle.append(supervisor)
-            else:  # it is gone, or another one waits for its room
+            else:  # it is lost, or another run waits for its room
                 self._kill(supervisor)
             self._answered.discard(run_id)
 
@@ -182,12 +179,12 @@ class Ray:
         except OutOfMemoryError as error:
             self._answered.discard(run_id)
             return [Lost(job, f"out of memory: {_first_line(error)}", "oom")]
-        except RayTaskError as error:  # the supervisor itself is at fault: the same everywhere
+        except RayTaskError as error:  # the supervisor itself fails
             return [Refused(job, f"engine ray: {_last_line(error)}")]
-        except RayError as error:  # the supervisor, its machine or its network is gone
+        except RayError as error:  # the supervisor, its machine or its network is lost
             self._kill_idle()  # one of them may have been there
             if run_id not in self._answered and self._placements.get(run_id, 0) < _PLACEMENTS:
-                return []  # Ray had placed it on a machine that was lost already: it has not begun
+                return []  # Ray had placed it on a machine that was already lost
             self._answered.discard(run_id)
             self._placements.pop(run_id, None)
             return [Lost(job, f"its machine was lost: {_first_line(error)}")]
@@ -205,7 +202,7 @@ class Ray:
         self._idle.clear()
 
     def stop(self, reason: str) -> None:
-        """Ask the runs to save their state and end; those that have no machine yet never begin."""
+        """Ask the runs to save their state and end; those without a machine never begin."""
         for run_id, (job, supervisor) in list(self._running.items()):
             if run_id in self._answered:
                 supervisor.stop.remote(reason)
@@ -215,8 +212,8 @@ class Ray:
                 self._kill(self._running.pop(run_id)[1])
 
     def close(self) -> None:
-        """Kill what still runs, and leave the cluster; nothing where that has been done."""
-        if not self._ray.is_initialized():  # any call would start a cluster of its own
+        """Kill the runs and leave the cluster."""
+        if not self._ray.is_initialized():  # any call would start a local cluster
             return
         with suppress(Exception):
             self._ray.get([supervisor.close.remote() for _, supervisor in self._running.values()], timeout=_CLOSE_S)
@@ -229,7 +226,7 @@ class Ray:
 
 
 def _environments(ray: Any, nodes: list[str], gpus: float, place: tuple[str, int]) -> list[Mapping[str, Any]]:
-    """Each node's environment, for a device and a number of threads; a hundredth of a GPU is enough to see it."""
+    """Each node's environment for a device and a number of threads; `gpus`: a fraction is enough to see the GPU."""
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -251,7 +248,7 @@ def _connect(ray: Any, address: str) -> bool:
         return False
     try:
         host, _, port = address.rpartition(":")
-        if host and port.isdigit():  # where nobody listens, Ray would wait a minute and then end the process
+        if host and port.isdigit():  # where no server listens, Ray would end this process after a minute
             socket.create_connection((host, int(port)), timeout=5.0).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except Exception as error:

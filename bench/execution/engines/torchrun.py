@@ -1,4 +1,4 @@
-"""Execute one run in several processes started by torchrun; this process monitors them, forwards requests, and ends as they end."""
+"""Execute one run in several processes, started by torchrun and monitored by this process."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import psutil
 
-from bench.execution.attempts import note_waiting, progress_of
+from bench.execution.attempts import read_progress, write_waiting
 from bench.execution.job import Job
 from bench.records.record import Record, write_text
 from bench.records.spec import Limits
@@ -34,42 +34,41 @@ def run_with_torchrun(
     progress: ProgressCallback | None,
     clock_paused: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Record:
-    """Execute the job with as many processes as its RunSpec asks for, on this machine; the Record that the first of them wrote.
+    """Execute the job in the processes that its RunSpec asks for; returns the Record of the first rank.
 
-    `clock_paused` is entered while the first of them waits for the machine. Where one dies and takes the run with it, this process
-    ends in the same way: by the same signal, or with the same status.
+    `clock_paused` is entered while the first rank waits for the machine. Where a rank dies, this process ends by the same signal
+    or with the same status.
     """
     record, log = job.folder / "record.json", job.folder / "torchrun.log"
     for old in (record, log, *_records_of_others(job)):
-        old.unlink(missing_ok=True)  # also a link that somebody put there
+        old.unlink(missing_ok=True)  # or a link in its place
     with interrupt.deferred():  # pydantic turns an exception that a signal raises in its serialisers into one of its own
         text = _job_of_ranks(job).model_dump_json(indent=1)
     write_text(job.folder / "job.json", text)
     path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, sys.path)])
     with log.open("xb") as file:
         torchrun = subprocess.Popen(_command(job, record), stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": path})
-    note_waiting(job, False)  # clear the note of an attempt that died
+    write_waiting(job, False)  # clear the note of an attempt that died
     request = _wait(torchrun, job, interrupt, progress, clock_paused)
     output = log.read_text(errors="replace")
     print(output, end="", file=sys.stderr)
-    if record.is_file() and (torchrun.returncode == 0 or request is not None):  # else one of them died: no result
+    if record.is_file() and (torchrun.returncode == 0 or request is not None):  # else a rank died
         found = Record.model_validate_json(record.read_bytes())
-        if request is not None and found.status in ("interrupted", "crashed"):  # as ranks are that others leave alone
+        if request is not None and found.status in ("interrupted", "crashed"):  # a rank may crash because another has stopped
             return found.model_copy(update={"status": request.status, "reason": str(request)})
         return found if found.status != "crashed" else _with_first_cause(job, found)
     if request is not None:
         raise request
     cause = _EXIT.search(output)
-    _end_like(torchrun.returncode if cause is None else int(cause[1]))
+    _exit_like(torchrun.returncode if cause is None else int(cause[1]))
 
 
 def _records_of_others(job: Job) -> list[Path]:
-    """The files where the ranks but the first write how they failed."""
     return [job.folder / f"record.{rank}.json" for rank in range(1, job.spec.processes)]
 
 
 def _job_of_ranks(job: Job) -> Job:
-    """The job as each rank gets it: its share of the memory, and no time limit, which this process enforces for all at once."""
+    """The job with a rank's share of the memory, and no time limit: this process enforces it for all ranks."""
     memory = job.limits.memory_bytes
     return job.model_copy(update={"limits": Limits(memory_bytes=None if memory is None else max(1, memory // job.spec.processes))})
 
@@ -91,7 +90,7 @@ def _command(job: Job, record: Path) -> list[str]:
 
 @cache
 def _shutdown_timeout() -> list[str]:
-    """How long torchrun waits for ranks that it has asked to end, where this can be set (torch 2.13; before, it waits for 30 s)."""
+    """The option for how long torchrun waits for ranks to stop; before torch 2.13 there is none and it waits 30 s."""
     from torch.distributed.run import get_args_parser
 
     option = "--shutdown-timeout"
@@ -99,7 +98,7 @@ def _shutdown_timeout() -> list[str]:
 
 
 def _with_first_cause(job: Job, found: Record) -> Record:
-    """The record of a crash with the status of another rank, where that one failed first: out of memory, say."""
+    """The record of a crash with the status of another rank that caused it, such as out of memory."""
     for path in _records_of_others(job):
         with suppress(OSError, ValueError):
             other = Record.model_validate_json(path.read_bytes())
@@ -115,7 +114,7 @@ def _wait(
     progress: ProgressCallback | None,
     clock_paused: Callable[[], AbstractContextManager[object]],
 ) -> Interrupted | None:
-    """Wait until the processes have ended; the request that ended them, if any."""
+    """Wait until the ranks have ended; returns the request that ended them, if any."""
     request: Interrupted | None = None
     waiting = False
     try:
@@ -123,21 +122,21 @@ def _wait(
             while torchrun.poll() is None:
                 if request is None and interrupt.asked is not None:
                     request = interrupt.asked
-                    torchrun.send_signal(signal.SIGTERM)  # it forwards it, and waits for them
+                    torchrun.send_signal(signal.SIGTERM)  # torchrun forwards it to the ranks and waits for them
                 time.sleep(_POLL_S)
-                reached = progress_of(job)
+                reached = read_progress(job)
                 if waiting != bool(reached.get("waiting", waiting)):
                     waiting = not waiting
                     waits.enter_context(clock_paused()) if waiting else waits.close()
                 if progress is not None and "step" in reached:
                     progress(reached["step"], reached["steps"], reached["loss"])
-    except Interrupted as asked:  # it came after they had ended, or is known already
+    except Interrupted as asked:  # a request after the ranks have ended, or a second one
         request = request or asked
     return request
 
 
-def _end_like(code: int) -> NoReturn:
-    """End this process by the signal, or with the status, that a rank ended with."""
+def _exit_like(code: int) -> NoReturn:
+    """End this process by the signal or with the status of a rank."""
     sys.stderr.flush()
     if code < 0:
         if code != -signal.SIGKILL:
@@ -146,13 +145,13 @@ def _end_like(code: int) -> NoReturn:
     raise SystemExit(code or 1)
 
 
-def exit_with(monitor: int | None) -> None:
-    """End this rank when torchrun, or the process that monitors the run, is gone: no signal to that one's group reaches it.
+def exit_when_orphaned(monitor: int | None) -> None:
+    """End this rank when torchrun, or the process that monitors the run, has ended: their signals do not reach a rank.
 
-    A rank that lives a moment longer does no harm: whatever it still saves is what the next attempt would save there.
+    What the rank still saves before it notices is what the next attempt would save there.
     """
     parent = os.getppid()
-    process = psutil.Process(parent if monitor is None else monitor)  # tells it from a later process of the same number
+    process = psutil.Process(parent if monitor is None else monitor)  # not a later process of the same number
 
     def poll() -> None:
         while os.getppid() == parent and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -1,7 +1,7 @@
-"""What a process does with a job: execute the run in a session of its own, within limits, from and to its checkpoint.
+"""The process of a run: execute its job within limits, resume from its checkpoint, send progress and the record.
 
 `python -m bench.execution.engines.worker JOB.json` executes one job by hand and prints the record; torchrun starts a job's
-processes with it.
+ranks with it.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-import torch._dynamo  # the optimiser imports it lazily, two seconds a process; the fork server holds it for all
+import torch._dynamo  # the optimiser would import it in each process, for two seconds
 
-from bench.execution.attempts import note_begin, note_progress, note_waiting
-from bench.execution.engines.torchrun import exit_with, run_with_torchrun
+from bench.execution.attempts import log_start, open_in_place, write_progress, write_waiting
+from bench.execution.engines.torchrun import exit_when_orphaned, run_with_torchrun
 from bench.execution.job import Job
 from bench.instruments.environment import cpu_name
 from bench.records.errors import CodeError, UserError, failure
@@ -39,35 +39,28 @@ from bench.training.distributed import Ranks
 from bench.training.memory_limit import limit_memory
 from bench.training.run import run
 
-__all__ = ["execute_job", "work"]
 _SEND_S = 0.2  # between messages of progress
-_NOTE_S = 2.0  # between notes of progress in the job's folder
-_RANK_TIMEOUT = timedelta(days=1)  # of a rank for the others; where one is lost, all end by themselves
+_WRITE_S = 2.0  # between writes of progress to the job's folder
+_RANK_TIMEOUT = timedelta(days=1)  # ranks may wait for the machine lock; torchrun ends all when one is lost
 ClockPaused = Callable[[], AbstractContextManager[object]]
 
 
 def work(pipe: Connection, job_json: str) -> None:
-    """Execute the job and end the process; sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json),
-    ("error", message), ("failed", reason, status) or ("stopped", reason, status).
+    """Execute the job and end the process.
 
-    ("stop", reason) from the pipe ends the run with its state saved, and so does the end of the pipe: the coordinator is gone.
+    Sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json), ("error", message),
+    ("failed", reason, status) or ("stopped", reason, status). The run saves its state and ends when it receives ("stop", reason),
+    or when the pipe ends because the coordinator has died.
     """
     _exit_after(lambda: _work(pipe, job_json))
 
 
 def _work(pipe: Connection, job_json: str) -> None:
     job = Job.model_validate_json(job_json)
-    os.setsid()  # a signal to the coordinator's group, Ctrl-C in a terminal, is the coordinator's to forward
-    os.register_at_fork(after_in_child=pipe.close)  # else the run's own children would keep it open
+    os.setsid()  # so that Ctrl-C reaches the coordinator alone
+    os.register_at_fork(after_in_child=pipe.close)  # a child of the run would keep it open
     interrupt = Interrupt()
-    last = 0.0
-
-    def progress(done: int, total: int, loss: float | None) -> None:
-        nonlocal last
-        if time.monotonic() - last > _SEND_S:
-            last = time.monotonic()
-            _send(pipe, ("step", done, total, loss))
-
+    progress = _throttled(lambda *step: _send(pipe, ("step", *step)), _SEND_S)
     try:
         _stop_on_request(interrupt, pipe)
         _set_limits(job, interrupt)
@@ -89,7 +82,7 @@ def _work(pipe: Connection, job_json: str) -> None:
 
 
 def _exit_after(work: Callable[[], None]) -> NoReturn:
-    """Work, then end the process at once: no thread or finaliser of the user's may keep it alive."""
+    """Call `work`, then end the process at once, so that no thread or finaliser of the user keeps it alive."""
     code = 1
     try:
         work()
@@ -109,7 +102,7 @@ def _exit_after(work: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def _clock_paused(pipe: Connection | None = None) -> Iterator[None]:
-    """Inside, the run waits for others, and its time limit is paused: here and in the coordinator."""
+    """Pause the run's time limit, here and in the coordinator."""
     left, _ = signal.setitimer(signal.ITIMER_REAL, 0.0)
     if pipe is not None:
         _send(pipe, ("waiting", True))
@@ -123,22 +116,22 @@ def _clock_paused(pipe: Connection | None = None) -> Iterator[None]:
 
 @contextmanager
 def _blocked(job: Job, clock_paused: ClockPaused) -> Iterator[None]:
-    """Inside, the run waits for the machine, or for an earlier process of its own that has not ended, and reports it."""
-    print("waiting: another benchmark has the machine, or an earlier attempt of this run still ends", file=sys.stderr, flush=True)
-    note_waiting(job, True)
+    """Report that the run waits for the machine, or for an earlier process of its own, and pause its time limit."""
+    print("waiting: another benchmark has the machine, or an earlier attempt has not ended", file=sys.stderr, flush=True)
+    write_waiting(job, True)
     try:
         with clock_paused():
             yield
     finally:
-        note_waiting(job, False)
+        write_waiting(job, False)
 
 
 def _print_to(log: Path) -> None:
-    """Redirect what the run prints, and the interpreter's last words when it crashes, to a file."""
+    """Redirect the run's output, and the interpreter's traceback when it crashes, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
+    with open_in_place(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     faulthandler.enable(2)
 
 
@@ -149,51 +142,67 @@ def execute_job(
     clock_paused: ClockPaused = nullcontext,
     verify: bool = False,
 ) -> Record:
-    """Execute the job in this process, from its checkpoint on; the Record, whatever the run did, with its attempts.
+    """Execute the job in this process, from its checkpoint on; returns the Record with its attempts.
 
-    `clock_paused` is entered while it waits for other processes; `verify`: another process computed the job's identity.
+    `clock_paused` is entered while the run waits for other processes; `verify`: another process computed the job's identity.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     blocked = partial(_blocked, job, clock_paused)
-    # The process of an earlier attempt may still save its state, and so may torchrun's.
+    # A process of an earlier attempt, or its ranks, may still save their state.
     with held(job.active, blocked=blocked) if CAN_LOCK else nullcontext():
         if job.spec.processes > 1 and CAN_LOCK:
             with held(job.ranks, blocked=blocked):
                 pass
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
         checkpoint.load()
-        attempts = note_begin(job, checkpoint.step, cpu_name())
+        attempts = log_start(job, checkpoint.step, cpu_name())
         if job.spec.processes > 1:
-            del checkpoint  # and what it has loaded: the ranks load their own
+            del checkpoint  # its tensors; the ranks load their own
             record = run_with_torchrun(job, interrupt, progress, clock_paused)
         else:
-            noted = _noted(job, progress)
-            control = RunControl(progress=noted, checkpoint=checkpoint, interrupt=interrupt, blocked=blocked)
-            record = _run(job, control, verify)
+            report = _written(job, progress)
+            record = _run(job, RunControl(progress=report, checkpoint=checkpoint, interrupt=interrupt, blocked=blocked), verify)
         return record.model_copy(update={"provenance": record.provenance | {"attempts": attempts}})
 
 
 def _run(job: Job, control: RunControl, verify: bool) -> Record:
-    return run(job.spec, suite=job.suite, data=job.data, beside=job.beside, identity=job.identity, verify=verify, control=control)
+    return run(
+        job.spec,
+        suite=job.suite,
+        data=job.data,
+        concurrent_runs=job.concurrent_runs,
+        identity=job.identity,
+        verify=verify,
+        control=control,
+    )
 
 
-def _noted(job: Job, progress: ProgressCallback | None) -> ProgressCallback:
-    """A callback that writes progress to the job's folder, for `status`, and passes it on."""
+def _throttled(callback: ProgressCallback, seconds: float) -> ProgressCallback:
     last = 0.0
 
-    def note(done: int, total: int, loss: float | None) -> None:
+    def call(step: int, steps: int, loss: float | None) -> None:
         nonlocal last
-        if progress is not None:
-            progress(done, total, loss)
-        if time.monotonic() - last > _NOTE_S:
+        if time.monotonic() - last > seconds:
             last = time.monotonic()
-            note_progress(job, done, total, loss)
+            callback(step, steps, loss)
 
-    return note
+    return call
+
+
+def _written(job: Job, progress: ProgressCallback | None) -> ProgressCallback:
+    """A callback that writes progress to the job's folder, for `bench status`, and calls `progress`."""
+    write = _throttled(partial(write_progress, job), _WRITE_S)
+
+    def report(step: int, steps: int, loss: float | None) -> None:
+        if progress is not None:
+            progress(step, steps, loss)
+        write(step, steps, loss)
+
+    return report
 
 
 def _set_limits(job: Job, interrupt: Interrupt) -> None:
-    """Set the time limit and the memory limit; let the kernel kill this process, not the coordinator, when memory runs out."""
+    """Set the limits of time and memory; make the kernel kill this process, not the coordinator, when memory runs out."""
     seconds = job.limits.seconds
     if seconds is not None:
         signal.signal(signal.SIGALRM, lambda *_: interrupt.ask(f"ran past its limit of {seconds:g} s", "timeout"))
@@ -213,14 +222,13 @@ def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    main = threading.main_thread().ident
-    assert main is not None
+    main = threading.get_ident()
 
     def listen() -> None:
         try:
             _, reason = pipe.recv()
         except (EOFError, OSError):
-            reason = "the coordinator is gone"
+            reason = "the coordinator has died"
         requests.append(reason)
         signal.pthread_kill(main, signal.SIGTERM)
 
@@ -228,7 +236,7 @@ def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:
 
 
 def _send(pipe: Connection, message: tuple[object, ...]) -> None:
-    with suppress(OSError):  # the coordinator is gone: `listen` handles it
+    with suppress(OSError):  # the coordinator has died: `listen` stops the run
         pipe.send(message)
 
 
@@ -237,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.execution.engines.worker", description=main.__doc__)
     parser.add_argument("job", type=Path, help="a job's JSON file")
     parser.add_argument("--record", type=Path, help="write the record to this file instead")
-    parser.add_argument("--watch", type=int, metavar="PID", help="end when that process does")
+    parser.add_argument("--watch", type=int, metavar="PID", help="end when that process ends")
     arguments = parser.parse_args()
     job = Job.model_validate_json(arguments.job.read_text())
     interrupt = Interrupt()
@@ -249,11 +257,11 @@ def main() -> None:
     if job.spec.processes == 1:
         record = execute_job(job, interrupt, clock_paused=_clock_paused, verify=True)
     else:
-        exit_with(arguments.watch)
-        job.folder.mkdir(parents=True, exist_ok=True)  # by hand, nobody has made it
+        exit_when_orphaned(arguments.watch)
+        job.folder.mkdir(parents=True, exist_ok=True)  # executed by hand, it does not exist yet
         with held(job.ranks, shared=True) if CAN_LOCK else nullcontext():
             record, rank = _run_rank(job, interrupt), int(os.environ["RANK"])
-        if rank > 0:  # the first writes the record; another only how it failed
+        if rank > 0:  # only the first rank writes the record; another writes how it failed
             if path is None or record.status == "ok":
                 return
             path = path.with_suffix(f".{rank}.json")
@@ -264,7 +272,7 @@ def main() -> None:
 
 
 def _run_rank(job: Job, interrupt: Interrupt) -> Record:
-    """This rank's part of a job, in a process that torchrun has started."""
+    """Execute this rank's part of a job, in a process that torchrun has started."""
     if "RANK" not in os.environ:
         raise SystemExit(
             f"a job of {job.spec.processes} processes: "
@@ -273,16 +281,16 @@ def _run_rank(job: Job, interrupt: Interrupt) -> Record:
     faulthandler.enable(2)
     if job.spec.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Flags and states are sent as CPU tensors, which NCCL does not take.
+    # Flags and states are CPU tensors, which NCCL cannot send.
     backends = "cpu:gloo,cuda:nccl" if job.spec.device == "cuda" else "gloo"
     torch.distributed.init_process_group(backends, timeout=_RANK_TIMEOUT)
     try:
         ranks = Ranks(job.spec.processes)
         checkpoint = Checkpoint(job.checkpoint, job.run_id, job.checkpoint_s)
-        blocked = partial(_blocked, job, nullcontext)  # the process that monitors the ranks keeps the time
+        blocked = partial(_blocked, job, nullcontext)  # the monitoring process has the time limit
         control = RunControl(checkpoint=checkpoint, interrupt=interrupt, ranks=ranks, blocked=blocked)
         if ranks.first:
-            control = replace(control, progress=_noted(job, None))
+            control = replace(control, progress=_written(job, None))
         return _run(job, control, verify=True)
     finally:
         torch.distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from bench.analysis.aggregate import groups
-from bench.claims.claim import Claim, Finding, judged
+from bench.claims.claim import Claim, Finding, judge_claims
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.errors import UserError, unknown
@@ -20,7 +20,7 @@ _RECORDS = {"memory": ("paper.json", memory_tables), "peers": ("peers.json", pee
 def find(results: Path, address: str, claims: Sequence[Claim] | None = None) -> CellSource | Finding:
     """The source of a cell, or the finding of a claim by its id; UserError that lists the names where none or several match."""
     if "/" not in address:
-        findings = {one.claim.id: one for one in judged(CLAIMS if claims is None else claims, Evidence(results))}
+        findings = {one.claim.id: one for one in judge_claims(CLAIMS if claims is None else claims, Evidence(results))}
         return findings[_match("claim", address, findings)]
     suite, _, rest = address.partition("/")
     suites = Store(results).suites()

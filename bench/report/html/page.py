@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bench.analysis.aggregate import Group, groups, slug, unequal_terms
-from bench.claims.claim import Claim, Finding, judged, tally
+from bench.claims.claim import Claim, Finding, judge_claims, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.escape import visible
@@ -41,7 +41,7 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     """The page of a results folder, judged by these claims (None: all of the package); UserError where there are no records."""
     suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
     records = [record for found in suites.values() for group in found for record in group.records]
-    findings = judged(CLAIMS if claims is None else claims, Evidence(results, read=suites))
+    findings = judge_claims(CLAIMS if claims is None else claims, Evidence(results, read=suites))
     keys: dict[str, int] = {}  # by the text of a source: its number on the page
 
     def key(source: CellSource) -> int:

@@ -1,4 +1,4 @@
-"""Cells that break one rule each; the check of that rule must say so, and no other."""
+"""Cells that break one rule each; only the check of that rule fails."""
 
 import random
 from typing import Any
@@ -112,7 +112,7 @@ class Normalising(_Sound):
 
 
 class Ahead(_Sound):
-    """Looks one position ahead."""
+    """Uses the next position."""
 
     def bind(self, x: Tensor, memory: Any = None) -> Map:
         f = super().bind(x)

@@ -1,4 +1,4 @@
-"""Models that break one rule each; the check of that rule must say so, and no other."""
+"""Models that break one rule each; only the check of that rule fails."""
 
 import random
 from typing import Any
@@ -105,7 +105,7 @@ class Unsolved(_Equilibrium):
 
 
 class Rough(_Equilibrium):
-    """Says that its gradient is not the exact one."""
+    """Declares that its gradient is inexact."""
 
     def adjoint(self) -> Any:
         return Phantom()
@@ -127,7 +127,7 @@ class Mixing(_Sound):
 
 
 class MixingInTraining(_Sound):
-    """Mixes samples in training, with a dropout that hides it from a look at values."""
+    """Mixes samples in training, with a dropout that hides it in the values."""
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         y = super().forward(functional.dropout(x, 0.1, self.training)).y

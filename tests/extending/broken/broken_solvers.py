@@ -1,4 +1,4 @@
-"""Solvers that break one rule each; the check of that rule must say so, and no other."""
+"""Solvers that break one rule each; only the check of that rule fails."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ class Peeking(_Sound):
 
 
 class Detaching(_Sound):
-    """Says that it is differentiable, and loses a part of the gradient."""
+    """Declares that it is differentiable, and loses a part of the gradient."""
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
         return 0.5 * z.detach() + 0.5 * fz, memory

@@ -1,4 +1,4 @@
-"""Tasks that break one rule each; the check of that rule must say so, and no other."""
+"""Tasks that break one rule each; only the check of that rule fails."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from bench.tasks.task import Metric, Split, Task, derive_seed
 
 
 class _Sound(Task):
-    """Say the symbol that is there: breaks none."""
+    """Predict the current symbol: breaks none."""
 
     vocabulary, length = 8, 10
-    chance, floor, least = math.log(8), 0.0, 0
+    chance, optimum, least = math.log(8), 0.0, 0
 
     def __init__(self) -> None:
-        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=self.chance, floor=self.floor)}
+        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=self.chance, optimum=self.optimum)}
 
     def generator(self, split: Split, size: int, seed: int, number: int) -> torch.Generator:
         """What a batch is drawn with."""
@@ -41,7 +41,7 @@ class _Sound(Task):
 class Contrary(_Sound):
     """Its optimum is worse than chance."""
 
-    floor = 3.0
+    optimum = 3.0
 
 
 class Changing(_Sound):
@@ -85,13 +85,13 @@ class Straying(_Sound):
 
 
 class Numberless(_Sound):
-    """Begins anew whichever batch is asked for."""
+    """Starts with batch 0 whatever `first` is."""
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         return super().batches(split, size, seed, 0)
 
 
-class Deaf(_Sound):
+class Unresponsive(_Sound):
     """Ignores the seed."""
 
     def generator(self, split: Split, size: int, seed: int, number: int) -> torch.Generator:
@@ -127,12 +127,12 @@ class Optimist(_Sound):
 
 
 class Modest(_Sound):
-    """Declares a floor that a simple predictor beats."""
+    """Declares an optimum that a simple predictor beats."""
 
-    floor = 1.0
+    optimum = 1.0
 
 
 class Unreachable(_Sound):
-    """Declares a floor that nothing reaches."""
+    """Declares an optimum that nothing reaches."""
 
-    floor = -1.0
+    optimum = -1.0

@@ -1,4 +1,4 @@
-"""A task of your own: batches that a seed decides, a score in nats, and what chance and the best possible score are."""
+"""A task of your own: batches determined by a seed, a score in nats, and the scores of chance and of the best predictor."""
 
 import hashlib
 import math
@@ -13,22 +13,25 @@ from bench.tasks.task import Metric, Split, Task, derive_seed
 
 
 class Lookback(Task):
-    """Say the symbol that stood `lag` positions back, and 0 before there is one: chance knows the place, the best are sure."""
+    """Output the symbol `lag` positions back, and 0 where there is none. Chance knows the position only."""
 
     def __init__(self, *, symbols: int = 6, length: int = 12, lag: int = 3) -> None:
         self.vocabulary, self.length, self.lag = symbols, length, lag
         chance = (length - lag) / length * math.log(symbols)
-        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=chance, floor=0.0)}
+        self.metrics = {"loss": Metric(unit="nats", better="lower", chance=chance, optimum=0.0)}
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (inputs, targets), both (size, T): without end in training, 512 sequences in the other splits."""
         for number in count(first) if split == "train" else range(first, -(-512 // size)):
             drawn = derive_seed("lookback", split, size, seed if split == "train" else 0, number)
             tokens = torch.randint(self.vocabulary, (size, self.length), generator=torch.Generator().manual_seed(drawn))
             yield tokens, functional.pad(tokens, (self.lag, 0))[:, : self.length]
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return each score's sum and count."""
         loss = functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten(), reduction="sum")
         return {"loss": (loss, targets.numel())}
 
     def fingerprint(self) -> str:
+        """Return a hash of all that determines the data."""
         return hashlib.sha256(f"lookback {self.vocabulary} {self.length} {self.lag}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Equilibrium propagation: the gradient of a fixed point from two more fixed points and no Jacobian at all."""
+"""Equilibrium propagation: the gradient of a fixed point from two more fixed points, without a Jacobian."""
 
 from dataclasses import dataclass, field
 from math import isfinite
@@ -7,52 +7,53 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from deq.adjoint import Watch, first_derivatives_only, forward_solve
-from deq.solve import HALF, Map, Solver, Stop, solve
+from deq.adjoints.adjoint import Adjoint, Watch, first_derivatives_only, forward_solve
+from deq.precision import HALF
+from deq.solve import Map, Solver, Stop, solve
 from deq.solvers import Anderson
 
 
 @runtime_checkable
 class Potential(Protocol):
-    """A Map that is a gradient: f(z) = grad Phi(z), and so descends the energy ||z||^2 / 2 - Phi(z)."""
+    """A Map that is a gradient, f(z) = grad Phi(z): iterating it descends the energy ||z||^2 / 2 - Phi(z)."""
 
     def __call__(self, z: Tensor) -> Tensor:
-        """f(z) (B, ...), the gradient of the potential's sum."""
+        """f(z) (B, ...), the gradient of the sum of the potentials."""
 
     def potential(self, z: Tensor) -> Tensor:
-        """Phi(z) (B,), one number a sample."""
+        """Phi(z) (B,), one number per sample."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All that Phi depends on besides z."""
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
-        """The same map of other tensors, in the order of `tensors`."""
+        """The same map with other tensors, in the order of `tensors`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EquilibriumPropagation:
-    """The gradient as a contrast of two rest states: push the state a little, and see what the push changes in Phi.
+class EquilibriumPropagation(Adjoint):
+    """The gradient as a contrast of two fixed points: nudge the state, and difference the potential Phi.
 
     With v = dL/dz*, the nudged phase solves z_b = f(z_b) - b v (the cost linearised at z*, the same as nudging by the cost itself
     when b -> 0), and with `symmetric` once more for -b. Then, for every tensor p that Phi depends on,
 
         dL/dp = (dPhi/dp(z_-b) - dPhi/dp(z_b)) / 2b        one-sided: (dPhi/dp(z*) - dPhi/dp(z_b)) / b.
 
-    No Jacobian-vector product of f is ever taken: only f, and first derivatives of Phi. The price is a bias, O(b^2) symmetric and
-    O(b) one-sided, two backward solves (one), and a cell whose Jacobian is symmetric. Memory is Phi's tensors and z*, however many
-    steps the solves take. `watch` is told of each nudged solve; its Solution's z is the displacement from z*.
+    Needs only f and first derivatives of Phi, no Jacobian-vector product. Costs a bias, O(b^2) symmetric and O(b) one-sided, and
+    two backward solves (one-sided: one); f must have a symmetric Jacobian. Memory is Phi's tensors and z*, for any number of steps.
+    `watch` gets each nudged solve; the z of its Solution is the displacement from z*.
 
-    `beta` has no unit: the largest component of a sample's nudge b v is `beta` times the root mean square of its z*. So neither the
-    scale of the loss nor that of the states matters, and a sample with v = 0 gets no gradient. A larger beta is more biased, a
-    smaller one loses digits to cancellation (about 1e-7 / beta in float32). `stop` is relative to the displacement: relative to z,
-    a tolerance of 1e-3 would be a good part of the nudge. The nudged phases run in float32 at least, under autocast too: a nudge of
-    3 % of the state is a few units of bfloat16's last place. First derivatives only: under `create_graph` its backward raises
-    RuntimeError. Scellier and Bengio (Frontiers 2017), arXiv 1602.05179; symmetric: Laborieux et al. (Frontiers 2021), arXiv
-    2006.03824.
+    `beta` has no unit: the largest component of a sample's nudge b v is `beta` times the root mean square of its z*, so the scale
+    of the loss and of the states does not matter. A sample with v = 0 gets no gradient. A larger beta is more biased, a smaller one
+    loses digits to cancellation (about 1e-7 / beta in float32). `stop` is relative to the displacement, not to z. The nudged phases
+    run in float32 at least, also under autocast: a nudge of 3 % of the state is a few units of bfloat16's last place.
+    First derivatives only: backward raises RuntimeError under `create_graph`. Scellier and Bengio (Frontiers 2017), arXiv
+    1602.05179; symmetric: Laborieux et al. (Frontiers 2021), arXiv 2006.03824.
     """
 
     numerics: ClassVar[int] = 1
+    solves_backward: ClassVar[bool] = True
 
     beta: float = 0.03
     symmetric: bool = True
@@ -64,19 +65,19 @@ class EquilibriumPropagation:
             raise ValueError(f"beta must be positive and finite, got {self.beta}")
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
-        """f(z*) attached to the tensors of f's potential; the same value as Implicit's. ValueError where f has no potential."""
+        """Return f(z*), attached to the tensors of f's potential. ValueError where f has no potential."""
         if not isinstance(f, Potential):
             raise ValueError(f"EquilibriumPropagation needs an energy-based cell such as EnergyCell; {_name(f)} has no potential")
         solution = forward_solve(f, z0, solver, stop, watch)
         z = f.with_tensors(tuple(tensor.detach() for tensor in f.tensors))(solution.z)
         if z.requires_grad:
-            raise ValueError(f"{_name(f)} depends on a tensor that needs a gradient and that its `tensors` leaves out")
+            raise ValueError(f"{_name(f)} depends on a tensor that needs a gradient but is not in its `tensors`")
         out: Tensor = _Contrast.apply(z.to(solution.z.dtype, copy=True), self, f, watch, *f.tensors)
         return out
 
     def _nudged(self, f: Potential, z: Tensor, nudge: Tensor, watch: Watch) -> Tensor:
-        """The rest state under a push by -nudge."""
-        fz = f(z).clone()  # its difference from z tilts the energy a little, so that z itself is at rest without a nudge
+        """Solve z = f(z) - nudge, from z."""
+        fz = f(z).clone()  # subtracted in place of z, so that z itself is the fixed point without a nudge
 
         def displaced(d: Tensor) -> Tensor:
             return f(z + d) - fz - nudge
@@ -86,7 +87,7 @@ class EquilibriumPropagation:
         return z + solution.z
 
     def _contrast(self, f: Potential, z: Tensor, v: Tensor, watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
-        """Two states (B, ...) and the weight (B,) of the difference of their potentials, whose gradient is that of the loss."""
+        """Return two states (B, ...) and the weight (B,) with which their potentials' difference has the gradient of the loss."""
         peak = v.flatten(1).abs().amax(1)
         size = z.flatten(1).square().mean(1).sqrt()
         step = self.beta * torch.where(size > 0, size, 1)
@@ -102,7 +103,7 @@ def _name(f: Map) -> str:
 
 
 class _Contrast(torch.autograd.Function):
-    """Identity on z*; backward turns v = dL/dz* into the gradients of the potential's tensors."""
+    """Identity on z*; backward maps v = dL/dz* to the gradients of the potential's tensors."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, adjoint: EquilibriumPropagation, f: Potential, watch: Watch, *tensors: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         first_derivatives_only("EquilibriumPropagation")
-        v, z, *saved = (_single(part) for part in (*gradients, *ctx.saved_tensors))
+        v, z, *saved = (part.float() if part.dtype in HALF else part for part in (*gradients, *ctx.saved_tensors))
         needed = ctx.needs_input_grad[4:]
         tensors = tuple(p.detach().requires_grad_(need) for p, need in zip(saved, needed, strict=True))
         f: Potential = ctx.f.with_tensors(tensors)
@@ -124,7 +125,3 @@ class _Contrast(torch.autograd.Function):
             wanted = [p for p in tensors if p.requires_grad]
             found = iter(torch.autograd.grad(difference, wanted, weight, allow_unused=True))
         return None, None, None, None, *(next(found) if need else None for need in needed)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor

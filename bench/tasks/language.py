@@ -1,0 +1,107 @@
+"""Base class of synthetic languages: sequences drawn at random from a source whose entropy rate is known."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import entr
+from torch import Tensor
+from torch.nn import functional
+
+from bench.records.errors import unknown
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest, inputs_and_targets, perplexity
+
+Distribution = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+
+# Transition weights are (standard exponential)^4: a few successors have most of a row's mass, none is impossible.
+PEAKEDNESS = 4
+
+
+class Language(Task):
+    """A task with fresh training sequences for every (seed, batch size, number) and a fixed `test_samples` per held-out split.
+
+    A finite test split scatters the oracle's own loss around `optimum`, the entropy rate, so that an excess may be negative.
+    """
+
+    name: ClassVar[str]
+    optimum: float
+
+    def _set_up(self, test_samples: int, data_seed: int, *settings: Any) -> None:
+        """Draw the held-out splits; `settings` and the seed identify the language."""
+        self._data_seed, self._settings = data_seed, (*settings, data_seed)
+        held_out: tuple[Split, Split] = ("valid", "test")
+        self._held_out = {split: self._draw(test_samples, derive_seed(self.name, split, data_seed)) for split in held_out}
+
+    @abstractmethod
+    def _draw(self, samples: int, seed: int) -> Ids:
+        """Draw sequences (samples, length + 1)."""
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training sequences without end, or those of a held-out split once."""
+        if split != "train" and split not in self._held_out:
+            raise unknown("split", split, ("train", *self._held_out))
+        check_positive(self.name, batch_size=size)
+        return map(inputs_and_targets, self._train(size, seed, first) if split == "train" else self._evaluation(split, size, first))
+
+    def _train(self, size: int, seed: int, first: int) -> Iterator[Ids]:
+        for number in count(first):
+            yield self._draw(size, derive_seed(self.name, "train", self._data_seed, seed, size, number))
+
+    def _evaluation(self, split: Split, size: int, first: int) -> Iterator[Ids]:
+        sequences = self._held_out[split]
+        for start in range(first * size, len(sequences), size):
+            yield sequences[start : start + size]
+
+    @abstractmethod
+    def oracle(self, tokens: Tensor) -> Tensor:
+        """Return the best prediction: log-probabilities (B, T, V) in float64 given the inputs (B, T) so far."""
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return `loss` over all targets."""
+        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
+        return {"loss": (loss, targets.numel())}
+
+    def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Add `perplexity` and `excess_nats`, the loss above the entropy rate."""
+        loss = means["loss"]
+        return {**means, "perplexity": perplexity(loss), "excess_nats": loss - self.optimum}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the settings and the held-out tokens; training batches follow from the settings."""
+        return digest(f"{self.name} {self._settings}", self._held_out)
+
+
+def language_metrics(chance: float, optimum: float, **more: Metric) -> dict[str, Metric]:
+    """Return the metrics of a language with the chance level and the optimum in nats per token."""
+    return {
+        "loss": Metric(unit="nats/token", better="lower", chance=chance, optimum=optimum),
+        **more,
+        "perplexity": Metric(unit="per token", better="lower", chance=perplexity(chance), optimum=perplexity(optimum)),
+        "excess_nats": Metric(unit="nats/token", better="lower", chance=chance - optimum, optimum=0.0),
+    }
+
+
+def normalised_rows(weights: Distribution) -> Distribution:
+    """Divide the last axis by its sum."""
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def random_transition(generator: np.random.Generator, states: int) -> Distribution:
+    """Draw a transition matrix (states, states)."""
+    return normalised_rows((-np.log1p(-generator.random((states, states)))) ** PEAKEDNESS)
+
+
+def entropy(probabilities: Distribution) -> float:
+    """Return the entropy in nats."""
+    return float(entr(probabilities).sum())
+
+
+def pick(cumulative: Distribution, uniform: Distribution) -> Ids:
+    """Sample by the inverse distribution function."""
+    # Without the last column, a sum that rounding leaves below 1 stays in range.
+    ids: Ids = (uniform[..., None] >= cumulative[..., :-1]).sum(axis=-1)
+    return ids

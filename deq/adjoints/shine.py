@@ -1,0 +1,105 @@
+"""SHINE: the gradient from the forward solve's own estimate of the inverse Jacobian, without a backward solve."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from deq.adjoints.adjoint import Adjoint, Watch, attach_gradient, forward_solve, normalised
+from deq.solve import Map, Solver, Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shine(Adjoint):
+    """An inexact gradient u = (I - J)^-T v, with the estimate of (I - J)^-1 that Broyden's method made in the forward solve.
+
+    Costs no evaluation of f and one VJP, that of the attached evaluation; stores the steps of the solve until backward. Biased: the
+    estimate covers only the directions of the forward solve, so a longer solve gives a better gradient. A sample whose u is more
+    than `limit` times as long as v uses v itself (Jacobian-free backpropagation). The authors' code has a limit of 1.8; a map that
+    halves distances has inverses of up to 2, which 3 keeps. The solver must be Broyden with a window for all its steps.
+    First derivatives only: backward raises RuntimeError under `create_graph`. Ramzi et al. (ICLR 2022), arXiv 2106.00553.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    limit: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.limit >= 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+
+    def check(self, solver: Solver, stop: Stop) -> None:
+        """Raise TypeError for a solver that makes no estimate, ValueError for a window that is too short."""
+        _check_memory(solver.init(torch.zeros(1, 1), stop.max_steps), solver, stop)
+
+    def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
+        """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
+        recorder = MemoryRecorder(solver)
+        solution = forward_solve(f, z0, recorder, stop, watch)
+        z, fz = solution.z, f(solution.z)
+        if not fz.requires_grad:
+            return fz.to(z.dtype, copy=True)
+        _check_memory(recorder.memory, solver, stop)
+        estimate, dtype = InverseEstimate.of(recorder.memory, solution.steps - 1), fz.dtype
+        return attach_gradient(fz, z, lambda v: estimate.apply_transposed(v, self.limit).to(dtype), "Shine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseEstimate:
+    """Broyden's estimate of (I - J)^-1 as a product of rank-one factors, the last first:
+
+        (I + s_k s_{k-1}' / d_{k-1}) ... (I + s_2 s_1' / d_1)
+
+    with the solve's steps s (B, k, N) and the divisors d = |s|^2 (B, k), infinite where the solver skipped a singular update. Each
+    sample uses its first `counts` (B,) steps: later ones were made for other samples of the batch.
+    """
+
+    steps: Tensor
+    divisors: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, memory: Any, counts: Tensor) -> "InverseEstimate":
+        """Read the estimate off the last memory of a solve."""
+        stored = memory.stored
+        return cls(steps=memory.steps[:, :stored], divisors=memory.divisors[:, :stored], counts=counts)
+
+    def apply_transposed(self, v: Tensor, limit: float) -> Tensor:
+        """Return u (B, ...), the transposed product with v; v itself for a sample whose u is more than `limit` times as long."""
+        unit, power = normalised(v)
+        u = flat = unit.flatten(1).to(self.steps.dtype)
+        for last in range(self.steps.shape[1] - 1, 0, -1):
+            earlier, later = self.steps[:, last - 1], self.steps[:, last]
+            along = torch.linalg.vecdot(later, u) / self.divisors[:, last - 1]
+            u = torch.addcmul(u, torch.where(last < self.counts, along, 0).unsqueeze(1), earlier)
+        longest = limit * torch.linalg.vector_norm(flat, dim=1)
+        trusted = torch.linalg.vector_norm(u, dim=1) <= longest  # False for NaN
+        return torch.where(trusted.unsqueeze(1), u, flat).view_as(v) * power
+
+
+def _check_memory(memory: Any, solver: Solver, stop: Stop) -> None:
+    if not all(hasattr(memory, part) for part in ("steps", "divisors", "stored")):
+        raise TypeError(f"Shine uses the estimate of Broyden's method, which {type(solver).__name__} does not make")
+    if memory.steps.shape[1] < stop.max_steps - 1:
+        raise ValueError(f"Shine needs a window for all {stop.max_steps - 1} steps of the solve, got {memory.steps.shape[1]}")
+
+
+class MemoryRecorder:
+    """A solver that keeps its last memory."""
+
+    differentiable = False
+
+    def __init__(self, solver: Solver) -> None:
+        self._solver = solver
+        self.memory: Any = None
+
+    def init(self, z: Tensor, steps: int) -> Any:
+        """Start the solver's memory."""
+        self.memory = self._solver.init(z, steps)
+        return self.memory
+
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        """Make the solver's step and keep its memory."""
+        z, self.memory = self._solver.step(f, z, fz, memory)
+        return z, self.memory
