@@ -19,7 +19,7 @@ def claims(
     suite: Annotated[
         list[str] | None, typer.Option(help="a suite of your own in the results folder, to be judged too; may be given again")
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="first make the record of experiments (12 minutes)")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first measure the studies (12 minutes)")] = False,
     data: Annotated[
         list[str] | None, typer.Option(help="with --measure, a corpus: NAME=PATH; tinyshakespeare is asked for")
     ] = None,
