@@ -161,8 +161,7 @@ def residual(rows: Rows) -> Figure | None:
 
 def _quality(rows: Rows, study: str, setting: str, label: str) -> Figure | None:
     """Figure 3: loss above, evaluations below, published perplexities on the right."""
-    tasks = rows.unique(study, "task")
-    if not tasks:
+    if not (tasks := rows.unique(study, "task")):
         return None
     figure, grid = _grid(2, len(tasks) + 1, f"Quality and work of an evaluation against its {label}, one model a seed", 5.4)
     for column, task in enumerate(tasks):
@@ -201,8 +200,7 @@ quality_by_cap = partial(_quality, study="cap", setting="cap", label="cap on eva
 
 def work_precision(rows: Rows) -> Figure | None:
     """Loss of a trained model against the evaluations of its solves."""
-    tasks = rows.unique("tolerance", "task")
-    if not tasks:
+    if not (tasks := rows.unique("tolerance", "task")):
         return None
     figure, [panels] = _grid(1, len(tasks), "Work and precision: loss of a trained model against evaluations of its solves", 3.5)
     for axes, task in zip(panels, tasks, strict=True):
@@ -247,8 +245,7 @@ def layers(rows: Rows) -> Figure | None:
 
 def gradient(rows: Rows) -> Figure | None:
     """Distance and angle of gradients from the exact one."""
-    tasks = rows.unique("gradient", "task")
-    if not tasks:
+    if not (tasks := rows.unique("gradient", "task")):
         return None
     figure, grid = _grid(3, len(tasks), "How far a gradient is from the exact one: distance, and angle", 8.2, sharey="row")
     kinds = (
