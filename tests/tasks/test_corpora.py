@@ -372,15 +372,15 @@ HOSTILE = {
     "no zip": (b"<html>Moved</html>" * 30, "truncated or damaged"),
     "traversal": (zipped_with("../../evil.txt"), "path '../../evil.txt'"),
     "absolute": (zipped_with("/etc/evil"), "path '/etc/evil'"),
-    "backslashes": (zipped_with("a\\..\\..\\..\\evil.txt"), "it holds the path"),
-    "a backslash": (zipped_with("\\evil.txt"), "it holds the path"),
+    "backslashes": (zipped_with("a\\..\\..\\..\\evil.txt"), "it contains the path"),
+    "a backslash": (zipped_with("\\evil.txt"), "it contains the path"),
     "drive": (zipped_with("C:/evil.txt"), "path 'C:/evil.txt'"),
     "drive without a slash": (zipped_with("C:evil.txt"), "path 'C:evil.txt'"),
     "link": (linking(), "mini/train.tokens is not a file"),
     "encrypted": (encrypted(), "truncated or damaged"),
     "a name that is not UTF-8": (zipped_with("é").replace("é".encode(), b"\xff\xfe"), "truncated or damaged"),
     "incomplete": (zipped({"mini/train.tokens": "a b"}), "incomplete"),
-    "bomb": (zipped({f"mini/{s}.tokens": b"a" * 5_000_000 for s in WORDS}), "larger than the 10,000 bytes"),
+    "bomb": (zipped({f"mini/{s}.tokens": b"a" * 5_000_000 for s in WORDS}), "larger than the maximum of 10,000 bytes"),
 }
 
 
