@@ -22,6 +22,7 @@ Each package imports those that it names, and what they import; nothing imports 
     claims       <- memory                    the paper's claims, judged
     report.html  <- claims, peers             one page of all results
     cli          <- all                       the command line
+    examples     <- this module, tasks        a cell, solver, model, task and suite to copy
 """
 
 from importlib import import_module

@@ -11,7 +11,7 @@ cells/       CELLS: MLP, energy, transformer, Transformer-XL and trellis cells g
 layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
 """
 
-from deq.adjoints import ADJOINTS, Adjoint, EquilibriumPropagation, Implicit, Phantom, Shine, Unroll
+from deq.adjoints import ADJOINTS, Adjoint, EquilibriumPropagation, Implicit, Phantom, Shine, SolvingAdjoint, Unroll
 from deq.cells import CELLS, Cell, EnergyCell, MLPCell, TransformerCell, TransformerXLCell, TrellisCell
 from deq.core import Core, Output
 from deq.layer import DEQ
@@ -21,7 +21,8 @@ from deq.stability import Jacobian, jacobian_penalty, spectral_radius
 from deq.stack import Stack
 
 __all__ = [
-    "ADJOINTS", "CELLS", "DEQ", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell", "EquilibriumPropagation",
-    "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Shine", "Solution", "Solver", "Stack", "Status",
-    "Stop", "TransformerCell", "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
+    "ADJOINTS", "CELLS", "DEQ", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell",
+    "EquilibriumPropagation", "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Shine", "Solution",
+    "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "TransformerCell", "TransformerXLCell", "TrellisCell", "Unroll",
+    "jacobian_penalty", "solve", "spectral_radius",
 ]  # fmt: skip

@@ -87,15 +87,17 @@ def run(
     if not as_json:
         print(summary(results, short))
         return
-    rows = [
-        {
-            **{"run_id": record.run_id, "status": record.status, "reason": record.reason},
-            **{"record": str(store.path(short, record.run_id)), "headline": record.headline},
-            "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
-        }
-        for record in records
-    ]
-    print(json.dumps({"suite": short, "runs": rows}, indent=1))
+    print(
+        json.dumps({"suite": short, "runs": [_summary(record, store.path(short, record.run_id)) for record in records]}, indent=1)
+    )
+
+
+def _summary(record: Any, path: Path) -> dict[str, Any]:
+    return {
+        **{"run_id": record.run_id, "status": record.status, "reason": record.reason},
+        **{"record": str(path), "headline": record.headline},
+        "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
+    }
 
 
 def make_plan(

@@ -51,6 +51,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
+        """Whether a check failed."""
         return any(result.verdict == "FAIL" for result in self.findings)
 
     @property

@@ -1,6 +1,6 @@
 """A suite of your own: the four examples next to a DEQ, its unrolled network and a GRU, at equal parameters."""
 
-from bench.records.spec import Comparison, ComponentConfig, ModelEntry, TrainConfig
+from bench import Comparison, ComponentConfig, ModelEntry, TrainConfig
 
 
 def _row(name: str, **settings: str | int | float) -> ModelEntry:

@@ -26,12 +26,11 @@ from bench.records.spec import ComponentConfig, TrainConfig
 from bench.tasks.task import derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
-from deq import DEQ, EquilibriumPropagation, Implicit, Map, Output, Solver, Stop
+from deq import DEQ, Map, Output, Solver, SolvingAdjoint, Stop
 from deq.solve import force_device_path
 
 _AFTER = {"forward": "attached evaluation", "backward": "backward"}  # the phase after a solve
 Call = tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]
-SOLVING = (Implicit, EquilibriumPropagation)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, NotImplementedError)
 
 
@@ -139,7 +138,7 @@ def _phases(model: LanguageModel, tracker: StorageTracker) -> Iterator[None]:
             for name in ("solver", "adjoint"):
                 stack.callback(setattr, layer, name, getattr(layer, name))
             layer.solver = _MarkedSolver(layer.solver, tracker, "forward solve")
-            if isinstance(layer.adjoint, SOLVING):
+            if isinstance(layer.adjoint, SolvingAdjoint):
                 solver = _MarkedSolver(layer.adjoint.solver, tracker, "backward solve")
                 layer.adjoint = dataclasses.replace(layer.adjoint, solver=solver)
             stack.callback(layer.watch(lambda phase, _: enter(_AFTER[phase])()))
@@ -174,7 +173,7 @@ def fix_caps(model: LanguageModel, shape: Shape) -> None:
     for layer in model.modules():
         if isinstance(layer, DEQ):
             layer.stop, layer.evaluation_stop = (capped(stop, shape.steps) for stop in (layer.stop, layer.evaluation_stop))
-            if isinstance(layer.adjoint, SOLVING):
+            if isinstance(layer.adjoint, SolvingAdjoint):
                 layer.adjoint = dataclasses.replace(layer.adjoint, stop=capped(layer.adjoint.stop, shape.backward_steps))
         if isinstance(layer, NeuralODE) and layer.method in ADAPTIVE:
             raise UserError(f"memory: an ODE solver that chooses its steps by values ({layer.method}) has no fixed cost")
@@ -183,7 +182,8 @@ def fix_caps(model: LanguageModel, shape: Shape) -> None:
 def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dict[str, Callable[[], None]]:
     """A training step and a forward pass in evaluation, without gradients: {"training": …, "inference": …}."""
     inputs, targets = (tensor.to(device) for tensor in tokens(shape))
-    built = build_model(model, shape.vocabulary).to(device)
+    built = build_model(model, shape.vocabulary)
+    built = built if device == "cpu" else built.to(device)  # fake parameters cannot move
     fix_caps(built, shape)
     optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
 

@@ -74,7 +74,7 @@ def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = 
 
 def _spec(model: ComponentConfig, task: str = "copy", *, recipe: Recipe | None = None, carry: bool = False) -> RunSpec:
     train = TrainConfig(steps=STEPS, batch=4, learning_rate=1e-2, warmup=3, weight_decay=0.1, evaluation_batch=8, carry=carry)
-    named = ComponentConfig(name=task, settings=_TASKS[task])
+    named = ComponentConfig(name=task, settings=_TASKS.get(task, {}))
     return RunSpec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
 
 
@@ -130,6 +130,8 @@ def _suspects(moved: list[Mapping[str, int]], unmoved: list[Mapping[str, int]]) 
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    ours, theirs = ([*curve.get("loss", []), *(v for _, v in sorted(curve.get("valid", {}).items()))] for curve in (one, other))
-    same = one.get("status") == other.get("status") and len(ours) == len(theirs)
-    return same and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))
+    if one.get("status") != other.get("status"):
+        return False
+    shared = sorted({*one.get("valid", {})} & {*other.get("valid", {})})  # a new metric changes no number
+    ours, theirs = ([*curve.get("loss", []), *(curve["valid"][name] for name in shared)] for curve in (one, other))
+    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))

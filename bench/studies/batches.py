@@ -1,4 +1,4 @@
-"""Whether a sequence's answer depends on the batch it is solved in."""
+"""Whether a sequence's result depends on the batch it is solved in."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ Answers = tuple[Tensor, Tensor, Tensor]  # losses (S,), logits (S, T, V), steps 
 
 
 def study(config: Config) -> Study:
-    """A row a task and seed."""
+    """One row per task and seed."""
     arguments = (config.alone, config.batches, Stop(rtol=config.rtol, max_steps=config.cap))
     sizes = {"alone": config.alone, "batches": list(config.batches)}
     return Study(
@@ -28,8 +28,8 @@ def study(config: Config) -> Study:
 
 
 def measure(models: Models, spec: RunSpec, alone: int, batches: tuple[int, ...], stop: Stop) -> Values:
-    """The first test sequences solved alone and in batches of the first sequences (stopped sample by sample): the largest
-    difference of a sequence's loss, of a logit and of the evaluations its solve took, and the share whose evaluations differ."""
+    """The first test sequences solved alone and in batches, stopped sample by sample: the largest difference of a sequence's loss,
+    of a logit and of the evaluations its solve took, and the share whose evaluations differ."""
     inputs, targets = models.sequences(spec.task, "test", max(alone, *batches))
     alone = min(alone, len(inputs))
     found: Values = {}

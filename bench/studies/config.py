@@ -1,7 +1,8 @@
-"""The sizes of all studies: tasks, seeds, models and what is swept; tests use smaller ones."""
+"""Sizes of all studies: tasks, seeds, models and sweeps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 
@@ -10,7 +11,7 @@ DEQ_LABEL = "DEQ"
 
 @dataclass(frozen=True)
 class Case:
-    """A task, the learning rate it is trained at, and the same task at greater lengths, by name."""
+    """A task, its learning rate, and the same task at greater lengths, by name."""
 
     label: str
     task: ComponentConfig
@@ -31,7 +32,7 @@ TEXT = _case("tinyshakespeare by character", "text", _CHARACTERS, "length", (32,
 
 @dataclass(frozen=True, kw_only=True)
 class GradientConfig:
-    """Gradients are compared on the first `batch` of so many `candidates` that have a root; what is swept, by kind of gradient."""
+    """Gradients are compared on the first `batch` of the `candidates` that have a root; sweeps by kind of gradient."""
 
     batch: int = 4
     candidates: int = 16
@@ -42,11 +43,10 @@ class GradientConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The defaults are those of the published record.
+    """Sizes; the defaults are those of the published record.
 
-    `cap`: evaluations that a solve may take in training, far more than it needs, so that its growth shows. `most`: evaluations that
-    a solve or an iteration may take afterwards. `alone`: sequences that are solved alone, and in `batches`. `rounds`: how often
-    inference is timed.
+    `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `most`: evaluations of a solve or
+    an iteration after training. `alone`: sequences that are solved alone and in `batches`. `rounds`: timings of inference.
     """
 
     cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
@@ -82,18 +82,18 @@ class Config:
 
     @property
     def solves(self) -> Settings:
-        """How a DEQ solves in training."""
+        """Solver settings of a DEQ in training."""
         return {"solver": "anderson", "rtol": self.rtol, "steps": self.cap, "backward_steps": self.cap}
 
     def model(self, label: str) -> ComponentConfig:
-        """The DEQ, or its cell applied `depth` times; both with relative positions, so that any length can be solved."""
+        """The DEQ, or its cell applied `depth` times; relative positions allow any length."""
         cell: Settings = {"cell": "transformer-xl", "width": self.width, "cell.heads": self.heads}
         if label == self.tied_label:
             return ComponentConfig(name="tied", settings={**cell, "depth": self.depth})
         return ComponentConfig(name="deq", settings={**cell, **self.solves})
 
     def spec(self, case: Case, label: str, seed: int, model: ComponentConfig | None = None) -> RunSpec:
-        """One training; with the role of a trial, which leaves out the probes of final runs."""
+        """Spec of a training; the role of a trial leaves out the probes of final runs."""
         train = TrainConfig(
             steps=self.steps,
             batch=self.batch,
@@ -105,13 +105,13 @@ class Config:
         model = model or self.model(label)
         return RunSpec(group=case.label, label=label, role="trial", model=model, task=case.task, train=train, seed=seed)
 
-    def deqs(self) -> Iterator[tuple[Case, dict[str, str | int], RunSpec]]:
+    def deqs(self) -> Iterator[tuple[Case, dict[str, Any], RunSpec]]:
         """The DEQ of every task and seed: case, subject of its row, spec."""
         for case in self.cases:
             for seed in self.seeds:
                 yield case, {"task": case.label, "seed": seed}, self.spec(case, DEQ_LABEL, seed)
 
-    def deqs_and_tied(self) -> Iterator[tuple[Case, dict[str, str | int], RunSpec]]:
+    def deqs_and_tied(self) -> Iterator[tuple[Case, dict[str, Any], RunSpec]]:
         """The DEQ and the weight-tied network of every task and seed."""
         for case, _, deq in self.deqs():
             for spec in (deq, self.spec(case, self.tied_label, deq.seed)):

@@ -1,4 +1,4 @@
-"""Roots and gradients by dense linear algebra in float64, the reference of solvers and adjoints."""
+"""Reference roots and gradients, by dense linear algebra in float64."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ def dense_jacobian(f: Map, z: Tensor) -> Tensor:
 
 
 def root(f: Map, z0: Tensor) -> Solution:
-    """The fixed point in float64 by Broyden's method. Check its residuals: a map may have no root, or none that is found."""
+    """Solve for the fixed point in float64 by Broyden's method; check the residuals, a map may have no root."""
     with torch.no_grad():
         return solve(f, z0, Broyden(window=200), Stop(rtol=1e-12, max_steps=1000))
 

@@ -1,4 +1,4 @@
-"""How far a gradient is from the exact one, by adjoint and tolerance, before and after training."""
+"""Error of gradients against the exact one, by adjoint and tolerance, before and after training."""
 
 import copy
 
@@ -20,15 +20,16 @@ _NO_SOLVE = Stop(rtol=None, max_steps=1)  # a solve that returns its initial sta
 
 
 def study(config: Config) -> Study:
-    """A row a task and seed."""
-    own = config.gradient
-    arguments = (own, Stop(rtol=config.rtol, max_steps=config.most))
-    sizes = {"batch": own.batch, "candidates": own.candidates, "cap": config.most}
+    """One row per task and seed."""
+    own, arguments = config.gradient, (config.gradient, Stop(rtol=config.rtol, max_steps=config.most))
     return Study(
         name="gradient",
         measure=measure,
         units={"one_less_cosine": "1", "distance": "1", "rtol": "1", "nfe": "evaluations"},
-        settings={**sizes, "solver": "anderson", "dtype": "float64"},
+        settings={
+            **{"batch": own.batch, "candidates": own.candidates, "cap": config.most},
+            **{"solver": "anderson", "dtype": "float64"},
+        },
         rows=tuple(PlannedRow(subject, (spec,), arguments) for _, subject, spec in config.deqs()),
     )
 
@@ -46,7 +47,7 @@ def measure(models: Models, spec: RunSpec, config: GradientConfig, stop: Stop) -
 
 
 def gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, config: GradientConfig, stop: Stop) -> Values:
-    """The errors of all gradients of the sequences that have a root; a reason where too few have. `stop`: that of training."""
+    """Errors of all gradients on the sequences that have a root; a reason where too few have. `stop`: as in training."""
     precise = copy.deepcopy(model).double()
     candidates: Values = {"roots": 0, "candidates": len(inputs)}
     z, batch, candidates["roots"] = rooted(precise, inputs, targets, config.batch)
@@ -54,30 +55,26 @@ def gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, config: Gra
         return candidates | {"reason": too_few(candidates["roots"], len(inputs), config.batch)}
     exact, _ = gradient(precise, *batch, Exact(), z)
 
-    def compared(adjoint: Adjoint, start: Tensor | None, solver: Solver, forward: Stop) -> Values:
+    def measured(adjoint: Adjoint, start: Tensor | None, solver: Solver, forward: Stop) -> Values:
         got, solutions = gradient(precise, *batch, adjoint, start, solver, forward)
         return error(got, exact) | {phase: work(solution) for phase, solution in solutions.items()}
 
-    def to(rtol: float) -> Stop:
-        return Stop(rtol=rtol, max_steps=stop.max_steps)
-
-    def implicit(rtol: float) -> Implicit:
-        return Implicit(solver=Anderson(), stop=to(rtol))
-
-    tightest, at_root = implicit(min(config.tolerances)), (z, Picard(), _NO_SOLVE)
+    stops = {rtol: Stop(rtol=rtol, max_steps=stop.max_steps) for rtol in config.tolerances}
+    implicit = {rtol: Implicit(solver=Anderson(), stop=to) for rtol, to in stops.items()}
+    tightest, at_root = implicit[min(stops)], (z, Picard(), _NO_SOLVE)
     unrolled = {steps: (None, Picard(), Stop(rtol=None, max_steps=steps)) for steps in config.unroll_steps}
     single, _ = gradient(model, *batch, Implicit(solver=Anderson(), stop=stop), None, Anderson(), stop)
     return candidates | {
-        "backward": [{"rtol": rtol, **compared(implicit(rtol), *at_root)} for rtol in config.tolerances],
-        "forward": [{"rtol": rtol, **compared(tightest, None, Anderson(), to(rtol))} for rtol in config.tolerances],
-        "phantom": [{"steps": steps, **compared(Phantom(steps=steps), *at_root)} for steps in config.phantom_steps],
-        "unroll": [{"steps": steps, **compared(Unroll(), *solve)} for steps, solve in unrolled.items()],
+        "backward": [{"rtol": rtol, **measured(adjoint, *at_root)} for rtol, adjoint in implicit.items()],
+        "forward": [{"rtol": rtol, **measured(tightest, None, Anderson(), to)} for rtol, to in stops.items()],
+        "phantom": [{"steps": steps, **measured(Phantom(steps=steps), *at_root)} for steps in config.phantom_steps],
+        "unroll": [{"steps": steps, **measured(Unroll(), *solve)} for steps, solve in unrolled.items()],
         "as trained": error(single.double(), exact),
     }
 
 
 def rooted(model: LanguageModel, inputs: Tensor, targets: Tensor, few: int) -> tuple[Tensor, tuple[Tensor, Tensor], int]:
-    """The roots (few, ...) of the first sequences that have one, their inputs and targets, and how many have one; float64."""
+    """Roots (few, ...) of the first sequences that have one, their inputs and targets, and how many have one; float64."""
     with torch.no_grad():
         _, f, z0 = bind(model, inputs)
         solution = root(f, z0)
@@ -87,7 +84,7 @@ def rooted(model: LanguageModel, inputs: Tensor, targets: Tensor, few: int) -> t
 
 
 def too_few(count: int, candidates: int, needed: int) -> str:
-    """Why there is no gradient."""
+    """The reason for no gradient."""
     return f"{count} of {candidates} sequences have a root that was found; {needed} are needed"
 
 
@@ -100,7 +97,7 @@ def gradient(
     solver: Solver | None = None,
     stop: Stop = _NO_SOLVE,
 ) -> tuple[Tensor, dict[str, Solution]]:
-    """The loss's gradient in all parameters, flat, and the solutions by phase; solved from `start`, or the initial state."""
+    """Gradient of the loss in all parameters, flat, and the solutions by phase; solved from `start`, or the initial state."""
     solutions: dict[str, Solution] = {}
     cell, f, z0 = bind(model, inputs)
     z = adjoint(f, z0 if start is None else start, solver or Picard(), stop, solutions.__setitem__)
@@ -110,7 +107,7 @@ def gradient(
 
 
 def error(got: Tensor, exact: Tensor) -> dict[str, float | None]:
-    """1 - cosine, without the cancellation of one less a number near one, and the relative distance."""
+    """1 - cosine, computed without cancellation, and the relative distance."""
     apart = got / got.norm() - exact / exact.norm()
     return {"one_less_cosine": number(apart.square().sum() / 2), "distance": number((got - exact).norm() / exact.norm())}
 

@@ -1,4 +1,4 @@
-"""Time that a trained DEQ and the weight-tied network of its cell take to answer (table 4)."""
+"""Inference time of a trained DEQ and of the weight-tied network of its cell (table 4)."""
 
 import time
 from statistics import median
@@ -18,15 +18,13 @@ _TRIES = 4
 
 
 def study(config: Config) -> Study:
-    """A row a task and seed."""
+    """One row per task and seed."""
+    sizes = {"samples": config.samples, "rounds": config.rounds}
     return Study(
         name="inference",
         measure=measure,
         units={"deq_ms": "ms", "tied_ms": "ms", "ratio": "1", "nfe": "evaluations a batch"},
-        settings={
-            **{"rtol": config.rtol, "cap": config.cap, "depth": config.depth},
-            **{"samples": config.samples, "rounds": config.rounds},
-        },
+        settings={"rtol": config.rtol, "cap": config.cap, "depth": config.depth, **sizes},
         rows=tuple(
             PlannedRow(subject, (deq, config.spec(case, config.tied_label, deq.seed)), (config.samples, config.rounds))
             for case, subject, deq in config.deqs()
@@ -36,15 +34,14 @@ def study(config: Config) -> Study:
 
 
 def measure(models: Models, deq: RunSpec, tied: RunSpec, samples: int, rounds: int) -> Values:
-    """Wall clock of one batch without gradients: of a trained DEQ, solved as it is in evaluation, and of the trained weight-tied
-    network of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f that the
-    solve took, the attached one not counted."""
+    """Wall clock of one batch without gradients: of a trained DEQ, solved as in evaluation, and of the trained weight-tied network
+    of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f that the solve took,
+    the attached one not counted."""
     pair = models.trained(deq), models.trained(tied)
     inputs, _ = models.sequences(deq.task, "valid", samples)
     with torch.no_grad(), solutions_of(pair[0]) as solutions:
         for model in pair:  # a warm-up, too
             model(inputs)
-    nfe = solutions[-1].nfe
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -53,7 +50,7 @@ def measure(models: Models, deq: RunSpec, tied: RunSpec, samples: int, rounds: i
     finally:
         torch.set_num_threads(threads)
     return {
-        "nfe": nfe,
+        "nfe": solutions[-1].nfe,
         "deq_ms": number(1e3 * median(ours for ours, _ in times)),
         "tied_ms": number(1e3 * median(theirs for _, theirs in times)),
         "ratio": number(median(ours / theirs for ours, theirs in times)),
@@ -61,7 +58,7 @@ def measure(models: Models, deq: RunSpec, tied: RunSpec, samples: int, rounds: i
 
 
 def _uncontended(pair: tuple[LanguageModel, LanguageModel], inputs: Tensor, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of both in every round; NoValues where other work ran meanwhile in every try."""
+    """Seconds of both in every round; NoValues where other work ran during every try."""
     for _ in range(_TRIES):
         contention = Contention(1)
         times = [(seconds(pair[0], inputs), seconds(pair[1], inputs)) for _ in range(rounds)]

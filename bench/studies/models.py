@@ -1,4 +1,4 @@
-"""Trained models to measure: trained by the harness's own run, kept as record and checkpoint while rows need them."""
+"""Trained models of the studies, kept as records and checkpoints while rows need them."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -25,26 +25,23 @@ from deq import DEQ, Cell, Map, Solution, Solver, Stop
 
 
 class NoValues(Exception):
-    """A row has no values; the message says why."""
+    """A row has no values; the message is the reason."""
 
 
 class Models:
-    """The models of specs, each trained once: `<run id>.json` and `<run id>.pt` in the folder. `data`: paths of corpora by name.
-
-    A model that is trained again after an interruption has the same bits, on a CPU.
-    """
+    """Train each spec once and keep `<run id>.json` and `<run id>.pt` in the folder; `data`: paths of corpora by name."""
 
     def __init__(self, folder: Path, data: Mapping[str, Path]) -> None:
         self.folder, self.data = folder, data
         self._tasks: dict[str, Task] = {}
 
     def __reduce__(self) -> tuple[type["Models"], tuple[Path, Mapping[str, Path]]]:
-        """Another process gets the paths, not the tasks."""
+        """Pickle the paths, not the tasks."""
         return Models, (self.folder, self.data)
 
     @cached_property
     def environment(self) -> dict[str, str | None]:
-        """The part of this machine's environment that decides digits."""
+        """The part of this machine's environment that affects results."""
         return numeric_environment(self._here)
 
     @cached_property
@@ -59,19 +56,17 @@ class Models:
         return self._tasks[key]
 
     def identity(self, spec: RunSpec) -> Identity:
-        """The identity that a training of the spec has here."""
+        """Identity of a training of the spec on this machine."""
         return compute_identity(spec, self.task(spec.task), self._here)
 
     def record(self, spec: RunSpec) -> Record:
-        """The training's record; trains where there is none."""
+        """Record of the training, which runs where there is none."""
         identity = self.identity(spec)
         run_id = identity.run_id(spec.key)
         path = self.folder / f"{run_id}.json"
         if not path.is_file():
-            checkpoint = Checkpoint(self.folder / f"{run_id}.pt", run_id)
-            write_record(
-                path, run(spec, suite="claims", data=self.data, identity=identity, control=RunControl(checkpoint=checkpoint))
-            )
+            control = RunControl(checkpoint=Checkpoint(self.folder / f"{run_id}.pt", run_id))
+            write_record(path, run(spec, suite="claims", data=self.data, identity=identity, control=control))
         return read_record(path)
 
     def trained(self, spec: RunSpec) -> LanguageModel:
@@ -87,7 +82,7 @@ class Models:
         return model
 
     def fresh(self, spec: RunSpec) -> LanguageModel:
-        """The model as it was before training, in evaluation mode."""
+        """The model before training, in evaluation mode."""
         torch.manual_seed(derive_seed("model", spec.seed))
         return build_model(spec.model, self.task(spec.task).vocabulary).eval()
 

@@ -1,4 +1,4 @@
-"""What solvers and trainings report where there is no fixed point, or none within reach: no failure may go unnoticed."""
+"""Statuses of solves and trainings without a fixed point, or with an unstable one: no failure may go unreported."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _GAIN = 1.1
 
 
 class Drifting(Cell):
-    """f(z) = z + softplus(U x) + 1: without a fixed point, whatever is learned."""
+    """f(z) = z + softplus(U x) + 1: without a fixed point at any weights."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class Drifting(Cell):
         self.inject = torch.nn.Linear(width, width)
 
     def bind(self, x: Tensor, memory: Any = None) -> Map:
-        """Translation by what the features x (B, T, D) give."""
+        """Translation by a function of the features x (B, T, D)."""
         drift = torch.nn.functional.softplus(self.inject(x)) + 1
         return lambda z: z + drift
 
 
 def translation(z: Tensor) -> Tensor:
-    """z + 1: without a fixed point, and as z grows the same gap is relatively small."""
+    """z + 1: without a fixed point; as z grows the gap gets relatively small."""
     return z + 1
 
 
@@ -39,8 +39,8 @@ def rootless(z: Tensor) -> Tensor:
     return z + torch.sqrt(1 + z * z)
 
 
-def repelling_rotation(z: Tensor) -> Tensor:
-    """A rotation of each pair of numbers by one radian about the point 1, times a gain above one: the point is an unstable root."""
+def unstable_rotation(z: Tensor) -> Tensor:
+    """Rotation of each pair of numbers by one radian about the point 1, times a gain above one: the point is an unstable root."""
     angle = torch.tensor(1.0, dtype=z.dtype)
     turn = _GAIN * torch.stack((torch.stack((angle.cos(), -angle.sin())), torch.stack((angle.sin(), angle.cos()))))
     return ((z - 1).unflatten(-1, (-1, 2)) @ turn.mT).flatten(-2) + 1
@@ -51,11 +51,10 @@ def jumping(z: Tensor) -> Tensor:
     return (z < 0.5).to(z.dtype)
 
 
-# Each with whether it has a root.
-MAPS: dict[str, tuple[Map, bool]] = {
+MAPS: dict[str, tuple[Map, bool]] = {  # with whether the map has a root
     "translation": (translation, False),
     "rootless": (rootless, False),
-    "rotation, gain 1.1": (repelling_rotation, True),
+    "rotation, gain 1.1": (unstable_rotation, True),
     "jumping": (jumping, False),
 }
 LARGE_CELLS = {"transformer-xl, N(0, 1)": "transformer-xl", "trellis, N(0, 1)": "trellis"}
@@ -70,7 +69,7 @@ _MEASURES = (
 
 
 def studies(config: Config) -> tuple[Study, Study]:
-    """What solves of such maps report, and what the records of such trainings do."""
+    """Solves of such maps, and trainings of such cells."""
     case, stop = config.cases[0], Stop(rtol=config.rtol, max_steps=config.most)
     sizes = {"samples": _SAMPLES, "numbers": _NUMBERS, "length": _LENGTH}
     return (
@@ -108,10 +107,10 @@ def _spec(config: Config, label: str, seed: int) -> RunSpec:
 
 @torch.no_grad()
 def measure(models: Models, name: str, seed: int, width: int, stop: Stop) -> Values:
-    """How the solves of samples ended, by solver and Status, on maps without a fixed point or with one that repels, and on cells
-    with N(0, 1) weights; `residual`: the median, computed again in float64. `silent`: samples called CONVERGED whose
-    residual, computed again, is above the tolerance. `grown`: samples called CONVERGED whose gap is not below half the first
-    one: z has grown until the gap was relatively small."""
+    """Samples by solver and Status, on maps without a fixed point or with an unstable one, and on cells with N(0, 1) weights;
+    `residual`: the median, computed again in float64. `silent`: samples called CONVERGED whose residual, computed again, is above
+    the tolerance. `grown`: samples called CONVERGED whose gap is not below half the first one: z has grown until the gap was
+    relatively small."""
     torch.manual_seed(seed)
     if name in MAPS:
         f, z0 = MAPS[name][0], torch.randn(_SAMPLES, _NUMBERS)
@@ -124,7 +123,7 @@ def measure(models: Models, name: str, seed: int, width: int, stop: Stop) -> Val
 
 @torch.no_grad()
 def statuses(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Values:
-    """How many samples ended with each Status, and how many of those called CONVERGED are not."""
+    """Count the samples by Status, and those called CONVERGED that are not."""
     solution = solve(f, z0, solver, stop)
     z, fz = solution.z.double().flatten(1), f(solution.z).double().flatten(1)
     residual = (fz - z).norm(dim=1) / fz.norm(dim=1)
@@ -140,9 +139,9 @@ def statuses(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Values:
 
 
 def measure_training(models: Models, spec: RunSpec) -> Values:
-    """What the record of a training reports whose cell is far too large (N(0, 1) weights) or has no fixed point at all: its status,
-    the shares of training solves that converged, their residuals."""
+    """The record of a training whose cell has too large weights (N(0, 1)) or no fixed point: its status, the shares of training
+    solves that converged, their residuals."""
     record = models.record(spec)
-    values = {name: value if (value := record.value(name)) is None else number(value) for name in _MEASURES}
-    whys = {name: record.measures[name].reason for name, value in values.items() if value is None and name in record.measures}
-    return {"status": record.status, "reason": record.reason, **values, "whys": whys}
+    values = {name: number(record.value(name)) for name in _MEASURES}
+    reasons = {name: record.measures[name].reason for name in values if values[name] is None and name in record.measures}
+    return {"status": record.status, "reason": record.reason, **values, "reasons": reasons}

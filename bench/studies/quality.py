@@ -1,16 +1,13 @@
-"""Quality of one trained model by tolerance and by cap of the evaluation's solves (figure 3)."""
-
-from collections.abc import Sequence
+"""Quality of a trained model by tolerance and by cap of the evaluation's solves (figure 3)."""
 
 import torch
-from torch import Tensor
 
 from bench.records.spec import RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, deq_of, solutions_of
 from bench.studies.study import PlannedRow, Study, Values, median, number
 from bench.training.evaluation import evaluate
-from deq import Anderson, Solution, Stop
+from deq import Anderson, Stop
 
 _UNITS = {"loss": "nats", "steps": "evaluations a sample", "nfe": "evaluations a batch", "residual": "1", "converged": "fraction"}
 
@@ -42,29 +39,28 @@ def studies(config: Config) -> tuple[Study, Study]:
 
 
 def measure(models: Models, spec: RunSpec, stops: tuple[Stop, ...]) -> Values:
-    """Validation loss of a trained DEQ, the evaluations its solves took (mean over samples of their own, and of batches), their
-    median relative residual ||f(z) - z|| / ||f(z)|| and the share that met the tolerance, by relative tolerance and cap of
-    evaluation; a tolerance of 1 or more is met by z = 0, before any step."""
+    """Validation loss of a trained DEQ, the evaluations its solves took (mean over samples, and over batches), the median relative
+    residual ||f(z) - z|| / ||f(z)|| and the share that met the tolerance, by relative tolerance and cap of evaluation. A tolerance
+    of 1 or more is met by z = 0, before any step."""
     task, trained, points = models.task(spec.task), models.trained(spec), []
     for stop in stops:
         model = deq_of(trained, Anderson(), stop)
         with solutions_of(model) as solutions:
             scores = evaluate(model, task, "valid", spec)
+        steps, residual, converged = (
+            torch.cat([getattr(solution, name).double() for solution in solutions]) for name in ("steps", "residual", "converged")
+        )
         points.append(
             {
                 "rtol": stop.rtol,
                 "cap": stop.max_steps,
                 "loss": number(scores[task.headline]),
                 "scores": {name: number(value) for name, value in scores.items()},
-                "steps": number(_of_samples(solutions, "steps").mean()),
+                "steps": number(steps.mean()),
                 "nfe": number(sum(solution.nfe for solution in solutions) / len(solutions)),
-                "residual": median(_of_samples(solutions, "residual")),
-                "converged": number(_of_samples(solutions, "converged").mean()),
+                "residual": median(residual),
+                "converged": number(converged.mean()),
             }
         )
     metric = task.metrics[task.headline]
     return {"points": points, "metric": task.headline, "unit": metric.unit, "chance": metric.chance, "optimum": metric.optimum}
-
-
-def _of_samples(solutions: Sequence[Solution], name: str) -> Tensor:
-    return torch.cat([getattr(solution, name).double() for solution in solutions])

@@ -1,4 +1,4 @@
-"""What gradient checkpointing costs in FLOPs, counted: one more forward than a step without it."""
+"""FLOPs of gradient checkpointing."""
 
 from collections.abc import Callable
 
@@ -13,16 +13,14 @@ from bench.studies.study import PlannedRow, Study, Values
 from bench.training.language_model import build_model
 from bench.training.trainer import loss_of
 
-KINDS = ("none", "sqrt", "every")
-
 
 def study(config: Config) -> Study:
-    """A row a depth: counts depend on nothing else."""
+    """One row per depth: counts depend on nothing else."""
     case, tied, rows = config.cases[0], config.model(config.tied_label), []
     for depth in config.recompute_depths:
         kinds = {
             kind: ComponentConfig(name=tied.name, settings={**tied.settings, "depth": depth, "checkpointing": kind})
-            for kind in KINDS
+            for kind in ("none", "sqrt", "every")
         }
         rows.append(PlannedRow({"task": case.label, "depth": depth, "seed": 0}, (), (case.task, config.batch, kinds)))
     return Study(
@@ -36,7 +34,7 @@ def study(config: Config) -> Study:
 
 def measure(models: Models, task: ComponentConfig, batch: int, kinds: dict[str, ComponentConfig]) -> Values:
     """FLOPs of forward and backward of a weight-tied network on one training batch, by gradient checkpointing, and their ratios to
-    the same without it; `forward`: of a forward alone. `core`: without embedding and softmax."""
+    those without it; `forward`: of a forward alone. `core`: without embedding and softmax."""
     inputs, targets = models.sequences(task, "train", batch)
     found: Values = {"model": {}, "core": {}}
     for kind, named in kinds.items():

@@ -15,7 +15,7 @@ _REACH = (1e-2, 1e-4)  # the paper reads its curves at 1e-4
 
 
 def studies(config: Config) -> tuple[Study, Study]:
-    """A row a task, model and seed: residuals by solver, and trained maps iterated beyond their depth at several lengths."""
+    """Residuals by solver, and trained maps iterated beyond their depth at several lengths; one row per task, model and seed."""
     settings = {"evaluations": config.most, "split": "validation"}
     half, tied = config.samples // 2, config.depth
     depths = tuple(sorted({depth for depth in (1, 2, 3, 6, tied, 2 * tied, 4 * tied, 8 * tied) if depth <= config.most}))
@@ -43,8 +43,8 @@ def studies(config: Config) -> tuple[Study, Study]:
 def measure(models: Models, spec: RunSpec, most: int, samples: int) -> Values:
     """Relative residual ||f(z) - z|| / ||f(z)|| at each evaluation of f: [evaluations, median, 95th percentile] over samples, at
     the start of training and at its end, for the map of a DEQ and for that of a weight-tied network. `reach`: the share of
-    samples that ever come below, and the median evaluations until then (null: half do not). `radius`: the spectral radius of
-    df/dz at the best solution found, of samples whose residual there is below 1e-4."""
+    samples whose residual falls below a threshold, and the median evaluations until then (null: half do not). `radius`: the
+    spectral radius of df/dz at the best solution found, of samples whose residual there is below 1e-4."""
     inputs, _ = models.sequences(spec.task, "valid", samples)
     moments = {"start": models.fresh(spec), "end": models.trained(spec)}
     with torch.no_grad():
@@ -53,7 +53,7 @@ def measure(models: Models, spec: RunSpec, most: int, samples: int) -> Values:
 
 @torch.no_grad()
 def by_solver(f: Map, z0: Tensor, most: int) -> Values:
-    """The residual's curve with each solver, whether and when it gets small, and the spectral radius where it did."""
+    """The residual's curve with each solver, when it falls below each threshold, and the spectral radius where it did."""
     solvers: dict[str, Solver] = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden(window=max(2, most))}
     solutions = {name: solve(f, z0, solver, Stop(rtol=None, max_steps=most)) for name, solver in solvers.items()}
     found: Values = {}
@@ -62,14 +62,14 @@ def by_solver(f: Map, z0: Tensor, most: int) -> Values:
         found[name] = {"curve": _curve(relative), "reach": {f"{below:g}": _reach(relative, below) for below in _REACH}}
     best = min(solutions.values(), key=lambda solution: solution.residual.median())
     near = best.residual < _REACH[-1]
-    torch.manual_seed(0)  # of the power iteration's start
+    torch.manual_seed(0)  # for the start of the power iteration
     radius = spectral_radius(f, best.z)[near]
     largest = number(radius.max()) if len(radius) else None
     return found | {"radius": {"samples": int(near.sum()), "median": median(radius), "largest": largest}}
 
 
 def _relative(f: Map, solution: Solution) -> Tensor:
-    """(nfe, B): every gap over the norm of f at the best iterate; a normalised map has the same norm everywhere."""
+    """(nfe, B): every gap over the norm of f at the best iterate; a normalised map has one norm everywhere."""
     return (solution.gaps / f(solution.z).flatten(1).norm(dim=1)).double()
 
 

@@ -1,4 +1,4 @@
-"""Whether the answer depends on the solver: one trained model's logits and gradient by every solver, and by one of scipy's."""
+"""Logits and gradient of one trained model by every solver, and by one of scipy's."""
 
 from itertools import combinations
 
@@ -23,15 +23,17 @@ Answer = tuple[Tensor, Tensor]  # logits (S, T, V), and which samples (S,) conve
 
 
 def study(config: Config) -> Study:
-    """A row a task and seed."""
+    """One row per task and seed."""
     own, most = config.gradient, 2 * config.most
     arguments = (config.samples, own.batch, own.candidates, Stop(rtol=_RTOL, max_steps=most))
-    sizes = {"samples": config.samples, "batch of the gradient": own.batch}
     return Study(
         name="independence",
         measure=measure,
         units={"loss": "nats", "logits": "nats", "converged": "fraction", "same": "fraction", "distance": "1"},
-        settings={"rtol": _RTOL, "cap": most, **sizes, "dtype": "float64"},
+        settings={
+            **{"rtol": _RTOL, "cap": most, "samples": config.samples, "batch of the gradient": own.batch},
+            "dtype": "float64",
+        },
         rows=tuple(PlannedRow(subject, (spec,), arguments) for _, subject, spec in config.deqs()),
     )
 
@@ -44,12 +46,10 @@ def measure(models: Models, spec: RunSpec, samples: int, few: int, candidates: i
     model = models.trained(spec).double()
     inputs, targets = models.sequences(spec.task, "test", samples)
     answers = answers_by_solver(model, inputs, few, stop)
-    losses = {
-        name: F.cross_entropy(logits.transpose(1, 2), targets[: len(logits)], reduction="none").mean(1)
-        for name, (logits, _) in answers.items()
-    }
     found: Values = {"solvers": {}, "pairs": {}}
+    losses = {}
     for name, (logits, solved) in answers.items():
+        losses[name] = F.cross_entropy(logits.transpose(1, 2), targets[: len(logits)], reduction="none").mean(1)
         mean = number(losses[name][solved].mean()) if solved.any() else None
         found["solvers"][name] = {"samples": len(logits), "converged": number(solved.double().mean()), "loss": mean}
     for one, other in combinations(answers, 2):
@@ -59,7 +59,7 @@ def measure(models: Models, spec: RunSpec, samples: int, few: int, candidates: i
 
 @torch.no_grad()
 def answers_by_solver(model: LanguageModel, inputs: Tensor, few: int, stop: Stop) -> dict[str, Answer]:
-    """The logits by each solver of the registry, and by scipy's of the first few."""
+    """Logits by each solver of the registry, and by scipy's for the first few."""
     cell, f, z0 = bind(model, inputs)
     found: dict[str, Answer] = {}
     for name, make in SOLVERS.items():
@@ -75,7 +75,7 @@ def answers_by_solver(model: LanguageModel, inputs: Tensor, few: int, stop: Stop
 
 
 def _newton_krylov(f: Map, z0: Tensor) -> tuple[Tensor, bool]:
-    """The root by scipy's Newton-Krylov method, and whether it is one, by its gap."""
+    """Solve by scipy's Newton-Krylov method; also whether the result meets the tolerance."""
 
     def gap(flat: np.ndarray) -> np.ndarray:
         z = torch.from_numpy(flat).view_as(z0)
@@ -108,7 +108,7 @@ def _difference(one: Answer, other: Answer, losses: Tensor, others: Tensor) -> V
 
 
 def backward(model: LanguageModel, inputs: Tensor, targets: Tensor, few: int, stop: Stop) -> Values:
-    """The error of the implicit gradient by each solver backward, at the roots of a batch."""
+    """Error of the implicit gradient by each solver backward, at the roots of a batch."""
     z, batch, count = rooted(model, inputs, targets, few)
     if len(z) < few:
         return {"reason": too_few(count, len(inputs), few)}

@@ -1,4 +1,4 @@
-"""The record of the studies: rows are measured where they are missing, kept one by one, written with their figures, read back."""
+"""The record of the studies: measure missing rows, write the record after each, read it back."""
 
 import json
 import shutil
@@ -36,11 +36,8 @@ from bench.studies.study import PlannedRow, Study, Values
 
 NAME = "experiments.json"
 FOLDER = Path("results") / "claims"
-_CHECKPOINTS = ".cache"  # trained models, while there are rows to measure
-Key = tuple[str, str]  # study, subject
 Row = dict[str, Any]
 Missing = tuple[Study, PlannedRow, str]  # with its made_by
-Measured = tuple[Missing, Values | None, str | None]
 
 
 def all_studies(config: Config = FULL) -> tuple[Study, ...]:
@@ -66,86 +63,75 @@ def measure_studies(
     config: Config = FULL,
     report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure the rows that the record in `out` lacks, or has from other settings, numerics or data; returns the whole record.
+    """Measure the rows that the record in `out` lacks, or has from other settings, numerics or data; return the whole record.
 
-    The record is written after each row, so that an interrupted call loses one row. Rows of a task whose corpus is missing have
-    that as their reason and no values. About twelve minutes on two cores; timed rows come last, alone.
+    Rows without their corpus get a reason and no values. All rows take about twelve minutes on two cores.
     """
-    models = Models(out / _CHECKPOINTS, dict(data or {}))
-    studies = all_studies(config)
+    models = Models(out / ".cache", data or {})
+    studies, here = all_studies(config), environment("cpu", 1)
     rows, missing = _current(studies, models, out)
-    here = environment("cpu", 1)
     revision = revision_told(here)
     for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
-        rows[_key(study.name, row.subject)] = {
-            **row.subject,
-            "made_by": made_by,
-            "revision": revision,
-            "values": values,
-            "reason": reason,
-        }
-        _write(_assembled(studies, rows, here), out)
+        found = {"made_by": made_by, "revision": revision, "values": values, "reason": reason}
+        rows[_key(study, row)] = row.subject | found
+        _write(_record(studies, rows, here), out)
         report(f"{count}/{len(missing)} {study.name}: {', '.join(str(value) for value in row.subject.values())}")
     shutil.rmtree(models.folder, ignore_errors=True)
-    return _assembled(studies, rows, here)
+    return _record(studies, rows, here)
 
 
-def _current(studies: Sequence[Study], models: Models, out: Path) -> tuple[dict[Key, Row], list[Missing]]:
-    """The rows that need no measurement (up to date, or without data), and those that do: missing, outdated or contended."""
-    old, rows, missing = _old_rows(out), {}, []
+def _key(study: Study, row: PlannedRow) -> str:
+    return json.dumps([study.name, row.subject])
+
+
+def _current(studies: Sequence[Study], models: Models, out: Path) -> tuple[dict[str, Row], list[Missing]]:
+    """The rows that are up to date or lack their data, and those to measure."""
+    old, missing = _old_rows(out), []
+    rows: dict[str, Row] = {}
     for study in studies:
         for row in study.rows:
-            key = _key(study.name, row.subject)
             try:
                 made_by = study.made_by(row, models)
             except UserError as error:
-                rows[key] = {**row.subject, "made_by": None, "revision": None, "values": None, "reason": str(error)}
+                rows[_key(study, row)] = row.subject | {"made_by": None, "revision": None, "values": None, "reason": str(error)}
                 continue
-            known = old.get(key)
-            if known and known["made_by"] == made_by and not (known["reason"] or "").startswith(CONTENDED):
-                rows[key] = known
+            if made_by in old:
+                rows[_key(study, row)] = old[made_by]
             else:
                 missing.append((study, row, made_by))
     return rows, missing
 
 
-def _key(study: str, subject: Mapping[str, Any]) -> Key:
-    return study, json.dumps(subject, sort_keys=True)
-
-
-def _old_rows(out: Path) -> dict[Key, Row]:
-    """The rows of the record in the folder; none where there is no record, or a damaged one."""
+def _old_rows(out: Path) -> dict[str, Row]:
+    """The record's rows by made_by, without contended ones; none where the record is missing or damaged."""
     try:
-        found = read_studies(out)["experiments"]
+        studies = read_studies(out)["experiments"].values()
     except UserError:
         return {}
-    own = ("made_by", "revision", "values", "reason")
-    return {
-        _key(name, {column: value for column, value in row.items() if column not in own}): row
-        for name, study in found.items()
-        for row in study["rows"]
-    }
+    rows = (row for study in studies for row in study["rows"])
+    return {row["made_by"]: row for row in rows if not (row["reason"] or "").startswith(CONTENDED)}
 
 
-def _assembled(studies: Sequence[Study], rows: Mapping[Key, Row], here: Mapping[str, Any]) -> dict[str, Any]:
+def _record(studies: Sequence[Study], rows: Mapping[str, Row], here: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         study.name: {
             "measured": study.measured,
             "units": study.units,
             "settings": study.settings,
             "seeds": sorted({row.subject["seed"] for row in study.rows}),
-            "rows": [rows[key] for row in study.rows if (key := _key(study.name, row.subject)) in rows],
+            "rows": [rows[key] for row in study.rows if (key := _key(study, row)) in rows],
         }
         for study in studies
     }
-    kept = {name: value for name, value in here.items() if name != "git"}  # rows may be of several revisions
+    kept = {name: value for name, value in here.items() if name != "git"}  # each row has its revision
     return {"environment": kept, "experiments": found}
 
 
-def _measured(missing: Sequence[Missing], models: Models, jobs: int) -> Iterator[Measured]:
-    """Each row as it is measured; with several jobs all models are trained first, each once. Timed rows come last and alone."""
-    untimed = [one for one in missing if not one[0].timed]
+def _measured(missing: Sequence[Missing], models: Models, jobs: int) -> Iterator[tuple[Missing, Values | None, str | None]]:
+    """Measure rows; several jobs train each model once first. Timed rows come last, alone."""
+    serial = sorted(missing, key=lambda one: one[0].timed)
     if jobs > 1:
+        serial, untimed = ([one for one in missing if one[0].timed is timed] for timed in (True, False))
         trainings = {spec.key: spec for _, row, _ in missing for spec in row.specs}
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
         try:
@@ -156,15 +142,15 @@ def _measured(missing: Sequence[Missing], models: Models, jobs: int) -> Iterator
                 yield futures[future], *future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    for one in [*(untimed if jobs == 1 else ()), *(one for one in missing if one[0].timed)]:
+    for one in serial:
         yield one, *one[0].values(one[1], models)
 
 
 def read_studies(folder: Path) -> dict[str, Any]:
-    """The record in a folder; UserError where there is none, or a damaged one."""
+    """Read the record in a folder; UserError where it is missing or damaged."""
     found = EXPERIMENTS.read(folder / NAME)
     if found is None:
-        raise UserError(f"claims: no record of experiments in {folder}: `python -m bench claims --measure` makes it")
+        raise UserError(f"claims: no record of studies in {folder}; `python -m bench claims --measure` makes it")
     return found
 
 
@@ -179,7 +165,7 @@ def _write(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _text(value: Any, depth: int, indent: str = "") -> str:
-    """JSON with one row of a study a line, so that a diff shows which changed."""
+    """JSON with one row of a study per line, so that a diff shows which changed."""
     if not depth or not value or not isinstance(value, (dict, list)):
         return json.dumps(value, allow_nan=False)
     names = [f"{json.dumps(name)}: " for name in value] if isinstance(value, dict) else [""] * len(value)

@@ -1,4 +1,4 @@
-"""What a study is: planned rows, and a function that measures each on trained models."""
+"""A study: planned rows, and the function that measures each on trained models."""
 
 import hashlib
 import inspect
@@ -21,9 +21,9 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One row to measure: its subject (task, model, seed), the specs whose trained models it needs, and further arguments."""
+    """A row to measure: its subject (task, model, seed), the specs of its trained models, further arguments of `measure`."""
 
-    subject: Mapping[str, str | int]
+    subject: dict[str, Any]
     specs: tuple[RunSpec, ...] = ()
     arguments: tuple[Any, ...] = ()
 
@@ -32,8 +32,8 @@ class PlannedRow:
 class Study:
     """`measure(models, *specs, *arguments)` returns a row's values as plain JSON; its docstring describes them in the record.
 
-    `numerics` is raised by hand when the same row gets other values: then all rows are measured again. `settings`: what all rows
-    share, for the reader. `timed`: rows are measured last, with no other row running.
+    `settings`: what all rows share. `numerics`: raise it when the same row gets other values, and all are measured again.
+    `timed`: rows are measured last, with no other row running.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Study:
         return " ".join((inspect.getdoc(self.measure) or "").split())
 
     def values(self, row: PlannedRow, models: Models) -> tuple[Values | None, str | None]:
-        """A row's values; or None and the reason."""
+        """Measure a row: its values, or None and the reason."""
         try:
             return self.measure(models, *row.specs, *row.arguments), None
         except (NoValues, torch.linalg.LinAlgError) as error:
@@ -63,10 +63,9 @@ class Study:
         return hashlib.sha256(json.dumps(to_jsonable_python(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def number(value: float | Tensor) -> float | None:
+def number(value: float | Tensor | None) -> float | None:
     """A float of seven digits, as many as float32 holds; None where it is not finite."""
-    value = float(value)
-    return float(f"{value:.7g}") if math.isfinite(value) else None
+    return float(f"{float(value):.7g}") if value is not None and math.isfinite(value) else None
 
 
 def median(values: Tensor) -> float | None:

@@ -1,4 +1,4 @@
-"""Solver evaluations in the course of training (figure 2, left), and how each training ended."""
+"""Solver evaluations in the course of training (figure 2, left)."""
 
 from statistics import fmean
 
@@ -15,24 +15,20 @@ _MEASURES = (
 
 
 def study(config: Config) -> Study:
-    """A row a task, model and seed."""
+    """One row per task, model and seed."""
+    evaluations = dict.fromkeys(("forward_nfe", "backward_nfe"), "evaluations")
     return Study(
         name="training",
         measure=measure,
-        units={
-            "forward_nfe": "evaluations",
-            "backward_nfe": "evaluations",
-            "train_loss": "nats",
-            "valid": "see the task's metrics",
-        },
+        units={**evaluations, "train_loss": "nats", "valid": "see the task's metrics"},
         settings={"rtol": config.rtol, "cap": config.cap, "steps": config.steps, "batch": config.batch, "solver": "anderson"},
         rows=tuple(PlannedRow(subject, (spec,), (config.points,)) for _, subject, spec in config.deqs_and_tied()),
     )
 
 
 def measure(models: Models, spec: RunSpec, points: int) -> Values:
-    """Mean evaluations of f a forward solve, and of its VJP a backward solve, of a batch, in each tenth of the training; a batch is
-    done when its last sample is, the attached evaluation not counted. Losses at the end of each tenth."""
+    """Mean evaluations of f per forward solve, and of its VJP per backward solve, of a batch, in each tenth of the training; a
+    batch is done when its last sample is; the attached evaluation is not counted. Losses at the end of each tenth."""
     record = models.record(spec)
     tenths: list[list[CurvePoint]] = [[] for _ in range(points)]
     for point in record.curve:
@@ -41,7 +37,7 @@ def measure(models: Models, spec: RunSpec, points: int) -> Values:
         "status": record.status,
         "reason": record.reason,
         "course": [_mean(tenth) for tenth in tenths if tenth],
-        **{name: None if (value := record.value(name)) is None else number(value) for name in _MEASURES},
+        **{name: number(record.value(name)) for name in _MEASURES},
         "valid": {name: number(value) for name, value in record.curve[-1].valid.items()} if record.curve else {},
     }
 
@@ -51,6 +47,5 @@ def _mean(points: list[CurvePoint]) -> Values:
     for name in ("train_loss", "forward_nfe", "backward_nfe", "residual"):
         values = [value for point in points if (value := getattr(point, name)) is not None]
         found[name] = number(fmean(values)) if values else None
-    valid = next((point.valid for point in reversed(points) if point.valid), {})
-    found["valid_loss"] = number(valid["loss"]) if "loss" in valid else None
-    return found
+    losses = [point.valid["loss"] for point in points if "loss" in point.valid]
+    return found | {"valid_loss": number(losses[-1]) if losses else None}

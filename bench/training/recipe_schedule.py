@@ -10,9 +10,8 @@ from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unro
 from bench.records.errors import UserError
 from bench.records.spec import ComponentConfig, Recipe
 from bench.training.language_model import LanguageModel, build_model
-from deq import DEQ, Core, EquilibriumPropagation, Implicit, Jacobian, Stack, Stop
+from deq import DEQ, Core, Jacobian, SolvingAdjoint, Stack, Stop
 
-_SOLVING = (Implicit, EquilibriumPropagation)
 _UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # never have auxiliary features
 
 
@@ -34,7 +33,7 @@ class RecipeSchedule:
         for_deq = sorted(set(given) - {"auxiliary"})
         if for_deq and not self._layers:
             raise UserError(f"recipe: {for_deq[0]} is for a DEQ, and the model has none")
-        if recipe.backward_steps is not None and not all(isinstance(adjoint, _SOLVING) for _, _, adjoint in self._layers):
+        if recipe.backward_steps is not None and not all(isinstance(adjoint, SolvingAdjoint) for _, _, adjoint in self._layers):
             raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
         if recipe.hold is not None and not self._scheduled:
             raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
@@ -59,7 +58,7 @@ class RecipeSchedule:
         for layer, own, adjoint in self._layers:
             if self._scheduled:
                 layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
-            if self._scheduled and isinstance(adjoint, _SOLVING):
+            if self._scheduled and isinstance(adjoint, SolvingAdjoint):
                 stop = _between(adjoint.stop, None, recipe.backward_steps, recipe.hold, done)
                 layer.adjoint = replace(adjoint, stop=stop)
             if recipe.jacobian or final:

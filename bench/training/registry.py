@@ -21,7 +21,7 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, Stack, Stop, TrellisCell
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, TrellisCell
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
@@ -53,7 +53,7 @@ def deq(
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
     idle = [name for name, value in given.items() if value is not None]
-    solves_backward = getattr(resolve("adjoint", ADJOINTS, adjoint), "solves_backward", False)
+    solves_backward = _is_solving(resolve("adjoint", ADJOINTS, adjoint))
     if idle and not solves_backward:
         raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
     backward = {}
@@ -73,6 +73,10 @@ def deq(
 
 def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
     return Stop(rtol=default.rtol if rtol is None else rtol, max_steps=default.max_steps if steps is None else steps)
+
+
+def _is_solving(make: Any) -> bool:
+    return inspect.isclass(make) and issubclass(make, SolvingAdjoint)
 
 
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:

@@ -1,10 +1,10 @@
 """The adjoints, one file each, and the registry of their names. Imports deq.solve and deq.solvers, never cells or layers.
 
-adjoint.py holds the base class and what the adjoints share: the forward solve, the tolerance that a precision can reach, and the
-autograd function that attaches a gradient to a detached solution.
+adjoint.py holds the base classes (SolvingAdjoint: with a backward solve) and what the adjoints share: the forward solve, the
+tolerance that a precision can reach, and the autograd function that attaches a gradient to a detached solution.
 """
 
-from deq.adjoints.adjoint import Adjoint
+from deq.adjoints.adjoint import Adjoint, SolvingAdjoint
 from deq.adjoints.implicit import Implicit
 from deq.adjoints.phantom import Phantom
 from deq.adjoints.propagation import EquilibriumPropagation
@@ -19,4 +19,4 @@ ADJOINTS: dict[str, type[Adjoint]] = {
     "unroll": Unroll,
 }
 
-__all__ = ["ADJOINTS", "Adjoint", "EquilibriumPropagation", "Implicit", "Phantom", "Shine", "Unroll"]
+__all__ = ["ADJOINTS", "Adjoint", "EquilibriumPropagation", "Implicit", "Phantom", "Shine", "SolvingAdjoint", "Unroll"]

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deq.precision import HALF
 from deq.solve import Map, Solution, Solver, Stop, solve
+from deq.solvers import Anderson
 
 Watch = Callable[[str, Solution], None]
 
@@ -18,10 +19,8 @@ class Adjoint(ABC):
     """Differentiates a fixed point: runs the solve and attaches its result to the graph.
 
     Under autocast only f runs in low precision; the state, the result and the adjoint are float32, and solves use
-    `attainable_stop`. `solves_backward` says whether the class has the fields `solver` and `stop` of a backward solve.
+    `attainable_stop`.
     """
-
-    solves_backward: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
@@ -32,6 +31,14 @@ class Adjoint(ABC):
 
     def check(self, solver: Solver, stop: Stop) -> None:  # noqa: B027
         """Raise ValueError or TypeError for a forward solve that this adjoint cannot differentiate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolvingAdjoint(Adjoint):
+    """An adjoint with a solve in the backward pass, by `solver` to `stop`."""
+
+    solver: Solver = field(default_factory=Anderson)
+    stop: Stop = field(default_factory=Stop)
 
 
 def attainable_stop(stop: Stop, z0: Tensor) -> Stop:

@@ -1,20 +1,19 @@
 """The implicit gradient: a second fixed-point solve in the backward pass."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from deq.adjoints.adjoint import Adjoint, Watch, attach_gradient, attainable_stop, forward_solve, normalised
+from deq.adjoints.adjoint import SolvingAdjoint, Watch, attach_gradient, attainable_stop, forward_solve, normalised
 from deq.graph import leaves
 from deq.solve import Map, Solver, Stop, solve
-from deq.solvers import Anderson
 
 
 @dataclass(frozen=True, kw_only=True)
-class Implicit(Adjoint):
+class Implicit(SolvingAdjoint):
     """The exact gradient by the implicit function theorem: solve u = J^T u + v with any solver, to `stop`.
 
     Memory is one evaluation of f, for any number of forward steps; time is one VJP of f per backward evaluation. The error is the
@@ -24,10 +23,6 @@ class Implicit(Adjoint):
     """
 
     numerics: ClassVar[int] = 1
-    solves_backward: ClassVar[bool] = True
-
-    solver: Solver = field(default_factory=Anderson)
-    stop: Stop = field(default_factory=Stop)
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""

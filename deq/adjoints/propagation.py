@@ -1,16 +1,15 @@
 """Equilibrium propagation: the gradient of a fixed point from two more fixed points, without a Jacobian."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from deq.adjoints.adjoint import Adjoint, Watch, first_derivatives_only, forward_solve
+from deq.adjoints.adjoint import SolvingAdjoint, Watch, first_derivatives_only, forward_solve
 from deq.precision import HALF
 from deq.solve import Map, Solver, Stop, solve
-from deq.solvers import Anderson
 
 
 @runtime_checkable
@@ -32,7 +31,7 @@ class Potential(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EquilibriumPropagation(Adjoint):
+class EquilibriumPropagation(SolvingAdjoint):
     """The gradient as a contrast of two fixed points: nudge the state, and difference the potential Phi.
 
     With v = dL/dz*, the nudged phase solves z_b = f(z_b) - b v (the cost linearised at z*, the same as nudging by the cost itself
@@ -53,12 +52,9 @@ class EquilibriumPropagation(Adjoint):
     """
 
     numerics: ClassVar[int] = 1
-    solves_backward: ClassVar[bool] = True
 
     beta: float = 0.03
     symmetric: bool = True
-    solver: Solver = field(default_factory=Anderson)
-    stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
         if not (self.beta > 0 and isfinite(self.beta)):

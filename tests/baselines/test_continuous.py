@@ -114,25 +114,25 @@ def test_the_peak_of_a_step_does_not_grow_with_the_steps_of_an_adjoint_solve(adj
 
 
 def test_evaluations_are_counted_forward_and_backward() -> None:
-    ode, told = NeuralODE(MLPCell(width=3).double(), time=1.0, method="rk4", step_size=0.25), []
-    stop = ode.watch(lambda phase, solve: told.append((phase, solve)))
+    ode, watched = NeuralODE(MLPCell(width=3).double(), time=1.0, method="rk4", step_size=0.25), []
+    stop = ode.watch(lambda phase, solve: watched.append((phase, solve)))
     y = ode(sequence()).y
-    assert told == [("forward", Evaluations(16))]
+    assert watched == [("forward", Evaluations(16))]
     y.sum().backward()
-    assert told == [("forward", Evaluations(16)), ("backward", Evaluations(16))]
+    assert watched == [("forward", Evaluations(16)), ("backward", Evaluations(16))]
     with torch.no_grad():
         ode(sequence())
-    assert len(told) == 3
+    assert len(watched) == 3
     stop()
     ode(sequence())
-    assert len(told) == 3
+    assert len(watched) == 3
 
 
 def test_a_copy_has_no_watchers() -> None:
-    ode, told = NeuralODE(MLPCell(width=3)), []
-    ode.watch(lambda *call: told.append(call))
+    ode, watched = NeuralODE(MLPCell(width=3)), []
+    ode.watch(lambda *call: watched.append(call))
     copy.deepcopy(ode)(torch.randn(1, 2, 3))
-    assert told == []
+    assert watched == []
 
 
 def test_masks_hold_through_the_solve_and_its_adjoint() -> None:
@@ -154,7 +154,7 @@ def test_with_fixed_steps_it_is_causal_exactly(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"method": "rk5"}, "method must be one of dopri5, .*got 'rk5'"),
         ({"method": "euler"}, "step_size is for the fixed methods .* which need it; got None for euler"),
@@ -166,8 +166,8 @@ def test_with_fixed_steps_it_is_causal_exactly(method: str) -> None:
         ({"method": "rk4", "step_size": 0.0}, "step_size must be positive, got 0.0"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         NeuralODE(MLPCell(width=2), **settings)
 
 

@@ -103,7 +103,7 @@ def test_dropout_is_for_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"inputs": 0}, "inputs"),
         ({"width": 0}, "width"),
@@ -112,6 +112,6 @@ def test_dropout_is_for_training_alone() -> None:
         ({"dropout": 1}, "dropout"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=rf"{said} must be .*got {next(iter(settings.values()))}"):
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"{message} must be .*got {next(iter(settings.values()))}"):
         net(**settings)

@@ -113,7 +113,7 @@ def test_all_forget_gates_start_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"kind": "rnn"}, "kind must be lstm or gru, got 'rnn'"),
         ({"layers": 0}, "layers must be an integer of at least 1, got 0"),
@@ -122,6 +122,6 @@ def test_all_forget_gates_start_open() -> None:
         ({"weight_dropout": -1.0}, "weight_dropout must be"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         core(**{"kind": "lstm", **settings})

@@ -180,10 +180,10 @@ def test_the_nets_parameters_are_counted(tied: bool) -> None:
 def test_the_first_solves_converge(weight_norm: bool) -> None:
     made = TransformerXLCell(width=32, weight_norm=weight_norm)
     layer = DEQ(made, solver=Anderson(), stop=Stop(rtol=1e-3, max_steps=30), adjoint=Implicit())
-    told: list[Solution] = []
-    layer.watch(lambda _, solution: told.append(solution))
+    watched: list[Solution] = []
+    layer.watch(lambda _, solution: watched.append(solution))
     layer(torch.randn(4, 30, 32)).y.square().mean().backward()
-    assert all(solution.converged.all() for solution in told)
+    assert all(solution.converged.all() for solution in watched)
 
 
 def test_masks_hold_through_a_solve_and_differ_between_solves() -> None:
@@ -272,7 +272,7 @@ def test_checkpointing_changes_no_bit_and_drops_the_same(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "settings", "said"),
+    ("make", "settings", "message"),
     [
         (cell, {"heads": 4}, "width must be a multiple of heads, got width 6, heads 4"),
         (cell, {"heads": 0}, "heads must be an integer of at least 1, got 0"),
@@ -291,8 +291,8 @@ def test_checkpointing_changes_no_bit_and_drops_the_same(way: str) -> None:
         (net, {"dropout": 2.0}, "dropout must be"),
     ],
 )
-def test_a_wrong_setting_is_refused(make: Callable[..., object], settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_setting_is_refused(make: Callable[..., object], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make(**settings)
 
 
@@ -300,9 +300,9 @@ def test_a_wrong_setting_is_refused(make: Callable[..., object], settings: dict[
 def test_every_solver_finds_the_first_equilibria_of_pre_norm(solver: Solver, steps: int) -> None:
     made, x = TransformerXLCell(width=32, normalisation="pre"), torch.randn(4, 30, 32)
     layer = DEQ(made, solver=solver, stop=Stop(rtol=1e-3, max_steps=steps), adjoint=Implicit())
-    told: list[Solution] = []
-    layer.watch(lambda _, solution: told.append(solution))
+    watched: list[Solution] = []
+    layer.watch(lambda _, solution: watched.append(solution))
     layer(x).y.square().mean().backward()
-    assert [bool(solution.converged.all()) for solution in told] == [True, True]
-    fz = made(told[0].z, x)
-    assert ((fz - told[0].z).flatten(1).norm(dim=1) <= 1.01e-3 * fz.flatten(1).norm(dim=1)).all()
+    assert [bool(solution.converged.all()) for solution in watched] == [True, True]
+    fz = made(watched[0].z, x)
+    assert ((fz - watched[0].z).flatten(1).norm(dim=1) <= 1.01e-3 * fz.flatten(1).norm(dim=1)).all()

@@ -164,13 +164,13 @@ def test_a_second_backward_without_retain_graph_raises() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_scaling_the_loss_scales_the_gradient_and_nothing_else(name: str, scale: float, dtype: torch.dtype) -> None:
     x, W = (leaf.detach().to(dtype).requires_grad_() for leaf in leaves(size=8))
-    told: list[int] = []
+    watched: list[int] = []
     adjoint = Implicit(solver=SOLVERS[name](), stop=Stop(rtol=1e-4, max_steps=80))
     gradients = []
     for factor in (1.0, scale):
-        y = adjoint(tanh_map(x, W), torch.zeros_like(x).detach(), Picard(), Stop(rtol=1e-5), lambda _, s: told.append(s.nfe))
+        y = adjoint(tanh_map(x, W), torch.zeros_like(x).detach(), Picard(), Stop(rtol=1e-5), lambda _, s: watched.append(s.nfe))
         gradients.append(torch.autograd.grad((factor * y).sum(), W)[0] / factor)
-    assert told[1] == told[3] > 3
+    assert watched[1] == watched[3] > 3
     torch.testing.assert_close(gradients[1], gradients[0], rtol=2e-4, atol=2e-5)
 
 
@@ -310,12 +310,12 @@ def test_the_peak_of_an_implicit_step_with_picard_is_flat(peak_bytes: Callable[[
 
 def test_a_backward_solve_that_fails_is_reported() -> None:
     x, W = leaves()
-    told: list[tuple[str, Solution]] = []
+    watched: list[tuple[str, Solution]] = []
     adjoint = Implicit(solver=Picard(), stop=Stop(rtol=1e-13, max_steps=2))
-    adjoint(tanh_map(x, W), torch.zeros_like(x).detach(), Picard(), TIGHT, lambda *event: told.append(event)).sum().backward()
-    assert [phase for phase, _ in told] == ["forward", "backward"]
-    assert told[0][1].converged.all()
-    assert (told[1][1].status == Status.MAX_STEPS).all()
+    adjoint(tanh_map(x, W), torch.zeros_like(x).detach(), Picard(), TIGHT, lambda *event: watched.append(event)).sum().backward()
+    assert [phase for phase, _ in watched] == ["forward", "backward"]
+    assert watched[0][1].converged.all()
+    assert (watched[1][1].status == Status.MAX_STEPS).all()
 
 
 def test_the_backward_solve_does_not_notice_a_masked_neighbour() -> None:
@@ -333,13 +333,13 @@ def test_a_sample_that_ended_in_nan_does_not_poison_the_parameters(adjoint: Adjo
     """Its best iterate is finite, and so is the gradient there."""
     x = torch.tensor([[0.3], [0.0]], dtype=torch.float64)
     w = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
-    told: list[Solution] = []
+    watched: list[Solution] = []
 
     def f(z: Tensor) -> Tensor:
         return torch.stack((torch.tanh(w * z[0] + x[0]), z[1] + w * torch.sqrt(3 - z[1]) * 2))
 
-    adjoint(f, torch.zeros(2, 1, dtype=torch.float64), Picard(), TIGHT, lambda _, s: told.append(s)).sum().backward()
-    assert told[0].status.tolist() == [Status.CONVERGED, Status.NONFINITE]
+    adjoint(f, torch.zeros(2, 1, dtype=torch.float64), Picard(), TIGHT, lambda _, s: watched.append(s)).sum().backward()
+    assert watched[0].status.tolist() == [Status.CONVERGED, Status.NONFINITE]
     assert w.grad is not None
     assert w.grad.isfinite().all()
 

@@ -129,10 +129,10 @@ def test_a_single_unit_has_the_closed_form() -> None:
 @pytest.mark.parametrize("scale", [2.0**-24, 1e-12, 3e5])
 def test_scaling_the_loss_scales_the_gradient_and_nothing_else(scale: float, dtype: torch.dtype, symmetric: bool) -> None:
     layer, (x, v) = layer_of(EquilibriumPropagation(symmetric=symmetric), dtype=dtype, stop=Stop()), batch(dtype)
-    told: list[int] = []
-    layer.watch(lambda _, solution: told.append(solution.nfe))
+    watched: list[int] = []
+    layer.watch(lambda _, solution: watched.append(solution.nfe))
     one, other = together(gradients(layer, x, v)), together(gradients(layer, x, scale * v)) / scale
-    assert told[: len(told) // 2] == told[len(told) // 2 :]
+    assert watched[: len(watched) // 2] == watched[len(watched) // 2 :]
     assert (one - other).norm() < (1e-4 if dtype == torch.float32 else 1e-12) * one.norm()
 
 
@@ -222,8 +222,8 @@ def test_the_value_is_that_of_implicit_with_and_without_grad(stop: Stop) -> None
 def test_every_solve_is_told_and_no_jacobian_is_taken(symmetric: bool, solves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """f is evaluated without a graph, so that nothing could be multiplied by its Jacobian."""
     layer, (x, v) = layer_of(propagation(0.1, symmetric)), batch()
-    told: list[tuple[str, Solution]] = []
-    layer.watch(lambda *event: told.append(event))
+    watched: list[tuple[str, Solution]] = []
+    layer.watch(lambda *event: watched.append(event))
     graph: list[bool] = []
     plain = EnergyMap.__call__
 
@@ -234,20 +234,20 @@ def test_every_solve_is_told_and_no_jacobian_is_taken(symmetric: bool, solves: i
 
     monkeypatch.setattr(EnergyMap, "__call__", spied)
     gradients(layer, x, v)
-    assert [phase for phase, _ in told] == ["forward"] + solves * ["backward"]
-    assert all(solution.converged.all() for _, solution in told)
+    assert [phase for phase, _ in watched] == ["forward"] + solves * ["backward"]
+    assert all(solution.converged.all() for _, solution in watched)
     assert not any(graph)
-    assert sum(solution.nfe for _, solution in told) + 1 + solves == len(graph)
+    assert sum(solution.nfe for _, solution in watched) + 1 + solves == len(graph)
 
 
 def test_a_nudged_solve_that_fails_is_reported() -> None:
     adjoint = EquilibriumPropagation(solver=Picard(), stop=Stop(rtol=1e-13, max_steps=2))
     layer, (x, v) = layer_of(adjoint), batch()
-    told: list[Solution] = []
-    layer.watch(lambda phase, solution: told.append(solution))
+    watched: list[Solution] = []
+    layer.watch(lambda phase, solution: watched.append(solution))
     gradients(layer, x, v)
-    assert told[0].converged.all()
-    assert all((solution.status == Status.MAX_STEPS).all() for solution in told[1:])
+    assert watched[0].converged.all()
+    assert all((solution.status == Status.MAX_STEPS).all() for solution in watched[1:])
 
 
 def test_only_what_needs_a_gradient_gets_one(exact: dict[str, Tensor]) -> None:
@@ -406,11 +406,11 @@ def test_parameters_are_counted_and_the_start_is_a_contraction(width: int, hidde
 
 def test_the_first_solves_converge() -> None:
     layer = DEQ(EnergyCell(width=32), solver=Anderson(), stop=Stop(rtol=1e-3, max_steps=30), adjoint=EquilibriumPropagation())
-    told: list[Solution] = []
-    layer.watch(lambda _, solution: told.append(solution))
+    watched: list[Solution] = []
+    layer.watch(lambda _, solution: watched.append(solution))
     layer(torch.randn(4, 30, 32)).y.square().mean().backward()
-    assert len(told) == 3
-    assert all(solution.converged.all() and solution.nfe < 12 for solution in told)
+    assert len(watched) == 3
+    assert all(solution.converged.all() and solution.nfe < 12 for solution in watched)
 
 
 @pytest.mark.parametrize("settings", [{"width": 0}, {"hidden": 0}, {"gain": 0.0}, {"gain": math.nan}], ids=str)

@@ -118,12 +118,12 @@ def test_samples_do_not_see_their_batch() -> None:
 
 
 def test_nothing_of_the_solve_is_saved_but_its_steps_and_no_backward_solve_is_told_of() -> None:
-    told: list[str] = []
+    watched: list[str] = []
     torch.manual_seed(0)
     layer = DEQ(MLPCell(width=N), solver=Broyden(), stop=Stop(rtol=None, max_steps=9), adjoint=Shine())
-    layer.watch(lambda phase, solution: told.append(phase))
+    layer.watch(lambda phase, solution: watched.append(phase))
     layer(torch.randn(B, 4, N)).y.sum().backward()
-    assert told == ["forward"]
+    assert watched == ["forward"]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
     with torch.no_grad():
         assert not layer(torch.randn(B, 4, N)).y.requires_grad

@@ -90,12 +90,12 @@ def test_a_sample_does_not_notice_its_neighbour(name: str, neighbour: Map, dtype
     stop = Stop(rtol=1e-5, max_steps=40)
     alone = solve(one.f, one.z0, make(name), stop)
     f = problems.rows(neighbour, lambda z: one.f(z[None])[0], neighbour)
-    beside = solve(f, zeros(3, 8, dtype), make(name), stop)
-    assert beside.steps[1] == alone.steps[0]
-    assert beside.status[1] == alone.status[0] == Status.CONVERGED
+    batched = solve(f, zeros(3, 8, dtype), make(name), stop)
+    assert batched.steps[1] == alone.steps[0]
+    assert batched.status[1] == alone.status[0] == Status.CONVERGED
     rounding = 1e-6 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(beside.z[1], alone.z[0], rtol=rounding, atol=rounding)
-    torch.testing.assert_close(beside.gap[1], alone.gap[0], rtol=1e-2, atol=rounding)
+    torch.testing.assert_close(batched.z[1], alone.z[0], rtol=rounding, atol=rounding)
+    torch.testing.assert_close(batched.gap[1], alone.gap[0], rtol=1e-2, atol=rounding)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -223,12 +223,12 @@ def test_a_training_step_without_rtol_runs_on_fake_tensors(name: str, cell: str)
     stop = Stop(rtol=None, max_steps=9)
     with FakeTensorMode():
         layer = DEQ(CELLS[cell](width=8), solver=make(name), stop=stop, adjoint=Implicit(solver=make(name), stop=stop))
-        told: list[tuple[str, int]] = []
-        layer.watch(lambda phase, solution: told.append((phase, solution.nfe)))
+        watched: list[tuple[str, int]] = []
+        layer.watch(lambda phase, solution: watched.append((phase, solution.nfe)))
         optimizer = torch.optim.Adam(layer.parameters())
         layer(torch.randn(2, 5, 8)).y.square().mean().backward()
         optimizer.step()
-    assert told == [("forward", 9), ("backward", 9)]
+    assert watched == [("forward", 9), ("backward", 9)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -112,7 +112,7 @@ def test_the_radius_of_a_constant_map_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"weight": -1.0}, "weight must be finite and not negative, got -1.0"),
         ({"weight": math.nan}, "weight must be finite and not negative, got nan"),
@@ -121,8 +121,8 @@ def test_the_radius_of_a_constant_map_is_zero() -> None:
         ({"weight": 1.0, "probes": 0}, "probes must be an integer of at least 1, got 0"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Jacobian(**settings)
 
 

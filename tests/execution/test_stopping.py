@@ -94,7 +94,7 @@ def test_the_command_reports_the_saved_state(tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert "stopped by SIGTERM: the runs under way save their state" in err
+    assert "stopped by SIGTERM: the running runs save their state" in err
     assert "stopped; finished runs are recorded, the state of 1 is saved: the same command goes on from there\n" in err
     assert saved_step(tmp_path) >= 2
 

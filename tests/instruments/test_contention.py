@@ -48,7 +48,7 @@ def test_a_wait_for_a_processor_is_seen(kernel: Kernel) -> None:
     assert contention.read() == "the run waited for a processor 15 % of the time"
 
 
-def test_processes_that_work_together_are_not_others(kernel: Kernel) -> None:
+def test_processes_of_one_run_are_not_other_work(kernel: Kernel) -> None:
     contention = kernel.watched(threads=2, sum_ranks=lambda own: 2 * own)
     kernel.clock, kernel.own, kernel.everything = 10.0, 10.0, 20.0
     assert contention.read() is None

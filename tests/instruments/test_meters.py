@@ -151,7 +151,7 @@ class TestHostMemory:
         assert 60 * MIB < (seen.value or 0) < 80 * MIB
         assert (self.peak(second).value or 0) < 30 * MIB
 
-    def test_the_mark_is_reset_and_the_baseline_taken_off(self, tmp_path: Path) -> None:
+    def test_the_mark_is_reset_and_the_baseline_subtracted(self, tmp_path: Path) -> None:
         meter = HostMemory(self.process(tmp_path, resident=1000, mark=1000))
         meter.start()
         assert (tmp_path / "clear_refs").read_text() == "5"
@@ -172,7 +172,7 @@ class TestHostMemory:
         assert "not reset" in passed.method
 
     @pytest.mark.parametrize("platform", ["darwin", "win32"])
-    def test_elsewhere_it_is_null(self, platform: str) -> None:
+    def test_on_other_platforms_it_is_none(self, platform: str) -> None:
         meter = HostMemory(platform=platform)
         meter.start()
         measure = self.peak(meter)
@@ -236,7 +236,7 @@ class TestCudaMemory:
         assert {measure.unit for measure in measures.values()} == {"B"}
         assert cuda.diary[-1] == "synchronize"
 
-    def test_an_allocator_without_a_statistic_is_null_for_it_alone(self) -> None:
+    def test_a_missing_statistic_makes_one_measure_none(self) -> None:
         cuda = Cuda(allocated_bytes__all__current=0, allocated_bytes__all__peak=8, reserved_bytes__all__peak=8)
         meter = CudaMemory("cuda", cuda)
         meter.start()
@@ -268,7 +268,7 @@ class TestCudaMemory:
         assert all("illegal memory access" in str(measure.reason) for measure in meter.read().values())
 
 
-def test_every_meter_is_one() -> None:
+def test_every_meter_gives_a_value_or_a_reason() -> None:
     meters: list[Any] = [Clocks(), HostMemory(), CudaMemory("cpu"), Nvml("cpu")]
     for meter in meters:
         meter.start()

@@ -44,7 +44,7 @@ class TestPeakLiveBytes:
 
         assert self.peak(step) == 3
 
-    def test_the_graph_alone_keeps_a_storage(self) -> None:
+    def test_a_storage_that_only_the_graph_keeps_counts(self) -> None:
         x = floats(True)
 
         def step(release: bool) -> None:

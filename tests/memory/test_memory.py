@@ -19,7 +19,7 @@ from bench.cli.main import app
 from bench.instruments.flops import flops
 from bench.instruments.probes import peak_live_bytes
 from bench.memory import cost, device, paper, record, scaling, step, tables
-from bench.memory.step import SOLVING, Shape, measured, predicted
+from bench.memory.step import Shape, measured, predicted
 from bench.memory.storage_tracker import KINDS, PHASES, Waterfall
 from bench.records.errors import UserError
 from bench.records.side_file import MEMORY
@@ -27,7 +27,7 @@ from bench.records.spec import ComponentConfig, Settings, TrainConfig
 from bench.report.report import csv_text, latex, markdown
 from bench.training.language_model import build_model
 from bench.training.trainer import make_optimiser, training_step
-from deq import DEQ, Stop
+from deq import DEQ, SolvingAdjoint, Stop
 from deq.solve import force_device_path
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
@@ -106,7 +106,7 @@ def test_the_peak_is_that_of_the_probe(name: str) -> None:
         for layer in model.modules():
             if isinstance(layer, DEQ):
                 layer.stop = dataclasses.replace(layer.stop, rtol=None)
-                assert isinstance(layer.adjoint, SOLVING)
+                assert isinstance(layer.adjoint, SolvingAdjoint)
                 layer.adjoint = dataclasses.replace(layer.adjoint, stop=Stop(rtol=None, max_steps=layer.adjoint.stop.max_steps))
         optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=4, learning_rate=1e-3))
         random = torch.Generator().manual_seed(1)
@@ -347,7 +347,7 @@ def test_training_and_inference_are_timed_apart(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_running_out_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
     monkeypatch.setattr(step, "training_step", full)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import deq.adjoint
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,8 @@ from cases import exhaustive
 from torch import Tensor, nn
 
 import bench.perf_gate.counts as counts
+import deq.adjoints.adjoint
+import deq.adjoints.implicit
 from bench.cli.develop import counted
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
@@ -66,7 +67,8 @@ class TestExact:
             first = solve(f, z, solver, stop)
             return solve(f, z, solver, dataclasses.replace(stop, rtol=None, max_steps=first.nfe + 1))
 
-        monkeypatch.setattr(deq.adjoint, "solve", longer)
+        for module in (deq.adjoints.adjoint, deq.adjoints.implicit):
+            monkeypatch.setattr(module, "solve", longer)
         found = caught(few, usual)
         assert found["solve block, anderson / forward evaluations to 1e-06, float64"].change.startswith("+1 ")
         assert found["solve contraction, picard / backward evaluations to 0.001, float64"].change.startswith("+1 ")

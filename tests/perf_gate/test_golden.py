@@ -25,6 +25,10 @@ def test_rounding_is_no_difference() -> None:
     assert differences(ACCEPTED | {"a": curve(1.0 + 1e-10, Trainer=1, Anderson=1)}, ACCEPTED) == []
 
 
+def test_a_new_metric_is_no_difference() -> None:
+    assert differences(ACCEPTED | {"a": curve(1.0, Trainer=1, Anderson=1) | {"valid": {"loss_last": 3.0}}}, ACCEPTED) == []
+
+
 def test_a_moved_curve_names_the_version_to_raise() -> None:
     (line,) = differences(ACCEPTED | {"a": curve(1.0 + 1e-8, Trainer=1, Anderson=1)}, ACCEPTED)
     assert line == "numbers changed in a, and no version was raised: raise `numerics` of Anderson (1)"

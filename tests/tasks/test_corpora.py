@@ -223,12 +223,12 @@ def test_where_all_mirrors_fail_each_is_named_with_its_reason_and_nothing_is_lef
     bad = replace(corpus.downloads["mini.train.txt"], urls=urls)
     with pytest.raises(UserError) as caught:
         fetch(replace(corpus, downloads={"mini.train.txt": bad}))
-    said = str(caught.value)
-    assert all(url in said for url in urls)
-    assert "no connection" in said
-    assert "404" in said
-    assert "checksum" in said
-    assert "--data mini=PATH" in said
+    message = str(caught.value)
+    assert all(url in message for url in urls)
+    assert "no connection" in message
+    assert "404" in message
+    assert "checksum" in message
+    assert "--data mini=PATH" in message
     assert left(home) == []
 
 
@@ -283,7 +283,7 @@ def test_a_host_that_drops_packets_costs_seconds_whatever_its_addresses_and_mirr
         urls = tuple(f"http://127.0.0.1:{hole.getsockname()[1]}/{name}" for name in "abcde")
         corpus = Corpus(name="mini", downloads={"a.txt": Download(urls=urls, checksum="md5:0", most=10)})
         start = time.perf_counter()
-        with pytest.raises(UserError, match=r"/a: no connection \(none within 1 s\); .*/e: .*the same host.*--data mini=PATH"):
+        with pytest.raises(UserError, match=r"/a: no connection \(no answer within 1 s\); .*/e: .*the same host.*--data mini=PATH"):
             fetch(corpus)
         assert time.perf_counter() - start < 4.5  # five mirrors, one host
         for one in waiting:
@@ -362,7 +362,7 @@ def test_a_mirror_that_drips_is_left_for_the_next_and_frees_the_folder(
 def test_a_body_without_end_is_cut_off(site: Site, home: Path) -> None:
     content = b"a" * 3_000_000
     corpus = Corpus(name="mini", downloads={"a.txt": site.download("a.txt", content, most=1_500_000)})
-    with pytest.raises(UserError, match="more than the 1,500,000 bytes"):
+    with pytest.raises(UserError, match="larger than the maximum of 1,500,000 bytes"):
         fetch(corpus)
     assert left(home) == []
 
@@ -376,7 +376,7 @@ HOSTILE = {
     "a backslash": (zipped_with("\\evil.txt"), "it holds the path"),
     "drive": (zipped_with("C:/evil.txt"), "path 'C:/evil.txt'"),
     "drive without a slash": (zipped_with("C:evil.txt"), "path 'C:evil.txt'"),
-    "link": (linking(), "mini/train.tokens is no file"),
+    "link": (linking(), "mini/train.tokens is not a file"),
     "encrypted": (encrypted(), "truncated or damaged"),
     "a name that is not UTF-8": (zipped_with("é").replace("é".encode(), b"\xff\xfe"), "truncated or damaged"),
     "incomplete": (zipped({"mini/train.tokens": "a b"}), "incomplete"),
@@ -384,9 +384,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused_and_leaves_nothing(site: Site, home: Path, content: bytes, said: str) -> None:
-    with pytest.raises(UserError, match=re.escape(said)):
+@pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_is_refused_and_leaves_nothing(site: Site, home: Path, content: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         fetch(packed(site, content))
     assert left(home) == []
     assert not (home.parent / "evil.txt").exists()
@@ -510,7 +510,7 @@ def test_the_vocabulary_of_a_published_corpus_is_whole_unless_it_is_cut(site: Si
 
 
 def test_a_name_that_is_neither_given_nor_published_lists_both() -> None:
-    with pytest.raises(UserError, match=r"--data mine=PATH.*to be fetched: ptb, tinyshakespeare, wikitext-103, wikitext-2"):
+    with pytest.raises(UserError, match=r"--data mine=PATH.*downloadable: ptb, tinyshakespeare, wikitext-103, wikitext-2"):
         Text(data="mine", paths={})
 
 
@@ -628,9 +628,9 @@ def test_words_are_those_of_each_line_wherever_blocks_end(block: int, tmp_path: 
 @pytest.mark.parametrize("block", [1, 4, 100])
 def test_bytes_that_are_not_utf8_are_found_where_they_are(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.tasks.tokens._BLOCK", block)
-    for content, said in ((b"a\xc3\xa9 b\xff c", "byte 0xff at offset 5"), (b"abc\xe2\x82", "byte 0xe2 at offset 3")):
+    for content, message in ((b"a\xc3\xa9 b\xff c", "byte 0xff at offset 5"), (b"abc\xe2\x82", "byte 0xe2 at offset 3")):
         (tmp_path / "a.txt").write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             tokenise(tmp_path / "a.txt", "word")
 
 

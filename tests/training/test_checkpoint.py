@@ -160,5 +160,5 @@ class TestInterrupt:
         interrupt.ask("second", "timeout")
         assert str(interrupt.asked) == "first"
 
-    def test_no_except_exception_swallows_it(self) -> None:
+    def test_it_is_no_exception_subclass(self) -> None:
         assert not issubclass(Interrupted, Exception)

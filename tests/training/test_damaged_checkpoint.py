@@ -36,7 +36,7 @@ class Evil:
     [b"", b"nonsense", pickle.dumps(Evil()), pickle.dumps({"format": 1, "run_id": "r", "step": 3, "state": Evil()})],
     ids=["empty", "nonsense", "executing pickle", "executing pickle as state"],
 )
-def test_a_file_that_is_no_checkpoint_is_not_run_and_the_run_starts_over(
+def test_a_file_that_is_no_checkpoint_is_not_executed_and_the_run_starts_over(
     tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)

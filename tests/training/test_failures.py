@@ -23,7 +23,7 @@ __all__ = ["own_locks"]  # a fixture
 
 
 class TestFailures:
-    def test_a_huge_learning_rate_is_a_run_that_diverged_with_its_curve_so_far(self) -> None:
+    def test_a_diverged_run_keeps_its_curve(self) -> None:
         train = {"steps": 12, "learning_rate": 1e38, "clip": None}
         record = run(spec("user_models:Averages", {"width": 6}, role="trial", train=train), suite="s")
         assert record.status == "diverged"
@@ -52,7 +52,7 @@ class TestFailures:
             ("surrogate", "crashed", "a byte that is no character"),
         ],
     )
-    def test_a_model_that_fails_is_a_record_that_says_how(self, how: str, status: str, reason: str) -> None:
+    def test_a_failing_model_has_a_record_with_the_reason(self, how: str, status: str, reason: str) -> None:
         record = run(misfit(how), suite="s")
         assert record.status == status
         assert reason in str(record.reason)
@@ -81,12 +81,12 @@ class TestFailures:
         ],
         ids=["task", "carry", "setting"],
     )
-    def test_a_spec_that_cannot_be_is_the_users_error(self, wrong: RunSpec, message: str) -> None:
+    def test_an_invalid_spec_is_a_user_error(self, wrong: RunSpec, message: str) -> None:
         with pytest.raises(UserError, match=message):
             run(wrong, suite="s")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_that_is_not_there_is_the_users_error(self) -> None:
+    def test_a_missing_gpu_is_a_user_error(self) -> None:
         with pytest.raises(UserError, match="CUDA"):
             run(spec(device="cuda"), suite="s")
 

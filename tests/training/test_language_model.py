@@ -67,7 +67,7 @@ def test_embedding_dropout_drops_all_occurrences_of_a_word() -> None:
 
 
 @pytest.mark.parametrize("name", ["input_dropout", "output_dropout"])
-def test_channels_are_dropped_at_all_positions_and_in_training_alone(name: str) -> None:
+def test_channels_are_dropped_at_all_positions_and_only_in_training(name: str) -> None:
     model, tokens = gru(**{name: 0.5}), torch.randint(V, (4, 9))
 
     def seen() -> Tensor:
@@ -136,7 +136,7 @@ def test_an_adaptive_models_parameters_are_counted() -> None:
         assert sum(p.numel() for p in gru(**ADAPTIVE).parameters()) == tables + core
 
 
-def test_evaluation_in_slices_is_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_in_slices_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     task = build_task(ComponentConfig(name="copy", settings={"T": 5, "samples": 20, "test_samples": 20}), {})
     model = gru(task.vocabulary)
     train = TrainConfig(steps=1, batch=2, learning_rate=0.1, evaluation_batch=8)

@@ -61,7 +61,7 @@ def test_pretraining_reaches_every_layer_of_a_stack() -> None:
     assert built.core(built.embedding(torch.zeros(2, 5, dtype=torch.long))).y.shape == (2, 5, 8)
 
 
-def test_a_training_with_pretraining_alone_is_that_of_the_unrolled_network() -> None:
+def test_pretraining_only_equals_training_the_unrolled_network() -> None:
     shallow = go(Recipe(pretrain_steps=10, pretrain_depth=3))
     tied = go(None, ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}))
     assert shallow.status == tied.status == "ok"
@@ -70,7 +70,7 @@ def test_a_training_with_pretraining_alone_is_that_of_the_unrolled_network() -> 
     assert shallow.value("eval_forward_nfe_mean") is not None  # what is tested is the DEQ
 
 
-def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
+def test_tolerance_and_cap_change_from_the_recipes_to_the_models() -> None:
     built = model()
     schedule = RecipeSchedule(built, Recipe(rtol=1e-2, steps=4), 11)
     (layer,) = deqs(built)
@@ -84,7 +84,7 @@ def test_tolerance_and_cap_go_from_the_recipe_to_the_models_own() -> None:
     assert layer.evaluation_stop.max_steps == 10
 
 
-def test_held_caps_hold_for_their_share_and_then_are_the_models_own() -> None:
+def test_held_caps_apply_for_their_share_and_then_the_models() -> None:
     built = model(backward_steps=9)
     schedule = RecipeSchedule(built, CAPPED_6_4, 11)
     (layer,) = deqs(built)
@@ -174,7 +174,7 @@ def test_a_users_core_with_auxiliary_features_may_be_supervised() -> None:
     assert Plan([spec]).wanted() == 1
 
 
-def test_the_jacobian_weight_goes_linearly_and_the_probability_stays() -> None:
+def test_the_jacobian_weight_changes_linearly() -> None:
     built = model()
     schedule = RecipeSchedule(built, Recipe(jacobian=1.0, jacobian_final=3.0, jacobian_probability=0.5), 5)
     (layer,) = deqs(built)
@@ -206,7 +206,7 @@ def test_restore_sets_core_stops_and_adjoints() -> None:
     assert [(layer.stop, layer.adjoint) for layer in deqs(built)] == stops
 
 
-def test_stops_that_the_recipe_does_not_schedule_are_left_alone() -> None:
+def test_stops_that_the_recipe_does_not_schedule_are_unchanged() -> None:
     built = model()
     schedule = RecipeSchedule(built, Recipe(jacobian=0.1), 10)
     (layer,) = deqs(built)

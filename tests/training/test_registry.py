@@ -64,7 +64,7 @@ class TestEntries:
         assert inputs.shape == targets.shape == (2, task.length)
         assert task.headline in task.metrics
 
-    def test_settings_arrive(self) -> None:
+    def test_settings_are_passed_on(self) -> None:
         core = small(
             "deq",
             {

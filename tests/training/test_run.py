@@ -152,7 +152,7 @@ class TestMeasures:
         torch.randn(3)
         assert numbers(run(spec("gru", role="trial"), suite="s")) == numbers(first)
 
-    def test_probes_and_final_runs_leave_the_training_as_a_trial_would_have_it(self) -> None:
+    def test_probes_do_not_change_the_training(self) -> None:
         final, trial = run(spec("deq"), suite="s"), run(spec("deq", role="trial"), suite="s")
         assert [p.train_loss for p in final.curve] == [p.train_loss for p in trial.curve]
         assert final.value("valid_loss") == trial.value("valid_loss")
@@ -228,7 +228,7 @@ class TestMeasures:
 @pytest.mark.end_to_end
 class TestTraining:
     @pytest.mark.parametrize("name", MODELS)
-    def test_learns_what_is_easy(self, name: str) -> None:
+    def test_a_simple_task_is_learned(self, name: str) -> None:
         record = run(spec(name, role="trial", train={"steps": 60, "batch": 16, "learning_rate": 0.03, "warmup": 5}), suite="s")
         chance = math.log(5)
         assert record.curve[0].train_loss == pytest.approx(chance, rel=0.4)
@@ -275,7 +275,7 @@ class TestTraining:
         assert not torch.equal(same[0][0], same[0][1])
         assert not torch.equal(same[0], other)
 
-    def test_evaluation_is_in_evaluation_mode_and_goes_back(self, spy: Spy) -> None:
+    def test_validation_is_in_evaluation_mode_and_restores_the_mode(self, spy: Spy) -> None:
         run(spec("gru", role="trial", train={"evaluate_every": 2}), suite="s")
         assert spy.modes == [(True, False, True)] * 2
 

@@ -1,0 +1,35 @@
+"""A toy configuration of the studies."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bench.records.spec import ComponentConfig
+from bench.studies.config import Case, Config, GradientConfig
+
+Made = tuple[dict[str, Any], Path]
+
+
+def copying(T: int) -> ComponentConfig:
+    return ComponentConfig(name="copy", settings={"T": T, "samples": 64, "test_samples": 16})
+
+
+CASE = Case("copy", copying(2), 1e-2, tuple((f"T={T}", copying(T)) for T in (2, 3, 4)))
+GRADIENT = GradientConfig(batch=2, candidates=3, tolerances=(1e-1, 1e-4), phantom_steps=(1, 2), unroll_steps=(3,))
+SIZES: dict[str, Any] = {
+    **{"heads": 2, "width": 16, "depth": 3, "steps": 6, "batch": 4, "warmup": 2, "points": 3, "cap": 12, "most": 20, "samples": 4},
+    **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
+    **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
+    **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
+}
+TOY = Config(cases=(CASE,), gradient=GRADIENT, **SIZES)
+DEQ_SPEC, TIED_SPEC = (TOY.spec(CASE, label, 0) for label in ("DEQ", TOY.tied_label))
+
+
+def contention(reason: str | None) -> Any:
+    return lambda threads: SimpleNamespace(read=lambda: reason)
+
+
+def rows_of(made: Made, study: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = made[0]["experiments"][study]["rows"]
+    return found
