@@ -74,8 +74,8 @@ def test_an_address_without_a_cluster_is_a_user_error() -> None:
 
 
 def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Path) -> None:
-    """Two machines and three runs; both machines are killed when a run has saved its state, and a new one joins."""
-    specs = [spec(f"l{number}", "deq", DEQ, train=LONG) for number in range(3)]
+    """Two machines and two runs; both machines are killed when a run has saved its state, and a new one joins."""
+    specs = [spec(f"l{number}", "deq", DEQ, train=LONG) for number in range(2)]
     reasons: list[str] = []
     starts: list[str] = []
     killed: list[str] = []
@@ -97,8 +97,8 @@ def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Pa
     callbacks = Callbacks(progress=on_progress, resumed=lambda job, reason: reasons.append(reason), started=on_start)
     options, store = RunOptions(checkpoint_s=0.0), Store(tmp_path)
     records = Coordinator(Plan(specs), suite="s", store=store, engine=engine, options=options, callbacks=callbacks).run()
-    assert [record.status for record in records] == ["ok"] * 3
-    assert len(set(starts)) == len(starts) == 3
+    assert [record.status for record in records] == ["ok"] * 2
+    assert len(set(starts)) == len(starts) == 2
     assert reasons
     assert all("machine was lost" in reason for reason in reasons)
     assert store.ids("s") == sorted(starts)
