@@ -567,7 +567,7 @@ def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli:
     assert [read_record(path).spec.label for path in records] == ["quick"]
     before = records[0].read_bytes()
     (tmp_path / "go").touch()
-    status, out, _ = cli(*arguments, "--json")
-    assert status == 0
+    status, out, err = cli(*arguments, "--json")
+    assert status == 0, err
     assert [run["status"] for run in json.loads(out)["runs"]] == ["ok"] * 2
     assert records[0].read_bytes() == before
