@@ -1,12 +1,14 @@
 """The paper's table 1 beside ours: copy memory at T=400, what is printed, what was measured, and whether that agrees."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.analysis.aggregate import PARAMETERS, Column, Group, ResultRow, cell, metric_columns
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import PARAMETERS, Column, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
-from bench.analysis.statistics import significant, written
+from bench.analysis.statistics import Interval, significant, written
+from bench.analysis.tables import measure_cell
 from bench.claims.claim import decided
 from bench.claims.evidence import Evidence, by_seed
 from bench.claims.hypothesis_tests import tested
@@ -42,7 +44,7 @@ def table(evidence: Evidence) -> Table | None:
 
 def table_of(group: Group) -> Table:
     """A line for each row of the comparison, the paper's first."""
-    score = next(column for column in metric_columns(group) if column.name == "test_loss")
+    score = next(column for column in metric_columns(group.records) if column.name == "test_loss")
     rows = sorted(group.rows, key=lambda row: _place(row.label))
     return Table(
         ending="table-1",
@@ -76,19 +78,24 @@ def _place(label: str) -> int:
 
 
 def _line(row: ResultRow, score: Column) -> Line:
-    printed, size, loss = _printed(row.label), cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
+    printed = _printed(row.label)
     verdict = _verdict(printed, row, score.chance) if printed else "—"
     return line(
         row.label,
         f"{len(row.ok)}/{len(row.finals)}",
-        f"{printed.size}" if printed else "—",
-        "—" if size is None else f"{size.mean / 1e3:.1f}",
-        significant(printed.loss, 2 if printed.loss < 1e-3 else 3) if printed else "—",
-        "—" if loss is None else Cell(written(loss), value=loss.mean, interval=loss, n=loss.n, unit="nats"),
+        Cell(f"{printed.size}", value=1000 * printed.size) if printed else "—",
+        _mean(row, PARAMETERS[1], lambda size: f"{size.mean / 1e3:.1f}"),
+        Cell(significant(printed.loss, 2 if printed.loss < 1e-3 else 3), value=printed.loss, unit="nats") if printed else "—",
+        _mean(row, score, written),
         printed.asked if printed else "—",
         Cell(verdict, bold=verdict != "—"),
         family=row.family,
     )
+
+
+def _mean(row: ResultRow, column: Column, write: Callable[[Interval], str]) -> Cell:
+    one = aggregate(row, column)
+    return replace(measure_cell(row, column, one), text=write(one.estimate) if one.estimate else "—", notes=(), measure="")
 
 
 def _verdict(printed: Printed, row: ResultRow, chance: float | None) -> str:

@@ -49,8 +49,8 @@ def peers(
         record["contended"] = contention.read()
     record["harness"] = explicit.harness(rounds)  # takes the machine for itself
     write(record, out)
-    for name, text in show.tables(record).items():
-        print(f"{name}\n\n{text}")
+    for name, table in show.tables(record).items():
+        print(f"{name}\n\n{show.pipe(table)}")
     if record["contended"]:
         print(f"the times are not to be trusted: {one_line(record['contended'])}")
 
@@ -65,8 +65,8 @@ def write(record: dict[str, Any], out: Path) -> None:
     from bench.records.side_file import PEERS
 
     write_text(out / "peers.json", json.dumps(PEERS.sealed(record), indent=1) + "\n")
-    for name, text in show.tables(record).items():
-        write_text(out / f"{name}.md", text)
+    for name, table in show.tables(record).items():
+        write_text(out / f"{name}.md", show.pipe(table))
         rows = pd.DataFrame(record[name], dtype=object)
         rounds = [column for column in rows if rows[column].map(lambda value: isinstance(value, list)).any()]
         tidy = rows.explode(rounds) if rounds else rows

@@ -16,7 +16,7 @@ from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
-from bench.report.report import revision_told
+from bench.report.report import code_revision
 from bench.studies import (
     batches,
     dependency,
@@ -75,7 +75,7 @@ def measure_studies(
     studies = all_studies(config)
     rows, missing = _current(studies, models, out)
     here = environment("cpu", 1)
-    revision = revision_told(here)
+    revision = code_revision(here)
     for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
         rows[_key(study.name, row.subject)] = {
             **row.subject,
