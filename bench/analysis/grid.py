@@ -1,7 +1,7 @@
 """A table is a grid of cells; Markdown, LaTeX, CSV, terminal and HTML are renderers of it (bench.report)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.analysis.statistics import Interval
@@ -65,7 +65,7 @@ def line(*cells: Cell | str, label: str = "", family: str = "", method: str = ""
 class Table:
     """A grid of cells with its words.
 
-    `ending` tells the tables of one group apart; `heads` are (name and arrow, unit); `words` are the columns of text; `keys` is how
+    `ending` names the table within its group; `heads` are (name and arrow, unit); `words` are the columns of text; `keys` is how
     many leading columns name the row. `rule` is what a page of several tables states once. `data` is what the CSV file holds
     where that is more than the grid: hidden columns, single runs, single depths.
     """
@@ -98,17 +98,11 @@ class Table:
         )
 
 
-@dataclass
-class Notes:
-    """Footnotes by text, so that one reason has one number."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, text: str) -> int:
-        """The number of a footnote, which is added where it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+def footnote(notes: list[str], text: str) -> int:
+    """The number of a footnote, which is added where it is new: one reason has one number."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
 
 
 def cut(text: str) -> str:

@@ -6,7 +6,7 @@ from math import fsum
 
 from bench.analysis.aggregate import Group
 from bench.analysis.columns import metrics, readable
-from bench.analysis.grid import ARROWS, Cell, Line, Notes, Sample, Table, failures, line
+from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, failures, footnote, line
 from bench.analysis.probe_data import beta_probe, depth_probe
 from bench.analysis.statistics import GROWTH_RULE, growth, interval, significant, written
 from bench.records.record import Record
@@ -49,12 +49,12 @@ def trials_table(group: Group) -> Table | None:
         return None
     headline, known = metrics(group.records)
     name, better = f"valid_{headline}", known[headline].better if headline in known else "lower"
-    notes = Notes()
+    notes: list[str] = []
     rows, data = [], []
     for sweep in _sweeps(group):
         audit = _audit(sweep, name, better)
         texts = [f"{rate:g}: {', '.join(_score(one, name) for one in same)}" for rate, same in groupby(sweep.tried, key=_rate)]
-        marks = tuple(notes.mark(note) for note in failures(one for one in sweep.tried if one.status != "ok"))
+        marks = tuple(footnote(notes, note) for note in failures(one for one in sweep.tried if one.status != "ok"))
         samples = tuple(
             Sample(
                 f"rate {_rate(one):g}, seed {one.spec.seed}",
@@ -85,7 +85,7 @@ def trials_table(group: Group) -> Table | None:
         heads=(("model", ""), (head, known[headline].unit if headline in known else ""), ("chosen", ""), ("audit", "")),
         words=(0, 1, 3),
         rows=tuple(rows),
-        notes=tuple(notes.texts),
+        notes=tuple(notes),
         remarks=tuple(f"Trials, {one.row}: {', '.join(r.run_id for r in one.tried)}." for one in _sweeps(group) if one.tried),
         data=tuple(data),
     )
@@ -194,7 +194,7 @@ def beta_table(group: Group) -> Table | None:
     return Table(
         ending="gradient",
         title=f"{group.name}: gradient by equilibrium propagation",
-        caption="Beside the implicit gradient of the trained model on the first training batch, solves in float64 to 1e-10.",
+        caption="Against the implicit gradient of the trained model on the first training batch, solves in float64 to 1e-10.",
         words=(0, 1),
         keys=3,
         heads=(("model", ""), ("nudge", ""), ("beta", ""), ("1 - cosine ↓", ""), ("distance / norm ↓", "")),

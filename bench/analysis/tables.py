@@ -16,7 +16,7 @@ from bench.analysis.columns import (
     readable,
     unit,
 )
-from bench.analysis.grid import ARROWS, Cell, Line, Notes, Sample, Table, cut, failures, gathered, line
+from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
 from bench.analysis.quality_table import quality_table
 from bench.analysis.statistics import significant, written
@@ -60,7 +60,7 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
     ]
     if (not shown and ending) or len(silent) == len(group.rows):
         return None
-    notes = Notes()
+    notes: list[str] = []
     rows = {index: [Cell(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
     heads = [("model", ""), ("n", "ok/all")]
     for column in shown:
@@ -78,16 +78,16 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
         rule=_BOLD,
         heads=tuple(heads),
         rows=(*_references(shown), *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
-        notes=tuple(notes.texts),
+        notes=tuple(notes),
         remarks=(*_methods(group, shown, grid), *_runs(group)),
         data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
 
 
-def _count(row: ResultRow, notes: Notes) -> Cell:
-    marks = [notes.mark(note) for note in failures(row.failed)]
+def _count(row: ResultRow, notes: list[str]) -> Cell:
+    marks = [footnote(notes, note) for note in failures(row.failed)]
     if len(row.ok) == 1:
-        marks.append(notes.mark("One run: no interval."))
+        marks.append(footnote(notes, "One run: no interval."))
     words = "" if row.ok else " " + ", ".join(sorted({record.status for record in row.failed}))
     samples = tuple(Sample(f"seed {one.spec.seed}", one.status, one.run_id, one.reason or "") for one in row.finals)
     text = f"{len(row.ok)}/{len(row.finals)}{words}"
@@ -95,19 +95,19 @@ def _count(row: ResultRow, notes: Notes) -> Cell:
 
 
 def measure_cell(
-    row: ResultRow, column: Column, one: Aggregate, factor: float = 1.0, bold: bool = False, notes: Notes | None = None
+    row: ResultRow, column: Column, one: Aggregate, factor: float = 1.0, bold: bool = False, notes: list[str] | None = None
 ) -> Cell:
     """The cell of a row's mean, its text in the unit times `factor`."""
-    notes = notes or Notes()
+    notes = [] if notes is None else notes
     marks = []
     if one.estimate is None:
         text = "n/a" if row.ok else "—"
-        marks = [notes.mark(cut(reason)) for reason in one.reasons]
+        marks = [footnote(notes, cut(reason)) for reason in one.reasons]
     else:
         text = written(one.estimate, factor, column.counted)
-        marks = [notes.mark(f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
+        marks = [footnote(notes, f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
         if one.estimate.scale != column.scale:
-            marks.append(notes.mark(f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
+            marks.append(footnote(notes, f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
     return Cell(
         text,
         bold,

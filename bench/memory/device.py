@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.analysis.grid import Table, line
+from bench.analysis.grid import Cell, Table, line
 from bench.analysis.statistics import significant
 from bench.instruments.meters import CudaMemory
 from bench.instruments.nvml import Nvml
@@ -101,8 +101,12 @@ def follow(rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
     return {"device": torch.cuda.get_device_name(device), "reason": None, "rows": found}
 
 
-def _gb(value: float | None) -> str:
-    return "n/a" if value is None else significant(value / GB, 3)
+def _gb(value: float | None) -> Cell:
+    return Cell("n/a" if value is None else significant(value / GB, 3), value=value, unit="B")
+
+
+def _number(value: float | None, digits: int) -> Cell:
+    return Cell("n/a" if value is None else f"{value:.{digits}f}", value=value)
 
 
 def table(record: Mapping[str, Any]) -> Table:
@@ -116,9 +120,9 @@ def table(record: Mapping[str, Any]) -> Table:
         measures = on["rows"].get(row["label"], {})
         values = [measures.get(name, {}).get("value") for name in _READ]
         allocated = values[1]
-        ratio = "n/a" if allocated is None else f"{allocated / predicted:.3f}"
+        ratio = _number(None if allocated is None else allocated / predicted, 3)
         said = "n/a" if allocated is None else "yes" if abs(allocated / predicted - 1) <= _WITHIN else "NO"
-        lines.append((row["label"], _gb(predicted), *map(_gb, values), ratio, said))
+        lines.append(line(row["label"], _gb(predicted), *map(_gb, values), ratio, said))
         data += [
             {"suite": "paper", "group": "memory", "label": row["label"], "column": name, "value": value, "unit": "B"}
             for name, value in zip(("predicted", *_READ), (predicted, *values), strict=True)
@@ -135,7 +139,7 @@ def table(record: Mapping[str, Any]) -> Table:
         + (f"On: {on['device']}." if on["reason"] is None else f"n/a: {on['reason']}."),
         rule="Within 3 %: the allocator's allocated peak and the prediction.",
         heads=(*heads, ("allocated / predicted", ""), ("within 3 %", "")),
-        rows=tuple(line(*texts) for texts in lines),
+        rows=tuple(lines),
         data=tuple(data),
         words=(0,),
     )
@@ -149,9 +153,9 @@ def times(record: Mapping[str, Any]) -> Table:
         for mode, claimed in zip(_MODES, printed, strict=True):
             seconds = [on["rows"].get(label, {}).get(f"{mode}_s", {}).get("value") for label in (deq, explicit)]
             known = None not in seconds
-            shown = [f"{1000 * value:.1f}" if value is not None else "n/a" for value in seconds]
+            shown = [_number(None if value is None else 1000 * value, 1) for value in seconds]
             ratio = seconds[0] / seconds[1] if known else None
-            lines.append((deq, explicit, mode, f"{claimed:.2f}", *shown, "n/a" if ratio is None else f"{ratio:.2f}"))
+            lines.append(line(deq, explicit, mode, _number(claimed, 2), *shown, _number(ratio, 2)))
             data.append({"suite": "paper", "group": "times", "label": deq, "column": mode, "value": ratio, "unit": "1"})
     return Table(
         ending="times",
@@ -167,7 +171,8 @@ def times(record: Mapping[str, Any]) -> Table:
             ("explicit", "ms"),
             ("ratio", ""),
         ),
-        rows=tuple(line(*texts) for texts in lines),
+        rows=tuple(lines),
         data=tuple(data),
         words=(0, 1, 2),
+        keys=3,
     )

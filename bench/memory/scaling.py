@@ -147,10 +147,11 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         amounts = [point["bytes"] for point in row["points"]]
         law = growth(values, amounts)
         claim = "constant" if row["flat"] else "sqrt" if row["root"] else "—"
-        ends = (significant(amount / 2**20, 4) for amount in (amounts[0], amounts[-1]))
+        ends = (Cell(significant(amount / 2**20, 4), value=amount, unit="B") for amount in (amounts[0], amounts[-1]))
+        slope = Cell(significant(law.slope / 1024, 3), value=law.slope, unit="B/step")
         exponent = power(values, amounts)
         lines.append(
-            (row["label"], f"{values[0]}-{values[-1]}", *ends, significant(law.slope / 1024, 3), f"{exponent:.2f}", law.verdict)
+            (row["label"], f"{values[0]}-{values[-1]}", *ends, slope, Cell(f"{exponent:.2f}", value=exponent), law.verdict)
             + (claim, judged(row) or "—")
         )
         data += [

@@ -240,7 +240,7 @@ def _readme(suites: dict[str, list[Group]], sections: Sequence[str], records: Se
 
 def _failures(records: Sequence[Record]) -> list[str]:
     failed = [record for record in records if record.status != "ok"]
-    lines = ["| suite | run | role | status | why |", "|:--|:--|:--|:--|:--|"]
+    lines = ["| suite | run | role | status | reason |", "|:--|:--|:--|:--|:--|"]
     for record in failed:
         cells = [record.suite, record.run_id, record.spec.role, record.status, (record.reason or "")[:_LONGEST]]
         lines.append("| " + " | ".join(map(markdown_escape, cells)) + " |")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bench.training.evaluation
 import bench.training.run
 import bench.training.trainer
-from bench.analysis import aggregate as columns
+from bench.analysis import columns
 from bench.instruments.self_test import examine
 from bench.records.errors import UserError, failure
 from bench.records.record import Record

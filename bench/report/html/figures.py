@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench.analysis.aggregate import Group
 from bench.records.errors import UserError
 from bench.report.figures import FIGURES, Kind
 
@@ -43,29 +42,16 @@ class EmbeddedFigure:
     opened: bool
 
 
-def group_figures(results: Path, group: Group) -> list[EmbeddedFigure]:
-    """The figures of a comparison."""
-    about = f"{group.name}: {', '.join(row.label for row in group.rows)}"
-    return _figures(results / "figures" / group.suite, "comparison", "python -m bench report", f"{group.slug}-", about)
-
-
-def memory_figures(results: Path) -> list[EmbeddedFigure]:
-    """The figures of the memory record."""
-    return _figures(results / "memory", "memory", "python -m bench memory")
-
-
-def claim_figures(results: Path) -> list[EmbeddedFigure]:
-    """The figures of the studies that claims rest on."""
-    return _figures(results / "claims", "experiments", "python -m bench claims --measure")
-
-
-def _figures(
+def embedded_figures(
     folder: Path, kind: Kind, command: str, prefix: str = "", about: str = "DEQ and explicit networks"
 ) -> list[EmbeddedFigure]:
+    """The figures of a kind that are in a folder; `command` writes them, `about` ends their alternative texts."""
     paths = {name: folder / f"{prefix}{name}.svg" for name in FIGURES[kind]}
     return [
-        EmbeddedFigure(title=entry.title, alt=f"{_ALT[name]}. {about}.", svg=embed(path, command), opened=name == "tradeoff")
-        for (name, path), entry in zip(paths.items(), FIGURES[kind].values(), strict=True)
+        EmbeddedFigure(
+            title=FIGURES[kind][name].title, alt=f"{_ALT[name]}. {about}.", svg=embed(path, command), opened=name == "tradeoff"
+        )
+        for name, path in paths.items()
         if path.is_file() and not path.is_symlink()
     ]
 

@@ -21,7 +21,7 @@ from bench.claims.claim import Claim, Finding, judged, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.escape import visible
-from bench.report.html.figures import claim_figures, group_figures, memory_figures
+from bench.report.html.figures import embedded_figures
 from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables
 from bench.report.html.text import render
 from bench.report.report import environments, read_suites, terms
@@ -55,9 +55,12 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         summary=_summary(list(suites.values()), findings),
         findings=findings,
         tally=tally(findings),
-        claim_figures=claim_figures(results),
+        claim_figures=embedded_figures(results / "claims", "experiments", "python -m bench claims --measure"),
         suites={suite: [_comparison(results, group) for group in found] for suite, found in suites.items()},
-        memory={"tables": memory_tables(results), "figures": memory_figures(results)},
+        memory={
+            "tables": memory_tables(results),
+            "figures": embedded_figures(results / "memory", "memory", "python -m bench memory"),
+        },
         peers={"tables": peer_tables(results), "figures": []},
         environments=environments(records),
         failures=[record for record in records if record.status != "ok"],
@@ -89,13 +92,16 @@ def _sort_value(source: CellSource | None) -> str:
 def _comparison(results: Path, group: Group) -> dict[str, Any]:
     """What the page shows of a group."""
     text, unequal = terms(group)
+    labels = ", ".join(row.label for row in group.rows)
     return {
         "name": group.name,
         "anchor": f"{slug(group.suite)}-{group.slug}",
         "terms": text,
         "unequal": unequal,
         "tables": sourced_group_tables(group),
-        "figures": group_figures(results, group),
+        "figures": embedded_figures(
+            results / "figures" / group.suite, "comparison", "python -m bench report", f"{group.slug}-", f"{group.name}: {labels}"
+        ),
     }
 
 
