@@ -1,21 +1,33 @@
-"""A table is a grid of cells; every format is a renderer of it (bench.report.report), and none reads another's text."""
+"""A table is a grid of cells; Markdown, LaTeX, CSV, terminal and HTML are renderers of it (bench.report)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import overload
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from bench.analysis.statistics import Interval
 from bench.records.record import Record
 
+_T = TypeVar("_T")
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 _LONGEST = 300  # characters of a reason: a traceback's last line can be a page
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell: its text, unescaped; the value, interval, number of runs, unit and run ids behind it; its footnotes' numbers.
+class Sample:
+    """One value that a cell is computed from: its seed, depth or round, its run, and the reason where it does not count."""
 
-    `value` and `interval` are in `unit`, which may be another than the one that the text is written in.
+    about: str
+    value: float | int | str | None
+    run: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its unescaped text, footnote numbers, and the value with all that it comes from.
+
+    `value`, `interval` and `samples` are in `unit`; the text may be in another. `methods` are pairs (method, scope), `measure` the
+    name that records give the column.
     """
 
     text: str
@@ -23,44 +35,39 @@ class Cell:
     notes: tuple[int, ...] = ()
     value: float | str | None = None
     interval: Interval | None = None
-    n: int | None = None
     unit: str = ""
-    sources: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    methods: tuple[tuple[str, str], ...] = ()
+    measure: str = ""
+
+    @property
+    def run_ids(self) -> str:
+        """The runs that count, for CSV."""
+        return " ".join(sample.run for sample in self.samples if sample.value is not None)
 
 
-@dataclass(frozen=True)
-class Line(Sequence[Cell]):
-    """One row of cells, and what it is about: `label` names it in data, whatever its first cell adds to that."""
+class Line(tuple[Cell, ...]):
+    """A row of cells; `label` names it in data, whatever its first cell adds to that; family "reference": no model."""
 
-    cells: tuple[Cell, ...]
     label: str
-    family: str = ""
-    method: str = ""
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    @overload
-    def __getitem__(self, index: int) -> Cell: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Cell, ...]: ...
-    def __getitem__(self, index: int | slice) -> Cell | tuple[Cell, ...]:
-        return self.cells[index]
+    family: str
+    method: str
 
 
 def line(*cells: Cell | str, label: str = "", family: str = "", method: str = "") -> Line:
-    """A Line of cells or plain texts; without a label, the first text is it."""
-    made = tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
-    return Line(cells=made, label=label or made[0].text, family=family, method=method)
+    """Make a Line of cells or plain texts; without a label, the first text is it."""
+    made = Line(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+    made.label, made.family, made.method = label or made[0].text, family, method
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A grid of cells; Markdown, LaTeX, CSV and terminal are renderers of it (bench.report.report).
+    """A grid of cells with its words.
 
-    `ending` tells the tables of one group apart; `heads` are (name and arrow, unit); `words` are the columns that hold words, not
-    numbers; `keys` is how many leading columns name the row. `rule` is what a reader of several tables need be told once.
-    `data` is what the CSV file holds where that is more than the grid: hidden columns, single runs, single depths.
+    `ending` names the table within its group; `heads` are (name and arrow, unit); `words` are the columns of text; `keys` is how
+    many leading columns name the row. `rule` is what a page of several tables states once. `data` is what the CSV file holds
+    where that is more than the grid: hidden columns, single runs, single depths.
     """
 
     ending: str
@@ -68,7 +75,7 @@ class Table:
     caption: str
     rule: str = ""
     heads: tuple[tuple[str, str], ...]
-    rows: tuple[Sequence[Cell], ...]
+    rows: tuple[Line, ...]
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     data: tuple[dict[str, object], ...] = ()
@@ -77,46 +84,35 @@ class Table:
     group: tuple[str, str] = ("", "")
 
     @property
-    def lines(self) -> tuple[Line, ...]:
-        """The rows as Lines."""
-        return tuple(row if isinstance(row, Line) else line(*row) for row in self.rows)
-
-    @property
     def tidy(self) -> tuple[dict[str, object], ...]:
         """One dictionary a cell, or `data` where it is given."""
         return self.data or tuple(
             {
                 **{"suite": self.group[0], "group": self.group[1], "label": row.label, "method": row.method},
                 **{"column": self.heads[index][0], "value": cell.text if index in self.words else cell.value},
-                **{"unit": cell.unit, "run_ids": " ".join(cell.sources)},
+                **{"unit": cell.unit, "run_ids": cell.run_ids},
             }
-            for row in self.lines
-            for index, cell in enumerate(row.cells)
+            for row in self.rows
+            for index, cell in enumerate(row)
             if index >= self.keys
         )
 
 
-@dataclass
-class Notes:
-    """Footnotes by text, so that one reason has one number."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, text: str) -> int:
-        """The number of a footnote, which is added where it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+def footnote(notes: list[str], text: str) -> int:
+    """The number of a footnote, which is added where it is new: one reason has one number."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
 
 
 def cut(text: str) -> str:
-    """A reason, shortened to what a footnote can hold."""
+    """Shorten a reason to what a footnote can hold."""
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def gathered(pairs: Iterable[tuple[str, _T]]) -> dict[str, list[_T]]:
     """The second items by the first, both in the order in which they come."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[_T]] = {}
     for key, item in pairs:
         found.setdefault(key, []).append(item)
     return found

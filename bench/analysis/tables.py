@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from bench.analysis.aggregate import (
+from bench.analysis.aggregate import Aggregate, Group, ResultRow, aggregate, best
+from bench.analysis.columns import (
     COST,
     COST_MORE,
     MEMORY,
@@ -10,20 +11,17 @@ from bench.analysis.aggregate import (
     PARAMETERS,
     SOLVER,
     SOLVER_MORE,
-    Aggregate,
     Column,
-    Group,
-    ResultRow,
-    best,
-    cell,
     metric_columns,
-    shown_unit,
+    readable,
     unit,
 )
-from bench.analysis.grid import ARROWS, Cell, Line, Notes, Table, cut, failures, gathered, line
+from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
+from bench.analysis.quality_table import quality_table
 from bench.analysis.statistics import significant, written
 
+MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
 _BOLD = (
     "No brackets: one run, or equal values. Bold: the best of its column, if its interval overlaps no other row's "
     "(two runs or more each, five or more where all are equal, none of its own failed), or if all are exact counts."
@@ -31,153 +29,161 @@ _BOLD = (
 
 
 def group_tables(group: Group) -> list[Table]:
-    """All tables of a comparison: scores, cost, memory, solver, trials, depth and beta, those that have something to say."""
-    scores = (*PARAMETERS, *metric_columns(group))
-    made = [
-        _score_table(group, "", "scores on the test split", scores, metric_columns(group, "valid")),
-        _score_table(group, "cost", "time and arithmetic", COST, COST_MORE),
-        _score_table(group, "memory", "memory", MEMORY, MEMORY_MORE),
-        _score_table(group, "solver", "solver", SOLVER, SOLVER_MORE),
-        trials_table(group),
-        depth_table(group),
-        beta_table(group),
-    ]
-    return [table for table in made if table is not None]
+    """All tables of a comparison: scores, cost, memory, solver, trials, depth, beta and time to quality, those that have rows."""
+    further = (trials_table(group), depth_table(group), beta_table(group), quality_table(group))
+    return [*measure_tables(group), *(table for table in further if table is not None)]
 
 
-def _score_table(group: Group, ending: str, what: str, columns: Sequence[Column], more: Sequence[Column]) -> Table | None:
-    grid = {column.name: [cell(row, column) for row in group.rows] for column in (*columns, *more)}
-    data = [one for column in (*columns, *more) for one in _lines(group, column, grid[column.name])]
-    absent = [column for column in columns if all(one.estimate is None for one in grid[column.name])]
-    shown = [column for column in columns if column not in absent]
-    if (not shown and ending) or not group.rows:
-        return None
-    notes = Notes()
+def measure_tables(group: Group, hidden: bool = False) -> list[Table]:
+    """The tables of means over seeds; `hidden` shows the columns and rows too that are only in the CSV files."""
+    scores, valid = (metric_columns(group.records, split) for split in ("test", "valid"))
+    columns: dict[str, tuple[Sequence[Column], Sequence[Column]]] = {
+        "": ((*PARAMETERS, *scores), valid),
+        "cost": (COST, COST_MORE),
+        "memory": (MEMORY, MEMORY_MORE),
+        "solver": (SOLVER, SOLVER_MORE),
+    }
+    found = (_measure_table(group, ending, *columns[ending], hidden) for ending in columns)
+    return [table for table in found if table is not None]
+
+
+def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: Sequence[Column], hidden: bool) -> Table | None:
+    grid = {column: [aggregate(row, column) for row in group.rows] for column in (*columns, *more)}
+    absent = [] if hidden else [column for column in columns if not any(one.estimate for one in grid[column])]
+    shown = [column for column in (grid if hidden else columns) if column not in absent]
     # An explicit model has no solver; a model whose runs all failed stays, its absence being the result.
+    solves = [column for column in shown if column.name != "future_leak_nats"]
     silent = [
         row
         for i, row in enumerate(group.rows)
-        if ending == "solver" and row.ok and not any(grid[c.name][i].estimate for c in shown if c.name != "future_leak_nats")
+        if ending == "solver" and not hidden and row.ok and not any(grid[column][i].estimate for column in solves)
     ]
-    if len(silent) == len(group.rows):
+    if (not shown and ending) or len(silent) == len(group.rows):
         return None
-    cells = {index: [Cell(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
+    notes: list[str] = []
+    rows = {index: [Cell(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
     heads = [("model", ""), ("n", "ok/all")]
     for column in shown:
-        found = grid[column.name]
-        factor, name = shown_unit(column, unit(column, found), found)
+        means = [one.estimate.mean for one in grid[column] if one.estimate is not None]
+        measures = [measure for one in grid[column] for measure in one.measures]
+        factor, name = readable("count" if column.name.startswith("parameters_") else unit(column, measures), means)
         heads.append((f"{column.head} {ARROWS[column.better]}".strip(), name))
-        bold = best(column, group.rows, found)
-        for index, (row, one) in enumerate(zip(group.rows, found, strict=True)):
-            if row not in silent:
-                cells[index].append(_cell(row, one, column, factor, index in bold, notes))
+        bold = best(column, group.rows, grid[column])
+        for index, cells in rows.items():
+            cells.append(measure_cell(group.rows[index], column, grid[column][index], factor, index in bold, notes))
     return Table(
         ending=ending,
-        title=f"{group.name}: {what}",
+        title=f"{group.name}: {MEASURE_TABLES[ending]}",
         caption=" ".join([_caption(shown, grid), *_absences(group, shown, absent, silent, grid)]),
         rule=_BOLD,
         heads=tuple(heads),
-        rows=(*_references(shown), *(line(*found, family=group.rows[index].family) for index, found in cells.items())),
-        notes=tuple(notes.texts),
+        rows=(*_references(shown), *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
+        notes=tuple(notes),
         remarks=(*_methods(group, shown, grid), *_runs(group)),
-        data=tuple(data),
+        data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
 
 
-def _count(row: ResultRow, notes: Notes) -> Cell:
-    marks = [notes.mark(note) for note in failures(row.failed)]
+def _count(row: ResultRow, notes: list[str]) -> Cell:
+    marks = [footnote(notes, note) for note in failures(row.failed)]
     if len(row.ok) == 1:
-        marks.append(notes.mark("One run: no interval."))
+        marks.append(footnote(notes, "One run: no interval."))
     words = "" if row.ok else " " + ", ".join(sorted({record.status for record in row.failed}))
-    runs = tuple(record.run_id for record in row.finals)
+    samples = tuple(Sample(f"seed {one.spec.seed}", one.status, one.run_id, one.reason or "") for one in row.finals)
     text = f"{len(row.ok)}/{len(row.finals)}{words}"
-    return Cell(text, notes=tuple(dict.fromkeys(marks)), value=len(row.ok), n=len(row.finals), sources=runs)
+    return Cell(text, notes=tuple(dict.fromkeys(marks)), value=len(row.ok), samples=samples, measure="n")
 
 
-def _cell(row: ResultRow, one: Aggregate, column: Column, factor: float, bold: bool, notes: Notes) -> Cell:
+def measure_cell(
+    row: ResultRow, column: Column, one: Aggregate, factor: float = 1.0, bold: bool = False, notes: list[str] | None = None
+) -> Cell:
+    """The cell of a row's mean, its text in the unit times `factor`."""
+    notes = [] if notes is None else notes
+    marks = []
     if one.estimate is None:
-        return Cell("n/a", notes=tuple(notes.mark(cut(reason)) for reason in one.reasons)) if row.ok else Cell("—")
-    marks = [notes.mark(f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
-    if one.estimate.scale != column.scale:
-        marks.append(notes.mark(f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
+        text = "n/a" if row.ok else "—"
+        marks = [footnote(notes, cut(reason)) for reason in one.reasons]
+    else:
+        text = written(one.estimate, factor, column.counted)
+        marks = [footnote(notes, f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
+        if one.estimate.scale != column.scale:
+            marks.append(footnote(notes, f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
     return Cell(
-        written(one.estimate, factor, column.counted),
+        text,
         bold,
         tuple(marks),
-        value=one.estimate.mean,
+        value=one.estimate.mean if one.estimate else None,
         interval=one.estimate,
-        n=one.estimate.n,
-        unit=unit(column, [one]),
-        sources=one.runs,
+        unit=unit(column, one.measures),
+        samples=one.samples,
+        methods=tuple(dict.fromkeys((measure.method, measure.scope) for measure in one.measures)),
+        measure=column.name,
     )
 
 
 def _references(columns: Sequence[Column]) -> list[Line]:
-    """Rows for what a guess and the optimum score, where the task knows."""
+    """Rows for the scores of a guess and of the optimum, where the task knows them."""
     rows = []
-    for name, values in (("chance", [c.chance for c in columns]), ("optimum", [c.optimum for c in columns])):
+    for name in ("chance", "optimum"):
+        values = [getattr(column, name) for column in columns]
         if any(value is not None for value in values):
-            texts = ["" if value is None else significant(value, 3) for value in values]
-            cells = (Cell(text, value=value) for text, value in zip(texts, values, strict=True))
-            rows.append(line(f"({'optimum' if name == 'floor' else name})", "", *cells, family="reference"))
+            cells = (Cell("" if value is None else significant(value, 3), value=value) for value in values)
+            rows.append(line(f"({name})", "", *cells, family="reference"))
     return rows
 
 
-def _caption(columns: Sequence[Column], grid: dict[str, list[Aggregate]]) -> str:
+_Grid = dict[Column, list[Aggregate]]
+
+
+def _caption(columns: Sequence[Column], grid: _Grid) -> str:
     how = {
         "log": "on the log scale (geometric mean): ",
         "linear": "on the linear scale: ",
         "fraction": "on the linear scale, clipped to [0, 1]: ",
     }
-    spread = [c for c in columns if any(one.estimate is not None and not one.estimate.exact for one in grid[c.name])]
+    spread = [column for column in columns if any(one.estimate is not None and not one.estimate.exact for one in grid[column])]
     scales = gathered((column.scale, column.head) for column in spread)
     text = "; ".join(how[scale] + ", ".join(scales[scale]) for scale in how if scale in scales)
     brackets = f"In brackets 95 % t-intervals, {text}." if text else "No intervals: one run a row, or equal values in all its runs."
     return f"Means over the seeds that ended ok. {brackets}"
 
 
-def _lines(group: Group, column: Column, cells: Sequence[Aggregate]) -> list[dict[str, object]]:
-    common = {"unit": unit(column, cells), "better": column.better or ""}
-    lines: list[dict[str, object]] = []
+def _data(group: Group, column: Column, cells: Sequence[Aggregate]) -> Iterable[dict[str, object]]:
+    """A line a row: the mean and its interval, unrounded, with method and runs."""
+    name = unit(column, [measure for one in cells for measure in one.measures])
     for row, one in zip(group.rows, cells, strict=True):
-        mean = {name: None if one.estimate is None else getattr(one.estimate, name) for name in ("mean", "low", "high")}
+        mean = one.estimate
         reasons = [*one.reasons, *(f"{record.run_id} {record.status}: {record.reason}" for record in row.failed)]
-        lines.append(
-            {
-                **{"suite": group.suite, "group": group.name, "label": row.label, "column": column.name},
-                **mean,
-                **{"n": len(one.runs), "ok": len(row.ok), "runs": len(row.finals)},
-                **common,
-                **{"scale": "" if one.estimate is None else one.estimate.scale, "chance": column.chance, "optimum": column.optimum},
-                **{"method": " / ".join(sorted({f"{m.method}; {m.scope}" for m in one.measures}))},
-                **{"run_ids": " ".join(one.runs), "reason": " / ".join(reasons)},
-            }
-        )
-    return lines
+        yield {
+            **{"suite": group.suite, "group": group.name, "label": row.label, "column": column.name},
+            **{end: getattr(mean, end, None) for end in ("mean", "low", "high")},
+            **{"n": len(one.measures), "ok": len(row.ok), "runs": len(row.finals), "unit": name, "better": column.better or ""},
+            **{"scale": mean.scale if mean else "", "chance": column.chance, "optimum": column.optimum},
+            **{"method": " / ".join(sorted({f"{m.method}; {m.scope}" for m in one.measures}))},
+            **{"run_ids": " ".join(s.run for s in one.samples if s.value is not None), "reason": " / ".join(reasons)},
+        }
 
 
 def _absences(
-    group: Group, shown: Sequence[Column], absent: Sequence[Column], silent: Sequence[ResultRow], grid: dict[str, list[Aggregate]]
+    group: Group, shown: Sequence[Column], absent: Sequence[Column], silent: Sequence[ResultRow], grid: _Grid
 ) -> list[str]:
-    """What the table leaves out, rows and columns, and why."""
+    """The rows and columns that the table leaves out, and why."""
 
     def reasons(found: Iterable[Aggregate]) -> str:
         return "; ".join(sorted({cut(reason) for one in found for reason in one.reasons}))
 
-    rows = gathered(
-        (reasons(grid[column.name][index] for column in shown), row.label) for index, row in enumerate(group.rows) if row in silent
-    )
-    columns = gathered((reasons(grid[column.name]) or "no run ended ok", column.head) for column in absent)
+    rows = gathered((reasons(grid[column][i] for column in shown), row.label) for i, row in enumerate(group.rows) if row in silent)
+    columns = gathered((reasons(grid[column]) or "no run ended ok", column.head) for column in absent)
     found = [f"Without a solver: {'; '.join(labels)} ({reason})." for reason, labels in rows.items()]
     return found + [f"Not measured: {', '.join(heads)} ({reason})." for reason, heads in columns.items()]
 
 
-def _methods(group: Group, columns: Sequence[Column], grid: dict[str, list[Aggregate]]) -> list[str]:
+def _methods(group: Group, columns: Sequence[Column], grid: _Grid) -> list[str]:
     remarks = []
     for column in columns:
         users = gathered(
             (how, row.label)
-            for row, one in zip(group.rows, grid[column.name], strict=True)
+            for row, one in zip(group.rows, grid[column], strict=True)
             for how in dict.fromkeys(f"{measure.method}; {measure.scope}" for measure in one.measures)
         )
         ways = [f"{how} [{', '.join(labels)}]" if len(users) > 1 else how for how, labels in users.items()]
@@ -186,10 +192,10 @@ def _methods(group: Group, columns: Sequence[Column], grid: dict[str, list[Aggre
 
 
 def _runs(group: Group) -> list[str]:
-    said = []
+    remarks = []
     for row in group.rows:
-        trials = row.finals[0].spec.trials
-        chosen = f"; learning rate {row.finals[0].spec.train.learning_rate:g} "
-        chosen += f"chosen from {', '.join(trials)}" if trials else "given, not chosen from trials"
-        said.append(f"Runs, {row.label}: {', '.join(record.run_id for record in row.finals)}{chosen}.")
-    return said
+        spec = row.finals[0].spec
+        source = f"chosen from {', '.join(spec.trials)}" if spec.trials else "given, not chosen from trials"
+        runs = ", ".join(record.run_id for record in row.finals)
+        remarks.append(f"Runs, {row.label}: {runs}; learning rate {spec.train.learning_rate:g} {source}.")
+    return remarks

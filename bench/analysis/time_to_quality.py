@@ -6,21 +6,22 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.analysis.aggregate import Group, ResultRow, metrics
+from bench.analysis.aggregate import Group, ResultRow
+from bench.analysis.columns import metrics
 from bench.analysis.frame import runs_frame
 from bench.records.record import Record
 
-_SOLVES = ("eval_residual_p99", "train_residual_p50")
+_RESIDUALS = ("eval_residual_p99", "train_residual_p50")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
-    """How one row stands against the target.
+    """One row against the target; `final`, `trained` and `seconds` by run.
 
-    `seconds` by run: when its validation was first as good as the target (infinite: never); `trained` by run: seconds of the whole
-    training; `final` by run: the last validation. `residual`: the largest over the runs of what 99 % of the test's solves stay
-    below; `shift`: the median over the runs of the test score with the training's stops over that of the solved evaluation; both
-    None for explicit models. `unsolved`: the median over the runs of the median residual of their training solves.
+    `final`: the last validation. `trained`: seconds of the whole training. `seconds`: when a validation first was as good as the
+    target (infinite: never). `residual`: the largest over the runs of the 99th percentile of the test's solves. `shift`: the median
+    over the runs of the test score with the training's stops over that of the solved evaluation. `unsolved`: the median over the
+    runs of the median residual of their training solves. The last three are None for explicit models.
     """
 
     row: ResultRow
@@ -33,19 +34,18 @@ class Reached:
 
     @property
     def median(self) -> float:
-        """The median over the runs; infinite where half of them never got there."""
+        """The median over the runs of `seconds`."""
         return statistics.median(self.seconds)
 
     @property
     def count(self) -> int:
-        """How many runs got there."""
+        """How many runs reached the target."""
         return sum(map(math.isfinite, self.seconds))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """`best` is the tied row, at its own best depth, whose median final validation score is the `target`: of those that train for
-    the fewest steps."""
+    """The target, `best`, the tied row that sets it, and how every row reached it."""
 
     headline: str
     unit: str
@@ -59,62 +59,61 @@ class Quality:
         return [(one, one.unsolved) for one in self.rows if one.unsolved is not None and math.isfinite(one.median)]
 
 
-def _final(record: Record, headline: str) -> float | None:
-    return next((point.valid[headline] for point in reversed(record.curve) if headline in point.valid), None)
+def _valid(record: Record, headline: str) -> list[tuple[float, float]]:
+    """Seconds of training and score of each validation."""
+    return [(point.seconds, point.valid[headline]) for point in record.curve if headline in point.valid]
 
 
-def _first(record: Record, headline: str, target: float, lower: bool) -> float:
-    for point in record.curve:
-        value = point.valid.get(headline)
-        if value is not None and (value <= target if lower else value >= target):
-            return point.seconds
-    return math.inf
-
-
-def _timed(row: ResultRow, headline: str) -> bool:
-    return bool(row.ok) and all(r.value("train_s") is not None and _final(r, headline) is not None for r in row.ok)
+def _finals(row: ResultRow, headline: str) -> tuple[float, ...]:
+    return tuple(_valid(record, headline)[-1][1] for record in row.ok)
 
 
 def quality(group: Group) -> Quality | None:
-    """What the group's own clocks say; None unless a DEQ stands beside two tied networks or more (so that there is a best depth),
-    all timed with the machine to themselves, and validated on the way."""
+    """Compare the rows' times to the target: the median final validation of the tied network at its best depth, of those that train
+    for the fewest steps.
+
+    None unless the group has a DEQ and two tied networks or more, all timed with the machine to themselves and validated meanwhile.
+    """
     headline, known = metrics(group.records)
     if headline not in known:
         return None
     lower = known[headline].better == "lower"
-    rows = [row for row in group.rows if _timed(row, headline) and sum(headline in p.valid for p in row.ok[0].curve) > 2]
+    rows = [
+        row
+        for row in group.rows
+        if row.ok
+        and all(record.value("train_s") is not None and _valid(record, headline) for record in row.ok)
+        and len(_valid(row.ok[0], headline)) > 2
+    ]
     tied = [row for row in rows if row.family == "tied"]
     if len(tied) < 2 or not any(row.family == "deq" for row in rows):
         return None
-
     nominal = min(row.ok[0].spec.train.steps for row in tied)  # one that trains for longer may reach the target, not set it
-    best = (min if lower else max)(
-        (row for row in tied if row.ok[0].spec.train.steps == nominal), key=lambda row: statistics.median(_finals(row, headline))
-    )
-    target = statistics.median(_finals(best, headline))
-    reached = {row.label: _reached(row, headline, target, lower) for row in rows}
-    return Quality(
-        headline=headline, unit=known[headline].unit, target=target, best=reached[best.label], rows=tuple(reached.values())
-    )
-
-
-def _finals(row: ResultRow, headline: str) -> tuple[float, ...]:
-    return tuple(value for record in row.ok if (value := _final(record, headline)) is not None)
+    ends = {row.label: statistics.median(_finals(row, headline)) for row in tied if row.ok[0].spec.train.steps == nominal}
+    best = (min if lower else max)(ends, key=lambda label: ends[label])
+    reached = {row.label: _reached(row, headline, ends[best], lower) for row in rows}
+    unit = known[headline].unit
+    return Quality(headline=headline, unit=unit, target=ends[best], best=reached[best], rows=tuple(reached.values()))
 
 
 def _reached(row: ResultRow, headline: str, target: float, lower: bool) -> Reached:
-    runs = runs_frame(row.ok).reindex(columns=[*_SOLVES, f"test_{headline}_as_trained", f"test_{headline}"])
-    scores = runs[runs[f"test_{headline}"] != 0]
+    test, as_trained = f"test_{headline}", f"test_{headline}_as_trained"
+    runs = runs_frame(row.ok).reindex(columns=[*_RESIDUALS, as_trained, test])
+    scores = runs[runs[test] != 0]
 
     def known(values: "pd.Series[float]", statistic: str) -> float | None:
         return float(values.agg(statistic)) if values.notna().any() else None
+
+    def first(record: Record) -> float:
+        times = (seconds for seconds, score in _valid(record, headline) if (score <= target if lower else score >= target))
+        return next(times, math.inf)
 
     return Reached(
         row=row,
         final=_finals(row, headline),
         trained=tuple(record.curve[-1].seconds for record in row.ok),
-        seconds=tuple(_first(record, headline, target, lower) for record in row.ok),
-        residual=known(runs[_SOLVES[0]], "max"),
-        shift=known(scores[f"test_{headline}_as_trained"] / scores[f"test_{headline}"], "median"),
-        unsolved=known(runs[_SOLVES[1]], "median"),
+        seconds=tuple(first(record) for record in row.ok),
+        residual=known(runs[_RESIDUALS[0]], "max"),
+        shift=known(scores[as_trained] / scores[test], "median"),
+        unsolved=known(runs[_RESIDUALS[1]], "median"),
     )

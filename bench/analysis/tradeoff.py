@@ -1,15 +1,16 @@
-"""Score against what it costs: a point a row for each cost that was measured, and the rows that no other beats in both."""
+"""Score against cost: a point a row for each cost that was measured, and the rows that no other beats in both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bench.analysis.aggregate import PARAMETERS, Better, Column, Group, ResultRow, cell, metric_columns, metrics
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import PARAMETERS, Better, Column, metric_columns, metrics
 from bench.analysis.statistics import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A row with what it costs and what it scores, both with their intervals."""
+class ParetoPoint:
+    """A row with its cost and its score, both with their intervals."""
 
     row: ResultRow
     cost: Interval
@@ -22,60 +23,50 @@ class Cost:
 
     head: str
     unit: str
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """What a row is charged for: a measure, in which unit, and whether it is of one step, to be taken times their number."""
-
-    name: str
-    head: str
-    unit: str
-    factor: float
-    each: bool = False
+    points: tuple[ParetoPoint, ...]
 
 
 _CLOCK, _STEP = "train_s", "step_ms_median"
+# Measure, head, unit, factor, and whether the measure is of one step.
 _COSTS = (
-    _Measured(name="train_step_flops", head="steps x FLOPs of a full one", unit="TFLOP", factor=1e-12, each=True),
-    _Measured(name="peak_live_bytes", head="peak of a training step", unit="MiB", factor=2.0**-20),
-    _Measured(name=_CLOCK, head="training time", unit="s", factor=1.0),
-    _Measured(name=_STEP, head="steps x a full one, timed alone", unit="s", factor=1e-3, each=True),
-    _Measured(name="energy_J", head="energy of the run", unit="J", factor=1.0),
+    ("train_step_flops", "steps x FLOPs of a full one", "TFLOP", 1e-12, True),
+    ("peak_live_bytes", "peak of a training step", "MiB", 2.0**-20, False),
+    (_CLOCK, "training time", "s", 1.0, False),
+    (_STEP, "steps x a full one, timed alone", "s", 1e-3, True),
+    ("energy_J", "energy of the run", "J", 1.0, False),
 )
 
 
 def costs(group: Group) -> tuple[Column, list[Cost]] | None:
     """The headline's column and every cost that some row has; None where no row has both a cost and a score."""
     headline, _ = metrics(group.records)
-    score = next((column for column in metric_columns(group) if column.name == f"test_{headline}"), None)
+    score = next((column for column in metric_columns(group.records) if column.name == f"test_{headline}"), None)
     if score is None:
         return None
-    scored = [(row, estimate) for row in group.rows if (estimate := cell(row, score).estimate) is not None]
-    # A clock that ran beside other runs is no timing: where one row's did, the step that was timed alone stands in for all.
+    scored = [(row, estimate) for row in group.rows if (estimate := aggregate(row, score).estimate) is not None]
+    # A clock that ran while other runs did is no timing: where one row's did, the step that was timed alone replaces it for all.
     timed = all(record.value(_CLOCK) is not None for row, _ in scored for record in row.ok)
     found = []
-    for one in _COSTS:
-        if one.name == (_STEP if timed else _CLOCK):
+    for name, head, unit, factor, of_a_step in _COSTS:
+        if name == (_STEP if timed else _CLOCK):
             continue
         points = tuple(
-            Point(row=row, cost=_scaled(x, one.factor * (row.ok[0].spec.train.steps if one.each else 1)), score=y)
+            ParetoPoint(row=row, cost=_scaled(x, factor * (row.ok[0].spec.train.steps if of_a_step else 1)), score=y)
             for row, y in scored
-            if (x := cell(row, Column(name=one.name, head=one.head)).estimate) is not None and x.mean > 0
+            if (x := aggregate(row, Column(name=name, head=head)).estimate) is not None and x.mean > 0
         )
         if points:
-            found.append(Cost(head=one.head, unit=one.unit, points=points))
+            found.append(Cost(head=head, unit=unit, points=points))
     return (score, found) if found else None
 
 
 def _scaled(value: Interval, factor: float) -> Interval:
-    ends = [None if end is None else end * factor for end in (value.low, value.high)]
-    return Interval(mean=value.mean * factor, low=ends[0], high=ends[1], n=value.n, scale=value.scale)
+    low, high = (None if end is None else end * factor for end in (value.low, value.high))
+    return replace(value, mean=value.mean * factor, low=low, high=high)
 
 
-def front(points: Sequence[Point], better: Better | None) -> list[Point]:
-    """The points that none beats: no other costs as little and scores as well, and less or better in one; cheapest first.
+def front(points: Sequence[ParetoPoint], better: Better | None) -> list[ParetoPoint]:
+    """The Pareto front, cheapest first.
 
     By means: intervals that overlap leave open which of two rows is ahead.
     """
@@ -90,5 +81,5 @@ def front(points: Sequence[Point], better: Better | None) -> list[Point]:
 
 def parameters(group: Group) -> tuple[float, float] | None:
     """The fewest and the most parameters of the rows."""
-    counts = [one.estimate.mean for row in group.rows if (one := cell(row, PARAMETERS[0])).estimate is not None]
+    counts = [one.estimate.mean for row in group.rows if (one := aggregate(row, PARAMETERS[0])).estimate is not None]
     return (min(counts), max(counts)) if counts else None

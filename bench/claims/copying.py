@@ -1,12 +1,14 @@
 """Table 1 of the paper (copy memory at T=400) with our measurements and a verdict per row."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.analysis.aggregate import PARAMETERS, Column, Group, ResultRow, cell, metric_columns
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import PARAMETERS, Column, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
-from bench.analysis.statistics import significant, written
+from bench.analysis.statistics import Interval, significant, written
+from bench.analysis.tables import measure_cell
 from bench.claims.claim import decide
 from bench.claims.evidence import Evidence, by_seed
 from bench.claims.hypothesis_tests import seed_test
@@ -46,7 +48,7 @@ def table(evidence: Evidence) -> Table | None:
 
 def table_of(group: Group) -> Table:
     """The table of a comparison, in the paper's order."""
-    score = next(column for column in metric_columns(group) if column.name == "test_loss")
+    score = next(column for column in metric_columns(group.records) if column.name == "test_loss")
     printed = {row.label: next((one for one in TABLE_1 if row.label.startswith(one.label)), None) for row in group.rows}
     rows = sorted(group.rows, key=lambda row: TABLE_1.index(one) if (one := printed[row.label]) else len(TABLE_1))
     return Table(
@@ -63,25 +65,33 @@ def table_of(group: Group) -> Table:
 
 
 def _line(row: ResultRow, score: Column, printed: PaperRow | None) -> Line:
-    size, loss = cell(row, PARAMETERS[1]).estimate, cell(row, score).estimate
-    ours = "—" if size is None else f"{size.mean / 1e3:.1f}"
-    measured = "—" if loss is None else Cell(written(loss), value=loss.mean, interval=loss, n=loss.n, unit="nats")
-    first, family = (row.label, f"{len(row.ok)}/{len(row.finals)}"), row.family
-    if printed is None:
-        return line(*first, "—", ours, "—", measured, "—", "—", family=family)
-    paper = significant(printed.loss, 2 if printed.loss < 1e-3 else 3)
-    verdict = Cell(_verdict(printed, row, score.chance or 0.0), bold=True)
-    return line(*first, f"{printed.size}", ours, paper, measured, printed.asked, verdict, family=family)
+    verdict = _verdict(printed, row, score.chance) if printed else "—"
+    return line(
+        row.label,
+        f"{len(row.ok)}/{len(row.finals)}",
+        Cell(f"{printed.size}", value=1000 * printed.size) if printed else "—",
+        _mean(row, PARAMETERS[1], lambda size: f"{size.mean / 1e3:.1f}"),
+        Cell(significant(printed.loss, 2 if printed.loss < 1e-3 else 3), value=printed.loss, unit="nats") if printed else "—",
+        _mean(row, score, written),
+        printed.asked if printed else "—",
+        Cell(verdict, bold=verdict != "—"),
+        family=row.family,
+    )
 
 
-def _verdict(printed: PaperRow, row: ResultRow, chance: float) -> str:
+def _mean(row: ResultRow, column: Column, write: Callable[[Interval], str]) -> Cell:
+    one = aggregate(row, column)
+    return replace(measure_cell(row, column, one), text=write(one.estimate) if one.estimate else "—", notes=(), measure="")
+
+
+def _verdict(printed: PaperRow, row: ResultRow, chance: float | None) -> str:
     losses = by_seed(row, "test_loss")
     if not losses:
         return "not tested"
     if printed.asked == "at most the printed loss":
         part = one_sided(row.label, seed_test(list(losses.values()), printed.loss, "log"), "below", printed.loss)
     else:
-        part = within(row.label, losses, dict.fromkeys(losses, chance), 1 / NEAR, NEAR)
+        part = within(row.label, losses, dict.fromkeys(losses, chance or 0.0), 1 / NEAR, NEAR)
     return str(part.verdict or decide(part, part.p_against or 0.0).verdict)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bench.analysis.aggregate import depth_probe
+from bench.analysis.probe_data import depth_probe
 from bench.analysis.statistics import growth, significant
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import MEMORY_SOURCE, Evidence, runs

@@ -197,8 +197,8 @@ def peers(
     from bench.peers import record, show
 
     found = record.make(out, threads, rounds)
-    for name, text in show.tables(found).items():
-        print(f"{name}\n\n{text}")
+    for name, table in show.tables(found).items():
+        print(f"{name}\n\n{show.pipe(table)}")
     if found["contended"]:
         print(f"the times are unreliable: {one_line(found['contended'])}")
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.analysis.grid import Table, line
+from bench.analysis.grid import Cell, Table, line
 from bench.analysis.statistics import significant
 from bench.instruments.flops import flops
 from bench.memory.paper import BATCH, LENGTH, whole_history
@@ -129,10 +129,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     lines, data = [], []
     for row in rows:
         claimed = printed[row["deq"]][row["training"]]
-        texts = [row["deq"], row["explicit"], "training" if row["training"] else "inference", f"{claimed:.2f}"]
+        forward, backward = row["caps"]
+        mode = "training" if row["training"] else "inference"
+        texts: list[Cell | str] = [row["deq"], row["explicit"], mode, Cell(f"{claimed:.2f}", value=claimed)]
         for count in _COUNTS:
-            ratio = spent(row, count, *row["caps"]) / row["cost"][count]
-            texts += [f"{ratio:.2f}", f"{afforded(row, count):.1f}", f"{afforded(row, count, claimed):.1f}"]
+            ratio = spent(row, count, forward, backward) / row["cost"][count]
+            steps = (afforded(row, count), afforded(row, count, claimed))
+            texts += [Cell(f"{ratio:.2f}", value=ratio, unit="1"), *(Cell(f"{one:.1f}", value=one) for one in steps)]
             data.append(
                 {
                     **{"suite": "paper", "group": "cost", "label": row["deq"], "column": count, "training": row["training"]},
@@ -140,7 +143,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                     **{f"{name}_a_token": value / row["tokens"] for name, value in row["law"][count].items()},
                 }
             )
-        lines.append(line(*texts, significant(row["cost"]["flops"] / row["tokens"] / 1e6, 3)))
+        flops_a_token = row["cost"]["flops"] / row["tokens"]
+        lines.append(line(*texts, Cell(significant(flops_a_token / 1e6, 3), value=flops_a_token, unit="FLOP/token")))
     heads = [("DEQ", ""), ("explicit network", ""), ("of", ""), ("table 4", "ratio")]
     for name in ("FLOPs", "bytes"):
         heads += [(f"{name} at the caps", "ratio"), (f"steps at equal {name}", ""), (f"steps at table 4's ratio, {name}", "")]
@@ -154,4 +158,5 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         rows=tuple(lines),
         data=tuple(data),
         words=(0, 1, 2),
+        keys=3,
     )

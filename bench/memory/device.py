@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.analysis.grid import Table, line
+from bench.analysis.grid import Cell, Table, line
 from bench.analysis.statistics import significant
 from bench.instruments.meters import CudaMemory
 from bench.instruments.nvml import Nvml
@@ -82,17 +82,17 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, An
     return {"device": torch.cuda.get_device_name(device), "reason": None, "rows": found}
 
 
-def _text(value: float | None, form: Callable[[float], str]) -> str:
-    return "n/a" if value is None else form(value)
-
-
-def _gb(value: float | None) -> str:
-    return _text(value, lambda value: significant(value / GB, 3))
+def _gb(value: float | None) -> Cell:
+    return Cell("n/a" if value is None else significant(value / GB, 3), value=value, unit="B")
 
 
 def _place(record: Mapping[str, Any]) -> str:
     on = record["device"]
     return f"On: {on['device']}." if on["reason"] is None else f"n/a: {on['reason']}."
+
+
+def _number(value: float | None, digits: int) -> Cell:
+    return Cell("n/a" if value is None else f"{value:.{digits}f}", value=value)
 
 
 def table(record: Mapping[str, Any]) -> Table:
@@ -103,20 +103,26 @@ def table(record: Mapping[str, Any]) -> Table:
             continue
         predicted = sum(row["steps"]["model"]["peak"].values())
         measures = record["device"]["rows"].get(row["label"], {})
-        values = {"predicted": predicted, **{name: measures.get(name, {}).get("value") for name in _READ}}
-        allocated = values["cuda_allocated_peak_bytes"]
-        ratio = None if allocated is None else allocated / predicted
-        within = _text(ratio, lambda ratio: "yes" if abs(ratio - 1) <= _WITHIN else "NO")
-        lines.append(line(row["label"], *map(_gb, values.values()), _text(ratio, "{:.3f}".format), within))
-        about = {"suite": "paper", "group": "memory", "label": row["label"]}
-        data += [{**about, "column": name, "value": value, "unit": "B"} for name, value in values.items()]
-    sizes = ("predicted", "requested", "allocated", "reserved", "NVML, process")
+        values = [measures.get(name, {}).get("value") for name in _READ]
+        allocated = values[1]
+        ratio = _number(None if allocated is None else allocated / predicted, 3)
+        within = "n/a" if allocated is None else "yes" if abs(allocated / predicted - 1) <= _WITHIN else "NO"
+        lines.append(line(row["label"], _gb(predicted), *map(_gb, values), ratio, within))
+        data += [
+            {"suite": "paper", "group": "memory", "label": row["label"], "column": name, "value": value, "unit": "B"}
+            for name, value in zip(("predicted", *_READ), (predicted, *values), strict=True)
+        ]
+    heads = (
+        ("model", ""),
+        ("predicted", "GB"),
+        *((name, "GB") for name in ("requested", "allocated", "reserved", "NVML, process")),
+    )
     return Table(
         ending="device",
         title="Memory of a training step on a GPU, predicted and measured",
         caption=f"The whole model with its embeddings, length 150, batch size 15, every solve at its cap. {_place(record)}",
         rule="Within 3 %: the allocator's allocated peak and the prediction.",
-        heads=(("model", ""), *((name, "GB") for name in sizes), ("allocated / predicted", ""), ("within 3 %", "")),
+        heads=(*heads, ("allocated / predicted", ""), ("within 3 %", "")),
         rows=tuple(lines),
         data=tuple(data),
         words=(0,),
@@ -130,9 +136,10 @@ def times(record: Mapping[str, Any]) -> Table:
     for deq, explicit, *printed in cost.TABLE_4:
         for mode, claimed in zip(_MODES, printed, strict=True):
             seconds = [rows.get(label, {}).get(f"{mode}_s", {}).get("value") for label in (deq, explicit)]
-            ratio = None if None in seconds else seconds[0] / seconds[1]
-            shown = (_text(value, lambda value: f"{1000 * value:.1f}") for value in seconds)
-            lines.append(line(deq, explicit, mode, f"{claimed:.2f}", *shown, _text(ratio, "{:.2f}".format)))
+            known = None not in seconds
+            shown = [_number(None if value is None else 1000 * value, 1) for value in seconds]
+            ratio = seconds[0] / seconds[1] if known else None
+            lines.append(line(deq, explicit, mode, _number(claimed, 2), *shown, _number(ratio, 2)))
             data.append({"suite": "paper", "group": "times", "label": deq, "column": mode, "value": ratio, "unit": "1"})
     names = (("DEQ", ""), ("explicit network", ""), ("of", ""))
     return Table(
@@ -144,4 +151,5 @@ def times(record: Mapping[str, Any]) -> Table:
         rows=tuple(lines),
         data=tuple(data),
         words=(0, 1, 2),
+        keys=3,
     )

@@ -132,14 +132,12 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             continue
         values, amounts = along([row], row["label"], "depth")
         law = growth(values, amounts)
-        lines.append(
-            line(
-                *(row["label"], f"{values[0]}-{values[-1]}"),
-                *(significant(amount / 2**20, 4) for amount in (amounts[0], amounts[-1])),
-                *(significant(law.slope / 1024, 3), f"{power(values, amounts):.2f}", law.verdict),
-                *("constant" if row["flat"] else "sqrt" if row["root"] else "—", judged(row) or "—"),
-            )
-        )
+        claim = "constant" if row["flat"] else "sqrt" if row["root"] else "—"
+        ends = (Cell(significant(amount / 2**20, 4), value=amount, unit="B") for amount in (amounts[0], amounts[-1]))
+        slope = Cell(significant(law.slope / 1024, 3), value=law.slope, unit="B/step")
+        exponent = power(values, amounts)
+        sizes = (*ends, slope, Cell(f"{exponent:.2f}", value=exponent))
+        lines.append(line(row["label"], f"{values[0]}-{values[-1]}", *sizes, law.verdict, claim, judged(row) or "—"))
         about = {"suite": "laws", "group": "memory", "label": row["label"], "column": "bytes"}
         data += [{**about, "depth": value, "value": amount, "unit": "B"} for value, amount in zip(values, amounts, strict=True)]
     heads = (

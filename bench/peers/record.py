@@ -47,8 +47,8 @@ def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
 def write(record: dict[str, Any], out: Path) -> None:
     """Write the record, and each table as Markdown and, with every timed round, as CSV."""
     write_text(out / "peers.json", json.dumps(PEERS.sealed(record), indent=1) + "\n")
-    for name, text in show.tables(record).items():
-        write_text(out / f"{name}.md", text)
+    for name, table in show.tables(record).items():
+        write_text(out / f"{name}.md", show.pipe(table))
         rows = pd.DataFrame(record[name], dtype=object)
         rounds = [column for column in rows if rows[column].map(lambda value: isinstance(value, list)).any()]
         tidy = rows.explode(rounds) if rounds else rows

@@ -7,9 +7,13 @@ from typing import Any
 from scipy.stats import quantile_test
 from tabulate import tabulate
 
+from bench.analysis.grid import Cell, Line, Sample, Table, line
+
 Row = dict[str, Any]
 _NAMES = {"picard": "Picard", "anderson": "Anderson", "broyden": "Broyden"}
 _MIB = 2**20
+_INTERVAL = "Median over rounds taken in turns; in brackets its 95 % interval by order statistics, or the range of fewer than six."
+_COUNTED = "Counted once: the same in every run."
 
 
 def median(values: Sequence[float]) -> tuple[float, float, float]:
@@ -21,86 +25,128 @@ def median(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, float(bounds.low), float(bounds.high)
 
 
-def _ratio(some: Sequence[float], others: Sequence[float]) -> str:
-    middle, low, high = median([one / other for one, other in zip(some, others, strict=True)])
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+def _rounds(values: Sequence[float]) -> tuple[Sample, ...]:
+    return tuple(Sample(f"round {number}", value) for number, value in enumerate(values, 1))
 
 
-def _ms(seconds: Sequence[float], digits: int = 3) -> str:
-    return f"{1e3 * statistics.median(seconds):.{digits}g}"
+def _ratio(row: Sequence[float], reference: Sequence[float]) -> Cell:
+    values = [mine / theirs for mine, theirs in zip(row, reference, strict=True)]
+    middle, low, high = median(values)
+    return Cell(f"{middle:.2f} [{low:.2f}, {high:.2f}]", value=middle, samples=_rounds(values))
 
 
-def _pipe(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True) + "\n"
+def _ms(seconds: Sequence[float], digits: int = 3, measure: str = "") -> Cell:
+    middle = 1e3 * statistics.median(seconds)
+    return Cell(f"{middle:.{digits}g}", value=middle, unit="ms", samples=_rounds([1e3 * one for one in seconds]), measure=measure)
 
 
-def overhead(rows: Sequence[Row], libraries: Sequence[str]) -> str:
-    """A training step over its floor, by problem and method."""
-    by_key = {(row["problem"], row["method"], row["library"]): row for row in rows}
+def _by_method(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Problem, method, and the rows of both, in the order of the problems."""
+    problems = dict.fromkeys(row["problem"] for row in rows)
+    pairs = [(problem, method) for problem in problems for method in _NAMES]
+    return [(*pair, [row for row in rows if (row["problem"], row["method"]) == pair]) for pair in pairs]
+
+
+def overhead(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
+    """A training step over its floor, a line for each problem and method."""
     lines = []
-    for problem, method in dict.fromkeys(key[:2] for key in by_key):
-        found = [by_key[problem, method, library] for library in libraries]
-        line = [problem, _NAMES[method]]
-        for row in found:
-            line += [_ratio(row["step_s"], row["floor_s"]), _ms(row["step_s"]), f"{row['evaluations']} + {row['products']}"]
-        lines.append([*line, _ratio(found[1]["step_s"], found[0]["step_s"])])
-    columns = [name for library in libraries for name in (f"{library}: step / floor", "ms", "f + VJP")]
-    return _pipe(["problem", "method", *columns, f"{libraries[1]} / {libraries[0]}, time"], lines)
+    for problem, method, mine in _by_method(rows):
+        found = {row["library"]: row for row in mine}
+        cells: list[Cell] = []
+        for library in libraries:
+            row = found[library]
+            evaluations = Cell(f"{row['evaluations']} + {row['products']}", measure=f"f + VJP ({library})")
+            cells += [_ratio(row["step_s"], row["floor_s"]), _ms(row["step_s"], measure=f"ms ({library})"), evaluations]
+        first, other = (found[library]["step_s"] for library in libraries[:2])
+        lines.append(line(problem, _NAMES[method], *cells, _ratio(other, first)))
+    heads = ["problem", "method"]
+    for library in libraries:
+        heads += [f"{library}: step / floor", "ms", "f + VJP"]
+    heads.append(f"{libraries[1]} / {libraries[0]}, time")
+    words = (0, 1, *range(4, len(heads) - 1, 3))
+    return _table("overhead", "A training step by each library, over its floor", _INTERVAL, heads, lines, words=words, keys=2)
 
 
-def steps(rows: Sequence[Row]) -> str:
+def steps(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
     """Evaluations that each solve took to a tolerance, and the residual of its result where that is above it."""
-    cells = {(row["problem"], row["method"], row["library"], row["rtol"]): _evaluations(row) for row in rows}
-    lines = [
-        [problem, _NAMES[method], library, *(cells.get((problem, method, library, rtol), "") for rtol in (1e-3, 1e-6, 1e-9))]
-        for problem, method, library in dict.fromkeys(key[:3] for key in cells)
-    ]
-    return _pipe(["problem", "method", "library", "1e-3 (float32)", "1e-6 (float32)", "1e-9 (float64)"], lines)
-
-
-def _evaluations(row: Row) -> str:
-    """The evaluations, with the residual where it exceeds the tolerance by more than a few roundings."""
-    slack = 1 + 1e-2 if row["dtype"] == "float64" or row["rtol"] > 1e-5 else 1.5
-    reached = row["residual"] <= slack * row["rtol"]
-    return f"{row['evaluations']}" if reached else f"{row['evaluations']}, left at {row['residual']:.0e}"
-
-
-def memory(rows: Sequence[Row]) -> str:
-    """Bytes saved for backward and the peak of a step, over that of one evaluation and its backward plus one state."""
-    ones = {row["problem"]: row["peak_bytes"] + row["state_bytes"] for row in rows if row["method"] == "one evaluation"}
     lines = []
-    for row in rows:
-        sizes = (f"{row[name] / _MIB:.4g}" for name in ("saved_bytes", "peak_bytes"))
-        method = _NAMES.get(row["method"], row["method"])
-        lines.append([row["problem"], method, row["library"], *sizes, f"{row['peak_bytes'] / ones[row['problem']]:.2f}"])
-    return _pipe(["problem", "method", "library", "saved (MiB)", "peak (MiB)", "peak / (one evaluation's + a state)"], lines)
+    for problem, method, mine in _by_method(rows):
+        for library in libraries:
+            cells = []
+            for key in (("float32", 1e-3), ("float32", 1e-6), ("float64", 1e-9)):
+                found = [row for row in mine if row["library"] == library and (row["dtype"], row["rtol"]) == key]
+                cells.append(_reached(found[0]) if found else Cell(""))
+            lines.append(line(problem, _NAMES[method], library, *cells))
+    heads = ["problem", "method", "library", "1e-3 (float32)", "1e-6 (float32)", "1e-9 (float64)"]
+    return _table("steps", "Evaluations of a solve to a tolerance", _COUNTED, heads, lines, words=(0, 1, 2), keys=3)
 
 
-def baselines(rows: Sequence[Row]) -> str:
+def _reached(row: Row) -> Cell:
+    """A residual counts as below the tolerance within a few roundings of its own evaluation; a larger one is shown."""
+    slack = 1 + 1e-2 if row["dtype"] == "float64" or row["rtol"] > 1e-5 else 1.5
+    left = "" if row["residual"] <= slack * row["rtol"] else f", left at {row['residual']:.0e}"
+    samples = (Sample("evaluations", row["evaluations"]), Sample("residual", row["residual"]))
+    return Cell(f"{row['evaluations']}{left}", value=row["evaluations"], samples=samples)
+
+
+def memory(rows: Sequence[Row]) -> Table:
+    """Bytes saved for backward and the peak of a step, over that of one evaluation and its backward plus one state."""
+    lines = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        mine = [row for row in rows if row["problem"] == problem]
+        one = next(row for row in mine if row["method"] == "one evaluation")
+        floor = one["peak_bytes"] + one["state_bytes"]
+        for row in mine:
+            method = str(_NAMES.get(row["method"], row["method"]))
+            sizes = (Cell(f"{row[name] / _MIB:.4g}", value=row[name], unit="B") for name in ("saved_bytes", "peak_bytes"))
+            ratio = Cell(f"{row['peak_bytes'] / floor:.2f}", value=row["peak_bytes"] / floor)
+            lines.append(line(problem, method, row["library"], *sizes, ratio))
+    heads = ["problem", "method", "library", "saved (MiB)", "peak (MiB)", "peak / (one evaluation's + a state)"]
+    return _table("memory", "Memory of a training step by each library", _COUNTED, heads, lines, words=(0, 1, 2), keys=3)
+
+
+def baselines(rows: Sequence[Row]) -> Table:
     """Training steps of the explicit baselines over those of plain torch."""
     lines = []
     for row in rows:
-        mine, plain = row["model_s"], row["reference_s"]
-        lines.append([row["shape"], row["model"], _ms(mine), _ms(plain), row["reference"], _ratio(mine, plain)])
-    return _pipe(["shape", "model", "ms", "reference (ms)", "reference", "model / reference, time"], lines)
+        mine, theirs = row["model_s"], row["reference_s"]
+        lines.append(line(row["shape"], row["model"], _ms(mine), _ms(theirs), row["reference"], _ratio(mine, theirs)))
+    heads = ["shape", "model", "ms", "reference (ms)", "reference", "model / reference, time"]
+    title = "Training steps of the explicit baselines against plain torch"
+    return _table("baselines", title, _INTERVAL, heads, lines, words=(0, 1, 4), keys=2)
 
 
-def harness(rows: Sequence[Row]) -> str:
-    """A training step in the harness over the same step in a plain loop."""
+def harness(rows: Sequence[Row]) -> Table:
+    """A training step in the harness over the same in a bare loop."""
     lines = []
     for row in rows:
-        ratio = [mine / theirs for mine, theirs in zip(row["harness_s"], row["bare_s"], strict=True)]
-        middle, low, high = (100 * (value - 1) for value in median(ratio))
-        times = (_ms(row[name], 4) for name in ("harness_s", "bare_s"))
-        lines.append([row["model"], *times, f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"])
-    return _pipe(["model", "a step in the harness (ms)", "in a bare loop (ms)", "more (%)"], lines)
+        more = [100 * (mine / theirs - 1) for mine, theirs in zip(row["harness_s"], row["bare_s"], strict=True)]
+        middle, low, high = median(more)
+        share = Cell(f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]", value=middle, unit="%", samples=_rounds(more))
+        lines.append(line(row["model"], _ms(row["harness_s"], 4), _ms(row["bare_s"], 4), share))
+    heads = ["model", "a step in the harness (ms)", "in a bare loop (ms)", "more (%)"]
+    return _table("harness", "The time that the harness adds to a training step", _INTERVAL, heads, lines)
 
 
-def tables(record: dict[str, Any]) -> dict[str, str]:
-    """Every table of a record as Markdown, by its name."""
+def _table(
+    ending: str, title: str, caption: str, heads: Sequence[str], rows: Sequence[Line], words: tuple[int, ...] = (0,), keys: int = 1
+) -> Table:
+    named = tuple((head, "") for head in heads)
+    return Table(ending=ending, title=title, caption=caption, heads=named, rows=tuple(rows), words=words, keys=keys)
+
+
+def pipe(table: Table) -> str:
+    """A table as Markdown without its title."""
+    rows = [[cell.text for cell in row] for row in table.rows]
+    return tabulate(rows, headers=[head for head, _ in table.heads], tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def tables(record: dict[str, Any]) -> dict[str, Table]:
+    """Every table of a record, by its name."""
+    libraries = list(record["libraries"])
     return {
-        "overhead": overhead(record["overhead"], list(record["libraries"])),
-        "steps": steps(record["steps"]),
+        "overhead": overhead(record["overhead"], libraries),
+        "steps": steps(record["steps"], libraries),
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),
         "harness": harness(record["harness"]),

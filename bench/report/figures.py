@@ -20,36 +20,38 @@ Images = dict[str, dict[str, bytes]]  # by name, then by format: png, svg
 
 @dataclass(frozen=True)
 class FigureEntry:
-    """Where the function is that draws a figure (imported when it is drawn: some need torch), and the figure's title."""
+    """The function that draws a figure (imported when it is drawn: some need torch), and the figure's title."""
 
     draw: str
-    title: str = ""
+    title: str
 
 
 FIGURES: dict[Kind, dict[str, FigureEntry]] = {
     "comparison": {  # drawn from a Group and the line styles of its suite
         "tradeoff": FigureEntry("bench.report.plots:tradeoff", "Score against cost"),
         "quality": FigureEntry("bench.report.plots:time_to_quality", "Time to equal quality"),
-        "curves-steps": FigureEntry("bench.report.plots:curves_by_step", "Learning curves by step"),
-        "curves-seconds": FigureEntry("bench.report.plots:curves_by_time", "Learning curves by time"),
-        "solver": FigureEntry("bench.report.plots:solver", "The solver during training"),
+        "curves-steps": FigureEntry("bench.report.curves:learning_curves", "Learning curves by step"),
+        "curves-seconds": FigureEntry("bench.report.curves:curves_by_time", "Learning curves by time"),
+        "solver": FigureEntry("bench.report.curves:solver", "The solver during training"),
         "residual": FigureEntry("bench.report.plots:residual", "Residual against solver work, after training"),
         "memory": FigureEntry("bench.report.plots:memory", "Memory against depth"),
     },
     "memory": {  # drawn from the memory record
-        "waterfall": FigureEntry("bench.memory.figures:waterfall"),
-        "depth": FigureEntry("bench.memory.figures:depth"),
-        "shape": FigureEntry("bench.memory.figures:shape"),
+        "waterfall": FigureEntry("bench.memory.figures:waterfall", "What a training step's memory is for"),
+        "depth": FigureEntry("bench.memory.figures:depth", "Memory against depth or solver steps"),
+        "shape": FigureEntry("bench.memory.figures:shape", "Memory against length, batch size and width"),
     },
     "experiments": {  # drawn from the record of experiments
-        "fig2-steps": FigureEntry("bench.studies.figures:solver_steps"),
-        "fig2-residual": FigureEntry("bench.studies.figures:residual"),
-        "fig3-tolerance": FigureEntry("bench.studies.figures:quality_by_tolerance"),
-        "fig3-cap": FigureEntry("bench.studies.figures:quality_by_cap"),
-        "work-precision": FigureEntry("bench.studies.figures:work_precision"),
-        "fig4-layers": FigureEntry("bench.studies.figures:layers"),
-        "gradient-fidelity": FigureEntry("bench.studies.figures:gradient"),
-        "dependency-length": FigureEntry("bench.studies.figures:dependency"),
+        "fig2-steps": FigureEntry("bench.studies.figures:solver_steps", "Evaluations of solves during training (figure 2, left)"),
+        "fig2-residual": FigureEntry("bench.studies.figures:residual", "Residual against evaluations (figure 2, right)"),
+        "fig3-tolerance": FigureEntry(
+            "bench.studies.figures:quality_by_tolerance", "Quality against the tolerance of evaluation (figure 3, left)"
+        ),
+        "fig3-cap": FigureEntry("bench.studies.figures:quality_by_cap", "Quality against the cap on evaluations (figure 3, right)"),
+        "work-precision": FigureEntry("bench.studies.figures:work_precision", "Work and precision"),
+        "fig4-layers": FigureEntry("bench.studies.figures:layers", "A trained map iterated (figure 4)"),
+        "gradient-fidelity": FigureEntry("bench.studies.figures:gradient", "Error of gradients"),
+        "dependency-length": FigureEntry("bench.studies.figures:dependency", "Loss against the length of the dependence"),
     },
 }
 
@@ -67,10 +69,7 @@ def render(kind: Kind, *subject: Any) -> Images:
 
 def write(folder: Path, images: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> list[Path]:
     """Write `<prefix><name>.<format>` for every image; return the paths."""
-    written = []
-    for name, formats in images.items():
-        for extension, content in formats.items():
-            path = folder / f"{prefix}{name}.{extension}"
-            write_bytes(path, content)
-            written.append(path)
-    return written
+    paths = {folder / f"{prefix}{name}.{kind}": content for name, formats in images.items() for kind, content in formats.items()}
+    for path, content in paths.items():
+        write_bytes(path, content)
+    return list(paths)

@@ -1,4 +1,4 @@
-"""How figures look: one colour a row in all figures of a suite, axes that say their units and better direction.
+"""The style of figures: one colour a row in all figures of a suite, axes that say their units and better direction.
 
 Colours are Okabe and Ito's (safe for colour-blind readers), a hue a family; within it shade, dash and marker tell rows apart.
 """
@@ -57,18 +57,18 @@ class LineStyle:
     marker: str
 
 
-def looks(groups: Iterable[Group]) -> dict[str, LineStyle]:
-    """A look for each label of a suite, the same in all its figures."""
-    members: dict[Family, set[str]] = {family: set() for family in ORDER}
-    for group in groups:
-        for row in group.rows:
-            members[row.family].add(row.label)
+def assign_styles(groups: Iterable[Group]) -> dict[str, LineStyle]:
+    """A style for each label of a suite, the same in all its figures."""
+    labels = {row.label: row.family for group in groups for row in group.rows}
     return {
-        label: _look(family, index) for family, labels in members.items() for index, label in enumerate(sorted(labels, key=natural))
+        label: line_style(family, index)
+        for family in ORDER
+        for index, label in enumerate(sorted((label for label in labels if labels[label] == family), key=natural))
     }
 
 
-def _look(family: Family, index: int) -> LineStyle:
+def line_style(family: Family, index: int) -> LineStyle:
+    """The style of the row so far in its family: shade, dash and marker change with the index."""
     red, green, blue = to_rgb(_HUES[family])
     tint = _TINTS[index % len(_TINTS)]
     towards = 1.0 if tint > 0 else 0.0
@@ -94,10 +94,18 @@ def rendered(figure: Figure) -> dict[str, bytes]:
 
 def panels_of(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels side by side, and its title."""
-    figure = Figure(figsize=(8.4 if panels < 3 else 10.2, height))
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    return grid_of(panels, panels, title, height - 0.9)
+
+
+def grid_of(panels: int, columns: int, title: str, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels in lines of `columns`, each line `height` inches high, and its title."""
+    lines = math.ceil(panels / columns)
+    figure = Figure(figsize=(8.4 if columns < 3 else 10.2, 0.9 + height * lines))
+    axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
     figure.suptitle(plain_text(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return figure, list(axes)
+    for unused in axes[panels:]:
+        unused.set_visible(False)
+    return figure, axes[:panels]
 
 
 def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
@@ -115,11 +123,11 @@ def plain_text(text: str) -> str:
     return one_line(text).replace("$", r"\$")
 
 
-def row_handle(row: ResultRow, look: LineStyle, marker: bool = False) -> Line2D:
+def row_handle(row: ResultRow, style: LineStyle, marker: bool = False) -> Line2D:
     """A row's entry in a legend, with how many of its runs ended ok where not all did."""
     label = row.label + (f" ({len(row.ok)}/{len(row.finals)} ok)" if row.failed else "")
-    how: dict[str, Any] = {"linestyle": "none", "marker": look.marker} if marker else {"linestyle": look.dash}
-    return Line2D([], [], color=look.colour, label=plain_text(label), **how)
+    how: dict[str, Any] = {"linestyle": "none", "marker": style.marker} if marker else {"linestyle": style.dash}
+    return Line2D([], [], color=style.colour, label=plain_text(label), **how)
 
 
 def axis_label(name: str, unit: str, better: str | None) -> str:

@@ -16,7 +16,7 @@ from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
-from bench.report.report import revision_told
+from bench.report.report import code_revision
 from bench.studies import (
     batches,
     dependency,
@@ -70,7 +70,7 @@ def measure_studies(
     models = Models(out / ".cache", data or {})
     studies, here = all_studies(config), environment("cpu", 1)
     rows, missing = _current(studies, models, out)
-    revision = revision_told(here)
+    revision = code_revision(here)
     for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
         found = {"made_by": made_by, "revision": revision, "values": values, "reason": reason}
         rows[_key(study, row)] = row.subject | found

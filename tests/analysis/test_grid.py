@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.analysis.grid import Cell, Table, line
+from bench.analysis.grid import Cell, Sample, Table, line
 from bench.analysis.statistics import interval
 from bench.report.report import csv_text, latex
 
@@ -15,7 +15,13 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 def test_csv_and_latex_come_from_the_cells() -> None:
     spread = interval([1.0, 2.0, 3.0], "linear")
-    loss = Cell("2.00 [-0.48, 4.48]", value=2.0, interval=spread, n=3, unit="nats", sources=("a", "b"))
+    loss = Cell(
+        "2.00 [-0.48, 4.48]",
+        value=2.0,
+        interval=spread,
+        unit="nats",
+        samples=(Sample("seed 0", 2.0, "a"), Sample("seed 1", 2.0, "b")),
+    )
     rows = (line("DEQ (the target)", loss, label="DEQ"), line("LSTM [x]", Cell("n/a", unit="nats")))
     table = Table(ending="", title="", caption="", heads=(("model", ""), ("loss ↓", "nats")), rows=rows, group=("s", "g"))
     frame = pd.read_csv(io.StringIO(csv_text(table)))

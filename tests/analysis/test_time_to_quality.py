@@ -94,7 +94,7 @@ def test_the_table_says_the_same() -> None:
     assert lines["tied 8 (the target)"][:4] == ["3", "2/3", "12.0", "1.00"]
     assert lines["tied 2"][:4] == ["3", "0/3", "never", "never"]
     assert "1.100 nats" in made.caption
-    assert [line.label for line in made.lines] == ["fast", "late", "tied 2", "tied 8"]
+    assert [line.label for line in made.rows] == ["fast", "late", "tied 2", "tied 8"]
     found = quality(group(family()))
     assert found is not None
     assert [(one.row.label, residual, one.median) for one, residual in found.points] == [("fast", 0.1, 4.0)]

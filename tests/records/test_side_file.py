@@ -22,8 +22,7 @@ from bench.records import side_file
 from bench.records.errors import UserError
 from bench.records.side_file import SideFile
 from bench.report.html.figures import embed
-from bench.report.html.peer_sources import peer_tables
-from bench.report.html.table_sources import memory_tables
+from bench.report.html.sources import memory_tables, peer_tables
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 # Each with who reads it, and the command that makes it.

@@ -130,7 +130,7 @@ def test_commands_show_hostile_units_and_reasons(hostile: Path, more: list[str])
     for arguments in (["show", failed], ["explain", "quick/copy T30/LSTM/loss"]):
         result = CliRunner().invoke(app, [*arguments, "--results", str(hostile), *more])
         assert result.exception is None or isinstance(result.exception, UserError)
-        said = result.output + str(result.exception or "")
-        assert not [c for c in said if unseen(c) and c not in "\n\t"]
-        assert "smiley" in said
-        assert "[/red]" in said
+        output = result.output + str(result.exception or "")
+        assert not [c for c in output if unseen(c) and c not in "\n\t"]
+        assert "smiley" in output
+        assert "[/red]" in output

@@ -25,9 +25,7 @@ from bench.records.escape import one_line
 from bench.report.html.figures import embed
 from bench.report.html.lookup import find
 from bench.report.html.page import render_page
-from bench.report.html.peer_sources import peer_tables
-from bench.report.html.sources import CellSource, command
-from bench.report.html.table_sources import memory_tables, number, sourced_group_tables
+from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables
 from bench.report.html.text import render
 from bench.report.report import read_suites, write_report
 
@@ -165,44 +163,44 @@ def test_sources_are_what_the_record_files_say() -> None:
     losses = [one for table in tables for one in table.all() if one.column == "loss" and ":" not in one.group]
     assert len(losses) >= 8
     for source in losses:
-        files = [json.loads((RESULTS / "runs" / "smoke" / f"{one.run}.json").read_text()) for one in source.samples]
+        files = [json.loads((RESULTS / "runs" / "smoke" / f"{one.run}.json").read_text()) for one in source.cell.samples]
         measures = [file["measures"]["test_loss"] for file in files]
         values = [measure["value"] for measure in measures]
-        assert [one.value for one in source.samples] == values
+        assert [one.value for one in source.cell.samples] == values
         assert {file["spec"]["label"] for file in files} == {source.row}
-        assert source.value == pytest.approx(math.prod(values) ** (1 / len(values)))
-        assert source.methods == ((measures[0]["method"], measures[0]["scope"]),)
+        assert source.cell.value == pytest.approx(math.prod(values) ** (1 / len(values)))
+        assert source.cell.methods == ((measures[0]["method"], measures[0]["scope"]),)
 
 
 def test_cells_of_other_tables_come_from_their_own_lines(written: Path) -> None:
     record = json.loads((RESULTS / "memory" / "paper.json").read_text())
     row = next(row for row in record["rows"] if row["label"] == "DEQ-TrellisNet")
     core = cell(RESULTS, "memory/paper/DEQ-TrellisNet/core")
-    assert core.value == core.samples[0].value == row["readings"]["core"]
+    assert core.cell.value == row["readings"]["core"]
     history = cell(RESULTS, "memory/phases/DEQ-TrellisNet, backward solve/solver history")
-    assert history.value == row["steps"]["core"]["phases"]["backward solve"]["solver history"]
+    assert history.cell.value == row["steps"]["core"]["phases"]["backward solve"]["solver history"]
     sources = [one for table in [*memory_tables(RESULTS), *peer_tables(RESULTS)] for one in table.all()]
     by_address: dict[str, CellSource] = {}
     for source in sources:
         assert by_address.setdefault(source.address.casefold(), source) == source
     for group in groups("quick", read_suites(written)["quick"]):
         for table in sourced_group_tables(group):
-            for entries, line in zip(table.table.rows, table.sources, strict=True):
-                assert len(entries) == len(line)
-                assert line[0] is None
-                assert (line[-1] is None) == (entries[0].text in ("(chance)", "(optimum)"))
+            for row_, sources_ in zip(table.table.rows, table.sources, strict=True):
+                assert len(row_) == len(sources_)
+                assert sources_[0] is None
+                assert (sources_[-1] is None) == (row_.family == "reference")
 
 
 def test_a_failed_run_is_listed_does_not_count_and_is_one_line_without_control_characters(written: Path) -> None:
     found = cell(written, "quick/copy T30/LSTM/loss")
-    assert found.estimate is not None
-    assert found.estimate.n == 2
-    assert [one.value is None for one in found.samples] == [False, False, True]
-    assert found.samples[2].reason == f"oom: {HOSTILE}"
+    assert found.cell.interval is not None
+    assert found.cell.interval.n == 2
+    assert [one.value is None for one in found.cell.samples] == [False, False, True]
+    assert found.cell.samples[2].reason == f"oom: {HOSTILE}"
     assert f"oom: {one_line(HOSTILE)}\n" in render(found)
     assert "\x07" not in render(found)
-    lost = cell(written, "quick/copy T30/GRU/loss")
-    assert (lost.estimate, lost.value, lost.shown) == (None, None, "—")
+    lost = cell(written, "quick/copy T30/GRU/loss").cell
+    assert (lost.interval, lost.value, lost.text) == (None, None, "—")
 
 
 @pytest.mark.parametrize(
@@ -285,14 +283,9 @@ def test_table_1_opens_its_runs_and_names_what_is_printed(tmp_path: Path) -> Non
     results = save(tmp_path / "results", runs)
     measured = cell(results, "copy/copy T30: table-1/LSTM/measured")
     expected = [(f"seed {one.spec.seed}", one.value("test_loss"), one.run_id) for one in runs if one.spec.label == "LSTM"]
-    assert [(one.about, one.value, one.run) for one in measured.samples] == expected
+    assert [(one.about, one.value, one.run) for one in measured.cell.samples] == expected
     printed = cell(results, "copy/copy T30: table-1/GRU/paper: loss")
-    assert (printed.shown, printed.statistic, printed.samples) == ("0.0491", "printed in the paper: not measured here", ())
-
-
-def test_a_text_is_sorted_by_the_number_it_begins_with() -> None:
-    texts = ("1,234.5 [1, 2]", "never", "—", "-0.3 x", "6e-09", "")
-    assert [number(text) for text in texts] == [1234.5, math.inf, None, -0.3, 6e-9, None]
+    assert (printed.cell.text, printed.statistic, printed.cell.samples) == ("0.0491", "printed in the paper: not measured here", ())
 
 
 @pytest.fixture

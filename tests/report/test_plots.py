@@ -1,4 +1,4 @@
-"""Figures: one look a label in a suite, nothing covered, nothing drawn that is not there."""
+"""Figures: one style a label in a suite, nothing covered, nothing drawn that is not there."""
 
 import csv
 import dataclasses
@@ -16,10 +16,10 @@ from bench.analysis.statistics import interval
 from bench.analysis.tables import group_tables
 from bench.records.metric import Metric
 from bench.records.record import CurvePoint, Record, measured
-from bench.report import plots
+from bench.report import curves, plots
 from bench.report.figures import render
 from bench.report.report import csv_text
-from bench.report.style import STYLE, _look, looks
+from bench.report.style import STYLE, assign_styles, line_style
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def group() -> Group:
 
 def drawn(name: str, group: Group, *arguments: Any) -> Figure:
     with matplotlib.style.context(["default", STYLE]):
-        figure = getattr(plots, name)(group, looks([group]), *arguments)
+        figure = getattr(curves if hasattr(curves, name) else plots, name)(group, assign_styles([group]), *arguments)
         assert isinstance(figure, Figure)
     return figure
 
@@ -38,20 +38,20 @@ def edited(records: list[Record], point: dict[str, object]) -> list[Record]:
     return [one.model_copy(update={"curve": [p.model_copy(update=point) for p in one.curve]}) for one in records]
 
 
-def test_a_label_looks_the_same_in_all_groups_and_no_two_look_alike() -> None:
+def test_a_label_has_one_style_in_all_groups_and_no_two_share_it() -> None:
     first = groups("quick", [record(label, 0, group="a") for label in MODELS])
     second = groups("quick", [record(label, 0, group="b") for label in ("GRU", "LSTM")])
-    found = looks([*first, *second])
-    assert found == looks([*second, *first])
+    found = assign_styles([*first, *second])
+    assert found == assign_styles([*second, *first])
     assert set(found) == set(MODELS)
-    assert len({(look.colour, str(look.dash), look.marker) for look in found.values()}) == len(MODELS)
+    assert len({(style.colour, str(style.dash), style.marker) for style in found.values()}) == len(MODELS)
     blue = found["DEQ (Anderson)"].colour
     assert blue == matplotlib.colors.to_rgb("#0072B2")
     assert found["tied 12"].colour[0] > found["tied 12"].colour[2]  # another hue: more red than blue
 
 
 def test_curves_show_mean_seeds_chance_and_direction(group: Group) -> None:
-    left, right = drawn("_curves", group, "steps").axes
+    left, right = drawn("learning_curves", group, "steps").axes
     assert left.get_yscale() == right.get_yscale() == "log"
     assert left.get_ylabel() == "loss [nats], ↓ better"
     assert [text.get_text() for text in left.texts] == ["chance"]  # an optimum of 0 has no place on a log axis
@@ -95,7 +95,7 @@ def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> 
             one.model_copy(update={"headline": headline, "metrics": {headline: metric}, "curve": curve, "measures": measures})
         )
     (group,) = groups("quick", records)
-    left, _ = drawn("_curves", group, against).axes
+    left, _ = drawn("learning_curves", group, against).axes
     lines = list(csv.DictReader(io.StringIO(csv_text(group_tables(group)[0]))))
     (table,) = [float(line["mean"]) for line in lines if line["column"] == f"valid_{headline}"]
     assert list(left.lines[0].get_ydata())[-1] == pytest.approx(table, rel=1e-12)
@@ -113,7 +113,7 @@ def test_a_panel_of_the_solver_ends_at_the_geometric_mean() -> None:
 
 def test_an_accuracy_headline_is_linear_with_both_references() -> None:
     records = [record("LSTM", seed).model_copy(update={"headline": "accuracy_last10"}) for seed in (0, 1)]
-    left, _ = drawn("_curves", groups("quick", records)[0], "steps").axes
+    left, _ = drawn("learning_curves", groups("quick", records)[0], "steps").axes
     assert left.get_yscale() == "linear"
     assert left.get_ylabel() == "accuracy last10 [fraction], ↑ better"
     assert [text.get_text() for text in left.texts] == ["chance", "optimum"]
@@ -121,11 +121,11 @@ def test_an_accuracy_headline_is_linear_with_both_references() -> None:
 
 def test_a_value_that_is_not_positive_keeps_the_axis_linear() -> None:
     records = edited([record("LSTM", 0)], {"valid": {"loss": 0.0}})
-    assert drawn("_curves", groups("quick", records)[0], "steps").axes[0].get_yscale() == "linear"
+    assert drawn("learning_curves", groups("quick", records)[0], "steps").axes[0].get_yscale() == "linear"
 
 
 def test_legends_name_failures_and_lie_outside_the_panels(group: Group) -> None:
-    figure = drawn("_curves", group, "steps")
+    figure = drawn("learning_curves", group, "steps")
     FigureCanvasAgg(figure).draw()
     (legend,) = figure.legends
     assert "LSTM (2/3 ok)" in [text.get_text() for text in legend.get_texts()]
@@ -139,7 +139,7 @@ def test_solver_panels_are_those_with_data(group: Group) -> None:
     forward_only = groups("quick", edited([record("DEQ (Broyden)", 0)], {"backward_nfe": None, "residual": None}))[0]
     assert [axes.get_title(loc="left") for axes in drawn("solver", forward_only).axes] == ["forward solve"]
     explicit = groups("quick", [record("LSTM", 0)])[0]
-    assert plots.solver(explicit, looks([explicit])) is None
+    assert curves.solver(explicit, assign_styles([explicit])) is None
 
 
 def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> None:
@@ -151,7 +151,7 @@ def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> No
     solid = [line for line in left.lines if line.get_linestyle() == "-"]
     assert len(solid) == 4
     assert len(left.lines) - len(solid) == 3
-    assert len({line.get_linewidth() for line in solid[:3]}) == 3  # equal counts: each can be seen beside the others
+    assert len({line.get_linewidth() for line in solid[:3]}) == 3  # equal counts: each can be seen next to the others
     assert len(right.lines) == 4
 
 
@@ -198,21 +198,21 @@ def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group:
 
 def test_nothing_to_draw_draws_nothing() -> None:
     failed = groups("quick", [record("GRU", 0, status="oom", reason="too big")])[0]
-    assert render("comparison", failed, looks([failed])) == {}
+    assert render("comparison", failed, assign_styles([failed])) == {}
 
 
 def test_text_of_records_is_never_mathematics() -> None:
     metric = Metric(unit="$x_{", better="lower")
     one = record("LSTM", 0).model_copy(update={"metrics": METRICS | {"loss": metric}})
     group = groups("quick", [one])[0]
-    figure = drawn("_curves", group, "steps")
+    figure = drawn("learning_curves", group, "steps")
     FigureCanvasAgg(figure).draw()  # an unbalanced formula would raise here
     assert r"\$x_{" in figure.axes[0].get_ylabel()
 
 
 def test_one_point_is_a_marker() -> None:
     one = record("LSTM", 0).model_copy(update={"curve": [CurvePoint(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
-    (left, _) = drawn("_curves", groups("quick", [one])[0], "steps").axes
+    (left, _) = drawn("learning_curves", groups("quick", [one])[0], "steps").axes
     assert left.lines[0].get_marker() == "^"
 
 
@@ -232,7 +232,7 @@ def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
         for n in range(20)
     ]
     for records in (rows[:2], rows):
-        figure = drawn("_curves", groups("s", records)[0], "steps")
+        figure = drawn("learning_curves", groups("s", records)[0], "steps")
         FigureCanvasAgg(figure).draw()
         (legend,) = figure.legends
         assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)  # type: ignore[union-attr]
@@ -240,5 +240,5 @@ def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
 
 
 def test_rows_of_one_family_differ_in_colour_or_marker() -> None:
-    found = {(look.colour, look.marker) for look in (_look("deq", index) for index in range(20))}
+    found = {(style.colour, style.marker) for style in (line_style("deq", index) for index in range(20))}
     assert len(found) == 20

@@ -15,7 +15,8 @@ import matplotlib
 import pytest
 from running import IDENTITY
 
-from bench.analysis.aggregate import Aggregate, Column, ResultRow, best, cell, groups, natural, shown_unit
+from bench.analysis.aggregate import ResultRow, aggregate, best, groups, natural
+from bench.analysis.columns import Column, readable
 from bench.analysis.statistics import interval
 from bench.analysis.tables import Table, group_tables
 from bench.records.errors import LeftOut, UserError
@@ -238,7 +239,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a report's time; these are marked as its own and show nothing."""
     images = {"solver": {"png": b"\x89PNG bench.report.report", "svg": b"<svg/> bench.report.report"}}
-    monkeypatch.setattr("bench.report.report.render", lambda kind, group, look: images if group.rows else {})
+    monkeypatch.setattr("bench.report.report.render", lambda kind, group, styles: images if group.rows else {})
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -308,7 +309,7 @@ def test_the_higher_accuracy_is_the_better_one() -> None:
 
 
 @pytest.mark.parametrize(("n", "bold"), [(2, set()), (4, set()), (5, {"LSTM"})])
-def test_a_few_equal_scores_are_not_told_apart_but_equal_counts_are(n: int, bold: set[str]) -> None:
+def test_a_few_equal_scores_are_not_bold_but_equal_counts_are(n: int, bold: set[str]) -> None:
     losses = {"LSTM": [0.1] * n, "GRU": [0.5 + seed / 100 for seed in range(n)]}
     assert bold_rows(with_losses(losses), "", "loss") == bold
     assert bold_rows(with_losses(losses, "peak_live_bytes", "B"), "memory", "peak live") == {"LSTM"}
@@ -571,16 +572,15 @@ def test_a_report_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2], check=False).returncode == 0
 
 
-def test_units_read_well() -> None:
-    def shown(name: str, unit: str, value: float) -> tuple[float, str]:
-        one = Aggregate(estimate=interval([value], "linear"), reasons=(), measures=(), runs=())
-        return shown_unit(Column(name=name, head=""), unit, [one])
-
-    assert shown("saved_bytes", "B", 3 * 2**20) == (2**-20, "MiB")
-    assert shown("saved_bytes", "B", 1023) == (1, "B")
-    assert shown("train_step_flops", "FLOP", 2.5e9) == (1e-9, "GFLOP")
-    assert shown("parameters_total", "", 51_234) == (1e-3, "k")
-    assert shown("train_s", "s", 1e5) == (1.0, "s")
+@pytest.mark.parametrize(
+    ("unit", "value", "shown"),
+    [
+        *[("B", 3 * 2**20, (2**-20, "MiB")), ("B", 1023, (1, "B")), ("FLOP", 2.5e9, (1e-9, "GFLOP"))],
+        *[("count", 51_234, (1e-3, "k")), ("s", 1e5, (1.0, "s"))],
+    ],
+)
+def test_units_read_well(unit: str, value: float, shown: tuple[float, str]) -> None:
+    assert readable(unit, [value]) == shown
 
 
 def test_labels_sort_as_people_count() -> None:
@@ -589,10 +589,11 @@ def test_labels_sort_as_people_count() -> None:
 
 def test_a_cell_of_a_row_without_ok_runs_is_empty() -> None:
     row = ResultRow(label="x", family="other", finals=(record("GRU", 0, status="crashed", reason="x"),))
-    assert cell(row, Column(name="test_loss", head="loss")) == Aggregate(estimate=None, reasons=(), measures=(), runs=())
+    found = aggregate(row, Column(name="test_loss", head="loss"))
+    assert (found.estimate, found.reasons, found.measures) == (None, (), ())
 
 
-def test_a_recipe_is_told_where_the_common_terms_are(tmp_path: Path) -> None:
+def test_a_recipe_is_named_with_the_common_terms(tmp_path: Path) -> None:
     records = comparison()
     recipe = Recipe(pretrain_steps=30, jacobian=0.5)
     for n, one in enumerate(records):

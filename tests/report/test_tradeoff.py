@@ -7,18 +7,18 @@ from test_report import comparison, record
 
 from bench.analysis.aggregate import Group, ResultRow, groups
 from bench.analysis.statistics import Interval
-from bench.analysis.tradeoff import Point, costs, front, parameters
+from bench.analysis.tradeoff import ParetoPoint, costs, front, parameters
 from bench.records.record import Measure
 
 
-def point(cost: float, score: float) -> Point:
+def point(cost: float, score: float) -> ParetoPoint:
     def exactly(value: float) -> Interval:
         return Interval(mean=value, low=None, high=None, n=1, scale="linear")
 
-    return Point(row=ResultRow(label="a", family="deq", finals=()), cost=exactly(cost), score=exactly(score))
+    return ParetoPoint(row=ResultRow(label="a", family="deq", finals=()), cost=exactly(cost), score=exactly(score))
 
 
-def beats(a: Point, b: Point, sign: int) -> bool:
+def beats(a: ParetoPoint, b: ParetoPoint, sign: int) -> bool:
     mine, other = (a.cost.mean, sign * a.score.mean), (b.cost.mean, sign * b.score.mean)
     return mine[0] <= other[0] and mine[1] <= other[1] and mine != other
 
@@ -46,8 +46,8 @@ def test_what_a_step_costs_is_taken_times_its_steps_in_the_unit_that_is_named() 
     steps = group.rows[0].ok[0].spec.train.steps
     found = costs(group)
     assert found is not None
-    told = {cost.unit: cost.points[0].cost.mean for cost in found[1] if cost.unit != "s"}
-    assert told == pytest.approx({"TFLOP": 2e-3 * steps, "MiB": 3.0, "J": 7.0})
+    means = {cost.unit: cost.points[0].cost.mean for cost in found[1] if cost.unit != "s"}
+    assert means == pytest.approx({"TFLOP": 2e-3 * steps, "MiB": 3.0, "J": 7.0})
     (seconds,) = [cost for cost in found[1] if cost.unit == "s"]
     assert seconds.head == "steps x a full one, timed alone"
     assert seconds.points[0].cost.mean == pytest.approx(5e-3 * steps)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import bench.training.evaluation
 import bench.training.run
 import bench.training.trainer
-from bench.analysis import aggregate
 from bench.instruments.self_test import examine
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
@@ -119,8 +118,8 @@ class TestMeasures:
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
         record = run(spec(name, task=COPY), suite="s")
         assert (record.status, record.reason) == ("ok", None)
-        tables = (aggregate.PARAMETERS, aggregate.COST, aggregate.COST_MORE, aggregate.MEMORY, aggregate.MEMORY_MORE)
-        known = {column.name for table in (*tables, aggregate.SOLVER, aggregate.SOLVER_MORE) for column in table}
+        tables = (columns.PARAMETERS, columns.COST, columns.COST_MORE, columns.MEMORY, columns.MEMORY_MORE)
+        known = {column.name for table in (*tables, columns.SOLVER, columns.SOLVER_MORE) for column in table}
         known |= {measure for instrument in examine() for measure in instrument.measures}
         known |= {f"{split}_{metric}" for split in ("valid", "test") for metric in record.metrics}
         assert known - set(record.measures) == set()

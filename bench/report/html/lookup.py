@@ -10,9 +10,7 @@ from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.errors import UserError, unknown
 from bench.records.store import Store
-from bench.report.html.peer_sources import peer_tables
-from bench.report.html.sources import CellSource, unshown
-from bench.report.html.table_sources import memory_tables, sourced_group_tables
+from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables
 
 _RECORDS = {"memory": ("paper.json", memory_tables), "peers": ("peers.json", peer_tables)}
 
@@ -30,8 +28,7 @@ def find(results: Path, address: str, claims: Sequence[Claim] | None = None) -> 
     name = _match("suite", suite.strip(), [*suites, *records])
     if name in suites:
         found = groups(name, Store(results).read_all(name))
-        sources = [source for group in found for table in sourced_group_tables(group) for source in table.all()]
-        sources += [source for group in found for source in unshown(group)]
+        sources = [source for group in found for table in sourced_group_tables(group, hidden=True) for source in table.all()]
     else:
         sources = [source for table in _RECORDS[name][1](results) for source in table.all()]
     first = {source.address: source for source in reversed(sources)}
@@ -59,8 +56,7 @@ def _find_cut(group: str, row: str, column: str, sources: Sequence[CellSource]) 
     sources = [source for source in sources if source.group == group]
     row = _match("row", row, {source.row for source in sources})
     by_column = {source.column: source for source in sources if source.row == row}
-    by_measure = {source.measure: source for source in by_column.values() if source.measure}
-    by_name = by_measure | by_column
+    by_name = {source.cell.measure: source for source in by_column.values() if source.cell.measure} | by_column
     return by_name[_match("column", column, by_column, by_name)]
 
 

@@ -16,18 +16,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bench.analysis.aggregate import Group, groups, slug, unequal_terms
+from bench.analysis.aggregate import Group, groups, slug
 from bench.claims.claim import Claim, Finding, judge_claims, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.escape import visible
-from bench.records.record import Record
-from bench.report.html.figures import claim_figures, group_figures, memory_figures
-from bench.report.html.peer_sources import peer_tables
-from bench.report.html.sources import CellSource
-from bench.report.html.table_sources import memory_tables, sourced_group_tables
+from bench.report.html.figures import embedded_figures
+from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables
 from bench.report.html.text import render
-from bench.report.report import read_suites, revision_told
+from bench.report.report import environments, read_suites, terms
 
 _VERDICTS = (
     ("holds", "hold"),
@@ -48,7 +45,7 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         return keys.setdefault(visible(render(source)), len(keys))
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"key": key, "sort_value": _sort_value, "slug": slug}
+    environment.globals |= {"key": key, "sort_value": _sort_value, "slug": slug, "zip": zip}
     style, script = _file("page.css"), _file("page.js")
     page = environment.from_string(_file("page.html")).render(
         policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
@@ -58,11 +55,14 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         summary=_summary(list(suites.values()), findings),
         findings=findings,
         tally=tally(findings),
-        claim_figures=claim_figures(results),
+        claim_figures=embedded_figures(results / "claims", "experiments", "python -m bench claims --measure"),
         suites={suite: [_comparison(results, group) for group in found] for suite, found in suites.items()},
-        memory={"tables": memory_tables(results), "figures": memory_figures(results)},
+        memory={
+            "tables": memory_tables(results),
+            "figures": embedded_figures(results / "memory", "memory", "python -m bench memory"),
+        },
         peers={"tables": peer_tables(results), "figures": []},
-        environments=_environments(records),
+        environments=environments(records),
         failures=[record for record in records if record.status != "ok"],
         packed_sources=lambda: _pack(list(keys)),  # called at the end, when all keys are known
     )
@@ -83,28 +83,25 @@ def _pack(texts: Sequence[str]) -> str:
 
 def _sort_value(source: CellSource | None) -> str:
     """The number that a cell is sorted by, as JavaScript reads it; empty where there is none."""
-    if source is None or source.value is None or math.isnan(source.value):
+    value = source.cell.value if source else None
+    if not isinstance(value, int | float) or math.isnan(value):
         return ""
-    return f"{source.value:.10g}" if math.isfinite(source.value) else "Infinity" if source.value > 0 else "-Infinity"
+    return f"{value:.10g}" if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _comparison(results: Path, group: Group) -> dict[str, Any]:
     """What the page shows of a group."""
-    terms = "Trials only: no final run has ended yet."
-    unequal: list[str] = []
-    if group.rows:
-        shared, unequal = unequal_terms(group)
-        task = ", ".join(f"{name[5:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("task."))
-        train = [f"{name[6:].replace('_', ' ')} {value}" for name, value in shared.items() if name.startswith("train.")]
-        terms = f"Task {shared.get('task', 'differs')}{f' ({task})' if task else ''}. Training, equal for all rows: "
-        terms += f"{', '.join(train)}; {shared.get('device', 'device differs')}, threads {shared.get('threads', 'differ')}."
+    text, unequal = terms(group)
+    labels = ", ".join(row.label for row in group.rows)
     return {
         "name": group.name,
         "anchor": f"{slug(group.suite)}-{group.slug}",
-        "terms": terms,
-        "unequal": ", ".join(unequal),
+        "terms": text,
+        "unequal": unequal,
         "tables": sourced_group_tables(group),
-        "figures": group_figures(results, group),
+        "figures": embedded_figures(
+            results / "figures" / group.suite, "comparison", "python -m bench report", f"{group.slug}-", f"{group.name}: {labels}"
+        ),
     }
 
 
@@ -118,29 +115,3 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     text += "learning rates. "
     counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n]
     return text + (f"Of {len(findings)} claims of the paper, {', '.join(counts)}." if findings else "No claims are judged here.")
-
-
-def _environments(records: Sequence[Record]) -> list[dict[str, str]]:
-    """The machines and versions, with the runs that were made there, their revisions and the hashes of their data."""
-    members: dict[tuple[tuple[str, str], ...], list[Record]] = {}
-    for record in records:
-        members.setdefault(tuple(_environment(record.environment).items()), []).append(record)
-    found = []
-    for environment, mine in sorted(members.items()):
-        suites = [record.suite for record in mine]
-        data = {f"{record.spec.task.name} {str(record.identity.data)[:8]}" for record in mine}
-        revisions = {revision_told(record.environment, 12) or "unknown" for record in mine}
-        runs = {"runs": ", ".join(f"{suite} {suites.count(suite)}" for suite in sorted(set(suites)))}
-        found.append({**runs, **dict(environment), "code at": ", ".join(sorted(revisions)), "data": ", ".join(sorted(data))})
-    return found
-
-
-def _environment(recorded: dict[str, Any]) -> dict[str, str]:
-    names = {"cpu": "processor", "cpu_capability": "kernels", "usable_cores": "usable cores", "threads": "threads a run"}
-    names |= {"torch": "torch", "python": "Python", "system": "system"}
-    memory, gpu = recorded.get("memory_bytes"), recorded.get("gpu")
-    return {
-        **{head: str(recorded.get(name) or "unknown") for name, head in names.items()},
-        "memory": f"{memory / 2**30:.0f} GiB" if isinstance(memory, int | float) else "unknown",
-        "GPU": f"{gpu.get('name', 'unknown')}, driver {gpu.get('driver', 'unknown')}" if isinstance(gpu, dict) else "none used",
-    }

@@ -29,22 +29,24 @@ def _number(value: float | int | str | None) -> str:
 
 
 def _cell(source: CellSource) -> Iterator[str]:
-    unit = f" {source.unit}" if source.unit else ""
+    cell = source.cell
+    unit = f" {cell.unit}" if cell.unit else ""
     lines: list[tuple[str, str]] = []
-    if (one := source.estimate) is not None:
+    if (one := cell.interval) is not None:
         lines.append(("mean", _number(one.mean) + unit))
         if one.low is not None and one.high is not None and not one.exact:
             lines.append(("interval", f"{_number(one.low)} to {_number(one.high)}{unit}"))
         lines.append(("n", str(one.n)))
+    elif cell.value is not None:
+        lines.append(("exact", _number(cell.value) + unit))
     lines.append(("statistic", source.statistic))
-    for method, scope in source.methods:
+    for method, scope in cell.methods:
         lines += [("method", method), ("scope", scope)]
-    lines += [(name.lower(), text) for name, text in source.facts]
-    lines.append(("reproduce", source.command))
-    yield _table(source.address, ("value", f"{source.shown} {source.shown_unit}".strip()), lines)
-    if source.samples:
-        heads = ("of", f"value ({source.unit})" if source.unit else "value", "run", "reason")
-        rows = [(one.about, _number(one.value), one.run, one.reason) for one in source.samples]
+    lines += [*source.facts, ("reproduce", source.command)]
+    yield _table(source.address, ("value", f"{cell.text} {source.shown_unit}".strip()), lines)
+    if cell.samples:
+        heads = ("of", f"value ({cell.unit})" if cell.unit else "value", "run", "reason")
+        rows = [(one.about, _number(one.value), one.run, one.reason) for one in cell.samples]
         kept = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
         yield _table("computed from", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows], right=[1])
 
