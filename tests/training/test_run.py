@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import bench.training.evaluation
 import bench.training.run
 import bench.training.trainer
+from bench.analysis import columns
 from bench.instruments.self_test import examine
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
