@@ -38,6 +38,11 @@ class Definition:
     path: str
     make: Any
 
+    @property
+    def name(self) -> str:
+        """The name within its module."""
+        return self.path.rpartition(":")[2]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:

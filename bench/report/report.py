@@ -117,7 +117,7 @@ def write_report(results: Path) -> list[Path]:
 
     Files of an earlier report that this one does not write are removed; a file without a report's mark is never touched.
     """
-    files: list[Path] = [results / "README.md"]
+    files: list[Path] = []
     suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
     sections: list[str] = []
     for suite, found in suites.items():
