@@ -169,7 +169,7 @@ def test_the_parameters_are_as_many_as_it_says(inputs: int | None, width: int, h
     assert counted(level) == counted(TrellisNet(level, depth=4)) == count
     untied = 3 * (8 * D * H + 4 * H + 4 * H * weight_norm)
     assert counted(TrellisNet(level, depth=4, injection="untied")) == count + untied
-    assert "8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`" in (TrellisCell.__doc__ or "")
+    assert "8 D H + 4 H + 8 H^2 for D inputs, and 8 H with `weight_norm`" in " ".join((TrellisCell.__doc__ or "").split())
 
 
 @pytest.mark.parametrize(("width", "hidden", "millions"), [(400, 1400, 20.2), (512, 2112, 44.3)], ids=["ptb", "wt103"])
