@@ -187,4 +187,4 @@ def test_a_wait_for_the_machine_is_shown_once(tmp_path: Path, capfd: pytest.Capt
     with Display(quiet=False) as display:
         for _ in range(3):
             display.callbacks.progress(Progress(jobs[0], 0, 3, None, waiting=True))
-    assert capfd.readouterr().err.count("waiting for the machine") == 1
+    assert capfd.readouterr().err.count("waiting for another timing") == 1
