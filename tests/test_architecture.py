@@ -23,7 +23,7 @@ IMPORTS = {
     "bench.analysis": ["bench.records"],
     "bench.report": ["bench.analysis"],
     "bench.memory": ["bench.training", "bench.suites", "bench.report"],
-    "bench.peers": ["bench.training"],
+    "bench.peers": ["bench.training", "bench.analysis"],
     "bench.perf_gate": ["bench.execution"],
     "bench.conformance": ["bench.memory"],
     "bench.studies": ["bench.execution", "bench.report"],

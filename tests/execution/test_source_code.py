@@ -146,7 +146,7 @@ def test_the_identity_has_the_bytes_of_compiled_code(tmp_path: Path, monkeypatch
 
 def test_a_model_of_the_main_module_is_refused() -> None:
     thing = type("Thing", (), {"__module__": "__main__"})()
-    with pytest.raises(UserError, match=r"__main__.*module of its own"):
+    with pytest.raises(UserError, match=r"__main__.*move it to a module"):
         versions_and_code([], [thing])
 
 

@@ -139,6 +139,7 @@ class TestHostMemory:
         return meter.read()["host_peak_bytes"]
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+    @pytest.mark.alone  # a process that has freed much reads no high-water mark for a while
     def test_a_freed_block_is_seen(self) -> None:
         first, second = HostMemory(), HostMemory()
         first.start()

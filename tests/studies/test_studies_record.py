@@ -45,7 +45,7 @@ def measured(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
         return {"count": len(found)}, None
 
     monkeypatch.setattr(Study, "values", values)
-    monkeypatch.setattr(store, "revision_told", lambda environment: "another")
+    monkeypatch.setattr(store, "code_revision", lambda environment: "another")
     shutil.copy(made[1] / store.NAME, tmp_path)
     return found
 
