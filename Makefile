@@ -52,11 +52,11 @@ report: $(READY)  ## write tables, figures, claims and results/report.html from 
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run the tests, two files at a time, then those that measure time (6 minutes)
+test: $(RAY)  ## run the tests, two files at a time, then those that measure time (16 minutes on two cores)
 	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive'
 	$(PYTEST) -m 'alone and not exhaustive'
 
-test-fast: $(RAY)  ## run the tests that neither start processes nor train (under 90 seconds)
+test-fast: $(RAY)  ## run the tests that neither start processes nor train
 	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive and not end_to_end'
 
 test-all: $(RAY)  ## run every test whole: all combinations, 400 examples of each fuzzed property, 50 kills
