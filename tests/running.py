@@ -1,7 +1,13 @@
 """Shared by tests that make records and run suites."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bench.execution.coordinator import Callbacks, Coordinator, RunOptions
 from bench.execution.engines.local import Local
@@ -20,3 +26,16 @@ def run_suite(plan: Plan, results: Path, *, suite: str = "s", jobs: int = 2, eng
     store, options = Store(results), RunOptions(**more)
     engine = engine or Local(jobs)
     return Coordinator(plan, suite=suite, store=store, engine=engine, data=data, options=options, callbacks=callbacks).run()
+
+
+@contextmanager
+def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """Keep lock files in the tests' folder and fix malloc's thresholds, for the fork server's children too."""
+    folder = tmp_path_factory.getbasetemp() / "locks"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX"):
+            patch.setenv(name, os.environ.get(name, "65536"))
+        yield patch

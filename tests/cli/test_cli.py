@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import psutil
 import pytest
 from cases import exhaustive, product
 from rich.console import Console
-from running import PATIENCE_S
+from running import PATIENCE_S, own_locks
 
 from bench.cli.main import main
 from bench.cli.options import parse_seeds
@@ -73,13 +72,7 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True, scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Use own machine locks, for as long as the fork server lives."""
-    folder = tmp_path_factory.getbasetemp() / "locks"
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
-        patch.setattr(tempfile, "tempdir", str(folder))
-        for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX"):
-            patch.setenv(name, os.environ.get(name, "65536"))
+    with own_locks(tmp_path_factory) as patch:
         patch.setenv("COLUMNS", "200")
         yield
 

@@ -1,27 +1,20 @@
 """Fixtures of the engines' tests: a job, the engine `local`, and lock files that no other benchmark uses."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from engine_jobs import MakeJob, job_in
+from running import own_locks
 
 from bench.execution.engines.local import Local
 
 
 @pytest.fixture(autouse=True, scope="module")
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Lock files in the tests' folder, also for the fork server."""
-    folder = tmp_path_factory.getbasetemp() / "locks"
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
-        patch.setattr(tempfile, "tempdir", str(folder))
-        for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX"):
-            patch.setenv(name, os.environ.get(name, "65536"))
+    with own_locks(tmp_path_factory):
         yield
 
 
