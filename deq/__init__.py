@@ -1,10 +1,11 @@
-"""Deep equilibrium models for PyTorch: fixed-point solvers, adjoints, cells and the DEQ layer. Imports nothing but torch.
+"""Deep equilibrium models for PyTorch: fixed-point solvers, adjoints, cells and the DEQ layer. Imports only torch and NumPy.
 
     f = cell.bind(x)                                                Map z (B, ...) -> f(z) for fixed features x
     solution = solve(f, z0, Anderson(), Stop(rtol=1e-3, max_steps=30))
     layer = DEQ(TransformerCell(width=64), solver=Anderson(), stop=Stop(), adjoint=Implicit())
 
 solve.py     the one solve loop, forward and adjoint: a Solver proposes iterates, a Stop ends each sample, a Status says how
+samples.py   the best iterate of every sample and how it ended; stop.py: Stop and Status
 solvers/     SOLVERS: Picard, Anderson, Broyden
 adjoints/    ADJOINTS: Implicit, Phantom, Unroll, EquilibriumPropagation, Shine differentiate the solve
 cells/       CELLS: MLP, energy, transformer, Transformer-XL and trellis cells give the map

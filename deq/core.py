@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Output:
-    """Output of a Core: features y (B, T, width), a detached memory for the next segment, a scalar penalty to add to the loss, and
-    auxiliary features (each (B, T, width)) for deep supervision."""
+    """Output of a Core: features y (B, T, width), a detached memory for the next segment, a scalar penalty to add to the loss,
+    auxiliary features (each (B, T, width)) for deep supervision, and the detached state f(z*) of a DEQ, to start a solve from."""
 
     y: Tensor
     memory: Any = None
     penalty: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = ()
+    state: Tensor | None = None
 
 
 class Core(nn.Module, ABC):

@@ -22,7 +22,7 @@ class DEQ(Core):
     A DEQ is causal only to the solver's tolerance: a global solver mixes the positions of a sequence until it converges.
     """
 
-    numerics: ClassVar[int] = 1
+    numerics: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -68,13 +68,22 @@ class DEQ(Core):
         for watcher in tuple(self._watchers):
             watcher(phase, solution)
 
-    def forward(self, x: Tensor, memory: Any = None) -> Output:
-        """Map features x (B, T, D) to the features of the fixed point (B, T, width): a solve and one more evaluation, f(z*)."""
+    def forward(self, x: Tensor, memory: Any = None, z0: Tensor | None = None) -> Output:
+        """Map features x (B, T, D) to the features of f(z*) (B, T, width), z* the result of a solve.
+
+        In evaluation that takes the solve's evaluations; in training one more where the solve ends before `max_steps`.
+        The solve starts at z0, shaped like `cell.initial_state(x)`, such as the `state` of an output for similar features; None
+        starts it at the cell's initial state. ValueError for another shape.
+        """
         check_features(x)
-        f = self.cell.bind(x, memory)
+        f, start = self.cell.bind(x, memory), self.cell.initial_state(x)
+        if z0 is not None:
+            if z0.shape != start.shape:
+                raise ValueError(f"z0 must have the shape of the cell's state, {tuple(start.shape)}, got {tuple(z0.shape)}")
+            start = z0.detach().to(start)
         stop = self.stop if self.training else self.evaluation_stop
-        z = self.adjoint(f, self.cell.initial_state(x), self.solver, stop, self._notify)
+        z = self.adjoint(f, start, self.solver, stop, self._notify)
         penalty = None
         if self.jacobian is not None and self.training and z.requires_grad:
             penalty = self.jacobian.penalty(f, z)
-        return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty)
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty, state=z.detach())

@@ -4,12 +4,10 @@ A Solver only proposes the next iterate. `solve` evaluates f, counts, measures e
 iterate and reports how each sample ended. Numerical failure never raises: check `Solution.status`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Protocol
 
 import torch
@@ -17,55 +15,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
-from deq.checks import check_whole
 from deq.precision import full_precision, in_float32
+from deq.samples import DeviceSamples, Ends, HostSamples
+from deq.stop import Status, Stop
 
 Map = Callable[[Tensor], Tensor]
 
-_LONG = 4096  # numbers in a sample: from here on, copying single samples takes less time than a mask
 _device_path: ContextVar[bool] = ContextVar("device path", default=False)
-
-
-class Status(IntEnum):
-    """How one sample's solve ended."""
-
-    CONVERGED = 0
-    MAX_STEPS = 1
-    DIVERGED = 2
-    NONFINITE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """When a sample is done: ||f(z) - z|| < atol + rtol ||f(z)||, or max_steps evaluations, or a gap grown by `growth`.
-
-    `rtol=None` takes exactly `max_steps` evaluations without a data-dependent stop (no host sync; traceable under FakeTensorMode)
-    and needs `atol=0`; `rtol=0` stops by `atol` alone. `check_every` k checks every k evaluations whether all samples are done: on
-    a GPU one host sync in k, for up to k - 1 more evaluations; every sample's outcome stays the same.
-    A sample has diverged when its gap exceeds `growth` times the larger of its first gap and one. The bound is absolute because a
-    relative gap cannot see divergence (z -> 3z + 1 keeps it at 2/3), and at least one because a solve may start next to an unstable
-    fixed point, where the first gap is tiny. Float32 cannot reach an rtol below about 1e-6, nor f in bfloat16 one below about 4e-3
-    (adjoints raise it). A float32 gap below about 1e-19 counts as zero, since its square underflows.
-    """
-
-    rtol: float | None = 1e-3
-    atol: float = 0.0
-    max_steps: int = 30
-    growth: float = 1e6
-    check_every: int = 1
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rtol, bool) or not (self.rtol is None or 0 <= self.rtol < math.inf):
-            raise ValueError(f"rtol must be None or finite and not negative, got {self.rtol}")
-        if isinstance(self.atol, bool) or not 0 <= self.atol < math.inf:
-            raise ValueError(f"atol must be finite and not negative, got {self.atol}")
-        if self.rtol is None and self.atol > 0:
-            raise ValueError(f"rtol=None takes all max_steps evaluations, so atol must be 0, got {self.atol}; rtol=0 stops by atol")
-        if self.rtol == 0 and self.atol == 0:
-            raise ValueError("rtol and atol cannot both be 0: no solve would end; rtol=None takes exactly max_steps evaluations")
-        check_whole(max_steps=self.max_steps, check_every=self.check_every)
-        if isinstance(self.growth, bool) or not self.growth > 1:
-            raise ValueError(f"growth must be above 1, got {self.growth}")
 
 
 class Solver(Protocol):
@@ -91,8 +47,11 @@ class Solution:
     """The best iterate of every sample and what it cost.
 
     z (B, ...): the iterate with the smallest gap; status (B,) int8 of Status; gap (B,): its ||f(z) - z||; residual (B,): gap over
-    ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the whole batch; gaps (nfe, B): every gap
-    in order, also of samples that are done while others go on; solver_bytes: the solver's own storage.
+    ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the whole batch; gaps (rows, B): every gap
+    in order, also of samples that are done while others go on; solver_bytes: the solver's own storage; image (B, ...): f(z), where
+    `solve` was asked for it.
+
+    Diagnostics of samples are on the host, where the solve decided by them; with `rtol=None`, which decides nothing, on z's device.
     """
 
     z: Tensor
@@ -103,6 +62,7 @@ class Solution:
     nfe: int
     gaps: Tensor
     solver_bytes: int
+    image: Tensor | None = None
 
     @property
     def converged(self) -> Tensor:
@@ -125,11 +85,6 @@ def is_sync_free(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling() and not _device_path.get()
 
 
-def _norms(z: Tensor) -> Tensor:
-    """(B,) Euclidean norms."""
-    return torch.linalg.vector_norm(z.flatten(1), dim=1)
-
-
 def _storage_bytes(memory: Any) -> int:
     storages = {
         part.untyped_storage()._cdata: part.untyped_storage().nbytes() for part in tree_leaves(memory) if isinstance(part, Tensor)
@@ -137,11 +92,16 @@ def _storage_bytes(memory: Any) -> int:
     return sum(storages.values())
 
 
-def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
+def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, last: Map | None = None) -> Solution:
     """Find z = f(z) for every sample of z0 (B, ...) independently.
 
-    Costs `Solution.nfe` evaluations of f and, off the CPU, a host sync every `stop.check_every` (none with `rtol=None`). A sample
-    that is done keeps its best iterate; f is evaluated on the whole batch until the last one is done.
+    Costs `Solution.nfe` evaluations of f and, off the CPU, a host sync every `stop.check_every` (none with `rtol=None`). The host
+    waits for the gaps after it has launched the solver's step, so that the device has work. A sample that is done keeps its best
+    iterate; f is evaluated on the whole batch until the last one is done.
+
+    With `last`, another form of f that is evaluated in grad mode, `Solution.image` is last(z). It makes the last of max_steps
+    evaluations, and then z is the newest iterate of every sample that has not ended; or, after an earlier end, one more, at the
+    best iterates. `last=f` evaluates nothing again: the image is what f returned for the best iterate.
 
     The state is float32 at least. For a z0 in half precision, f gets the state in z0's dtype and the solution has z0's dtype; under
     autocast both are float32, since autocast chooses f's precision. f may return a narrower float than its argument.
@@ -155,56 +115,159 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError("solve cannot run inside torch.func transforms (vmap, grad, jvp, ...): stops depend on values")
     with torch.set_grad_enabled(torch.is_grad_enabled() and solver.differentiable):
-        return _solve(f, z0, solver, stop)
+        return _Solve(f, z0, stop, last).run(solver)
 
 
-def _solve(f: Map, z0: Tensor, solver: Solver, stop: Stop) -> Solution:
-    wrapped, z = in_float32(f, z0)
-    if z is z0:
-        z = z0.clone()  # f may write to its argument, and must not reach the caller's tensor
-    solver_context = full_precision(z.device.type)
-    memory, samples = solver.init(z, stop.max_steps), None
-    # Whether f writes every result to the same memory, as a CUDA graph does; known once a result has been compared with the next.
-    static: bool | None = None
-    held: Tensor | None = None
-    gaps: list[Tensor] = []
-    for step in range(1, stop.max_steps + 1):
-        fz = _evaluate(wrapped, z)
-        if step == 1 and is_sync_free(z) and not torch.equal(z, z0) and not torch.allclose(z, z0.to(z.dtype), 0, 0, equal_nan=True):
+class _Solve:
+    """One solve: evaluates f, reads gaps and decides when it is over."""
+
+    def __init__(self, f: Map, z0: Tensor, stop: Stop, last: Map | None) -> None:
+        self.f, self.z0, self.stop = f, z0, stop
+        self.map, self.start = in_float32(f, z0)
+        self.last = None if last is None or last is f else in_float32(last, z0)[0]
+        self.with_images = last is f
+        self.reads_free = is_sync_free(self.start)
+        self.samples = DeviceSamples(stop) if stop.rtol is None and not self.reads_free else HostSamples(stop)
+        self.gaps: list[Tensor] = []
+        self.sizes: list[Tensor] = []
+        self.unread: list[list[Tensor]] = []  # the states whose gaps the host has not read yet
+        self.reading: Callable[[], Tensor] | None = None
+        # Whether f writes every result to the same memory, as a CUDA graph does; known once a result was compared with the next.
+        self.static: bool | None = None
+        self.held: Tensor | None = None
+
+    def run(self, solver: Solver) -> Solution:
+        """Alternate evaluations and the solver's steps until every sample has ended."""
+        z = self.start.clone() if self.start is self.z0 else self.start  # f may write to its argument, never to the caller's tensor
+        context, most = full_precision(z.device.type), self.stop.max_steps
+        memory = solver.init(z, most)
+        for step in range(1, most + 1):
+            if self.last is not None and step == most:
+                solver_bytes = _storage_bytes(memory)
+                del memory  # free it before f is evaluated with a graph
+                return self._finish_with_last(z, solver_bytes)
+            fz = self._evaluate(z)
+            self._note(step, z, fz)
+            if self.reads_free and self._is_over(step):
+                break
+            if step < most:
+                with context():
+                    z, memory = solver.step(self.map, z, fz, memory)
+                if self.static is not False and _aliased(z, fz):
+                    self.held, z = (fz if self.static is None else None), z.clone()
+            del fz  # free it before f is evaluated again
+            if not self.reads_free and self._is_over(step):
+                break
+        solver_bytes = _storage_bytes(memory)
+        del memory
+        return self._finish(solver_bytes)
+
+    def _evaluate(self, z: Tensor) -> Tensor:
+        fz = _checked(self.map, z)
+        if not self.gaps and self.reads_free and not _same(z, self.z0):
             raise _wrote()  # through z.data or NumPy, which the version counter does not see
-        if held is not None:
-            static, held = _aliased(fz, held), None
-        if torch.is_grad_enabled():
-            gap, size = _norms(fz.detach() - z.detach()), _norms(fz.detach())
+        if self.held is not None:
+            self.static, self.held = _aliased(fz, self.held), None
+        return fz
+
+    def _note(self, step: int, z: Tensor, fz: Tensor) -> None:
+        """Measure the gap of z, and keep z and, where images are wanted, fz for the samples that have no better ones."""
+        gap, size = _gap_and_size(z, fz)
+        states = [z]
+        if self.with_images:
+            states.append(fz if self.static is False else fz.clone())
+            self.held = fz if self.static is None else None
+        self.gaps.append(gap)
+        self.sizes.append(size)
+        if isinstance(self.samples, DeviceSamples):
+            self.samples.note(states, gap, size)
+        elif self.reads_free:
+            self.samples.note(states, gap.numpy(), size.numpy())
         else:
-            gap, size = _norms(torch.sub(fz, z)), _norms(fz)
-        gaps.append(gap)
-        if samples is None:
-            samples = _Samples(z, gap, size, stop)
-        samples.note(step, z, gap, size)
-        if stop.rtol is not None and step % stop.check_every == 0 and samples.over:
-            break
-        if step < stop.max_steps:
-            with solver_context():
-                z, memory = solver.step(wrapped, z, fz, memory)
-            if static is not False and _aliased(z, fz):
-                held, z = (fz if static is None else None), z.clone()
-        del fz  # free it before f is evaluated again
-    assert samples is not None
-    tiny = torch.finfo(samples.best_size.dtype).tiny
-    return Solution(
-        z=samples.best if wrapped is f else samples.best.to(z0.dtype),
-        status=samples.status,
-        gap=samples.best_gap,
-        residual=samples.best_gap / samples.best_size.clamp(min=tiny),
-        steps=samples.steps,
-        nfe=len(gaps),
-        gaps=torch.stack(gaps),
-        solver_bytes=_storage_bytes(memory),
-    )
+            self.unread.append(states)
+            if step % self.stop.check_every == 0 or step >= self.stop.max_steps - 1:
+                count = len(self.unread)
+                self.reading = _start_reading(torch.stack(self.gaps[-count:] + self.sizes[-count:]))
+
+    def _is_over(self, step: int) -> bool:
+        """Whether all samples have ended, looked at every `check_every` evaluations."""
+        if self.reading is not None and isinstance(self.samples, HostSamples):
+            count, rows = len(self.unread), self.reading()
+            for states, gap, size in zip(self.unread, rows[:count].numpy(), rows[count:].numpy(), strict=True):
+                self.samples.note(states, gap, size)
+            self.gaps[-count:] = rows[:count].unbind()
+            self.unread, self.reading = [], None
+        return self.stop.rtol is not None and step % self.stop.check_every == 0 and self.samples.over
+
+    def _finish(self, solver_bytes: int) -> Solution:
+        """Return the best iterates, and their image where it is wanted."""
+        z, nfe = self.samples.states[0], len(self.gaps)
+        image = self.samples.states[1] if self.with_images else None
+        if self.last is not None:
+            image, nfe = self._evaluate_last(z), nfe + 1
+        gaps = torch.stack(self.gaps)
+        return self._solution(z, self.samples.ends(gaps, self.sizes), gaps, nfe, image, solver_bytes)
+
+    def _finish_with_last(self, z: Tensor, solver_bytes: int) -> Solution:
+        """Make the last of max_steps evaluations with `last`: at the newest iterates or, where a sample has ended, at the best."""
+        z, step = self.samples.go_on(z), self.stop.max_steps
+        image = self._evaluate_last(z)
+        self._note(step, z, image.detach())
+        self._is_over(step)
+        if self.samples.failed_last:
+            return self._finish(solver_bytes)
+        gaps = torch.stack(self.gaps)
+        ends = self.samples.ends(gaps, self.sizes)._replace(gap=gaps[-1], size=self.sizes[-1].to(gaps.device))
+        return self._solution(z, ends, gaps, step, image, solver_bytes)
+
+    def _evaluate_last(self, z: Tensor) -> Tensor:
+        assert self.last is not None
+        with torch.enable_grad():
+            return _checked(self.last, z.detach())
+
+    def _solution(self, z: Tensor, ends: Ends, gaps: Tensor, nfe: int, image: Tensor | None, solver_bytes: int) -> Solution:
+        tiny = torch.finfo(ends.size.dtype).tiny
+        return Solution(
+            z=z.to(self.z0.dtype) if self.map is not self.f else z,
+            status=ends.status,
+            gap=ends.gap,
+            residual=ends.gap / ends.size.clamp(min=tiny),
+            steps=ends.steps,
+            nfe=nfe,
+            gaps=gaps,
+            solver_bytes=solver_bytes,
+            image=image,
+        )
 
 
-def _evaluate(f: Map, z: Tensor) -> Tensor:
+def _gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the norms (B,) of fz - z and of fz."""
+    if torch.is_grad_enabled():
+        z, fz = z.detach(), fz.detach()
+    return torch.linalg.vector_norm(torch.sub(fz, z).flatten(1), dim=1), torch.linalg.vector_norm(fz.flatten(1), dim=1)
+
+
+def _start_reading(rows: Tensor) -> Callable[[], Tensor]:
+    """Start a copy to the host; what is returned waits for it."""
+    if rows.device.type != "cuda":
+        return rows.cpu
+    host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    host.copy_(rows, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return host
+
+    return wait
+
+
+def _same(z: Tensor, z0: Tensor) -> bool:
+    return torch.equal(z, z0) or torch.allclose(z, z0.to(z.dtype), 0, 0, equal_nan=True)
+
+
+def _checked(f: Map, z: Tensor) -> Tensor:
     """Return f(z) in z's dtype; check its shape and dtype, and that f did not write to z."""
     counted = not z.is_inference()  # an inference tensor has no version counter
     version = z._version if counted else 0
@@ -232,67 +295,3 @@ def _wrote() -> ValueError:
 
 def _aliased(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
-
-
-class _Samples:
-    """The state of every sample: its best iterate, and whether and how it ended.
-
-    `note` first checks whether any sample ends at this step, which is cheap, and updates all outcomes only where one does. Both
-    paths give the same bits: a sample's outcome does not depend on the others in its batch.
-    """
-
-    def __init__(self, z: Tensor, gap: Tensor, size: Tensor, stop: Stop) -> None:
-        self.best, self.best_gap, self.best_size = z, gap, size
-        self.active = torch.ones_like(gap, dtype=torch.bool)
-        self.status = torch.full_like(gap, Status.MAX_STEPS, dtype=torch.int8)
-        self.steps = torch.full_like(gap, stop.max_steps, dtype=torch.int32)
-        limits = torch.finfo(gap.dtype)
-        # A sample that is done gets bounds that hold any gap, and a best gap of minus infinity.
-        self._rtol = torch.full_like(gap, 0.0 if stop.rtol is None else stop.rtol)
-        self._least = torch.full_like(gap, -limits.max if stop.rtol is None else max(stop.atol, limits.tiny))
-        self._bar = gap
-        growth = min(stop.growth, limits.max)
-        self._most = torch.clamp(growth * gap.clamp(min=1), max=limits.max)  # finite, so that an infinite gap exceeds it
-        self._sync_free = is_sync_free(z)
-        self._any_active = len(gap) > 0
-        self._owned = False  # whether best is this object's to write to
-
-    def note(self, step: int, z: Tensor, gap: Tensor, size: Tensor) -> None:
-        """Keep better iterates, and record which samples ended."""
-        threshold = torch.addcmul(self._least, self._rtol, size)
-        # Clamping does not change a gap within its bounds; NaN is not equal to itself.
-        if self._sync_free and torch.equal(torch.clamp(gap, threshold, self._most), gap):
-            if torch.equal(torch.minimum(gap, self._bar), gap):
-                self.best, self.best_gap, self.best_size, self._bar, self._owned = z, gap, size, gap, False
-            else:
-                self._keep(gap <= self._bar, z, gap, size)
-            return
-        finite = (gap + size) < math.inf
-        met = (gap < threshold) & finite
-        ended = (met | ~(finite & (gap <= self._most))) & self.active
-        # The iterate that met the tolerance is kept even where an earlier one had a smaller gap.
-        self._keep(((gap <= self._bar) | met) & self.active, z, gap, size)
-        verdict = torch.where(met, Status.CONVERGED, torch.where(finite, Status.DIVERGED, Status.NONFINITE))
-        self.status = torch.where(ended, verdict.to(torch.int8), self.status)
-        self.steps = torch.where(ended, step, self.steps)
-        self.active = self.active & ~ended
-        self._rtol, self._most = self._rtol.masked_fill(ended, -1.0), self._most.masked_fill(ended, math.inf)
-        self._least, self._bar = self._least.masked_fill(ended, -math.inf), self._bar.masked_fill(ended, -math.inf)
-        self._any_active = not self._sync_free or bool(self.active.any())
-
-    @property
-    def over(self) -> bool:
-        """Whether all samples have ended; a host sync off the CPU."""
-        return not (self._any_active if self._sync_free else bool(self.active.any()))
-
-    def _keep(self, better: Tensor, z: Tensor, gap: Tensor, size: Tensor) -> None:
-        self.best_gap = torch.where(better, gap, self.best_gap)
-        self.best_size = torch.where(better, size, self.best_size)
-        self._bar = torch.where(better, gap, self._bar)
-        if not self._sync_free or torch.is_grad_enabled() or math.prod(z.shape[1:]) < _LONG:
-            self.best = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.best)
-            return
-        if not self._owned:
-            self.best, self._owned = self.best.clone(), True
-        for row in better.nonzero().flatten().tolist():
-            self.best[row].copy_(z[row])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = {"deq": {"torch"}, "baselines": {"torch", "torchdiffeq"}}
+LIBRARIES = {"deq": {"torch", "numpy"}, "baselines": {"torch", "torchdiffeq"}}
 # Each package may import those that it names here, and what they may import: the order of `bench.__doc__`.
 IMPORTS = {
     "deq": [],

@@ -123,7 +123,7 @@ class SolverStats:
             measures[name] = measured(value, unit, method, scope, reason)
 
         nfe = torch.tensor(solves.nfe, dtype=torch.float64)
-        method = f"evaluations of {'f' if phase == 'forward' else 'the VJP of f'} a solve, the attached one not counted"
+        method = f"evaluations of {'f, with the attached one,' if phase == 'forward' else 'the VJP of f'} a solve"
         mean, p95 = (None, None) if reason else (nfe.mean().item(), _quantile(nfe, 0.95))
         add(f"{prefix}_{phase}_nfe_mean", mean, "evaluations", f"mean of {method}", reason)
         add(f"{prefix}_{phase}_nfe_p95", p95, "evaluations", f"95th percentile of {method}", reason)

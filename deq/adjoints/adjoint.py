@@ -54,12 +54,21 @@ def attainable_stop(stop: Stop, z0: Tensor) -> Stop:
     return replace(stop, rtol=least) if dtype in HALF and stop.rtol and stop.rtol < least else stop
 
 
-def forward_solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Solution:
-    """Solve without a graph and call `watch`."""
+def forward_solve(
+    f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch, attached: Map | None = None, more: int = 0
+) -> tuple[Solution, Tensor]:
+    """Solve without a graph, and call `watch`; return the solution and f(z*), which in grad mode has a graph.
+
+    `attached` computes f where the graph needs another form of it. The adjoint makes `more` evaluations itself, which count.
+    """
+    last = f
+    if torch.is_grad_enabled():
+        last = (lambda z: f(z)) if attached is None else attached  # not f itself, whose results have no graph
     with torch.no_grad():
-        solution = solve(f, z0.detach(), solver, attainable_stop(stop, z0))
-    watch("forward", solution)
-    return solution
+        solution = solve(f, z0.detach(), solver, attainable_stop(stop, z0), last)
+    assert solution.image is not None
+    watch("forward", replace(solution, image=None, nfe=solution.nfe + more))
+    return solution, solution.image
 
 
 def attach_gradient(fz: Tensor, z: Tensor, gradient: Callable[[Tensor], Tensor], name: str) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from deq.adjoints.adjoint import SolvingAdjoint, Watch, attach_gradient, attainable_stop, forward_solve, normalised
 from deq.graph import leaves
@@ -26,12 +26,17 @@ class Implicit(SolvingAdjoint):
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
-        z = forward_solve(f, z0, solver, stop, watch).z
-        if not torch.is_grad_enabled():
-            return f(z).to(z.dtype, copy=True)
-        z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
-        root, fz = get_gradient_edge(z), f(z)
-        if not any(True for _ in leaves(fz, root)):
+        root: GradientEdge | None = None
+
+        def rooted(z: Tensor) -> Tensor:
+            nonlocal root
+            z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
+            root = get_gradient_edge(z)
+            return f(z)
+
+        solution, fz = forward_solve(f, z0, solver, stop, watch, rooted)
+        z = solution.z
+        if root is None or not any(True for _ in leaves(fz, root)):
             return fz.detach().to(z.dtype, copy=True)
         image, dtype, backward = get_gradient_edge(fz), fz.dtype, attainable_stop(self.stop, z0)
 

@@ -29,9 +29,10 @@ class Phantom(Adjoint):
             raise ValueError(f"relaxation must be in (0, 1], got {self.relaxation}")
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
-        """Return the solution after `steps` more, attached iterations."""
-        z = forward_solve(f, z0, solver, stop, watch).z
-        for _ in range(self.steps):
-            fz = f(z).to(z.dtype)
+        """Return the solution after `steps` attached iterations, the first of them the last evaluation of a solve to its cap."""
+        solution, fz = forward_solve(f, z0, solver, stop, watch, more=self.steps - 1)
+        z = solution.z
+        for number in range(self.steps):
+            fz = (f(z) if number else fz).to(z.dtype)
             z = fz if self.relaxation == 1 else lerp(z, fz, self.relaxation)
         return attach_gradient(z, z, lambda v: v, "Phantom")

@@ -64,11 +64,11 @@ class EquilibriumPropagation(SolvingAdjoint):
         """Return f(z*), attached to the tensors of f's potential. ValueError where f has no potential."""
         if not isinstance(f, Potential):
             raise ValueError(f"EquilibriumPropagation needs an energy-based cell such as EnergyCell; {_name(f)} has no potential")
-        solution = forward_solve(f, z0, solver, stop, watch)
-        z = f.with_tensors(tuple(tensor.detach() for tensor in f.tensors))(solution.z)
-        if z.requires_grad:
+        constant = f.with_tensors(tuple(tensor.detach() for tensor in f.tensors))
+        solution, fz = forward_solve(f, z0, solver, stop, watch, constant)
+        if fz.requires_grad:
             raise ValueError(f"{_name(f)} depends on a tensor that needs a gradient but is not in its `tensors`")
-        out: Tensor = _Contrast.apply(z.to(solution.z.dtype, copy=True), self, f, watch, *f.tensors)
+        out: Tensor = _Contrast.apply(fz.to(solution.z.dtype, copy=True), self, f, watch, *f.tensors)
         return out
 
     def _nudged(self, f: Potential, z: Tensor, nudge: Tensor, watch: Watch) -> Tensor:

@@ -36,12 +36,12 @@ class Shine(Adjoint):
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
         recorder = MemoryRecorder(solver)
-        solution = forward_solve(f, z0, recorder, stop, watch)
-        z, fz = solution.z, f(solution.z)
+        solution, fz = forward_solve(f, z0, recorder, stop, watch)
+        z = solution.z
         if not fz.requires_grad:
             return fz.to(z.dtype, copy=True)
         _check_memory(recorder.memory, solver, stop)
-        estimate, dtype = InverseEstimate.of(recorder.memory, solution.steps - 1), fz.dtype
+        estimate, dtype = InverseEstimate.of(recorder.memory, (solution.steps - 1).to(z.device)), fz.dtype
         return attach_gradient(fz, z, lambda v: estimate.apply_transposed(v, self.limit).to(dtype), "Shine")
 
 
@@ -79,10 +79,10 @@ class InverseEstimate:
 
 
 def _check_memory(memory: Any, solver: Solver, stop: Stop) -> None:
-    if not all(hasattr(memory, part) for part in ("steps", "divisors", "stored")):
+    if not all(hasattr(memory, part) for part in ("steps", "divisors", "stored", "window")):
         raise TypeError(f"Shine uses the estimate of Broyden's method, which {type(solver).__name__} does not make")
-    if memory.steps.shape[1] < stop.max_steps - 1:
-        raise ValueError(f"Shine needs a window for all {stop.max_steps - 1} steps of the solve, got {memory.steps.shape[1]}")
+    if memory.window < stop.max_steps - 1:
+        raise ValueError(f"Shine needs a window for all {stop.max_steps - 1} steps of the solve, got {memory.window}")
 
 
 class MemoryRecorder:

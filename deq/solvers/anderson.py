@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, is_sync_free
+from deq.solve import Map
 from deq.solvers.history import combined, inner
 
 
@@ -24,7 +24,7 @@ class AndersonMemory(NamedTuple):
     gram: Tensor  # (B, window, window) of the residuals, with the ridge on its diagonal; one row changes per step
     ridged: tuple[Tensor, ...]  # `window` rows: ones, and 1 + ridge where the diagonal is
     ones: Tensor  # (B, window, 1)
-    sound: Tensor  # (B,) zeros: the info of a Cholesky factorisation that succeeds
+    picard: tuple[Tensor, ...]  # `window` rows (window,): all weight on one image
     taken: int  # steps so far
 
 
@@ -56,20 +56,20 @@ class Anderson:
         window = min(self.window, steps)
         batch, size = z.shape[0], math.prod(z.shape[1:])
         ridge = self.ridge if self.ridge is not None else 8 * torch.finfo(z.dtype).eps
-        gram = z.new_zeros(batch, window, window)
+        eye = torch.eye(window, dtype=z.dtype, device=z.device)
         return AndersonMemory(
-            z.new_empty(batch, window, size),
-            z.new_empty(batch, window, size),
-            gram,
-            torch.eye(window, dtype=z.dtype, device=z.device).mul_(ridge).add_(1).unbind(),
-            gram.new_ones(batch, window, 1),
-            gram.new_zeros(batch, dtype=torch.int32),
-            0,
+            residuals=z.new_empty(batch, window, size),
+            images=z.new_empty(batch, window, size),
+            gram=z.new_zeros(batch, window, window),
+            ridged=torch.add(1, eye, alpha=ridge).unbind(),
+            ones=z.new_ones(batch, window, 1),
+            picard=eye.unbind(),
+            taken=0,
         )
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: AndersonMemory) -> tuple[Tensor, AndersonMemory]:
         """Compute the new Gram row (one bmm), the weights (a Cholesky solve) and the combination of the images (one bmm)."""
-        residuals, images, gram, ridged, ones, _, count = memory
+        residuals, images, gram, ridged, ones, picard, count = memory
         window = residuals.shape[1]
         newest, used = count % window, count + 1
         image, newer, row = fz.flatten(1), residuals.select(1, newest), ridged[newest]
@@ -81,27 +81,18 @@ class Anderson:
         row = inner(residuals, newer) * row
         gram.select(1, newest).copy_(row)
         gram.select(2, newest).copy_(row)
-        weights = self._weights(gram, ones, newest, memory.sound)
+        weights = self._weights(gram, ones, picard[newest][:used])
         proposal = combined(weights, images)
         if self.mixing != 1:
             proposal = proposal + (self.mixing - 1) * combined(weights, residuals)
         return proposal.view(z.shape), memory._replace(taken=count + 1)
 
     @staticmethod
-    def _weights(gram: Tensor, ones: Tensor, newest: int, sound: Tensor) -> Tensor:
-        """Return weights (B, used) that sum to one; a sample without a solution has all on the newest image (a Picard step)."""
+    def _weights(gram: Tensor, ones: Tensor, picard: Tensor) -> Tensor:
+        """Return weights (B, used) that sum to one; a sample without a solution has those of a Picard step."""
         factor, failed = torch.linalg.cholesky_ex(gram)
         solved = torch.cholesky_solve(ones, factor).squeeze(2)
-        total = solved.sum(1, keepdim=True)
-        weights = solved / total
         limits = torch.finfo(gram.dtype)
-        if (
-            is_sync_free(gram)
-            and torch.equal(failed, sound)
-            and torch.equal(total.clamp(limits.tiny, limits.max), total)  # NaN is not equal to itself
-        ):
-            return weights
-        solvable = (failed == 0).unsqueeze(1) & (total >= limits.tiny) & (total <= limits.max)
-        picard = torch.zeros_like(weights)
-        picard[:, newest] = 1
-        return torch.where(solvable, weights, picard)
+        # A factorisation that failed puts its sum far below the least; NaN is not equal to itself.
+        total = torch.sub(solved.sum(1, keepdim=True), failed.unsqueeze(1), alpha=limits.max)
+        return torch.where(total.clamp(limits.tiny, limits.max) == total, solved / total, picard)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map, is_sync_free
+from deq.solve import Map
 from deq.solvers.history import inner
+
+_FIRST_ROOM = 64  # steps; training takes fewer
 
 
 class BroydenMemory(NamedTuple):
@@ -26,6 +28,7 @@ class BroydenMemory(NamedTuple):
     square: Tensor  # (B,) <s, s> of the last step
     one: Tensor  # (B,)
     stored: int  # number of steps stored
+    window: int  # the most that may be stored; the tensors grow to it
 
     @property
     def divisors(self) -> Tensor:
@@ -46,21 +49,26 @@ class Broyden:
         check_whole(least=2, window=self.window)
 
     def init(self, z: Tensor, steps: int) -> BroydenMemory:
-        """Allocate the window, or room for all steps where they are fewer."""
-        window = min(self.window, steps)
-        batch, size = z.shape[0], math.prod(z.shape[1:])
-        gram = z.new_zeros(batch, window, window)
+        """Allocate room for the first 64 steps, or for the window or all steps where they are fewer."""
+        window, batch = min(self.window, steps), len(z)
+        room, size = min(window, _FIRST_ROOM), math.prod(z.shape[1:])
         return BroydenMemory(
-            z.new_empty(batch, window, size), gram, torch.zeros_like(gram), gram.new_ones(batch), gram.new_ones(batch), 0
+            steps=z.new_empty(batch, room, size),
+            gram=z.new_empty(batch, room, room),
+            system=z.new_empty(batch, room, room),
+            square=z.new_ones(batch),
+            one=z.new_ones(batch),
+            stored=0,
+            window=window,
         )
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: BroydenMemory) -> tuple[Tensor, BroydenMemory]:
         """Make two passes over the stored steps and a triangular solve; the new Gram row follows without a third pass."""
-        steps, gram, system, _, one, count = memory
+        if memory.stored == memory.steps.shape[1]:
+            memory = _grown(memory) if memory.stored < memory.window else memory._replace(stored=0)
+        steps, gram, system, _, one, count, window = memory
         old = z.flatten(1)
         residual = torch.sub(fz.flatten(1), old)
-        if count == steps.shape[1]:
-            count = 0
         newer = steps.select(1, count)
         if count == 0:
             newer.copy_(residual)
@@ -73,7 +81,7 @@ class Broyden:
         system[:, count, count] = square
         if count > 0:
             torch.neg(gram[:, count, 1 : count + 1], out=system[:, count, :count])
-        return torch.add(old, newer).view(z.shape), BroydenMemory(steps, gram, system, square, one, count + 1)
+        return torch.add(old, newer).view(z.shape), BroydenMemory(steps, gram, system, square, one, count + 1, window)
 
     @staticmethod
     def _quasi_newton(residual: Tensor, newer: Tensor, memory: BroydenMemory) -> Tensor:
@@ -94,13 +102,23 @@ class Broyden:
             along = torch.baddbmm(against.unsqueeze(2), gram[:, :count, 1:count], c).squeeze(2)  # without another pass
         denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
         limit = torch.finfo(gram.dtype).eps ** 0.5
-        # NaN is not equal to itself.
-        if not (is_sync_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
-            # The update would be singular: that sample skips it, here and, by an infinite divisor, in every later product.
-            singular = denominator.abs() < limit
-            denominator = torch.where(singular, 1, denominator)
-            divisor = memory.system[:, count - 1, count - 1]
-            divisor.copy_(torch.where(singular, torch.inf, divisor))
-        denominator = denominator.unsqueeze(1)
+        # Where the update would be singular, a sample skips it, here and, by an infinite divisor, in every later product.
+        singular = denominator.abs() < limit
+        memory.system[:, count - 1, count - 1].masked_fill_(singular, torch.inf)
+        denominator = denominator.masked_fill(singular, 1).unsqueeze(1)
         torch.div(opposite, denominator, out=newer)
         return along / denominator
+
+
+def _grown(memory: BroydenMemory) -> BroydenMemory:
+    """Return the memory with twice the room, at most the window."""
+    room, stored = min(2 * memory.stored, memory.window), memory.stored
+
+    def grown(old: Tensor, width: int) -> Tensor:
+        new = old.new_empty(len(old), room, width)
+        new[:, :stored, : old.shape[2]] = old
+        return new
+
+    return memory._replace(
+        steps=grown(memory.steps, memory.steps.shape[2]), gram=grown(memory.gram, room), system=grown(memory.system, room)
+    )

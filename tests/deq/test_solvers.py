@@ -257,11 +257,26 @@ def test_solver_bytes_are_the_closed_form(size: int, batch: int, window: int, do
     item = dtype.itemsize
     assert solve(torch.cos, z0, Picard(), stop).solver_bytes == 0
     room = min(window, steps)
-    constants = item * room * (room + batch) + 4 * batch
+    constants = item * room * (2 * room + batch)
     history = 2 * room * batch * size * item
     assert solve(torch.cos, z0, Anderson(window=window), stop).solver_bytes == history + item * batch * room**2 + constants
     history = room * batch * size * item
     assert solve(torch.cos, z0, Broyden(window=window), stop).solver_bytes == history + item * batch * (2 * room**2 + 2)
+
+
+@pytest.mark.parametrize(("window", "room"), [(50, 50), (64, 64), (100, 100), (300, 120)])
+def test_broydens_storage_grows_with_the_steps_and_changes_no_digit(
+    window: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problems.affine(size=400, batch=2, low=-0.999, high=0.999)
+    stop = Stop(rtol=1e-14, max_steps=120)
+    grown = solve(problem.f, problem.z0, Broyden(window=window), stop)
+    assert grown.nfe == 120
+    assert grown.solver_bytes == 8 * 2 * (room * 400 + 2 * room**2 + 2)
+    monkeypatch.setattr("deq.solvers.broyden._FIRST_ROOM", window)
+    whole = solve(problem.f, problem.z0, Broyden(window=window), stop)
+    assert torch.equal(grown.gaps, whole.gaps)
+    assert torch.equal(grown.z, whole.z)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

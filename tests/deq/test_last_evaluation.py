@@ -1,0 +1,130 @@
+"""No evaluation is made twice: the last one of a solve is attached in training and returned in evaluation."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import problems
+import pytest
+import torch
+from problems import Counted, norms
+from torch import Tensor
+
+from deq import DEQ, SOLVERS, Broyden, Implicit, Map, MLPCell, Phantom, Picard, Shine, Solution, Status, Stop, Unroll, solve
+from deq.solve import force_device_path
+
+NAMES = sorted(SOLVERS)
+ADJOINTS: dict[str, Callable[[], Any]] = {
+    "implicit": lambda: Implicit(stop=Stop(rtol=None, max_steps=2)),
+    "phantom": Phantom,
+    "phantom 3": lambda: Phantom(steps=3),
+    "shine": Shine,
+    "unroll": Unroll,
+}
+
+
+def told_and_run(adjoint: Any, stop: Stop, *, grad: bool) -> tuple[int, int, Solution]:
+    """Evaluations in a forward pass that the watcher is told and that ran, and the solution."""
+    problem = problems.tanh(dtype=torch.float32)
+    weight = torch.ones((), requires_grad=True)
+    f = Counted(lambda z: problem.f(weight * z))
+    solver = Broyden(window=60) if isinstance(adjoint, Shine) else Picard()
+    seen: list[Solution] = []
+    with nullcontext() if grad else torch.no_grad():
+        y = adjoint(f, problem.z0, solver, stop, lambda _, solution: seen.append(solution))
+    assert y.requires_grad == grad
+    return seen[0].nfe, f.calls, seen[0]
+
+
+@pytest.mark.parametrize("rtol", [None, 1e-12])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ADJOINTS)
+@pytest.mark.parametrize("most", [1, 4])
+def test_a_capped_solve_makes_as_many_evaluations_as_it_is_told_to(name: str, grad: bool, rtol: float | None, most: int) -> None:
+    told, ran, _ = told_and_run(ADJOINTS[name](), Stop(rtol=rtol, max_steps=most), grad=grad)
+    assert told == ran == most + (2 if name == "phantom 3" else 0)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ADJOINTS)
+def test_a_solve_that_ends_early_makes_one_more_for_the_graph_alone(name: str, grad: bool) -> None:
+    told, ran, solution = told_and_run(ADJOINTS[name](), Stop(rtol=1e-3, max_steps=60), grad=grad)
+    steps = int(solution.steps.max())
+    assert solution.converged.all()
+    assert told == ran == steps + (2 if name == "phantom 3" else 0) + (grad and name != "unroll")
+
+
+@pytest.mark.parametrize("device", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rtol", [None, 1e-2, 1e-12])
+def test_the_image_is_f_of_the_returned_iterates(name: str, rtol: float | None, device: bool) -> None:
+    f = problems.rows(problems.halving, problems.slow, problems.nan_later, problems.tripling, problems.inf_at_once, torch.cos)
+    z0 = torch.rand(6, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with force_device_path() if device else nullcontext():
+        solution = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17), f)
+    assert solution.image is not None
+    assert torch.equal(solution.image, f(solution.z)) or not solution.image[4].isfinite().all()
+    kept = solution.status != Status.NONFINITE
+    assert torch.equal(solution.image[kept], f(solution.z)[kept])
+    plain = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17))
+    assert plain.image is None
+    assert torch.equal(plain.z, solution.z)
+
+
+@pytest.mark.parametrize("device", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rtol", [None, 1e-9])
+def test_the_last_evaluation_is_at_the_newest_iterates_of_those_that_go_on(name: str, rtol: float | None, device: bool) -> None:
+    shift = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    fates: list[Map] = [lambda z: (z.roll(1) + shift).tanh(), problems.nan_at_once, problems.tripling, lambda z: (z + shift).cos()]
+    f, most, at = problems.rows(*fates), 6, []
+
+    def last(z: Tensor) -> Tensor:
+        at.append(z.clone())
+        return f(z)
+
+    stop = Stop(rtol=rtol, max_steps=most, growth=20)
+    with force_device_path() if device else nullcontext():
+        solution = solve(f, torch.zeros(4, 8, dtype=torch.float64), SOLVERS[name](), stop, last)
+        ended = solve(f, torch.zeros(4, 8, dtype=torch.float64), SOLVERS[name](), stop)
+    assert len(at) == 1
+    assert solution.nfe == most
+    assert torch.equal(solution.z, at[0])
+    torch.testing.assert_close(norms(f(solution.z) - solution.z), solution.gap, equal_nan=True)
+    assert torch.equal(solution.status, ended.status)
+    over = ended.steps < most
+    assert over[1]
+    assert torch.equal(solution.z[over], ended.z[over])
+
+
+def test_both_ways_of_a_solve_with_a_last_evaluation_are_the_same() -> None:
+    f = problems.rows(problems.halving, problems.slow, problems.nan_later, problems.tripling, torch.cos)
+    found = []
+    for context in (nullcontext(), force_device_path()):
+        with context:
+            found.append(solve(f, torch.zeros(5, 4, dtype=torch.float64), Picard(), Stop(rtol=None, max_steps=6), lambda z: f(z)))
+    for part in ("z", "image", "status", "gap", "residual", "steps", "gaps"):
+        torch.testing.assert_close(getattr(found[0], part), getattr(found[1], part), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_sample_that_fails_at_the_last_evaluation_is_evaluated_at_its_best() -> None:
+    calls = [0]
+
+    def f(z: Tensor) -> Tensor:
+        calls[0] += 1
+        return z / 2 + 1 if calls[0] < 4 else torch.where(z > 1.6, torch.nan, z / 2 + 1)
+
+    z0 = torch.zeros(1, 2, dtype=torch.float64)
+    solution = solve(f, z0, Picard(), Stop(rtol=1e-9, max_steps=4), lambda z: f(z))
+    assert (solution.nfe, calls[0], solution.status.tolist()) == (5, 5, [Status.NONFINITE])
+    assert solution.image is not None
+    assert solution.z[0, 0] == 1.5
+    assert torch.equal(solution.image, z0 + 1.75)
+
+
+def test_an_evaluation_returns_what_training_returns_at_convergence() -> None:
+    layer = DEQ(MLPCell(width=6), solver=SOLVERS["anderson"](), stop=Stop(rtol=1e-6, max_steps=80))
+    x = torch.randn(2, 3, 6)
+    trained = layer(x).y
+    with torch.no_grad():
+        assert torch.equal(layer.eval()(x).y, trained)
