@@ -18,8 +18,8 @@ from bench.analysis.columns import (
 )
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
-from bench.analysis.quality_table import quality_table
 from bench.analysis.statistics import significant, written
+from bench.analysis.time_to_quality import quality_table
 
 MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
 _BOLD = (

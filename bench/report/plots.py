@@ -1,5 +1,6 @@
 """Figures of a comparison after training, each with its units and the better direction."""
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -158,19 +159,20 @@ def _draw_point(axes: Axes, style: LineStyle, point: ParetoPoint) -> None:
 def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     """Seconds to the tied network's final score against the residual of training solves: a point a DEQ that reached it."""
     found = quality(group)
-    if found is None or not found.points:
+    rows = None if found is None else found.rows[found.rows["unsolved"].notna() & (found.rows["seconds"] < math.inf)]
+    if found is None or rows is None or rows.empty:
         return None
     figure, (axes, *_) = panels_of(1, f"{group.name}: time to equal quality")
-    for one, residual in found.points:
-        style = styles[one.row.label]
-        axes.plot([residual], [one.median], color=style.colour, marker=style.marker, markersize=8)
-    tied = found.best.median
-    axes.set_ylim(0, 1.15 * max(tied, *(one.median for one, _ in found.points)))
+    for label, row in rows.iterrows():
+        style = styles[str(label)]
+        axes.plot([row["unsolved"]], [row["seconds"]], color=style.colour, marker=style.marker, markersize=8)
+    tied = float(found.rows.loc[found.best, "seconds"])
+    axes.set_ylim(0, 1.15 * max(tied, *rows["seconds"]))
     axes.set_xlabel("median relative residual of training solves")
     axes.set_ylabel("training until the target (s) ↓")
     axes.axhline(tied, color="0.45", linewidth=1.0, linestyle=_DASHED)
     below: dict[str, Any] = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top", "color": "0.35"}
     axes.annotate("tied, at its best depth", (0.5, tied), xycoords=("axes fraction", "data"), **below)
     log_axis(axes, "x")
-    legend(figure, [row_handle(one.row, styles[one.row.label], marker=True) for one, _ in found.points])
+    legend(figure, [row_handle(row, styles[row.label], marker=True) for row in group.rows if row.label in rows.index])
     return figure
