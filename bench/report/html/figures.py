@@ -2,8 +2,8 @@
 
 import base64
 import gzip
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from bench.records.errors import UserError
@@ -32,25 +32,19 @@ _ALT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedFigure:
-    """A figure's title and alternative text, and its SVG file, compressed and in base64; `opened` on the page at first."""
-
-    title: str
-    alt: str
-    svg: str
-    opened: bool
-
-
 def embedded_figures(
     folder: Path, kind: Kind, command: str, prefix: str = "", about: str = "DEQ and explicit networks"
-) -> list[EmbeddedFigure]:
-    """The figures of a kind that are in a folder; `command` writes them, `about` ends their alternative texts."""
+) -> list[dict[str, Any]]:
+    """The figures of a kind that are in a folder, as the template shows them: title, alternative text, image, whether it is opened.
+
+    `command` writes them, `about` ends their alternative texts.
+    """
     paths = {name: folder / f"{prefix}{name}.svg" for name in FIGURES[kind]}
     return [
-        EmbeddedFigure(
-            title=FIGURES[kind][name].title, alt=f"{_ALT[name]}. {about}.", svg=embed(path, command), opened=name == "tradeoff"
-        )
+        {
+            **{"title": FIGURES[kind][name].title, "alt": f"{_ALT[name]}. {about}."},
+            **{"svg": embed(path, command), "opened": name == "tradeoff"},
+        }
         for name, path in paths.items()
         if path.is_file() and not path.is_symlink()
     ]
