@@ -66,26 +66,17 @@ class Nvml:
     ) -> None:
         self._device, self._library, self._cuda, self._clock = torch.device(device), library, cuda, clock
         self._process_id = os.getpid() if process_id is None else process_id
-        self._clear()
-        self._faults["all"] = "the meter was not started"
 
-    def _clear(self) -> None:
+    def start(self) -> None:
+        """Find the device, and read its memory and energy counter."""
         self._faults: dict[str, str] = {}  # the first reason why "all", "process", "device" or "energy" is None
         self._own_listed = False
         self._other_processes = 0  # the most listed in a sample without this process
         self._own_peak = self._device_peak = self._device_start = self._millijoules = 0
-        self._since = 0.0
-
-    def start(self) -> None:
-        """Find the device, and read its memory and energy counter."""
-        self._clear()
         if self._device.type != "cuda":
             self._faults["all"] = f"run on the {self._device.type.upper()}"
             return
         try:
-            if not self._cuda.is_available():
-                self._faults["all"] = "CUDA is not available"
-                return
             self._cuda.synchronize(self._device)  # makes the context, so that NVML lists this process
             if self._library is None:
                 self._library = load_library()
@@ -185,16 +176,14 @@ class Nvml:
         """This process's memory; the growth of the device's where its id is not visible and only one process is listed."""
         own = "NVML compute process usedGpuMemory, peak of samples", "process, CUDA context and libraries included"
         others = self._other_processes
-        if not self._own_listed and not {"all", "process"} & self._faults.keys():
-            if others == 0:
-                reason = "NVML lists no compute process (process ids are host ids; this is a container?)"
-                return measured(None, "B", *own, reason)
-            if others > 1:
-                reason = f"own process id not among the {others} compute processes (host ids; a container?)"
-                return measured(None, "B", *own, reason)
-            if "device" in self._faults:
-                return measured(None, "B", *own, f"own process id not visible, and no device delta: {self._faults['device']}")
-            delta = "NVML device memory used minus used at start, peak of samples (own process id not visible, one compute process)"
-            scope = "device, above what was used at start, CUDA context excluded"
-            return measured(self._device_peak - self._device_start, "B", delta, scope)
-        return self._measure("process", self._own_peak, "B", *own)
+        if self._own_listed or {"all", "process"} & self._faults.keys():
+            return self._measure("process", self._own_peak, "B", *own)
+        if others == 0:
+            return measured(None, "B", *own, "NVML lists no compute process (process ids are host ids; this is a container?)")
+        if others > 1:
+            return measured(None, "B", *own, f"own process id not among the {others} compute processes (host ids; a container?)")
+        if "device" in self._faults:
+            return measured(None, "B", *own, f"own process id not visible, and no device delta: {self._faults['device']}")
+        delta = "NVML device memory used minus used at start, peak of samples (own process id not visible, one compute process)"
+        scope = "device, above what was used at start, CUDA context excluded"
+        return measured(self._device_peak - self._device_start, "B", delta, scope)

@@ -20,13 +20,9 @@ GPU = "GPU-11111111-2222-3333-4444-555555555555"
 class Cuda:
     """A stand-in for torch.cuda with one device."""
 
-    def __init__(self, available: bool = True, properties: Any = None) -> None:
-        self.available = available
+    def __init__(self, properties: Any = None) -> None:
         self.properties = properties or SimpleNamespace(uuid=GPU.removeprefix("GPU-"))
         self.broken = False
-
-    def is_available(self) -> bool:
-        return self.available
 
     def get_device_properties(self, device: torch.device) -> Any:
         return self.properties
@@ -144,9 +140,6 @@ class TestNvml:
 
     def test_off_the_gpu(self) -> None:
         assert self.reasons(self.measure(Library(), device="cpu"), (*MEMORY, *ENERGY)) == {"run on the CPU"}
-        absent = self.measure(Library(), cuda=Cuda(available=False))
-        assert self.reasons(absent, (*MEMORY, *ENERGY)) == {"CUDA is not available"}
-        assert self.reasons(Nvml("cuda", Library(), Cuda()).read(), (*MEMORY, *ENERGY)) == {"the meter was not started"}
 
     def test_an_invisible_process_alone_gets_the_device_delta(self) -> None:
         library = Library()
