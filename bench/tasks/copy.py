@@ -64,7 +64,10 @@ class CopyMemory(Task):
         samples = len(self.payloads["train"])
         if size < 1 or (split == "train" and size > samples):
             raise UserError(f"copy memory: batch size must be 1..{samples} (the training samples), got {size}")
-        return self._train(size, seed, first) if split == "train" else self._evaluation(split, size, first)
+        if split == "train":
+            return self._train(size, seed, first)
+        payloads = self.payloads[split]
+        return (self._sequences(payloads[start : start + size]) for start in range(first * size, len(payloads), size))
 
     def _train(self, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         payloads = self.payloads["train"]
@@ -75,11 +78,6 @@ class CopyMemory(Task):
             for start in range(index * size, len(payloads) - size + 1, size):
                 yield self._sequences(payloads[order[start : start + size]])
             epoch, index = epoch + 1, 0
-
-    def _evaluation(self, split: Split, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        payloads = self.payloads[split]
-        for start in range(first * size, len(payloads), size):
-            yield self._sequences(payloads[start : start + size])
 
     def _sequences(self, payload: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.zeros(len(payload), self.length, dtype=torch.int64)

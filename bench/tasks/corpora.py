@@ -164,8 +164,7 @@ def check(corpus: Corpus, path: Path, tokens: Mapping[Split, int], vocabulary: i
     found = {f"{split} tokens": (tokens.get(split, 0), published) for split, published in corpus.tokens.items()}
     if corpus.vocabulary is not None:
         found["different words"] = (vocabulary, corpus.vocabulary)
-    wrong = [f"{counted:,} {what} where {published:,} were published" for what, (counted, published) in found.items()]
-    wrong = [text for text, (counted, published) in zip(wrong, found.values(), strict=True) if counted != published]
+    wrong = [f"{n:,} {what} where {published:,} were published" for what, (n, published) in found.items() if n != published]
     if wrong:
         raise UserError(f"{path} is not {corpus.name}: {'; '.join(wrong)}. A text of your own needs another name")
 

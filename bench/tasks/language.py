@@ -45,16 +45,11 @@ class Language(Task):
         if split != "train" and split not in self._held_out:
             raise unknown("split", split, ("train", *self._held_out))
         check_positive(self.name, batch_size=size)
-        return map(inputs_and_targets, self._train(size, seed, first) if split == "train" else self._evaluation(split, size, first))
-
-    def _train(self, size: int, seed: int, first: int) -> Iterator[Ids]:
-        for number in count(first):
-            yield self._draw(size, derive_seed(self.name, "train", self._data_seed, seed, size, number))
-
-    def _evaluation(self, split: Split, size: int, first: int) -> Iterator[Ids]:
+        if split == "train":
+            seeds = (derive_seed(self.name, "train", self._data_seed, seed, size, number) for number in count(first))
+            return (inputs_and_targets(self._draw(size, one)) for one in seeds)
         sequences = self._held_out[split]
-        for start in range(first * size, len(sequences), size):
-            yield sequences[start : start + size]
+        return (inputs_and_targets(sequences[start : start + size]) for start in range(first * size, len(sequences), size))
 
     @abstractmethod
     def oracle(self, tokens: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from bench.records.errors import UserError
 
-_BLOCK = 1 << 20
 # Exceptions of zipfile and its decompressors for unreadable archives, such as a name in another encoding or a huge LZMA dictionary.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -54,12 +53,10 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path, most: int) 
 
 
 def _write(archive: zipfile.ZipFile, member: str, file: Path, most: int) -> None:
-    info, size = archive.getinfo(member), 0
+    info = archive.getinfo(member)
     if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
         raise UserError(f"{archive.filename}: {member} is not a file")
+    if info.file_size > most:  # zipfile reads no further than this size
+        raise UserError(f"{archive.filename}: {member} is larger than the maximum of {most:,} bytes")
     with archive.open(info) as source, file.open("wb") as target:
-        while block := source.read(_BLOCK):
-            size += len(block)
-            if size > most:
-                raise UserError(f"{archive.filename}: {member} is larger than the maximum of {most:,} bytes")
-            target.write(block)
+        shutil.copyfileobj(source, target)

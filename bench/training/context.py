@@ -19,10 +19,6 @@ from bench.training.distributed import Ranks
 ProgressCallback = Callable[[int, int, float | None], None]  # step, steps, last training loss
 
 
-def _ignore_progress(step: int, steps: int, loss: float | None) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunControl:
     """How a run is observed, saved, interrupted and distributed; none of it affects the numbers.
@@ -30,7 +26,7 @@ class RunControl:
     `blocked` is entered while another benchmark holds the machine.
     """
 
-    progress: ProgressCallback = _ignore_progress
+    progress: ProgressCallback = lambda step, steps, loss: None
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     interrupt: Interrupt = field(default_factory=Interrupt)
     ranks: Ranks = field(default_factory=Ranks)
@@ -66,10 +62,6 @@ class TrainingContext(RunControl):
             if value is not None or measure.value is not None:
                 measures[name] = measure.model_copy(update={"value": value, "reason": reason, "method": method})
         return measures
-
-    def raise_if_interrupted(self) -> None:
-        """Raise Interrupted in every rank where any rank was asked to stop."""
-        self.ranks.raise_if_interrupted(self.interrupt)
 
 
 def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -> TrainingContext:

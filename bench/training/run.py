@@ -117,9 +117,9 @@ class _Execution:
                 self.context.host.start()
                 trainer = self.trainer = self._resume() or self._build()
                 self._train(trainer)
-                self.context.raise_if_interrupted()
+                ranks.raise_if_interrupted(interrupt)
                 self._evaluate(trainer)
-                self.context.raise_if_interrupted()
+                ranks.raise_if_interrupted(interrupt)
                 if self.spec.role == "final":
                     with self.context.clocks.phase("probe"):
                         self._probe(trainer)
@@ -213,7 +213,7 @@ class _Execution:
                 if found:
                     self.probes[name] = found
         self.measures |= as_trained(model, self.task, self.spec, ranks)
-        self.context.raise_if_interrupted()
+        ranks.raise_if_interrupted(self.context.interrupt)
         self.measures |= step_measures(trainer)
         if ranks.size > 1:
             values = {name: None if (found := self.measures.get(name)) is None else found.value for name in _BY_RANK}
@@ -227,17 +227,13 @@ class _Execution:
             return probe(model, self.task, self.spec)
 
     def read_clocks(self, concurrent_runs: int) -> dict[str, Measure]:
-        """The clocks and, after a failure, the solver statistics."""
+        """The clocks, None where other work ran on the machine, and after a failure the solver statistics."""
         contended = f"{concurrent_runs} runs side by side" if concurrent_runs > 1 else self._contended
-        measures = {name: _contended_clock(measure, contended) for name, measure in self.context.clocks.read().items()}
+        measures = self.context.clocks.read()
+        for name, measure in measures.items():
+            if contended is not None and measure.value is not None:
+                method = f"{measure.method}; {contended}, the clock then read {measure.value:.4g} s"
+                measures[name] = measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})
         if self.trainer is not None and "solver_bytes" not in self.measures:
             measures |= self.trainer.solver_stats.read()
         return measures
-
-
-def _contended_clock(measure: Measure, reason: str | None) -> Measure:
-    """The wall clock; None where other work ran on the machine, with the value in its method."""
-    if reason is None or measure.value is None:
-        return measure
-    method = f"{measure.method}; {reason}, the clock then read {measure.value:.4g} s"
-    return measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})

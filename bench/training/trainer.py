@@ -123,7 +123,7 @@ class Trainer:
                 with context.machine.shared(), phase, context.interrupt.deferred():
                     while self.done < end:
                         self._step(*next(batches))
-                        context.raise_if_interrupted()
+                        self.ranks.raise_if_interrupted(context.interrupt)
                         if self.ranks.broadcast_flag(context.checkpoint.due()):
                             self.save()
                 context.nvml.sample()
