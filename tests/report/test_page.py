@@ -22,12 +22,13 @@ from bench.claims.claim import Claim, Part, Source
 from bench.cli.main import app
 from bench.records.errors import UserError
 from bench.records.escape import one_line
+from bench.records.store import Store
 from bench.report.html.figures import embed
 from bench.report.html.lookup import find
 from bench.report.html.page import render_page
 from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables
 from bench.report.html.text import render
-from bench.report.report import read_suites, write_report
+from bench.report.report import read_suites
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 BREAKOUT = "</script><script>boom()</script><!--<script> ]]> \u2028 <img src=x onerror=boom()> \" ' javascript:boom() {{ 7 * 7 }}"
@@ -77,11 +78,9 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    results = save(tmp_path_factory.mktemp("results"), comparison())
-    write_report(results)
-    return results
+@pytest.fixture(scope="module", name="written")
+def written_folder(written: tuple[Path, list[Path]]) -> Path:
+    return written[0]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_the_published_page_has_every_figure_as_published_and_a_source_for_each_
 
 def test_sources_are_what_the_record_files_say() -> None:
     """Means and values again from the JSON files, by other arithmetic."""
-    tables = [table for group in groups("smoke", read_suites(RESULTS)["smoke"]) for table in sourced_group_tables(group)]
+    tables = [table for group in groups("smoke", Store(RESULTS).read_all("smoke")) for table in sourced_group_tables(group)]
     losses = [one for table in tables for one in table.all() if one.column == "loss" and ":" not in one.group]
     assert len(losses) >= 8
     for source in losses:
@@ -268,7 +267,7 @@ def test_the_command_of_a_row_runs_that_row_alone() -> None:
     from bench.execution.suite_loading import load_suite
 
     pairs = [(entry.group, label) for entry in load_suite("smoke", {})[1] for label in entry.rows]  # type: ignore[union-attr]
-    for group in groups("smoke", read_suites(RESULTS)["smoke"]):
+    for group in groups("smoke", Store(RESULTS).read_all("smoke")):
         for row in group.rows:
             words = shlex.split(command("smoke", row.finals))
             only = words[words.index("--only") + 1].lower()

@@ -173,12 +173,6 @@ def save(results: Path, records: list[Record]) -> Path:
     return results
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
-    results = save(tmp_path_factory.mktemp("results"), comparison())
-    return results, write_report(results)
-
-
 def small() -> list[Record]:
     """Two rows, two seeds."""
     return [record(label, seed) for label in ("DEQ (Broyden)", "LSTM") for seed in (0, 1)]
@@ -544,6 +538,7 @@ def test_the_summary_fits_a_terminal_and_holds_no_control_characters(tmp_path: P
         summary(tmp_path, "quack")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_record_is_named_and_left_out(tmp_path: Path) -> None:
     results = save(tmp_path, small())
     path = results / "runs" / "quick" / "broken.json"
@@ -593,6 +588,7 @@ def test_a_cell_of_a_row_without_ok_runs_is_empty() -> None:
     assert (found.estimate, found.reasons, found.measures) == (None, (), ())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_recipe_is_named_with_the_common_terms(tmp_path: Path) -> None:
     records = comparison()
     recipe = Recipe(pretrain_steps=30, jacobian=0.5)

@@ -12,17 +12,38 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from running import IDENTITY
-from test_checkpoint import data, numbers, spec, stopped
+from test_checkpoint import numbers, spec, stopped
 
 from bench.execution.engines.engine import Lost
 from bench.execution.job import Job
 from bench.execution.lost_runs import record_of_lost_run
+from bench.records.record import Record
 from bench.training.checkpoint import FORMAT, Checkpoint
 from bench.training.context import RunControl
 from bench.training.registry import build_task
 from bench.training.run import run
 
-__all__ = ["data"]  # a fixture
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The text of `data`, once for all tests."""
+    path = tmp_path_factory.mktemp("texts") / "a.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    return {"a": path}
+
+
+@pytest.fixture(scope="module")
+def whole(texts: dict[str, Path]) -> Record:
+    """A training without interruption."""
+    return run(spec("tcn"), suite="s", data=texts)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> bytes:
+    """A checkpoint of a real training, stopped at step 10."""
+    kept = tmp_path_factory.mktemp("content") / "c.pt"
+    run(spec("tcn"), suite="s", data=texts, control=stopped(Checkpoint(kept, "r"), {10}))
+    return kept.read_bytes()
 
 
 class Evil:
@@ -32,21 +53,21 @@ class Evil:
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(
-    "content",
+    "nonsense",
     [b"", b"nonsense", pickle.dumps(Evil()), pickle.dumps({"format": 1, "run_id": "r", "step": 3, "state": Evil()})],
     ids=["empty", "nonsense", "executing pickle", "executing pickle as state"],
 )
 def test_a_file_that_is_no_checkpoint_is_not_executed_and_the_run_starts_over(
-    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
+    tmp_path: Path, texts: dict[str, Path], whole: Record, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "c.pt"
-    path.write_bytes(content)
-    record = run(spec("tcn"), suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
+    path.write_bytes(nonsense)
+    record = run(spec("tcn"), suite="s", data=texts, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert not Path("evil-was-here").exists()
     assert record.status == "ok"
     assert "the run started over" in record.provenance["checkpoint"]
-    assert numbers(record) == numbers(run(spec("tcn"), suite="s", data=data))
+    assert numbers(record) == numbers(whole)
 
 
 def damaged(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -101,26 +122,21 @@ def forged(step: int | float) -> Callable[[Path], None]:
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_discarded_and_the_run_starts_over(
-    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+    tmp_path: Path,
+    texts: dict[str, Path],
+    content: bytes,
+    whole: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one, path = spec("tcn"), tmp_path / "c.pt"
-    run(one, suite="s", data=data, control=stopped(Checkpoint(path, "r"), {10}))
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
     spoil(path)
-    record = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
+    record = run(spec("tcn"), suite="s", data=texts, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert not Path("evil-was-here").exists()
     assert "the run started over" in record.provenance["checkpoint"]
-    assert numbers(record) == numbers(run(one, suite="s", data=data))
-
-
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A checkpoint of a real training."""
-    folder = tmp_path_factory.mktemp("content")
-    (folder / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    kept = Checkpoint(folder / "c.pt", "r")
-    run(spec("tcn"), suite="s", data={"a": folder / "a.txt"}, control=stopped(kept, {10}))
-    return (folder / "c.pt").read_bytes()
+    assert numbers(record) == numbers(whole)
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(["flip", "cut", "lose", "add"]))
@@ -151,21 +167,21 @@ def test_a_mutated_checkpoint_is_not_loaded(
     ],
 )
 def test_a_lost_run_has_a_record_also_with_a_forged_checkpoint(
-    tmp_path: Path, data: dict[str, Path], content: bytes, change: Callable[[dict[str, Any]], Any]
+    tmp_path: Path, texts: dict[str, Path], content: bytes, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     one = spec("tcn")
     job = Job(run_id=IDENTITY.run_id(one.key), suite="s", spec=one, identity=IDENTITY, folder=tmp_path)
     job.checkpoint.write_bytes(content)
     damaged(lambda saved: (saved.update(run_id=job.run_id), change(saved)))(job.checkpoint)
-    record = record_of_lost_run(Lost(job, "killed"), "crashed", build_task(one.task, data), {})
+    record = record_of_lost_run(Lost(job, "killed"), "crashed", build_task(one.task, texts), {})
     assert (record.status, record.reason, record.elapsed_s) == ("crashed", "killed", 0.0)
 
 
-def test_clocks_do_not_count_lost_work(tmp_path: Path, data: dict[str, Path]) -> None:
+def test_clocks_do_not_count_lost_work(tmp_path: Path, texts: dict[str, Path], content: bytes) -> None:
     """The second attempt resumes from step 10, which the first reached after an hour."""
-    one, path = spec("lstm with dropout"), tmp_path / "c.pt"
-    run(one, suite="s", data=data, control=stopped(Checkpoint(path, "r"), {10}))
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
     damaged(lambda saved: saved["state"]["clocks"].update(train=3600.0))(path)
-    record = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r")))
+    record = run(spec("tcn"), suite="s", data=texts, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert 3600 < record.elapsed_s < 3660
     assert 3600 < record.curve[-1].seconds < 3660

@@ -1,6 +1,6 @@
 """A recipe is applied at every step and leaves the model unchanged."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -33,8 +33,8 @@ def train(**more: Any) -> TrainConfig:
     return TrainConfig(**({"steps": 10, "batch": 4, "learning_rate": 1e-2, "evaluation_batch": 8} | more))
 
 
-def go(recipe: Recipe | None, named: ComponentConfig = DEQ_MODEL, **more: Any) -> Record:
-    spec = RunSpec(group="g", label="l", model=named, task=TASK, train=train(**more), recipe=recipe, seed=0)
+def go(recipe: Recipe | None, named: ComponentConfig = DEQ_MODEL, role: Literal["final", "trial"] = "final") -> Record:
+    spec = RunSpec(group="g", label="l", role=role, model=named, task=TASK, train=train(), recipe=recipe, seed=0)
     return run(spec, suite="test")
 
 
@@ -63,7 +63,7 @@ def test_pretraining_reaches_every_layer_of_a_stack() -> None:
 
 def test_pretraining_only_equals_training_the_unrolled_network() -> None:
     shallow = go(Recipe(pretrain_steps=10, pretrain_depth=3))
-    tied = go(None, ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}))
+    tied = go(None, ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": 3}), "trial")
     assert shallow.status == tied.status == "ok"
     assert [point.train_loss for point in shallow.curve] == [point.train_loss for point in tied.curve]
     assert all(point.forward_nfe is None for point in shallow.curve)
@@ -105,7 +105,7 @@ def test_held_caps_apply_for_their_share_and_then_the_models() -> None:
 )
 def test_a_cap_without_hold_changes_linearly_in_the_solves(settings: Settings, recipe: Recipe, phase: str, last: int) -> None:
     named = ComponentConfig(name="deq", settings={**DEQ_MODEL.settings, **settings})
-    counts = [getattr(point, phase) for point in go(recipe, named).curve]
+    counts = [getattr(point, phase) for point in go(recipe, named, "trial").curve]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (2, last)
 
@@ -190,7 +190,7 @@ SUPERVISED = ComponentConfig(name="trellisnet", settings={**TRELLIS, "auxiliary_
 
 @pytest.mark.parametrize(("named", "recipe"), [(DEQ_MODEL, Recipe(jacobian=100.0)), (SUPERVISED, Recipe(auxiliary=1.0))])
 def test_a_penalty_changes_the_training_and_not_the_reported_loss_at_the_first_step(named: ComponentConfig, recipe: Recipe) -> None:
-    plain, empty, penalised = ([p.train_loss for p in go(each, named).curve] for each in (None, Recipe(), recipe))
+    plain, empty, penalised = ([p.train_loss for p in go(each, named, "trial").curve] for each in (None, Recipe(), recipe))
     assert plain == empty
     assert plain[0] == penalised[0]
     assert plain[-1] != penalised[-1]
