@@ -1,6 +1,6 @@
 """Records as pandas data frames: one row a run, or one row a measure of a run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,22 @@ def load(results: str | Path = "results", suite: str | None = None, *, measures:
     test_loss  too large    1
     dtype: int64
     """
-    found = _records(Store(Path(results)), suite)
-    return measures_frame(found) if measures else runs_frame(found)
-
-
-def _records(store: Store, suite: str | None) -> Iterator[Record]:
+    store = Store(Path(results))
     known = store.suites()
     if suite is not None and suite not in known:
         raise unknown("suite", suite, known)
-    for name in known if suite is None else [suite]:
-        yield from store.stream(name)
+    records = (record for name in known if suite in (None, name) for record in store.stream(name))
+    if not measures:
+        return _runs_frame(records)
+    lines = [
+        (record.run_id, name, one.value, one.unit, one.method, one.scope, one.reason)
+        for record in records
+        for name, one in record.measures.items()
+    ]
+    return pd.DataFrame(lines, columns=list(_MEASURES)).astype({"value": "float64"})
 
 
-def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run; see `load`."""
+def _runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, float | None]] = []
     units: dict[str, set[str]] = {}
@@ -75,13 +77,3 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     frame = pd.concat([pd.DataFrame(rows, index=range(len(rows))), measured], axis=1)
     frame.attrs["units"] = {name: " / ".join(sorted(known)) for name, known in units.items()}
     return frame
-
-
-def measures_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a measure of a run; see `load`."""
-    lines = [
-        (record.run_id, name, one.value, one.unit, one.method, one.scope, one.reason)
-        for record in records
-        for name, one in record.measures.items()
-    ]
-    return pd.DataFrame(lines, columns=list(_MEASURES)).astype({"value": "float64"})

@@ -1,8 +1,6 @@
 """The tables of a comparison that are no means over seeds: learning-rate trials, memory against depth, gradient by beta."""
 
-from dataclasses import dataclass
-from itertools import groupby
-from math import fsum
+import pandas as pd
 
 from bench.analysis.aggregate import Group
 from bench.analysis.columns import metrics, readable
@@ -10,37 +8,25 @@ from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, failures, foo
 from bench.analysis.probe_data import beta_probe, depth_probe
 from bench.analysis.statistics import GROWTH_RULE, growth, interval, significant, written
 from bench.records.record import Record
+from bench.records.spec import RunSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sweep:
-    """The trials of one row, by rate: `row` is its label in the table, `label` its spec's; `missing` trials have no record."""
-
-    row: str
-    label: str
-    chosen: float | None
-    tried: tuple[Record, ...]
-    missing: int = 0
-
-
-def _rate(record: Record) -> float:
-    return record.spec.train.learning_rate
-
-
-def _sweeps(group: Group) -> list[_Sweep]:
-    ordered = sorted(group.trials, key=lambda record: (_rate(record), record.run_id))
-    sweeps = []
-    for row in group.rows:
-        spec = row.finals[0].spec
-        tried = tuple(record for record in ordered if record.spec.key in spec.trials)
-        missing = len(spec.trials) - len(tried)
-        sweeps.append(_Sweep(row=row.label, label=spec.label, chosen=spec.train.learning_rate, tried=tried, missing=missing))
-    used = {record.run_id for sweep in sweeps for record in sweep.tried}
-    left = [record for record in ordered if record.run_id not in used]
-    for label in sorted({record.spec.label for record in left}):
-        unused = tuple(record for record in left if record.spec.label == label)
-        sweeps.append(_Sweep(row=label, label=label, chosen=None, tried=unused))
-    return sweeps
+def _sweeps(group: Group, name: str) -> list[tuple[str, RunSpec | None, pd.DataFrame]]:
+    """Each row with the spec of its final runs and its trials by rate; of trials that no final run uses the label, and no spec."""
+    ordered = sorted(group.trials, key=lambda record: (record.spec.train.learning_rate, record.run_id))
+    trials = pd.DataFrame(
+        {
+            **{"key": [one.spec.key for one in ordered], "label": [one.spec.label for one in ordered], "record": ordered},
+            "rate": [one.spec.train.learning_rate for one in ordered],
+            "score": pd.Series([one.value(name) if one.status == "ok" else None for one in ordered], dtype="float64"),
+        }
+    )
+    finals = [(row.label, row.finals[0].spec) for row in group.rows]
+    unused = trials[~trials["key"].isin({key for _, spec in finals for key in spec.trials})]
+    return [
+        *((label, spec, trials[trials["key"].isin(spec.trials)]) for label, spec in finals),
+        *((str(label), None, left) for label, left in unused.groupby("label")),
+    ]
 
 
 def trials_table(group: Group) -> Table | None:
@@ -51,33 +37,28 @@ def trials_table(group: Group) -> Table | None:
     name, better = f"valid_{headline}", known[headline].better if headline in known else "lower"
     notes: list[str] = []
     rows, data = [], []
-    for sweep in _sweeps(group):
-        audit = _audit(sweep, name, better)
-        texts = [f"{rate:g}: {', '.join(_score(one, name) for one in same)}" for rate, same in groupby(sweep.tried, key=_rate)]
-        marks = tuple(footnote(notes, note) for note in failures(one for one in sweep.tried if one.status != "ok"))
-        samples = tuple(
-            Sample(
-                f"rate {_rate(one):g}, seed {one.spec.seed}",
-                one.value(name) if one.status == "ok" else None,
-                one.run_id,
-                "" if one.status == "ok" else f"{one.status}: {one.reason}",
-            )
-            for one in sweep.tried
-        )
-        scores = Cell("; ".join(texts) or "none", notes=marks, samples=samples)
-        chosen = Cell("—" if sweep.chosen is None else f"{sweep.chosen:g}", value=sweep.chosen, samples=samples)
-        rows.append(line(sweep.row, scores, chosen, audit))
-        for one, sample in zip(sweep.tried, samples, strict=True):
-            measure = one.measures.get(name)
+    sweeps = _sweeps(group, name)
+    for label, spec, tried in sweeps:
+        chosen, audit = None if spec is None else spec.train.learning_rate, _audit(spec, tried, better)
+        texts = [f"{rate:g}: {', '.join(_score(one, name) for one in same)}" for rate, same in tried.groupby("rate")["record"]]
+        marks = tuple(footnote(notes, note) for note in failures(one for one in tried["record"] if one.status != "ok"))
+        samples = []
+        for one, rate in zip(tried["record"], tried["rate"], strict=True):
+            value, reason = (one.value(name), "") if one.status == "ok" else (None, f"{one.status}: {one.reason}")
+            samples.append(Sample(f"rate {rate:g}, seed {one.spec.seed}", value, one.run_id, reason))
             data.append(
                 {
-                    **{"suite": group.suite, "group": group.name, "label": sweep.row, "column": name, "learning_rate": _rate(one)},
-                    **{"value": sample.value, "unit": measure.unit if measure else "", "better": better},
-                    **{"chosen": "" if sweep.chosen is None else "yes" if _rate(one) == sweep.chosen else "no", "audit": audit},
+                    **{"suite": group.suite, "group": group.name, "label": label, "column": name, "learning_rate": rate},
+                    **{"value": value, "unit": one.measures[name].unit if name in one.measures else "", "better": better},
+                    **{"chosen": "" if chosen is None else "yes" if rate == chosen else "no", "audit": audit},
                     **{"status": one.status, "reason": one.reason or "", "run_ids": one.run_id},
                 }
             )
+        scores = Cell("; ".join(texts) or "none", notes=marks, samples=tuple(samples))
+        rate_cell = Cell("—" if chosen is None else f"{chosen:g}", value=chosen, samples=tuple(samples))
+        rows.append(line(label, scores, rate_cell, audit))
     head = f"rate: valid {headline.replace('_', ' ')} {ARROWS[better]}"
+    runs = [(label, ", ".join(one.run_id for one in tried["record"])) for label, _, tried in sweeps]
     return Table(
         ending="trials",
         title=f"{group.name}: learning-rate trials",
@@ -86,7 +67,7 @@ def trials_table(group: Group) -> Table | None:
         words=(0, 1, 3),
         rows=tuple(rows),
         notes=tuple(notes),
-        remarks=tuple(f"Trials, {one.row}: {', '.join(r.run_id for r in one.tried)}." for one in _sweeps(group) if one.tried),
+        remarks=tuple(f"Trials, {label}: {ids}." for label, ids in runs if ids),
         data=tuple(data),
     )
 
@@ -96,25 +77,22 @@ def _score(record: Record, name: str) -> str:
     return record.status if record.status != "ok" else "n/a" if value is None else significant(value, 4)
 
 
-def _audit(sweep: _Sweep, name: str, better: str) -> str:
+def _audit(spec: RunSpec | None, tried: pd.DataFrame, better: str) -> str:
     """The warnings about a choice: unfinished, at an end of the sweep, not the best, shared, records missing."""
-    if sweep.chosen is None:
+    if spec is None:
         return "no final run uses these trials"
-    missing = [f"{sweep.missing} trial records are missing"] if sweep.missing else []
-    if not sweep.tried:
+    lost, chosen = len(spec.trials) - len(tried), spec.train.learning_rate
+    missing = [f"{lost} trial records are missing"] if lost else []
+    if tried.empty:
         return "".join(missing) or "not tuned: the rate was given"
     found = []
-    rates = [_rate(record) for record in sweep.tried]
-    if len(set(rates)) > 1 and sweep.chosen in (min(rates), max(rates)):
+    rates = tried["rate"]
+    if rates.nunique() > 1 and chosen in (rates.min(), rates.max()):
         found.append("AT AN END of the sweep: a better rate may lie outside")
-    means: dict[float, float] = {}
-    for rate, same in groupby(sweep.tried, key=_rate):
-        values = [record.value(name) if record.status == "ok" else None for record in same]
-        if None not in values:
-            means[rate] = fsum(values) / len(values)  # type: ignore[arg-type]
-    if means and means.get(sweep.chosen) != (min if better == "lower" else max)(means.values()):
+    means = tried.groupby("rate")["score"].agg(lambda scores: scores.mean(skipna=False)).dropna()
+    if not means.empty and means.get(chosen) != (means.min() if better == "lower" else means.max()):
         found.append("NOT THE BEST of its trials")
-    shared = sorted({record.spec.label for record in sweep.tried} - {sweep.label})
+    shared = sorted(set(tried["label"]) - {spec.label})
     found += [f"shares the trials of {', '.join(shared)}"] if shared else []
     return "; ".join(found + missing) or "inside the sweep"
 
