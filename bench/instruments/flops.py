@@ -36,14 +36,6 @@ class Flops:
 Formula = Callable[[tuple[Any, ...], Any], int]  # of an operator's positional arguments and result
 
 
-def _attention(args: tuple[Any, ...], _: Any) -> int:
-    return int(sdpa_flop_count(*(part.shape for part in args[:3])))
-
-
-def _attention_backward(args: tuple[Any, ...], _: Any) -> int:
-    return int(sdpa_backward_flop_count(*(part.shape for part in args[:4])))
-
-
 def _rnn(inputs: Tensor, weights: list[Tensor]) -> int:
     """Each weight matrix meets each (time, sample) once: 2 * 4h(D + h) * B * T for an LSTM layer; biases are pointwise."""
     return 2 * prod(inputs.shape[:-1]) * sum(weight.numel() for weight in weights if weight.dim() == 2)
@@ -53,14 +45,6 @@ def _added_product(args: tuple[Any, ...], _: Any) -> int:
     """self + a @ b, batched or not, in place or not; a vector is a matrix of one column."""
     _, a, b = args[:3]
     return 2 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
-
-
-def _vector_product(args: tuple[Any, ...], _: Any) -> int:
-    return 2 * int(args[0].numel())
-
-
-def _added_outer(args: tuple[Any, ...], _: Any) -> int:
-    return 2 * args[1].numel() * args[2].numel()
 
 
 def _cubes(matrices: Tensor) -> int:
@@ -83,27 +67,25 @@ def _two_triangles(_: tuple[Any, ...], solution: Any) -> int:
     return 2 * solution.shape[-2] * int(solution.numel())
 
 
-def _one_triangle(args: tuple[Any, ...], solution: Any) -> int:
-    return args[0].shape[-1] * int(solution.numel())
-
-
 _ADDED_PRODUCTS = (aten.addmm_, aten._addmm_activation, aten.baddbmm_, aten.addbmm, aten.addbmm_, aten.addmv, aten.addmv_)
 FORMULAS: dict[Any, Formula] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda args, _: sdpa_flop_count(*(part.shape for part in args[:3])),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda args, _: sdpa_backward_flop_count(
+        *(part.shape for part in args[:4])
+    ),
     aten.mkldnn_rnn_layer: lambda args, _: _rnn(args[0], [args[1], args[2]]),
     aten.mkldnn_rnn_layer_backward: lambda args, _: 2 * _rnn(args[0], [args[1], args[2]]),
     aten._cudnn_rnn: lambda args, _: _rnn(args[0], args[1]),
     aten._cudnn_rnn_backward: lambda args, _: 2 * _rnn(args[0], args[1]),
     **dict.fromkeys(_ADDED_PRODUCTS, _added_product),
-    **dict.fromkeys((aten.mv, aten.dot, aten.vdot), _vector_product),
-    **dict.fromkeys((aten.addr, aten.addr_), _added_outer),
+    **dict.fromkeys((aten.mv, aten.dot, aten.vdot), lambda args, _: 2 * args[0].numel()),
+    **dict.fromkeys((aten.addr, aten.addr_), lambda args, _: 2 * args[1].numel() * args[2].numel()),
     aten._linalg_solve_ex: _solve,
     aten.linalg_lu_factor_ex: _lu,
     aten.linalg_lu_solve: _two_triangles,
     aten.linalg_cholesky_ex: lambda args, _: _cubes(args[0]) // 3,
     aten.cholesky_solve: _two_triangles,
-    aten.linalg_solve_triangular: _one_triangle,
+    aten.linalg_solve_triangular: lambda args, solution: args[0].shape[-1] * solution.numel(),
     aten.linalg_inv_ex: lambda args, _: 2 * _cubes(args[0]),
 }
 

@@ -5,7 +5,6 @@ processes on the device, and counters may be missing. Each gives a labelled meth
 """
 
 import importlib
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable
@@ -14,14 +13,6 @@ from typing import Any
 import torch
 
 from bench.records.record import Measure, measured
-
-
-def deprecated_pynvml() -> str | None:
-    """The version of the deprecated distribution `pynvml`, if installed: its module clashes with that of nvidia-ml-py."""
-    try:
-        return importlib.metadata.version("pynvml")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def load_library() -> Any:

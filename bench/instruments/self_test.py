@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.instruments import nvml
+from bench.instruments.environment import version
 from bench.instruments.flops import flops
 from bench.instruments.meters import CudaMemory, HostMemory
 from bench.instruments.probes import peak_live_bytes, saved_bytes
@@ -124,11 +125,11 @@ def _energy() -> Outcome:
 
 
 def _one_nvml_binding() -> Outcome:
-    version = nvml.deprecated_pynvml()
-    if version is None:
+    found = version("pynvml")  # its module has the name of that of nvidia-ml-py
+    if found is None:
         return True, "the deprecated distribution pynvml is not installed"
     remedy = "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py"
-    return False, f"pynvml {version} clashes with nvidia-ml-py: {remedy}"
+    return False, f"pynvml {found} clashes with nvidia-ml-py: {remedy}"
 
 
 def _rapl() -> Outcome:

@@ -1,6 +1,5 @@
 """Every failure of NVML gives None with a reason; the library and the device are stand-ins."""
 
-import importlib.metadata
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -264,8 +263,3 @@ class TestDeviceHandle:
         meter = Nvml("cuda", library, Cuda())
         meter.start()
         assert meter.read()["nvml_process_bytes"].value == 3 * MIB
-
-
-def test_the_deprecated_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", {"pynvml": "11.5.0"}.__getitem__)
-    assert nvml.deprecated_pynvml() == "11.5.0"

@@ -1,6 +1,7 @@
 """The self-test and the environment report what is broken without raising, and contain nothing private."""
 
 import getpass
+import importlib.metadata
 import json
 import os
 import platform
@@ -61,7 +62,7 @@ class TestExamine:
         for name in ("saved_bytes", "peak_live_bytes", "flops", "HostMemory", "CudaMemory"):
             monkeypatch.setattr(self_test, name, broken)
         monkeypatch.setattr(nvml, "load_library", broken)
-        monkeypatch.setattr(nvml, "deprecated_pynvml", broken)
+        monkeypatch.setattr(self_test, "version", broken)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.version, "cuda", "12.8")
         for instrument in examine():
@@ -86,7 +87,7 @@ class TestExamine:
         assert found["energy"].detail == "counter at 7 J"
 
     def test_the_clash_of_bindings_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nvml, "deprecated_pynvml", lambda: "11.5.0")
+        monkeypatch.setattr(importlib.metadata, "version", {"pynvml": "11.5.0"}.__getitem__)
         found = by_name()["one NVML binding"]
         assert not found.works
         assert "pip uninstall pynvml" in found.detail
