@@ -53,7 +53,8 @@ def deq(
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
     idle = [name for name, value in given.items() if value is not None]
-    solves_backward = _is_solving(resolve("adjoint", ADJOINTS, adjoint))
+    make = resolve("adjoint", ADJOINTS, adjoint)
+    solves_backward = inspect.isclass(make) and issubclass(make, SolvingAdjoint)
     if idle and not solves_backward:
         raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
     backward = {}
@@ -73,10 +74,6 @@ def deq(
 
 def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
     return Stop(rtol=default.rtol if rtol is None else rtol, max_steps=default.max_steps if steps is None else steps)
-
-
-def _is_solving(make: Any) -> bool:
-    return inspect.isclass(make) and issubclass(make, SolvingAdjoint)
 
 
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
