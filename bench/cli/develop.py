@@ -42,7 +42,7 @@ def check(
     for one, own in zip(found, settings_for(found, given), strict=True):
         reports.append(check_definition(one, own, file))
         if not as_json:
-            print(render(reports[-1].title, reports[-1].findings), flush=True)
+            print(render(reports[-1]), flush=True)
     failed = any(report.failed for report in reports)
     if as_json:
         checked = [dataclasses.asdict(report) for report in reports]

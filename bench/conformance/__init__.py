@@ -1,6 +1,6 @@
 """`python -m bench check FILE.py`: test a user's cell, model, solver or task against the contract of its kind.
 
 A contract is a list of checks: `cells.CELL`, `models.MODEL`, `solvers.SOLVER`, `tasks.TASK`; common.py has those that cells and
-models share. A check maps a Subject to a Result; the first line of its docstring is the rule, the rest the remedy.
+models share. A check returns what it found of a Subject, or raises Broken; its docstring is the rule and, below, the remedy.
 Imports records, analysis, tasks, training and memory.
 """

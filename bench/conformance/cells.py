@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.conformance import common, memory
-from bench.conformance.compare import max_distance, projection
-from bench.conformance.result import Result, check, judge
-from bench.conformance.subject import SOLVED, TIGHT, Subject, check_shapes, tolerance, wrong_tensor
+from bench.conformance.compare import distance, projection
+from bench.conformance.result import Broken, Result, check, require
+from bench.conformance.subject import SOLVED, TIGHT, Subject, modules_and_inputs, require_tensor, tolerance
 from deq import DEQ, SOLVERS, Anderson, Cell, Implicit, Picard, Solution, Stop, Unroll, solve, spectral_radius
 from deq.adjoints import Adjoint
 
@@ -19,29 +19,23 @@ _SEEDS = (0, 1, 2)  # initialisations for fixed_point
 _LONG = Stop(rtol=1e-10, max_steps=600)
 
 
-def _wrong_map(cell: Any, x: Tensor) -> str | None:
-    z = cell.initial_state(x)
-    fz, B, T = cell.bind(x)(z), *x.shape[:2]
-    return (
-        wrong_tensor("initial_state(x)", z, (B, T, z.shape[-1]), x.dtype)
-        or wrong_tensor("f(z)", fz, tuple(z.shape), x.dtype)
-        or wrong_tensor("features(z)", cell.features(fz), (B, T, cell.width), x.dtype)
-    )
-
-
 @check()
-def shapes(subject: Subject) -> Result:
+def shapes(subject: Subject) -> str:
     """f(z) like z, features (B, T, width), in the dtype of x.
 
     Return initial_state(x) and f(z) (B, T, N) and features(z) (B, T, self.width) for any B and T, in x's dtype and on its device.
     """
-    cell = subject.make()
-    N = cell.initial_state(torch.zeros(1, 1, subject.inputs)).shape[-1]
-    return check_shapes(subject, _wrong_map, f"z (B, T, {N}), features (B, T, {cell.width})")
+    for cell, x in modules_and_inputs(subject):
+        z, (B, T) = cell.initial_state(x), x.shape[:2]
+        require_tensor("initial_state(x)", z, (B, T, z.shape[-1]), x.dtype)
+        fz = cell.bind(x)(z)
+        require_tensor("f(z)", fz, tuple(z.shape), x.dtype)
+        require_tensor("features(z)", cell.features(fz), (B, T, cell.width), x.dtype)
+    return f"z (B, T, {z.shape[-1]}), features (B, T, {cell.width}), float32 and float64"
 
 
 @check("finite")
-def one_map(subject: Subject) -> Result:
+def one_map(subject: Subject) -> str:
     """bind gives one map for the whole solve.
 
     Draw masks in bind (deq.dropout.variational_mask), write to nothing in f, and return a new tensor, not a static buffer.
@@ -49,40 +43,36 @@ def one_map(subject: Subject) -> Result:
     cell = subject.build().train()
     x, z = subject.arguments(cell)
     x_before, z_before = x.clone(), z.clone()
-    f, results, shared = cell.bind(x), [], False
+    f, results = cell.bind(x), []
     for seed in (0, 1):
         torch.manual_seed(seed)
         with torch.set_grad_enabled(seed == 0):  # a static result may be used in inference only
             result = f(z)
             results.append(result.detach().clone())
             other = f(z_before + 1)
-            shared |= result is not z and result.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-        if not (torch.equal(x, x_before) and torch.equal(z, z_before)):
-            return judge(False, "it writes to z or x")
-    if shared:
-        return judge(False, "every call returns the same memory: the next call overwrites a result")
-    equal = torch.equal(*results)
-    return judge(equal, "bitwise equal" if equal else f"f(z) at the same z differs by {max_distance(results[:1], results[1:]):.2g}")
+        require(torch.equal(x, x_before) and torch.equal(z, z_before), "it writes to z or x")
+        shared = result is not z and result.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        require(not shared, "every call returns the same memory: the next call overwrites a result")
+    require(torch.equal(*results), f"f(z) at the same z differs by {distance(*results):.2g}")
+    return "bitwise equal"
 
 
-def _causality(subject: Subject) -> Result:
+def _causality(subject: Subject) -> str | Result:
     """Causality of the map and, where Anderson solves it, of the equilibrium."""
-    result = common.causality.run(subject)
-    if result.verdict != "pass":
-        return result
+    found = common.causality.run(subject)
     cell = subject.build()
     x, other = subject.arguments(cell)[0], subject.arguments(cell, seed=99)[0]
     changed = torch.cat((x[:, :3], other[:, 3:]), dim=1)
     with torch.no_grad():
         before, after = (solve(cell.bind(each), cell.initial_state(each), Anderson(), TIGHT) for each in (x, changed))
-    if not bool((before.residual.max() < 1e-10) & (after.residual.max() < 1e-10)):
-        return result
-    error = max_distance([cell.features(after.z)[:, :3]], [cell.features(before.z)[:, :3]])
-    return judge(error <= tolerance(cell), f"{result.found}; at the equilibrium, solved to 1e-10, by {error:.2g}")
+    if not torch.cat((before.residual, after.residual)).max() < 1e-10:
+        return found
+    error = distance(cell.features(after.z)[:, :3], cell.features(before.z)[:, :3])
+    return require(error <= tolerance(cell), f"{found}; at the equilibrium, solved to 1e-10, by {error:.2g}")
 
 
 @check("finite", "one map", "evaluation")
-def fixed_point(subject: Subject) -> Result:
+def fixed_point(subject: Subject) -> str:
     """Some solver finds every fixed point, to 1e-6 in 200 evaluations.
 
     Leave out the residual connection or put a normalisation after it, bound the state (tanh), or scale the initial recurrent
@@ -106,11 +96,10 @@ def fixed_point(subject: Subject) -> Result:
     if solved == total:
         diverges = "" if radius < 1 else ", so that plain iteration does not converge"
         steps = max(one.nfe for one in found[name])
-        return judge(True, f"{solved} of {total} samples, by {name} in {steps} evaluations; spectral radius {radius:.2g}{diverges}")
-    return judge(
-        False,
+        return f"{solved} of {total} samples, by {name} in {steps} evaluations; spectral radius {radius:.2g}{diverges}"
+    raise Broken(
         f"{'no fixed point found: ' if solved == 0 else ''}{solved} of {total} samples solved at best ({name}, "
-        f"{SOLVED.max_steps} evaluations), residual {max(map(_residual, found[name])):.1g}; spectral radius {radius:.2g}",
+        f"{SOLVED.max_steps} evaluations), residual {max(map(_residual, found[name])):.1g}; spectral radius {radius:.2g}"
     )
 
 
@@ -119,7 +108,7 @@ def _residual(solution: Solution) -> float:
 
 
 @check("gradient", "fixed point")
-def implicit_gradient(subject: Subject) -> Result:
+def implicit_gradient(subject: Subject) -> str | Result:
     """The implicit gradient is that of a long unroll, to 1e-5.
 
     The map's vector-Jacobian product must be linear and the same at every call: save with ctx.save_for_backward, and clip the
@@ -136,9 +125,9 @@ def implicit_gradient(subject: Subject) -> Result:
     found = _gradient(cell, x, Implicit(solver=Anderson(), stop=TIGHT), Anderson(), TIGHT)
     wanted = _gradient(cell, x, Unroll(), unrolled, _LONG)
     if not wanted.any():
-        return judge(not found.any(), "both zero")
+        return require(not found.any(), "both zero")
     error, cosine = ((found - wanted).norm() / wanted.norm()).item(), functional.cosine_similarity(found, wanted, dim=0).item()
-    return judge(error <= 1e-5, f"relative error {error:.1g}, cosine {cosine:.6f}")
+    return require(error <= 1e-5, f"relative error {error:.1g}, cosine {cosine:.6f}")
 
 
 def _gradient(cell: Cell, x: Tensor, adjoint: Adjoint, solver: Any, stop: Stop) -> Tensor:

@@ -1,7 +1,6 @@
 """The checks that cells and models share: determinism, batch independence, causality, gradients, state."""
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,13 +8,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.conformance.compare import distance, gradient_errors, max_distance, projection, random_tensor, same_bytes
-from bench.conformance.result import Result, check, judge
+from bench.conformance.result import Broken, Result, check, require
 from bench.conformance.subject import BATCH, TIME, Subject, tolerance
 from bench.records.identity import first_of
 
+GRADIENT_RTOL = 1e-4  # of exact gradients
+
 
 @check()
-def finite(subject: Subject) -> Result:
+def finite(subject: Subject) -> str:
     """All outputs are finite, in training and evaluation.
 
     Clamp the argument of a division, logarithm or root, and mask with a large negative number where a whole row may be masked.
@@ -24,13 +25,12 @@ def finite(subject: Subject) -> Result:
     arguments = subject.arguments(module)
     for training in (False, True):
         bad = sum(int((~part.isfinite()).sum()) for part in subject.outputs(module.train(training), arguments))
-        if bad:
-            return judge(False, f"{bad} numbers are not finite in {'training' if training else 'evaluation'} mode")
-    return judge(True, "all finite")
+        require(not bad, f"{bad} numbers are not finite in {'training' if training else 'evaluation'} mode")
+    return "all finite"
 
 
 @check("finite")
-def evaluation(subject: Subject) -> Result:
+def evaluation(subject: Subject) -> str:
     """In evaluation mode, two calls give the same.
 
     Make noise and dropout depend on self.training, and change no counter or running mean while it is False.
@@ -40,15 +40,15 @@ def evaluation(subject: Subject) -> Result:
     for seed in (0, 1):
         torch.manual_seed(seed)
         results.append([part.detach() for part in subject.outputs(module, arguments)])
-    if not same_bytes(*results):
-        return judge(False, f"two calls differ by {max_distance(*results):.2g}")
+    require(same_bytes(*results), f"two calls differ by {max_distance(*results):.2g}")
     with torch.no_grad():
         error = max_distance(subject.outputs(module, arguments), results[0])
-    return judge(error <= tolerance(module), f"bitwise equal; {error:.2g} apart without grad mode" if error else "bitwise equal")
+    found = f"bitwise equal; {error:.2g} apart without grad mode" if error else "bitwise equal"
+    return require(error <= tolerance(module), found)
 
 
 @check("finite")
-def same_seed(subject: Subject) -> Result:
+def same_seed(subject: Subject) -> str:
     """The same seed gives bitwise equal values and gradients.
 
     Draw random numbers with torch, or from a generator seeded in __init__: torch.manual_seed does not reach random or numpy.
@@ -60,51 +60,47 @@ def same_seed(subject: Subject) -> Result:
         torch.manual_seed(1)
         outputs = subject.outputs(module, arguments)
         loss = torch.stack([part.square().sum() for part in outputs]).sum()
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = [*trained(module).values()]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if parameters and loss.requires_grad else ()
         return [*(part.detach() for part in outputs), *gradients]
 
-    equal = same_bytes(once(), once())
-    return judge(equal, "bitwise equal" if equal else "different")
+    require(same_bytes(once(), once()), "different")
+    return "bitwise equal"
 
 
 @check("finite", "evaluation", "solve")
-def samples(subject: Subject) -> Result:
+def samples(subject: Subject) -> str:
     """A sample's result does not depend on the other samples.
 
     Reduce over the last dimensions only and normalise each sample by itself (LayerNorm), never over the batch.
     """
 
-    def outputs(module: nn.Module, seed: int = 0, row: slice = slice(None)) -> list[Tensor]:
+    def outputs(training: bool, seed: int = 0, row: slice = slice(None)) -> list[Tensor]:
+        module = subject.build().train(training)  # built for each call: training may change its buffers
         arguments = tuple(part[row] for part in subject.arguments(module))
         torch.manual_seed(seed)
         with torch.no_grad():
             return [*subject.outputs(module, arguments)]
 
-    def batch_dependence(make: Callable[[], nn.Module]) -> float:
-        rows = [outputs(make(), row=slice(b, b + 1)) for b in range(BATCH)]
-        return max_distance(outputs(make()), [torch.cat(parts) for parts in zip(*rows, strict=True)])
+    def batch_dependence(training: bool) -> float:
+        rows = [outputs(training, row=slice(b, b + 1)) for b in range(BATCH)]
+        return max_distance(outputs(training), [torch.cat(parts) for parts in zip(*rows, strict=True)])
 
-    def training() -> nn.Module:  # built for each call: a step may change its buffers
-        return subject.build().train()
-
-    module = subject.build()
-    error = batch_dependence(lambda: module)
-    if error > tolerance(module):
-        return judge(False, f"alone and in a batch, they differ by {error:.2g}")
-    if same_bytes(outputs(training()), outputs(training(), seed=1)):
-        worst = batch_dependence(training)
+    module = subject.build().train()
+    error = batch_dependence(training=False)
+    require(error <= tolerance(module), f"alone and in a batch, they differ by {error:.2g}")
+    if same_bytes(outputs(training=True), outputs(training=True, seed=1)):
+        worst = batch_dependence(training=True)
     else:  # random masks differ between the rows: compare gradients instead
-        module = training()
         arguments = tuple(part.requires_grad_() for part in subject.arguments(module))
         first = projection([part[0] for part in subject.outputs(module, arguments)])
         gradients = torch.autograd.grad(first, arguments, allow_unused=True, materialize_grads=True)
         worst = max(distance(gradient[1:], torch.zeros_like(gradient[1:])) for gradient in gradients)
-    return judge(worst <= tolerance(module), f"differ by {error:.2g}, in training by {worst:.2g}")
+    return require(worst <= tolerance(module), f"differ by {error:.2g}, in training by {worst:.2g}")
 
 
 @check("finite", "evaluation", "solve")
-def causality(subject: Subject) -> Result:
+def causality(subject: Subject) -> str:
     """Position t does not depend on later positions.
 
     Attention without a causal mask, a convolution padded on both sides and a mean over time depend on them: mask
@@ -115,7 +111,8 @@ def causality(subject: Subject) -> Result:
     memory = subject.memory(module, subject.arguments(module, seed=7))
     if memory is not None:
         worst = max(worst, future_leak(subject, module, memory))
-    return judge(worst <= tolerance(module), f"the past changes by {worst:.2g}" + ("" if memory is None else ", with a memory too"))
+    found = f"the past changes by {worst:.2g}" + ("" if memory is None else ", with a memory too")
+    return require(worst <= tolerance(module), found)
 
 
 @torch.no_grad()
@@ -130,68 +127,65 @@ def future_leak(subject: Subject, module: nn.Module, memory: Any = None) -> floa
     return worst
 
 
-def gradient_rtol(subject: Subject) -> float:
-    """The relative error that the subject's gradient may have."""
-    return subject.gradient_rtol or 1e-4
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that need a gradient, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def module_gradient_errors(subject: Subject, module: nn.Module, seed: int = 0, each: bool = False) -> dict[str, float]:
     """`gradient_errors` along the inputs, the parameters and both; with `each`, along every tensor by itself."""
     arguments = tuple(part.requires_grad_() for part in subject.arguments(module, seed=seed))
-    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parameters = trained(module)
     groups: dict[str, list[Tensor]] = {"inputs": [*arguments], "everything": [*arguments, *parameters.values()]}
-    if parameters:
-        groups["parameters"] = [*parameters.values()]
     if each:
-        named = {**dict(zip("xz", arguments, strict=False)), **parameters}
-        groups = {name: [part] for name, part in named.items()}
+        groups = {name: [part] for name, part in (*zip("xz", arguments, strict=False), *parameters.items())}
+    elif parameters:
+        groups["parameters"] = [*parameters.values()]
 
     def value() -> Tensor:
         return projection(subject.outputs(module, arguments), seed=50)
 
     step = 1e-6 if subject.gradient_rtol is None else 1e-4
-    return gradient_errors(value, groups, step=step, offset=1e-5 / gradient_rtol(subject), seed=seed)
+    return gradient_errors(value, groups, step=step, offset=1e-5 / (subject.gradient_rtol or GRADIENT_RTOL), seed=seed)
 
 
 @check("finite", "evaluation", "solve")
-def gradient(subject: Subject) -> Result:
+def gradient(subject: Subject) -> str:
     """The gradient agrees with difference quotients.
 
     Look for a custom autograd.Function with a wrong backward (torch.autograd.gradcheck finds it), a detach(), .data, .item() or
     no_grad() on the way, or a result overwritten in place.
     """
-    module, rtol = subject.build(), gradient_rtol(subject)
+    module, rtol = subject.build(), subject.gradient_rtol or GRADIENT_RTOL
     largest = 0.0
     for seed, note in ((0, ""), (1, ", at a second point (a kink at the first)")):  # at a kink the quotient is wrong
         errors = module_gradient_errors(subject, module, seed)
         error = max(errors.values())
         if error <= rtol:
-            return judge(True, f"relative error {error:.1g} in {2 * len(errors)} directions{note}")
+            return f"relative error {error:.1g} in {2 * len(errors)} directions{note}"
         largest = max(largest, error)
     each = module_gradient_errors(subject, module, seed=1, each=True)
     wrong = sorted((name for name, error in each.items() if error > rtol), key=lambda name: -each[name])
-    return judge(False, f"relative error {largest:.2g}" + (f", along {first_of(wrong)}" if wrong else ""))
+    raise Broken(f"relative error {largest:.2g}" + (f", along {first_of(wrong)}" if wrong else ""))
 
 
 @check("finite")
-def parameters(subject: Subject) -> Result:
+def parameters(subject: Subject) -> str | Result:
     """Every parameter and the input get a gradient.
 
     Use the parameter in forward without a detach(), remove it, or set requires_grad=False: it counts as trained.
     """
     module = subject.build()
     missing, zero = _without_gradient(subject, module)
-    if missing:
-        return judge(False, f"no gradient in {first_of(missing)}")
+    require(not missing, f"no gradient in {first_of(missing)}")
     if not zero:
-        number = sum(1 for parameter in module.parameters() if parameter.requires_grad)
-        return judge(True, f"in the input and {number} of {number} parameters")
+        number = len(trained(module))
+        return f"in the input and {number} of {number} parameters"
     with torch.no_grad():  # a gradient behind a gate that is initialised to zero is rightly zero
         for place, parameter in enumerate(module.parameters()):
             parameter.add_(0.1 * random_tensor(*parameter.shape, seed=place).to(parameter.dtype))
     still = _without_gradient(subject, module)[1]
-    if still:
-        return judge(False, f"zero in {first_of(still)}")
+    require(not still, f"zero in {first_of(still)}")
     return Result("warn", f"zero in {first_of(zero)} as initialised", "not after the first steps: something is initialised to zero")
 
 
@@ -199,8 +193,7 @@ def _without_gradient(subject: Subject, module: nn.Module) -> tuple[list[str], l
     """What gets no finite gradient, and what gets a zero one (of the input, at the first position)."""
     arguments = tuple(part.requires_grad_() for part in subject.arguments(module))
     loss = projection(subject.outputs(module, arguments))
-    leaves = {"the input": arguments[0]}
-    leaves |= {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    leaves = {"the input": arguments[0], **trained(module)}
     if not loss.requires_grad:
         return [*leaves], []
     gradients = dict(zip(leaves, torch.autograd.grad(loss, [*leaves.values()], allow_unused=True), strict=True))
@@ -210,7 +203,7 @@ def _without_gradient(subject: Subject, module: nn.Module) -> tuple[list[str], l
 
 
 @check("finite", "evaluation")
-def state(subject: Subject) -> Result:
+def state(subject: Subject) -> str:
     """The state_dict, read as data, is the whole state.
 
     Make a tensor that is a plain attribute an nn.Parameter or self.register_buffer(name, tensor): no checkpoint stores it.
@@ -223,12 +216,13 @@ def state(subject: Subject) -> Result:
     torch.manual_seed(0)
     with torch.no_grad():
         pair = subject.outputs(module, arguments), subject.outputs(other, arguments)
-    equal, loaded = same_bytes(*pair), f"after loading {len(module.state_dict())} tensors"
-    return judge(equal, f"bitwise equal {loaded}" if equal else f"{max_distance(*pair):.2g} apart {loaded}")
+    loaded = f"after loading {len(module.state_dict())} tensors"
+    require(same_bytes(*pair), f"{max_distance(*pair):.2g} apart {loaded}")
+    return f"bitwise equal {loaded}"
 
 
 @check("finite")
-def carried_memory(subject: Subject) -> Result:
+def carried_memory(subject: Subject) -> str:
     """The memory for the next batch is of detached tensors, or none.
 
     Return memory.detach() (in tuples or lists, of each tensor): a graph keeps all batches before it alive.
@@ -236,14 +230,12 @@ def carried_memory(subject: Subject) -> Result:
     module = subject.build()
     memory = subject.memory(module, tuple(part.requires_grad_() for part in subject.arguments(module)))
     if memory is None:
-        return judge(True, "none")
+        return "none"
     leaves = tree_leaves(memory)
     strange = [type(leaf).__name__ for leaf in leaves if leaf is not None and not isinstance(leaf, (Tensor, int, float, bool))]
-    if strange:
-        return judge(False, f"contains a {strange[0]}, which no checkpoint can store")
+    require(not strange, f"contains a {', '.join(strange[:1])}, which no checkpoint can store")
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    attached = [leaf for leaf in tensors if leaf.requires_grad or leaf.grad_fn is not None]
-    if attached:
-        return judge(False, f"{len(attached)} of {len(tensors)} tensors hold the graph of their batch")
+    attached = sum(leaf.requires_grad for leaf in tensors)
+    require(not attached, f"{attached} of {len(tensors)} tensors hold the graph of their batch")
     subject.outputs(module, subject.arguments(module, seed=3), memory)
-    return judge(True, f"detached, {sum(leaf.nbytes for leaf in tensors):,} B in {len(tensors)} tensors")
+    return f"detached, {sum(leaf.nbytes for leaf in tensors):,} B in {len(tensors)} tensors"

@@ -3,17 +3,16 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 
 from bench.conformance.cells import CELL
 from bench.conformance.models import MODEL
-from bench.conformance.result import Check, Result, describe_error, run_checks
+from bench.conformance.result import Check, Kind, Report, describe_error, run_checks
 from bench.conformance.solvers import SOLVER
 from bench.conformance.subject import Subject
 from bench.conformance.tasks import TASK
@@ -23,48 +22,19 @@ from bench.tasks.task import Task
 from bench.training.registry import build_core, build_task, parameters_of
 from deq import Cell, Core
 
-Kind = Literal["cell", "model", "solver", "task"]
 CONTRACTS: dict[Kind, tuple[Check, ...]] = {"cell": CELL, "model": MODEL, "solver": SOLVER, "task": TASK}
 _CLASSES: dict[Kind, type] = {"cell": Cell, "model": Core, "task": Task}
 _KINDS = "Cell, Core, Solver (init and step) or Task"
+_SIZES: dict[Kind, set[str]] = {"cell": {"width"}, "model": {"width", "inputs"}}  # settings that a suite gives to all of a kind
 _WIDTH = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Definition:
+class Definition(NamedTuple):
     """A class or function of a file that can be checked; `path` is the name that a suite gives it."""
 
     kind: Kind
     path: str
     make: Any
-
-    @property
-    def name(self) -> str:
-        """The name within its module."""
-        return self.path.rpartition(":")[2]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The results of one definition; `parameters`: how many numbers it trains, None for a solver or task."""
-
-    kind: Kind
-    path: str
-    settings: Settings
-    parameters: int | None
-    findings: list[Result]
-
-    @property
-    def failed(self) -> bool:
-        """Whether a check failed."""
-        return any(result.verdict == "FAIL" for result in self.findings)
-
-    @property
-    def title(self) -> str:
-        """Kind, path, settings and size."""
-        size = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
-        details = ", ".join([*(f"{name} {value}" for name, value in self.settings.items()), *size])
-        return f"{self.kind} {self.path}" + (f" ({details})" if details else "")
 
 
 def load(path: Path) -> ModuleType:
@@ -127,16 +97,15 @@ def kind_of(thing: Any) -> Kind | None:
 
 def settings_for(found: Sequence[Definition], given: Mapping[str, Value]) -> list[Settings]:
     """The settings that each definition takes, with a width where it has one; UserError for a setting that none takes."""
-    defaults: dict[Kind, tuple[str, ...]] = {"cell": ("width",), "model": ("width", "inputs")}
     shared: list[Settings] = []
     allowed = {"width"}
     for one in found:
         parameters = parameters_of(f"{one.kind} {one.path!r}", one.make)
         allowed |= set(parameters) - {"self", "parts", "paths"}
-        names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-        names |= set(defaults.get(one.kind, ()))
-        own = {name: value for name, value in given.items() if name in names or ("." in name and "parts" in parameters)}
-        shared.append(({"width": _WIDTH} if one.kind in defaults else {}) | own)
+        taken = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        taken |= _SIZES.get(one.kind, set())
+        own = {name: value for name, value in given.items() if name in taken or ("." in name and "parts" in parameters)}
+        shared.append(({"width": _WIDTH} if one.kind in _SIZES else {}) | own)
     unused = [name for name in given if not any(name in own for own in shared)]
     if unused:
         raise unknown("setting", unused[0], allowed)
@@ -155,8 +124,8 @@ def check_definition(one: Definition, settings: Settings, file: Path) -> Report:
         except (Exception, SystemExit) as error:
             raise UserError(f"check: {one.kind} {one.path!r} cannot be made: {describe_error(error, file)}") from error
         size = sum(p.numel() for p in made.parameters() if p.requires_grad) if isinstance(made, (Cell, Core)) else None
-        results = run_checks(CONTRACTS[one.kind], subject, file)
-        return Report(kind=one.kind, path=one.path, settings=settings, parameters=size, findings=results)
+        findings = run_checks(CONTRACTS[one.kind], subject, file)
+        return Report(kind=one.kind, path=one.path, settings=settings, parameters=size, findings=findings)
 
 
 def _subject(one: Definition, settings: Settings) -> Subject:
@@ -165,16 +134,19 @@ def _subject(one: Definition, settings: Settings) -> Subject:
         return Subject(make=lambda: build_task(ComponentConfig(name=one.path, settings=settings), {}))
     own: Settings = dict(settings)
     width = _size("width", own.pop("width", _WIDTH))
-    if one.kind == "model":
-        inputs, name = _size("inputs", own.pop("inputs", width)), one.path
-    else:
-        inputs, name = width, "deq"
+    inputs = _size("inputs", own.pop("inputs", width)) if one.kind == "model" else width
+    core = ComponentConfig(name=one.path, settings=own)
+    if one.kind != "model":
         other: Settings = {"solver": "picard"} if one.kind == "cell" else {"cell": "mlp"}
-        own = {"steps": 4, **other, one.kind: one.path, **{f"{one.kind}.{key}": value for key, value in own.items()}}
-    core = ComponentConfig(name=name, settings=own)
-    named = ComponentConfig(name=name, settings={"width": width, "inputs": inputs, **own})
-    part: Callable[[Any], Any] = {"cell": lambda deq: deq.cell, "solver": lambda deq: deq.solver}.get(one.kind, lambda made: made)
-    return Subject(make=lambda: part(build_core(core, inputs, width)), inputs=inputs, named=named)
+        part = {one.kind: one.path, **{f"{one.kind}.{key}": value for key, value in own.items()}}
+        core = ComponentConfig(name="deq", settings={"steps": 4, **other, **part})
+
+    def make() -> Any:
+        made = build_core(core, inputs, width)
+        return made if one.kind == "model" else getattr(made, one.kind)
+
+    named = ComponentConfig(name=core.name, settings={"width": width, "inputs": inputs, **core.settings})
+    return Subject(make=make, inputs=inputs, named=named)
 
 
 def _size(name: str, value: Value) -> int:

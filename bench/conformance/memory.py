@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bench.analysis.statistics import growth
-from bench.conformance.result import Result, check, describe_error, judge
+from bench.conformance.result import Result, check, describe_error, require
 from bench.conformance.subject import Subject
 from bench.memory.scaling import FLAT, STATE
 from bench.memory.step import Shape, measured, predicted
@@ -25,7 +25,7 @@ def _track(model: ComponentConfig, steps: int) -> tuple[Waterfall, str]:
 
 
 @check("finite")
-def fake_tensors(subject: Subject) -> Result:
+def fake_tensors(subject: Subject) -> str | Result:
     """A training step runs on fake tensors.
 
     The step fails on real tensors too: two sequences of 16 tokens, float32.
@@ -35,11 +35,11 @@ def fake_tensors(subject: Subject) -> Result:
     waterfall, reason = _track(subject.named, 2)
     if reason:
         return Result("warn", "not without values", f"`bench memory` does not support it: {reason}")
-    return judge(True, f"{len(waterfall.operators)} kinds of operators")
+    return f"{len(waterfall.operators)} kinds of operators"
 
 
 @check("finite")
-def memory(subject: Subject) -> Result:
+def memory(subject: Subject) -> str | Result:
     """Memory does not grow with solver steps.
 
     Keep only what bind computes once: a list in the map's closure, a hook or the graph of the solve keeps every evaluation.
@@ -59,5 +59,5 @@ def memory(subject: Subject) -> Result:
     peak = [_track(subject.named, number)[0].counted(STATE) for number in steps]
     low, high = (f"{amount / 1024:.1f}" for amount in (peak[0], peak[-1]))
     amounts = low if low == high else f"{low} to {high}"
-    at = f"at {', '.join(map(str, steps))} solver steps"
-    return judge(growth(steps, peak).verdict in FLAT, f"{amounts} KiB in a step, {at}")
+    found = f"{amounts} KiB in a step, at {', '.join(map(str, steps))} solver steps"
+    return require(growth(steps, peak).verdict in FLAT, found)

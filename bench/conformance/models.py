@@ -1,39 +1,33 @@
 """The contract of a model: a Core whose solves converge."""
 
 import dataclasses
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from bench.conformance import common, memory
-from bench.conformance.result import Result, check, judge
-from bench.conformance.subject import SOLVED, Subject, check_shapes, wrong_tensor
+from bench.conformance.result import Result, check, require
+from bench.conformance.subject import SOLVED, Subject, modules_and_inputs, require_tensor
 from deq import DEQ, Implicit, Output, Solution, Unroll
 
 
-def _wrong_output(core: Any, x: Tensor) -> str | None:
-    output = core(x)
-    if not isinstance(output, Output):
-        return f"forward returned a {type(output).__name__}, not a deq.Output"
-    if output.penalty is not None and output.penalty.dim():
-        return f"penalty is {tuple(output.penalty.shape)}, not a scalar"
-    parts = [("y", output.y), *(("auxiliary", part) for part in output.auxiliary)]
-    wrong = (wrong_tensor(name, part, (*x.shape[:2], core.width), x.dtype) for name, part in parts)
-    return next(filter(None, wrong), None)
-
-
 @check()
-def shapes(subject: Subject) -> Result:
+def shapes(subject: Subject) -> str:
     """An Output with y (B, T, width), in the dtype of x.
 
     forward(x, memory=None) returns deq.Output(y) with y (B, T, self.width) for any B and T, in x's dtype and on its device.
     """
-    return check_shapes(subject, _wrong_output, f"(B, T, {subject.make().width})")
+    for core, x in modules_and_inputs(subject):
+        output = core(x)
+        require(isinstance(output, Output), f"forward returned a {type(output).__name__}, not a deq.Output")
+        if output.penalty is not None:
+            require(output.penalty.dim() == 0, f"penalty is {tuple(output.penalty.shape)}, not a scalar")
+        for name, part in (("y", output.y), *(("auxiliary", part) for part in output.auxiliary)):
+            require_tensor(name, part, (*x.shape[:2], core.width), x.dtype)
+    return f"(B, T, {core.width}), float32 and float64"
 
 
 @check("finite", "evaluation")
-def solve(subject: Subject) -> Result:
+def solve(subject: Subject) -> str | Result:
     """Every equilibrium is found, to 1e-6 in 200 evaluations.
 
     Check the cell by itself: scale its recurrent weights below one, or bound its state.
@@ -50,10 +44,10 @@ def solve(subject: Subject) -> Result:
     converged = torch.cat([solution.converged for solution in solutions])
     residual, steps = max(one.residual.max().item() for one in solutions), max(one.nfe for one in solutions)
     found = f"{int(converged.sum())} of {len(converged)} solves converged in {steps} evaluations, largest residual {residual:.1g}"
-    return judge(bool(converged.all()), found)
+    return require(converged.all(), found)
 
 
-def _gradient(subject: Subject) -> Result:
+def _gradient(subject: Subject) -> str | Result:
     core = subject.build()
     adjoints = [part.adjoint for part in core.modules() if isinstance(part, DEQ)]
     inexact = [type(adjoint).__name__ for adjoint in adjoints if not isinstance(adjoint, (Implicit, Unroll))]

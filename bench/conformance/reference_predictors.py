@@ -1,18 +1,18 @@
 """Check a task's chance and optimum against the scores of predictors that know frequencies, or every target."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from statistics import stdev
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bench.conformance.result import Result, check, judge
+from bench.conformance.result import Result, check, require
 from bench.conformance.subject import Subject
-from bench.records.metric import Metric
 from bench.tasks.task import Split, Task
 
 Predictor = Callable[[Tensor, Tensor], Tensor]  # logits (B, T, V) for inputs and targets
@@ -68,11 +68,11 @@ def predictors(task: Task) -> dict[str, Predictor]:
     return found
 
 
-def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]:
-    """Every metric of a predictor on up to 2048 test sequences, its error from their parts."""
+def scores(task: Task, predictor: Predictor) -> dict[str, Score]:
+    """Every metric of a predictor on up to 2048 test sequences, its error from eight parts of them."""
     inputs, targets = _sequences(task, "test")
     sums = []
-    for some, wanted in zip(*(part.tensor_split(min(parts, len(inputs))) for part in (inputs, targets)), strict=True):
+    for some, wanted in zip(*(part.tensor_split(min(8, len(inputs))) for part in (inputs, targets)), strict=True):
         sums.append({name: (total.item(), n) for name, (total, n) in task.score(predictor(some, wanted), wanted).items()})
     total = {name: (sum(part[name][0] for part in sums), sum(part[name][1] for part in sums)) for name in sums[0]}
     values, *each = (task.summarise({name: amount / n for name, (amount, n) in part.items() if n}) for part in (total, *sums))
@@ -84,35 +84,39 @@ def scores(task: Task, predictor: Predictor, parts: int = 8) -> dict[str, Score]
     return found
 
 
+def _declared(task: Task, bound: Literal["chance", "optimum"]) -> dict[str, float]:
+    """The metrics that declare the bound, the headline first."""
+    names = sorted(task.metrics, key=lambda name: name != task.headline)
+    return {name: value for name in names if (value := getattr(task.metrics[name], bound)) is not None}
+
+
 @check("batches", "ids", "same seed", "score")
-def chance(subject: Subject) -> Result:
+def chance(subject: Subject) -> str | Result:
     """Chance is the score of frequencies alone, by token or by place.
 
     Chance is the entropy of the targets given their frequencies alone, by position too and without the input; None if unknown.
     """
     task: Task = subject.make()
-    declared = {name: metric.chance for name, metric in task.metrics.items() if metric.chance is not None}
+    declared, known, agreeing = _declared(task, "chance"), predictors(task), {}
     if not declared:
         return Result("skip", "", "no chance is declared")
-    known = predictors(task)
     found = {name: scores(task, known[name]) for name in ("frequencies", "frequencies by place") if name in known}
     for metric, value in declared.items():
-        if not any(one[metric].agrees(value) for one in found.values()):
-            measured = ", ".join(f"{one[metric]} by {name}" for name, one in found.items())
-            return judge(False, f"{metric}: declared {value:.4g}, measured {measured}")
-    first = task.headline if task.headline in declared else next(iter(declared))
-    name = next(name for name, one in found.items() if one[first].agrees(declared[first]))
-    return judge(True, f"{first} {declared[first]:.4g}, measured {found[name][first]} by {name}")
+        measured = {name: f"{one[metric]} by {name}" for name, one in found.items()}
+        agreeing[metric] = [measured[name] for name, one in found.items() if one[metric].agrees(value)]
+        require(agreeing[metric], f"{metric}: declared {value:.4g}, measured {', '.join(measured.values())}")
+    first = next(iter(declared))
+    return f"{first} {declared[first]:.4g}, measured {agreeing[first][0]}"
 
 
 @check("batches", "ids", "same seed", "score")
-def optimum(subject: Subject) -> Result:
+def optimum(subject: Subject) -> str | Result:
     """The optimum can be reached, and frequencies alone do not beat it.
 
     The optimum is the conditional entropy of the targets given the inputs so far; None if unknown.
     """
     task: Task = subject.make()
-    declared = {name: metric.optimum for name, metric in task.metrics.items() if metric.optimum is not None}
+    declared = _declared(task, "optimum")
     if not declared:
         return Result("skip", "", "no optimum is declared")
     simple = {name: scores(task, predictor) for name, predictor in predictors(task).items()}
@@ -120,23 +124,16 @@ def optimum(subject: Subject) -> Result:
     oracle = getattr(task, "oracle", None)
     best = scores(task, lambda inputs, targets: oracle(inputs)) if callable(oracle) else None
     for name, value in declared.items():
-        wrong = _wrong_optimum(task.metrics[name], value, {key: one[name] for key, one in simple.items()}, perfect[name])
-        if wrong is None and best is not None and not best[name].agrees(value):
-            wrong = f"the task's oracle scores {best[name]}"
-        if wrong is not None:
-            return judge(False, f"{name}: declared {value:.4g}, yet {wrong}")
-    first = task.headline if task.headline in declared else next(iter(declared))
+        metric, wrong = task.metrics[name], f"{name}: declared {value:.4g}, yet"
+        sign = 1 if metric.better == "lower" else -1
+        scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the optimum 0 and scatters all the same
+        for kind, found in simple.items():
+            beaten = sign * found[name].value < sign * value and not found[name].agrees(value, scale)
+            require(not beaten, f"{wrong} {kind} alone score {found[name]}")
+        reached = sign * (perfect[name].value - value) <= 1e-6
+        require(reached, f"{wrong} knowing every target scores {perfect[name].value:.4g}")
+        require(best is None or best[name].agrees(value), f"{wrong} the task's oracle scores {best and best[name]}")
+    first = next(iter(declared))
     nearest = min(simple, key=lambda key: abs(simple[key][first].value - declared[first]))
     end = f", oracle {best[first]}" if best is not None else ""
-    return judge(True, f"{first} {declared[first]:.4g}, nearest {simple[nearest][first]} by {nearest}{end}")
-
-
-def _wrong_optimum(metric: Metric, value: float, simple: Mapping[str, Score], perfect: Score) -> str | None:
-    sign = 1 if metric.better == "lower" else -1
-    scale = max(abs(value), abs(metric.chance or 0.0))  # an excess has the optimum 0 and scatters all the same
-    for name, score in simple.items():
-        if sign * score.value < sign * value and not score.agrees(value, scale):
-            return f"{name} alone score {score}"
-    if sign * (perfect.value - value) > 1e-6:
-        return f"knowing every target scores {perfect.value:.4g}"
-    return None
+    return f"{first} {declared[first]:.4g}, nearest {simple[nearest][first]} by {nearest}{end}"

@@ -1,7 +1,7 @@
 """The Subject of a check: how a cell, model, solver or task is built, and how a cell or model is called."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from baselines import NeuralODE
 from baselines.continuous import ADAPTIVE
 from bench.conformance.compare import random_tensor
-from bench.conformance.result import Result, judge
+from bench.conformance.result import require
 from bench.records.spec import ComponentConfig
 from deq import DEQ, Cell, Stop
 
@@ -77,21 +77,16 @@ class Subject:
         return module.remember(*reversed(arguments)) if isinstance(module, Cell) else module(*arguments).memory
 
 
-def check_shapes(subject: Subject, wrong: Callable[[Any, Tensor], str | None], found: str) -> Result:
-    """Run `wrong(module, x)` at several batch sizes and lengths, in float32 and float64, training and evaluation."""
+def modules_and_inputs(subject: Subject) -> Iterator[tuple[Any, Tensor]]:
+    """A module and x (B, T, inputs) of several sizes, in float32 and float64, training and evaluation."""
     for dtype in (torch.float32, torch.float64):
         module = subject.make().to(dtype)
         for training, (batch, time) in [(True, _SHAPES[0]), *((False, shape) for shape in _SHAPES)]:
-            message = wrong(module.train(training), random_tensor(batch, time, subject.inputs, seed=0, dtype=dtype))
-            if message:
-                return judge(False, message)
-    return judge(True, f"{found}, float32 and float64")
+            yield module.train(training), random_tensor(batch, time, subject.inputs, seed=0, dtype=dtype)
 
 
-def wrong_tensor(name: str, part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
-    """What is wrong with a tensor's type, shape or dtype, or None."""
-    if not isinstance(part, Tensor):
-        return f"{name} is a {type(part).__name__}, not a tensor"
-    if part.shape != shape:
-        return f"{name} is {tuple(part.shape)}, not {shape}"
-    return f"{name} is {part.dtype} for features in {dtype}".replace("torch.", "") if part.dtype != dtype else None
+def require_tensor(name: str, part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise Broken unless the part is a tensor of that shape and dtype."""
+    require(isinstance(part, Tensor), f"{name} is a {type(part).__name__}, not a tensor")
+    require(part.shape == shape, f"{name} is {tuple(part.shape)}, not {shape}")
+    require(part.dtype == dtype, f"{name} is {part.dtype} for features in {dtype}".replace("torch.", ""))

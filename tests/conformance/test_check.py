@@ -3,19 +3,22 @@
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cases import exhaustive
 from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.cli.options import parse_settings
 from bench.conformance.compare import distance, gradient_errors
-from bench.conformance.load import CONTRACTS, Report, check_definition, find, kind_of, load, settings_for
+from bench.conformance.load import CONTRACTS, check_definition, find, kind_of, load, settings_for
+from bench.conformance.memory import fake_tensors, memory
 from bench.conformance.reference_predictors import predictors, scores
-from bench.conformance.result import Check, Result, judge, render, run_checks
+from bench.conformance.result import Check, Report, Result, render, require, run_checks
 from bench.conformance.subject import Subject
 from bench.conformance.tasks import TASK
 from bench.records.errors import UserError
@@ -112,12 +115,16 @@ def _paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
-def result_of(path: str, **settings: Any) -> Report:
-    """The report of a broken example."""
+@cache
+def result_of(path: str, traced: bool) -> Report:
+    """The report of a broken example; the checks that trace a training step take most of the time and run if `traced` only."""
     module, _, name = path.partition(":")
     file = BROKEN / f"{module}.py"
     (one,) = find(load(file), [name])
-    return check_definition(one, settings_for([one], settings)[0], file)
+    checks = tuple(check for check in CONTRACTS[one.kind] if traced or check.run not in (fake_tensors.run, memory.run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONTRACTS, one.kind, checks)
+        return check_definition(one, settings_for([one], {})[0], file)
 
 
 def verdicts(one: Report) -> dict[str, str]:
@@ -143,14 +150,15 @@ def refused(*arguments: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("traced", [False, *exhaustive(True)])
 @pytest.mark.parametrize(("path", "check"), FAILS.items())
-def test_a_broken_rule_fails_its_check_alone_and_prints_the_remedy(path: str, check: str) -> None:
-    one = result_of(path)
+def test_a_broken_rule_fails_its_check_alone_and_prints_the_remedy(path: str, check: str, traced: bool) -> None:
+    one = result_of(path, traced or check == "memory")
     found = verdicts(one)
     assert [name for name, verdict in found.items() if verdict == "FAIL"] == [check]
     assert not [name for name, verdict in found.items() if verdict == "warn"]
     rule = next(rule for rule in CONTRACTS[one.kind] if rule.name == check)
-    assert rule.remedy in " ".join(render(one.title, one.findings).split())
+    assert rule.remedy in " ".join(render(one).split())
     skipped = [result.reason for result in one.findings if result.verdict == "skip"]
     own = ("not run until", "no DEQ", "differentiated", "so few different sequences")
     assert all(any(text in reason for text in own) for reason in skipped), skipped
@@ -158,7 +166,7 @@ def test_a_broken_rule_fails_its_check_alone_and_prints_the_remedy(path: str, ch
 
 @pytest.mark.parametrize(("path", "check"), WARNS.items())
 def test_a_higher_cost_warns_with_the_reason(path: str, check: str) -> None:
-    one = result_of(path)
+    one = result_of(path, check == "fake tensors")
     assert [name for name, verdict in verdicts(one).items() if verdict in ("warn", "FAIL")] == [check]
     (finding,) = (finding for finding in one.findings if finding.verdict == "warn")
     assert finding.reason
@@ -177,7 +185,7 @@ def test_every_broken_example_is_tested() -> None:
 
 
 def test_an_adjoint_that_is_inexact_by_design_skips_the_gradient() -> None:
-    one = result_of("broken_models:Rough")
+    one = result_of("broken_models:Rough", False)
     (gradient,) = (finding for finding in one.findings if finding.check == "gradient")
     assert gradient.verdict == "skip"
     assert "Phantom" in gradient.reason
@@ -186,17 +194,17 @@ def test_an_adjoint_that_is_inexact_by_design_skips_the_gradient() -> None:
 
 
 def test_a_map_without_a_fixed_point_is_named() -> None:
-    (finding,) = (one for one in result_of("broken_cells:Adding").findings if one.check == "fixed point")
+    (finding,) = (one for one in result_of("broken_cells:Adding", False).findings if one.check == "fixed point")
     assert "no fixed point found: 0 of 24 samples" in finding.found
 
 
 def test_the_tensor_whose_gradient_is_wrong_is_named() -> None:
-    (finding,) = (one for one in result_of("broken_models:Crooked").findings if one.check == "gradient")
+    (finding,) = (one for one in result_of("broken_models:Crooked", False).findings if one.check == "gradient")
     assert "layer.weight" in finding.found
 
 
 def test_an_exception_has_the_line_of_the_users_file() -> None:
-    (finding,) = (one for one in result_of("broken_models:Failing").findings if one.check == "shapes")
+    (finding,) = (one for one in result_of("broken_models:Failing", False).findings if one.check == "shapes")
     lines = (BROKEN / "broken_models.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if 'RuntimeError("too' in text)
     assert finding.found == f"RuntimeError: too short (broken_models.py, line {line})"
@@ -250,7 +258,7 @@ def test_a_check_that_needs_a_failed_one_is_not_run() -> None:
         raise ZeroDivisionError("run")
 
     def one(name: str, good: bool | None, *needs: str) -> Check:
-        run = never if good is None else lambda subject: judge(good, str(subject))
+        run = never if good is None else lambda subject: require(good, str(subject))
         return Check(name=name, expected="", remedy="remedy", run=run, needs=needs)
 
     results = run_checks([one("a", True), one("b", False, "a"), one("c", None, "b"), one("d", None, "c"), one("e", None)], 7)
@@ -292,7 +300,7 @@ class TestCommand:
 
     def test_the_global_generator_is_restored(self) -> None:
         before = torch.random.get_rng_state()
-        result_of("broken_models:Idle")
+        result_of.__wrapped__("broken_models:Idle", False)
         assert torch.equal(torch.random.get_rng_state(), before)
 
     @pytest.mark.parametrize(
@@ -359,12 +367,12 @@ class TestFinding:
         module = load(Path(written(tmp_path, text, "own_names.py")))
         assert [(one.kind, one.path) for one in find(module)] == [("cell", "own_names:Own")]
         named = find(module, ["_Hidden", "Picard"])
-        assert [(one.kind, one.name) for one in named] == [("cell", "_Hidden"), ("solver", "Picard")]
+        assert [(one.kind, one.path) for one in named] == [("cell", "own_names:_Hidden"), ("solver", "own_names:Picard")]
 
     def test_an_abstract_parent_is_skipped(self, tmp_path: Path) -> None:
         text = "from deq import Cell\nclass Parent(Cell): ...\nclass Own(Parent):\n    def bind(self, x, memory=None): ...\n"
         module = load(Path(written(tmp_path, text, "own_parents.py")))
-        assert [one.name for one in find(module)] == ["Own"]
+        assert [one.path for one in find(module)] == ["own_parents:Own"]
 
     def test_a_function_has_the_kind_of_its_annotation(self, tmp_path: Path) -> None:
         text = (
@@ -373,7 +381,7 @@ class TestFinding:
             "def task() -> Markov: ...\ndef other(x: int) -> int: ...\ndef strange(x) -> Nowhere: ...\nNUMBER = 7\n"
         )
         module = load(Path(written(tmp_path, text, "own_functions.py")))
-        kinds = {one.name: one.kind for one in find(module)}
+        kinds = {one.path.partition(":")[2]: one.kind for one in find(module)}
         assert kinds == {"core": "model", "cell": "cell", "solver": "solver", "task": "task"}
 
     def test_other_objects_have_no_kind(self) -> None:
