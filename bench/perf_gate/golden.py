@@ -7,7 +7,7 @@ numbers. `python -m bench golden` compares, `--accept` writes the curves. About 
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,12 @@ def _spec(model: ComponentConfig, task: str = "copy", *, recipe: Recipe | None =
     return RunSpec(group="golden", label="golden", role="trial", model=model, task=named, train=train, recipe=recipe, seed=0)
 
 
-def curves() -> dict[str, dict[str, Any]]:
-    """Train every case in float64; returns by name its numerics versions, its loss at each step and its validation at the end."""
+def curves(chosen: Iterable[tuple[str, RunSpec]]) -> dict[str, dict[str, Any]]:
+    """Train the cases in float64; returns by name the numerics versions, the loss at each step and the validation at the end."""
     with tempfile.TemporaryDirectory() as folder, float64():
         corpus = Path(folder) / "golden.txt"
         corpus.write_text("".join("abcdefgh \n"[(n * n + n // 7) % 10] for n in range(2000)))
-        return {name: _curve(run(spec, suite="golden", data={"golden": corpus})) for name, spec in cases()}
+        return {name: _curve(run(spec, suite="golden", data={"golden": corpus})) for name, spec in chosen}
 
 
 def _curve(record: Record) -> dict[str, Any]:
@@ -93,16 +93,16 @@ def _curve(record: Record) -> dict[str, Any]:
     return {"numerics": record.identity.numerics, "loss": losses, "valid": record.curve[-1].valid}
 
 
-def read(file: Path = FILE) -> dict[str, dict[str, Any]]:
-    """The accepted curves."""
-    found: dict[str, dict[str, Any]] = json.loads(file.read_text())
+def read() -> dict[str, dict[str, Any]]:
+    """The accepted curves; none without a file."""
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text()) if FILE.exists() else {}
     return found
 
 
-def accept(found: Mapping[str, Mapping[str, Any]], file: Path = FILE) -> None:
+def accept(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the curves as the accepted ones, one to a line."""
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(curve, sort_keys=True)}" for name, curve in sorted(found.items()))
-    write_text(file, f"{{\n{lines}\n}}\n")
+    write_text(FILE, f"{{\n{lines}\n}}\n")
 
 
 def differences(found: Mapping[str, Mapping[str, Any]], accepted: Mapping[str, Mapping[str, Any]]) -> list[str]:
