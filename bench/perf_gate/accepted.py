@@ -50,18 +50,15 @@ def differences(accepted: Mapping[str, Quantity], found: Mapping[str, Quantity])
     """The counts, by name, that differ by more than the accepted count's tolerance."""
     different = []
     for name in sorted({*accepted, *found}):
-        was, now = accepted.get(name), found.get(name)
-        if was is None or now is None or not _same(was, now):
-            unit = (now or accepted[name]).unit
-            values = (one.value if one else None for one in (was, now))
-            different.append(Difference(name=name, unit=unit, accepted=next(values), found=next(values)))
+        unit = (found.get(name) or accepted[name]).unit
+        was, now = (counts[name].value if name in counts else None for counts in (accepted, found))
+        if isinstance(was, int) and isinstance(now, int):
+            same = abs(was - now) <= accepted[name].tolerance
+        else:
+            same = was == now and name in accepted and name in found
+        if not same:
+            different.append(Difference(name=name, unit=unit, accepted=was, found=now))
     return different
-
-
-def _same(was: Quantity, now: Quantity) -> bool:
-    if isinstance(was.value, int) and isinstance(now.value, int):
-        return abs(was.value - now.value) <= was.tolerance
-    return was.value == now.value
 
 
 def accept(path: Path, torch: str, found: Mapping[str, Quantity], reason: str, changes: Path) -> list[Difference]:
@@ -87,8 +84,8 @@ def one_line_reason(reason: str) -> str:
 def _summary(different: list[Difference]) -> str:
     if all(one.accepted is None for one in different):
         return f"{len(different)} counts are new"
-    more = [f"and {len(different) - _LISTED} more"] if len(different) > _LISTED else []
-    return "; ".join([*(f"{one.name} {one.change}" for one in different[:_LISTED]), *more])
+    listed = "; ".join(f"{one.name} {one.change}" for one in different[:_LISTED])
+    return listed + (f"; and {len(different) - _LISTED} more" if len(different) > _LISTED else "")
 
 
 def _log(changes: Path, line: str) -> None:
@@ -97,13 +94,8 @@ def _log(changes: Path, line: str) -> None:
         text = changes.read_text(encoding="utf-8") if changes.is_file() else "# Changes\n"
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"gate: {changes} cannot be read ({error}): the change log is UTF-8 text") from error
-    lines = text.splitlines()
-    heads = [number for number, one in enumerate(lines) if one.startswith("## ")]
-    if not heads:
-        lines += ["", "## Unreleased"]
-        heads = [len(lines) - 1]
-    end = heads[1] if len(heads) > 1 else len(lines)
-    while not lines[end - 1].strip():
-        end -= 1
-    lines[end:end] = [line] if end - 1 != heads[0] else ["", line]
-    write_text(changes, "\n".join(lines) + "\n")
+    before, *sections = f"\n{text.rstrip()}\n".split("\n## ")
+    newest, *older = sections or ["Unreleased"]
+    entries = newest.rstrip()
+    gap = "\n" if "\n" in entries else "\n\n"
+    write_text(changes, "\n## ".join([before.removeprefix("\n"), f"{entries}{gap}{line}\n", *older]))

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import log
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from scipy.stats import mstats
 
 from bench.records.errors import UserError
@@ -101,10 +101,8 @@ class TimingComparison:
         """The effect on each benchmark."""
         found = {}
         for name in self.names:
-            logs = [[log(times[name]) for times in one] for one in self.rounds]
-            found[name] = decide(
-                [head - (base + again) / 2 for base, head, again in logs], [again - base for base, _, again in logs]
-            )
+            base, head, again = np.log([[times[name] for times in one] for one in self.rounds]).T
+            found[name] = decide((head - (base + again) / 2).tolist(), (again - base).tolist())
         return found
 
     def median_s(self, side: int, name: str) -> float:
