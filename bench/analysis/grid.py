@@ -7,6 +7,7 @@ from typing import TypeVar
 from bench.analysis.statistics import Interval
 from bench.records.record import Record
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 _LONGEST = 300  # characters of a reason: a traceback's last line can be a page
@@ -110,9 +111,9 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def gathered(pairs: Iterable[tuple[str, _T]]) -> dict[str, list[_T]]:
+def gathered(pairs: Iterable[tuple[_K, _T]]) -> dict[_K, list[_T]]:
     """The second items by the first, both in the order in which they come."""
-    found: dict[str, list[_T]] = {}
+    found: dict[_K, list[_T]] = {}
     for key, item in pairs:
         found.setdefault(key, []).append(item)
     return found

@@ -1,12 +1,13 @@
 """Cost of the explicit baselines and of the harness against plain torch: the same training step, alternating in one process."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.peers.measure import Row, seconds_of
+from bench.peers.measure import Row, seconds_of, time_in_turns
 from bench.peers.problems import TransformerBlock
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.context import make_context
@@ -93,17 +94,12 @@ def baselines(rounds: int | None = None) -> list[Row]:
     """Seconds of a training step of each baseline and of its plain reference, in every round."""
     rows: list[Row] = []
     for batch, times, width in SHAPES:
-        pairs = [*_pairs(batch, times, width)]
-        shape = f"batch {batch}, T {times}, D {width}"
-        made: list[Row] = [{"shape": shape, "model": a, "reference": b, "model_s": [], "reference_s": []} for a, b, *_ in pairs]
-        for number in range(2 + (ROUNDS if rounds is None else rounds)):
-            for row, (*_, mine, theirs) in zip(made, pairs, strict=True):
-                turns = [("model_s", mine), ("reference_s", theirs)]
-                for name, step in turns if number % 2 else reversed(turns):
-                    seconds = seconds_of(step)
-                    if number >= 2:  # the first two warm up
-                        row[name].append(seconds)
-        rows += made
+        shape, turns = f"batch {batch}, T {times}, D {width}", []
+        for model, reference, mine, theirs in _pairs(batch, times, width):
+            row: Row = {"shape": shape, "model": model, "reference": reference, "model_s": [], "reference_s": []}
+            turns += [(row["model_s"], partial(seconds_of, mine)), (row["reference_s"], partial(seconds_of, theirs))]
+            rows.append(row)
+        time_in_turns(turns, ROUNDS if rounds is None else rounds, warmup=2)
     return rows
 
 
@@ -121,24 +117,22 @@ def harness(rounds: int | None = None) -> list[Row]:
         model = ComponentConfig(name=name, settings=dict(settings))
         spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
-        for number in range(1 + (7 if rounds is None else rounds)):
-            turns = [("harness_s", _in_the_harness), ("bare_s", _in_a_loop)]
-            for key, train_once in turns if number % 2 else reversed(turns):
-                seconds = train_once(spec) / _STEPS
-                if number:  # the first warms up
-                    row[key].append(seconds)
+        turns = [(row["harness_s"], partial(_in_the_harness, spec)), (row["bare_s"], partial(_in_a_loop, spec))]
+        time_in_turns(turns, 7 if rounds is None else rounds, warmup=1)
         rows.append(row)
     return rows
 
 
 def _in_the_harness(spec: RunSpec) -> float:
+    """Seconds per step."""
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model, context = build_model(spec.model, task.vocabulary), make_context(spec, task)
-    return seconds_of(Trainer(model, context).run) - (context.clocks.seconds("evaluation") or 0.0)
+    return (seconds_of(Trainer(model, context).run) - (context.clocks.seconds("evaluation") or 0.0)) / _STEPS
 
 
 def _in_a_loop(spec: RunSpec) -> float:
+    """Seconds per step."""
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model = build_model(spec.model, task.vocabulary).train()
@@ -150,4 +144,4 @@ def _in_a_loop(spec: RunSpec) -> float:
             training_step(model, optimiser, spec.train.clip, *next(batches))
             schedule.step()
 
-    return seconds_of(loop)
+    return seconds_of(loop) / _STEPS

@@ -57,6 +57,15 @@ def seconds_of(do: Callable[[], object], repeats: int = 1) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
+def time_in_turns(turns: Sequence[tuple[list[float], Callable[[], float]]], rounds: int, warmup: int) -> None:
+    """Append what each turn measures in every round to its list, in opposite order each second round, after rounds of warm-up."""
+    for number in range(-warmup, rounds):
+        for measured, measure in turns if number % 2 else reversed(turns):
+            seconds = measure()
+            if number >= 0:
+                measured.append(seconds)
+
+
 def overhead(libraries: Sequence[Library], name: str, rounds: int | None = None) -> list[Row]:
     """Seconds of a training step and its floor in every round; libraries alternate, in opposite order each second round.
 

@@ -7,7 +7,7 @@ from typing import Any
 from scipy.stats import quantile_test
 from tabulate import tabulate
 
-from bench.analysis.grid import Cell, Line, Sample, Table, line
+from bench.analysis.grid import Cell, Line, Sample, Table, gathered, line
 
 Row = dict[str, Any]
 _NAMES = {"picard": "Picard", "anderson": "Anderson", "broyden": "Broyden"}
@@ -40,17 +40,10 @@ def _ms(seconds: Sequence[float], digits: int = 3, measure: str = "") -> Cell:
     return Cell(f"{middle:.{digits}g}", value=middle, unit="ms", samples=_rounds([1e3 * one for one in seconds]), measure=measure)
 
 
-def _by_method(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    """Problem, method, and the rows of both, in the order of the problems."""
-    problems = dict.fromkeys(row["problem"] for row in rows)
-    pairs = [(problem, method) for problem in problems for method in _NAMES]
-    return [(*pair, [row for row in rows if (row["problem"], row["method"]) == pair]) for pair in pairs]
-
-
 def overhead(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
     """A training step over its floor, a line for each problem and method."""
     lines = []
-    for problem, method, mine in _by_method(rows):
+    for (problem, method), mine in gathered(((row["problem"], row["method"]), row) for row in rows).items():
         found = {row["library"]: row for row in mine}
         cells: list[Cell] = []
         for library in libraries:
@@ -67,16 +60,15 @@ def overhead(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
     return _table("overhead", "A training step by each library, over its floor", _INTERVAL, heads, lines, words=words, keys=2)
 
 
-def steps(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
+def steps(rows: Sequence[Row]) -> Table:
     """Evaluations that each solve took to a tolerance, and the residual of its result where that is above it."""
     lines = []
-    for problem, method, mine in _by_method(rows):
-        for library in libraries:
-            cells = []
-            for key in (("float32", 1e-3), ("float32", 1e-6), ("float64", 1e-9)):
-                found = [row for row in mine if row["library"] == library and (row["dtype"], row["rtol"]) == key]
-                cells.append(_reached(found[0]) if found else Cell(""))
-            lines.append(line(problem, _NAMES[method], library, *cells))
+    for (problem, method, library), mine in gathered(
+        ((row["problem"], row["method"], row["library"]), row) for row in rows
+    ).items():
+        found = {(row["dtype"], row["rtol"]): _reached(row) for row in mine}
+        cells = (found.get(key, Cell("")) for key in (("float32", 1e-3), ("float32", 1e-6), ("float64", 1e-9)))
+        lines.append(line(problem, _NAMES[method], library, *cells))
     heads = ["problem", "method", "library", "1e-3 (float32)", "1e-6 (float32)", "1e-9 (float64)"]
     return _table("steps", "Evaluations of a solve to a tolerance", _COUNTED, heads, lines, words=(0, 1, 2), keys=3)
 
@@ -92,8 +84,7 @@ def _reached(row: Row) -> Cell:
 def memory(rows: Sequence[Row]) -> Table:
     """Bytes saved for backward and the peak of a step, over that of one evaluation and its backward plus one state."""
     lines = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        mine = [row for row in rows if row["problem"] == problem]
+    for problem, mine in gathered((row["problem"], row) for row in rows).items():
         one = next(row for row in mine if row["method"] == "one evaluation")
         floor = one["peak_bytes"] + one["state_bytes"]
         for row in mine:
@@ -146,7 +137,7 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
     libraries = list(record["libraries"])
     return {
         "overhead": overhead(record["overhead"], libraries),
-        "steps": steps(record["steps"], libraries),
+        "steps": steps(record["steps"]),
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),
         "harness": harness(record["harness"]),

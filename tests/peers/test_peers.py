@@ -57,7 +57,7 @@ def test_a_solve_stops_at_the_first_evaluation_below_its_tolerance(name: str) ->
 
 def test_a_missed_tolerance_is_shown() -> None:
     libraries: list[Library] = [Ours(), Idle()]
-    lines = show.pipe(show.steps(measure.steps_to(libraries, "tiny"), [library.name for library in libraries])).splitlines()
+    lines = show.pipe(show.steps(measure.steps_to(libraries, "tiny"))).splitlines()
     assert [line for line in lines if "idle" in line and "left at 1e+00" in line]
     assert not [line for line in lines if "| deq" in line and "left" in line]
 
