@@ -1,37 +1,37 @@
 """Fairness of comparisons: the same seeds, data, steps and number of trials for every row."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 from bench.analysis.aggregate import Group
 from bench.analysis.grid import Table, line
 from bench.claims.evidence import Evidence
 
 
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """One comparison: its seeds, trials a row (least, most), and complaints in words.
+def audit_table(evidence: Evidence, suites: Sequence[str]) -> Table:
+    """One line per comparison of the suites with two rows or more."""
+    found = [_audit(group) for suite in suites for group in evidence.groups(suite) if len(group.rows) > 1]
+    words = ("suite", "group", "rows", "seeds", "trials", "at_an_end", "complaints")
+    ends = [f"{one['at_an_end']} of {one['tuned']}" if one["tuned"] else "—" for one in found]
+    texts = [one | {"at_an_end": end} for one, end in zip(found, ends, strict=True)]
+    return Table(
+        ending="audit",
+        title="Were the comparisons fair?",
+        caption="Every row of a comparison sees the same batches in the same order at a seed. Rates are chosen on the validation "
+        "split, at seeds that no final run uses; at an end: rows whose rate is the lowest or the highest that was tried, so that a "
+        "better one may lie outside.",
+        heads=tuple((head, "") for head in ("suite", "comparison", "rows", "seeds", "trials a row", "at an end", "complaints")),
+        rows=tuple(line(*(str(one[word]) for word in words)) for one in texts),
+        data=tuple(found),
+        words=(0, 1, 3, 6),
+    )
+
+
+def _audit(group: Group) -> dict[str, Any]:
+    """The seeds of a comparison, trials a row (least to most), and complaints in words.
 
     `tuned`: rows with trials; `at_an_end`: those whose rate is the lowest or the highest that was tried.
     """
-
-    suite: str
-    group: str
-    rows: int
-    seeds: tuple[int, ...]
-    trials: tuple[int, int]
-    at_an_end: int
-    tuned: int
-    complaints: tuple[str, ...]
-
-
-def audits(evidence: Evidence, suites: Sequence[str]) -> Iterator[Audit]:
-    """Audit every comparison of the suites with two rows or more."""
-    for suite in suites:
-        yield from (_audit(suite, group) for group in evidence.groups(suite) if len(group.rows) > 1)
-
-
-def _audit(suite: str, group: Group) -> Audit:
     finals = [record for row in group.rows for record in row.finals]
     seeds = sorted({record.spec.seed for record in finals})
     rates = {record.spec.key: record.spec.train.learning_rate for record in group.trials}
@@ -51,42 +51,8 @@ def _audit(suite: str, group: Group) -> Audit:
         complaints.append("rows train for different numbers of steps, which their labels say")
     if len(set(trials)) > 1:
         complaints.append("some rows had more trials than others")
-    return Audit(
-        suite=suite,
-        group=group.name,
-        rows=len(group.rows),
-        seeds=tuple(seeds),
-        trials=(min(trials, default=0), max(trials, default=0)),
-        at_an_end=at_an_end,
-        tuned=len(trials),
-        complaints=tuple(complaints),
-    )
-
-
-def audit_table(found: Sequence[Audit]) -> Table:
-    """One line per comparison."""
-    lines, data = [], []
-    for one in found:
-        low, high = one.trials
-        trials = "none" if high == 0 else f"{high}" if low == high else f"{low} to {high}"
-        seeds = ", ".join(map(str, one.seeds))
-        complaints = "; ".join(one.complaints) or "none"
-        at_an_end = f"{one.at_an_end} of {one.tuned}" if one.tuned else "—"
-        lines.append(line(one.suite, one.group, f"{one.rows}", seeds, trials, at_an_end, complaints))
-        data.append(
-            {
-                **{"suite": one.suite, "group": one.group, "rows": one.rows, "seeds": seeds, "trials": trials},
-                **{"at_an_end": one.at_an_end, "tuned": one.tuned, "complaints": complaints},
-            }
-        )
-    return Table(
-        ending="audit",
-        title="Were the comparisons fair?",
-        caption="Every row of a comparison sees the same batches in the same order at a seed. Rates are chosen on the validation "
-        "split, at seeds that no final run uses; at an end: rows whose rate is the lowest or the highest that was tried, so that a "
-        "better one may lie outside.",
-        heads=tuple((head, "") for head in ("suite", "comparison", "rows", "seeds", "trials a row", "at an end", "complaints")),
-        rows=tuple(lines),
-        data=tuple(data),
-        words=(0, 1, 3, 6),
-    )
+    return {
+        **{"suite": group.suite, "group": group.name, "rows": len(group.rows), "seeds": ", ".join(map(str, seeds))},
+        "trials": " to ".join(map(str, sorted({min(trials), max(trials)}))) if trials else "none",
+        **{"at_an_end": at_an_end, "tuned": len(trials), "complaints": "; ".join(complaints) or "none"},
+    }

@@ -1,8 +1,7 @@
 """Table 1 of the paper (copy memory at T=400) with our measurements and a verdict per row."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.columns import PARAMETERS, Column, metric_columns
@@ -11,29 +10,13 @@ from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.tables import measure_cell
 from bench.claims.claim import decide
 from bench.claims.evidence import Evidence, by_seed
-from bench.claims.hypothesis_tests import seed_test
-from bench.claims.parts import one_sided, within
+from bench.claims.parts import mean_within, ratios
+from bench.suites.paper import COPY, PRINTED, PaperRow
 
 SUITE = "copy"
 NEAR = 1.1  # at chance: within this factor of it
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of the paper's table 1: the start of our label, thousands of parameters, loss, and what our loss must be."""
-
-    label: str
-    size: int
-    loss: float
-    asked: Literal["at most the printed loss", "at chance, as printed"]
-
-
-TABLE_1 = (
-    PaperRow("DEQ-Transformer", 14, 3.5e-6, "at most the printed loss"),
-    PaperRow("TCN", 16, 2.7e-5, "at most the printed loss"),
-    PaperRow("LSTM", 14, 0.0501, "at chance, as printed"),
-    PaperRow("GRU", 14, 0.0491, "at chance, as printed"),
-)
+TABLE_1 = [row for row in PRINTED if row.table == COPY]
+_AT_CHANCE = ("LSTM", "GRU")  # the others are to copy
 _HEADS = {
     **{"model": "", "runs": "", "paper: parameters": "k", "ours": "k", "paper: loss": "nats", "measured": "nats"},
     **{"asked": "", "verdict": ""},
@@ -47,7 +30,7 @@ def table(evidence: Evidence) -> Table | None:
 
 
 def table_of(group: Group) -> Table:
-    """The table of a comparison, in the paper's order."""
+    """The table of a comparison, in the paper's order; a row of ours begins with the paper's label."""
     score = next(column for column in metric_columns(group.records) if column.name == "test_loss")
     printed = {row.label: next((one for one in TABLE_1 if row.label.startswith(one.label)), None) for row in group.rows}
     rows = sorted(group.rows, key=lambda row: TABLE_1.index(one) if (one := printed[row.label]) else len(TABLE_1))
@@ -65,18 +48,15 @@ def table_of(group: Group) -> Table:
 
 
 def _line(row: ResultRow, score: Column, printed: PaperRow | None) -> Line:
-    verdict = _verdict(printed, row, score.chance) if printed else "—"
-    return line(
-        row.label,
-        f"{len(row.ok)}/{len(row.finals)}",
-        Cell(f"{printed.size}", value=1000 * printed.size) if printed else "—",
-        _mean(row, PARAMETERS[1], lambda size: f"{size.mean / 1e3:.1f}"),
-        Cell(significant(printed.loss, 2 if printed.loss < 1e-3 else 3), value=printed.loss, unit="nats") if printed else "—",
-        _mean(row, score, written),
-        printed.asked if printed else "—",
-        Cell(verdict, bold=verdict != "—"),
-        family=row.family,
-    )
+    size, loss, asked, verdict = (Cell("—"),) * 4
+    if printed is not None:
+        size = Cell(f"{printed.total / 1e3:.0f}", value=int(printed.total))
+        loss = Cell(significant(printed.score, 2 if printed.score < 1e-3 else 3), value=printed.score, unit="nats")
+        asked = Cell("at chance, as printed" if printed.label in _AT_CHANCE else "at most the printed loss")
+        verdict = Cell(_verdict(printed, row, score.chance), bold=True)
+    ours, measured = _mean(row, PARAMETERS[1], lambda count: f"{count.mean / 1e3:.1f}"), _mean(row, score, written)
+    runs = f"{len(row.ok)}/{len(row.finals)}"
+    return line(row.label, runs, size, ours, loss, measured, asked, verdict, family=row.family)
 
 
 def _mean(row: ResultRow, column: Column, write: Callable[[Interval], str]) -> Cell:
@@ -86,12 +66,10 @@ def _mean(row: ResultRow, column: Column, write: Callable[[Interval], str]) -> C
 
 def _verdict(printed: PaperRow, row: ResultRow, chance: float | None) -> str:
     losses = by_seed(row, "test_loss")
-    if not losses:
-        return "not tested"
-    if printed.asked == "at most the printed loss":
-        part = one_sided(row.label, seed_test(list(losses.values()), printed.loss, "log"), "below", printed.loss)
+    if printed.label in _AT_CHANCE:
+        part = mean_within(row.label, ratios(losses, dict.fromkeys(losses, chance or 0.0)), "log", low=1 / NEAR, high=NEAR)
     else:
-        part = within(row.label, losses, dict.fromkeys(losses, chance or 0.0), 1 / NEAR, NEAR)
+        part = mean_within(row.label, losses, "log", high=printed.score)
     return str(part.verdict or decide(part, part.p_against or 0.0).verdict)
 
 
@@ -100,6 +78,6 @@ def _data(row: ResultRow, score: Column, printed: PaperRow | None) -> Iterator[d
         for head, measure, unit in (("ours", PARAMETERS[1].name, "1"), ("measured", score.name, "nats")):
             yield {
                 **{"suite": SUITE, "group": "table 1", "label": row.label, "column": head, "seed": record.spec.seed},
-                **{"value": record.value(measure), "unit": unit, "paper": printed.loss if printed else None},
+                **{"value": record.value(measure), "unit": unit, "paper": printed.score if printed else None},
                 **{"status": record.status, "reason": record.reason, "run_ids": record.run_id},
             }

@@ -91,7 +91,7 @@ CLAIMS: tuple[Claim, ...] = (
             where="table 1",
             measured=f"test loss at T=400 over the {rival}'s",
             threshold=f"below {threshold:g} (the paper's table: {printed})",
-            judge=judges_runs.loss_ratio("copy", [("DEQ*", f"{rival}*")], "below", threshold),
+            judge=judges_runs.loss_ratio(("copy",), [("DEQ*", f"{rival}*")], high=threshold),
         )
         for article, rival, threshold, printed in (
             ("an", "LSTM", 0.1, "1/14,000"),
@@ -123,11 +123,11 @@ CLAIMS: tuple[Claim, ...] = (
         measured="test loss of models trained and tested with one solver over that with another",
         threshold="from 0.91 to 1.1",
         needs="suites smoke and small",
-        judge=judges_runs.loss_ratio_within(
+        judge=judges_runs.loss_ratio(
             ("smoke", "small"),
             [("DEQ (Broyden)", "DEQ (Anderson)"), ("DEQ-TrellisNet, Picard", "DEQ-TrellisNet")],
-            1 / 1.1,
-            1.1,
+            low=1 / 1.1,
+            high=1.1,
         ),
     ),
     _paired(
@@ -138,7 +138,7 @@ CLAIMS: tuple[Claim, ...] = (
         threshold="below 1.1",
         needs="suite small",
         judge=judges_runs.loss_ratio(
-            "small", [("DEQ-Transformer", "tied Transformer 12"), ("DEQ-TrellisNet", "TrellisNet 32")], "below", 1.1
+            ("small",), [("DEQ-Transformer", "tied Transformer 12"), ("DEQ-TrellisNet", "TrellisNet 32")], high=1.1
         ),
     ),
     _paired(
@@ -148,7 +148,7 @@ CLAIMS: tuple[Claim, ...] = (
         measured="test loss of two stacked DEQs over that of one with as many parameters",
         threshold="above 0.95",
         needs="suite small",
-        judge=judges_runs.loss_ratio("small", [("DEQ-Transformer, stack of 2*", "DEQ-Transformer")], "above", 0.95),
+        judge=judges_runs.loss_ratio(("small",), [("DEQ-Transformer, stack of 2*", "DEQ-Transformer")], low=0.95),
     ),
     _paired(
         id="training-time",

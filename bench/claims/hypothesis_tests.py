@@ -1,9 +1,8 @@
-"""One-sided tests over seeds, of one model's values or of two models paired by seed."""
+"""One-sided tests over seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import binomtest, permutation_test, ttest_1samp
@@ -26,19 +25,6 @@ class SeedTest:
     estimate: Interval | None = None
     p: tuple[float, float] | None = None
     method: str
-    samples: tuple[float, ...]
-
-
-def paired_test(
-    ours: Mapping[int, float], theirs: Mapping[int, float], threshold: float, scale: Literal["log", "linear"]
-) -> SeedTest | None:
-    """Test ratios (log scale) or differences (linear) on the seeds that both have; None without such seeds."""
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    if not pairs:
-        return None
-    if scale == "linear":
-        return seed_test([a - b for a, b in pairs], threshold, scale)
-    return seed_test([a / b if b > 0 else 0.0 for a, b in pairs], threshold, scale)
 
 
 def seed_test(values: Sequence[float], threshold: float, scale: Scale) -> SeedTest:
@@ -46,14 +32,13 @@ def seed_test(values: Sequence[float], threshold: float, scale: Scale) -> SeedTe
 
     Equal values have no variance for a t test. Their exact sign test decides with five seeds or more.
     """
-    samples = tuple(values)
     if scale == "log" and min(values) <= 0:
-        return SeedTest(method="no test: a value is not positive", samples=samples)
+        return SeedTest(method="no test: a value is not positive")
     estimate = over_seeds(values, scale)
     if len(values) < 3:
-        return SeedTest(estimate=estimate, method=f"no test: {len(values)} of 3 seeds", samples=samples)
+        return SeedTest(estimate=estimate, method=f"no test: {len(values)} of 3 seeds")
     p, method = _p_values(np.asarray(values, dtype=np.float64), threshold, scale)
-    return SeedTest(estimate=estimate, p=p, method=method, samples=samples)
+    return SeedTest(estimate=estimate, p=p, method=method)
 
 
 def _p_values(values: np.ndarray, threshold: float, scale: Scale) -> tuple[tuple[float, float], str]:

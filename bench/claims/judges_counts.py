@@ -10,7 +10,6 @@ from bench.claims.evidence import MEMORY_SOURCE, Evidence, runs
 from bench.claims.parts import fact
 from bench.memory import cost, paper, scaling
 
-_FLAT = ("constant", "bounded")
 _ASKED = "constant or bounded"
 
 
@@ -30,7 +29,7 @@ def saved_is_constant(evidence: Evidence) -> list[Part]:
             law = growth(depths, [point.saved_bytes for point in points])
             about = f"{group.name}: {row.label}, {method}, {depths[0]} to {depths[-1]} steps"
             value = f"{law.verdict}, {significant(law.slope, 3)} B a step"
-            parts.append(fact(about, value, _ASKED, law.verdict in _FLAT, runs(suite, row)))
+            parts.append(fact(about, value, _ASKED, law.verdict in scaling.FLAT, runs(suite, row)))
     return parts
 
 
@@ -42,7 +41,7 @@ def peak_is_constant(evidence: Evidence) -> list[Part]:
             continue
         depths = [point["depth"] for point in row["points"]]
         law = growth(depths, [point["bytes"] for point in row["points"]])
-        met = law.verdict in _FLAT
+        met = law.verdict in scaling.FLAT
         note = "" if met else "the history of its steps, which its authors' code keeps too"
         value = f"{law.verdict}, {significant(law.slope / 1024, 3)} KiB a step"
         parts.append(fact(f"{label}, {depths[0]} to {depths[-1]} steps", value, _ASKED, met, MEMORY_SOURCE, note))

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from math import inf
 
 from bench.analysis.aggregate import Group, ResultRow
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import Evidence, by_seed, runs
-from bench.claims.hypothesis_tests import paired_test, seed_test
-from bench.claims.parts import one_sided, within
+from bench.claims.parts import mean_within, ratios
 
 Suites = tuple[str, ...]
 Labels = Sequence[tuple[str, str]]  # patterns of the labels of two rows, as of a shell
@@ -39,32 +38,22 @@ def _explicit_pairs(evidence: Evidence, *suites: str) -> Iterator[Pair]:
             yield from ((suite, group, row, other) for row in group.rows if row.family == "deq" for other in tied)
 
 
-def _one_sided(pair: Pair, measure: str, side: Literal["below", "above"], limit: float) -> Part:
+def _ratio(pair: Pair, measure: str, low: float = -inf, high: float = inf) -> Part:
+    """The ratio of a measure of two rows against limits."""
     suite, group, ours, theirs = pair
-    test = paired_test(by_seed(ours, measure), by_seed(theirs, measure), limit, "log")
-    return one_sided(f"{group.name}: {ours.label} over {theirs.label}", test, side, limit, runs(suite, ours, theirs))
+    about, values = f"{group.name}: {ours.label} over {theirs.label}", ratios(by_seed(ours, measure), by_seed(theirs, measure))
+    return mean_within(about, values, "log", runs(suite, ours, theirs), low, high)
 
 
-def _within(pair: Pair, measure: str, low: float, high: float) -> Part:
-    suite, group, ours, theirs = pair
-    about = f"{group.name}: {ours.label} over {theirs.label}"
-    return within(about, by_seed(ours, measure), by_seed(theirs, measure), low, high, runs(suite, ours, theirs))
-
-
-def loss_ratio(suite: str, labels: Labels, side: Literal["below", "above"], limit: float) -> Judge:
-    """Judge by the ratio of test losses against a limit."""
-    return lambda evidence: [_one_sided(pair, "test_loss", side, limit) for pair in _pairs(evidence, (suite,), labels)]
-
-
-def loss_ratio_within(suites: Suites, labels: Labels, low: float, high: float) -> Judge:
-    """Judge by the ratio of test losses between two limits."""
-    return lambda evidence: [_within(pair, "test_loss", low, high) for pair in _pairs(evidence, suites, labels)]
+def loss_ratio(suites: Suites, labels: Labels, low: float = -inf, high: float = inf) -> Judge:
+    """Judge by the ratio of test losses against limits."""
+    return lambda evidence: [_ratio(pair, "test_loss", low, high) for pair in _pairs(evidence, suites, labels)]
 
 
 def step_time_within(low: float, high: float) -> Judge:
     """Judge by the time of a DEQ's training step over the explicit network's, between two limits."""
     suites = ("smoke", "text", "small", "copy")
-    return lambda evidence: [_within(pair, "step_ms_median", low, high) for pair in _explicit_pairs(evidence, *suites)]
+    return lambda evidence: [_ratio(pair, "step_ms_median", low, high) for pair in _explicit_pairs(evidence, *suites)]
 
 
 def perplexity_on_par(evidence: Evidence) -> list[Part]:
@@ -72,9 +61,9 @@ def perplexity_on_par(evidence: Evidence) -> list[Part]:
     parts = []
     for pair in _explicit_pairs(evidence, "text", "small"):
         if by_seed(pair[2], "test_perplexity"):
-            parts.append(_one_sided(pair, "test_perplexity", "below", 1.05))
+            parts.append(_ratio(pair, "test_perplexity", high=1.05))
         elif pair[0] in evidence.own:
-            parts.append(_one_sided(pair, "test_loss", "below", 1.05))
+            parts.append(_ratio(pair, "test_loss", high=1.05))
     return parts
 
 
@@ -85,8 +74,8 @@ def recurrent_at_chance(evidence: Evidence) -> list[Part]:
         for row in group.rows:
             if row.label.startswith(("LSTM", "GRU")):
                 chance = {run.spec.seed: value for run in row.ok if (value := run.metrics["loss"].chance) is not None}
-                about = f"{group.name}: {row.label} over chance"
-                parts.append(within(about, by_seed(row, "test_loss"), chance, 1 / 1.1, 1.1, runs("copy", row)))
+                about, values = f"{group.name}: {row.label} over chance", ratios(by_seed(row, "test_loss"), chance)
+                parts.append(mean_within(about, values, "log", runs("copy", row), 1 / 1.1, 1.1))
     return parts
 
 
@@ -96,6 +85,5 @@ def converges(evidence: Evidence) -> list[Part]:
     for suite, group, row in evidence.deqs("smoke", "text", "small", "copy"):
         shares = by_seed(row, "eval_converged_fraction")
         if shares and "phantom" not in row.label and "energy" not in row.label:
-            test = seed_test(list(shares.values()), 0.99, "fraction")
-            parts.append(one_sided(f"{group.name}: {row.label}", test, "above", 0.99, runs(suite, row)))
+            parts.append(mean_within(f"{group.name}: {row.label}", shares, "fraction", runs(suite, row), low=0.99))
     return parts

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
 from bench.analysis.statistics import significant
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence
-from bench.claims.hypothesis_tests import bound, paired_test, seed_test
-from bench.claims.parts import fact, one_sided, within
+from bench.claims.hypothesis_tests import bound
+from bench.claims.parts import BySeed, fact, mean_within, ratios
 
 Values = Mapping[str, Any]
-_one_sided = partial(one_sided, sources=STUDIES_SOURCE)
+Read = Callable[[Values], float | None]
 _fact = partial(fact, sources=STUDIES_SOURCE)
+_mean_within = partial(mean_within, sources=STUDIES_SOURCE)
 
 
 def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
@@ -23,10 +25,10 @@ def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
     return [row for row in rows if row["values"] is not None and row.get("model", "").startswith(model)]
 
 
-def _by_task(rows: list[Values], read: Callable[[Values], float | None]) -> dict[str, dict[int, float]]:
-    """One number per row, by task and seed."""
+def _by_task(evidence: Evidence, study: str, read: Read, model: str = "") -> dict[str, dict[int, float]]:
+    """One number per row with values, by task and seed."""
     found: dict[str, dict[int, float]] = {}
-    for row in rows:
+    for row in _rows(evidence, study, model):
         if (value := read(row["values"])) is not None:
             found.setdefault(row["task"], {})[row["seed"]] = value
     return found
@@ -39,20 +41,18 @@ def steps_grow(evidence: Evidence) -> list[Part]:
         first, last = (values["course"][at]["forward_nfe"] for at in (0, -1))
         return last / first if first and last is not None else None
 
-    ratios = _by_task(_rows(evidence, "training", "DEQ"), growth)
-    return [
-        _one_sided(f"{task}: last tenth over first", seed_test(list(one.values()), 1.0, "log"), "above", 1.0)
-        for task, one in ratios.items()
-    ]
+    found = _by_task(evidence, "training", growth, "DEQ")
+    return [_mean_within(f"{task}: last tenth over first", growths, "log", low=1.0) for task, growths in found.items()]
 
 
 def backward_is_shorter(evidence: Evidence) -> list[Part]:
     """Evaluations of a backward solve over those of a forward one, over all of training."""
-    rows = _rows(evidence, "training", "DEQ")
-    forward = _by_task(rows, lambda values: values["train_forward_nfe_mean"])
+    forward, backward = (
+        _by_task(evidence, "training", itemgetter(f"train_{phase}_nfe_mean"), "DEQ") for phase in ("forward", "backward")
+    )
     return [
-        _one_sided(f"{task}: backward over forward", paired_test(backward, forward[task], 0.8, "log"), "below", 0.8)
-        for task, backward in _by_task(rows, lambda values: values["train_backward_nfe_mean"]).items()
+        _mean_within(f"{task}: backward over forward", ratios(nfe, forward[task]), "log", high=0.8)
+        for task, nfe in backward.items()
     ]
 
 
@@ -60,10 +60,10 @@ def inference_time_within(low: float, high: float) -> Judge:
     """Judge by the time of a trained DEQ's batch over the weight-tied network's, between two limits."""
 
     def judge(evidence: Evidence) -> list[Part]:
-        rows, parts = _rows(evidence, "inference"), []
-        ours, theirs, nfe = (_by_task(rows, lambda values, name=name: values[name]) for name in ("deq_ms", "tied_ms", "nfe"))  # type: ignore[misc]
+        parts = []
+        ours, theirs, nfe = (_by_task(evidence, "inference", itemgetter(name)) for name in ("deq_ms", "tied_ms", "nfe"))
         for task in ours:
-            part = within(f"{task}: DEQ over tied", ours[task], theirs[task], low, high, STUDIES_SOURCE)
+            part = _mean_within(f"{task}: DEQ over tied", ratios(ours[task], theirs[task]), "log", low=low, high=high)
             counts = ", ".join(f"{count:g}" for count in sorted(nfe[task].values()))
             parts.append(replace(part, note=f"{part.note}; evaluations of the solves: {counts}"))
         return parts
@@ -74,16 +74,18 @@ def inference_time_within(low: float, high: float) -> Judge:
 def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
     """Judge by the validation loss at a loose setting of the evaluation's solves less that at a tight one."""
 
+    def loss_at(value: float) -> Read:
+        return lambda values: next((point["loss"] for point in values["points"] if point[setting] == value), None)
+
     def judge(evidence: Evidence) -> list[Part]:
-        rows, parts = _rows(evidence, study), []
-        losses, best = (
-            _by_task(rows, lambda values, at=at: next((p["loss"] for p in values["points"] if p[setting] == at), None))  # type: ignore[misc]
-            for at in (loose, tight)
-        )
+        parts = []
+        losses, best = (_by_task(evidence, study, loss_at(value)) for value in (loose, tight))
         for task, loss in losses.items():
-            test = paired_test(loss, best.get(task, {}), 0.02, "linear")
-            part = _one_sided(f"{task}: loss at {setting} {loose:g} less that at {tight:g}", test, "below", 0.02, unit=" nats")
-            scale = f"; the loss itself is {significant(median(best[task].values()), 2)}" if task in best else ""
+            reference = best.get(task, {})
+            lost = {seed: loss[seed] - reference[seed] for seed in sorted(loss.keys() & reference.keys())}
+            about = f"{task}: loss at {setting} {loose:g} less that at {tight:g}"
+            part = _mean_within(about, lost, "linear", high=0.02, unit=" nats")
+            scale = f"; the loss itself is {significant(median(reference.values()), 2)}" if reference else ""
             parts.append(replace(part, note=f"{part.note}{scale}"))
         return parts
 
@@ -92,18 +94,16 @@ def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
 
 def tied_need_not_converge(evidence: Evidence) -> list[Part]:
     """Share of sequences on which a weight-tied network's map converges, on the task with the clearest result."""
-    shares = _by_task(_rows(evidence, "layers", "tied"), lambda values: next(iter(values["lengths"].values()))["still"])
-    tests = {task: seed_test(list(one.values()), 0.99, "fraction") for task, one in shares.items()}
-    parts = {task: _one_sided(f"{task}: share converged after 200 layers", test, "below", 0.99) for task, test in tests.items()}
-    p_values = {task: test.p for task, test in tests.items() if test.p is not None}
-    if not p_values:
-        return list(parts.values())
+    shares = _by_task(evidence, "layers", lambda values: next(iter(values["lengths"].values()))["still"], "tied")
+    about = "share converged after 200 layers"
+    parts = [_mean_within(f"{task}: {about}", one, "fraction", high=0.99) for task, one in shares.items()]
+    tested = [(part.p_for, part.p_against, part) for part in parts if part.p_for is not None and part.p_against is not None]
+    if not tested:
+        return parts
     # One task is enough: its p-value is corrected for the choice (Bonferroni). Against the claim, all tasks must fail.
-    clearest = min(p_values, key=lambda task: p_values[task][0])
-    p_for = min(1.0, len(p_values) * p_values[clearest][0])
-    p_against = max(above for _, above in p_values.values())
-    note = f"{parts[clearest].note}; the clearest of {len(p_values)} tasks, its p-value for that many"
-    return [replace(parts[clearest], p_for=p_for, p_against=p_against, note=note)]
+    p_for, _, clearest = min(tested, key=itemgetter(0))
+    note = f"{clearest.note}; the clearest of {len(tested)} tasks, its p-value for that many"
+    return [replace(clearest, p_for=min(1.0, len(tested) * p_for), p_against=max(p for _, p, _ in tested), note=note)]
 
 
 def one_root(evidence: Evidence) -> list[Part]:
@@ -112,11 +112,8 @@ def one_root(evidence: Evidence) -> list[Part]:
     def read(values: Values) -> float | None:
         return min((pair["same"] for pair in values["pairs"].values() if pair["same"] is not None), default=None)
 
-    about = "share with the same logits to 1e-3, of the least similar pair"
-    return [
-        _one_sided(f"{task}: {about}", seed_test(list(shares.values()), 0.99, "fraction"), "above", 0.99)
-        for task, shares in _by_task(_rows(evidence, "independence"), read).items()
-    ]
+    about, found = "share with the same logits to 1e-3, of the least similar pair", _by_task(evidence, "independence", read)
+    return [_mean_within(f"{task}: {about}", shares, "fraction", low=0.99) for task, shares in found.items()]
 
 
 def gradient_is_exact(evidence: Evidence) -> list[Part]:
@@ -126,26 +123,26 @@ def gradient_is_exact(evidence: Evidence) -> list[Part]:
         points = [point for point in gradients.get("backward", []) if point["distance"] is not None]
         return min(points, key=lambda point: point["rtol"])["distance"] if points else None
 
-    rows, parts = _rows(evidence, "gradient"), []
+    parts = []
     for moment in ("start", "end"):
-        for task, distances in _by_task(rows, lambda values, moment=moment: tightest(values[moment])).items():  # type: ignore[misc]
+        for task, distances in _by_task(evidence, "gradient", lambda values, at=moment: tightest(values[at])).items():  # type: ignore[misc]
             about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
             parts.append(_all_below(about, distances, 1e-6))
-    cosines = _by_task(rows, lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
+    cosines = _by_task(evidence, "gradient", lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
     about = "end of training: 1 - cosine, as trained (1e-3, float32)"
     return parts + [_all_below(f"{task}, {about}", found, 0.01) for task, found in cosines.items()]
 
 
 def batch_does_not_matter(evidence: Evidence) -> list[Part]:
     """Largest difference of a sequence's logits when solved alone and in batches, over seeds and sizes."""
-    rows, parts = _rows(evidence, "batch"), []
+    parts = []
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-2)):
-        found = _by_task(rows, lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
+        found = _by_task(evidence, "batch", lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
         parts += [_all_below(f"{task}, {dtype}", differences, limit, " nats") for task, differences in found.items()]
     return parts
 
 
-def _all_below(about: str, values: Mapping[int, float], limit: float, unit: str = "") -> Part:
+def _all_below(about: str, values: BySeed, limit: float, unit: str = "") -> Part:
     """Require that every seed is below a limit, and bound the share of seeds that are not."""
     failures = sum(value >= limit for value in values.values())
     value = f"{significant(max(values.values()), 2)}{unit} at most"

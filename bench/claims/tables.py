@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from bench.analysis.grid import Cell, Table, line
-from bench.claims.audit import Audit, audit_table
 from bench.claims.claim import PLURAL, Finding, tally
 from bench.report.report import markdown
 
@@ -64,7 +63,7 @@ def parts(finding: Finding) -> Table:
     )
 
 
-def page(findings: Sequence[Finding], copied: Table | None, audited: Sequence[Audit]) -> str:
+def page(findings: Sequence[Finding], copied: Table | None, audited: Table) -> str:
     """CLAIMS.md: verdicts, table 1 where it was run, parts of every claim, fairness of the comparisons."""
     texts = [markdown(summary(findings))]
     if copied is not None:
@@ -74,4 +73,4 @@ def page(findings: Sequence[Finding], copied: Table | None, audited: Sequence[Au
         asked = f"{claim.says} ({claim.where}.) Asked: {claim.threshold}. {finding.reason.capitalize()}."
         untested = f"## {claim.id}: {finding.verdict}\n\n{asked}\n"
         texts.append(markdown(parts(finding), level=2) if finding.parts else untested)
-    return "\n".join([*texts, markdown(audit_table(audited), level=2)])
+    return "\n".join([*texts, markdown(audited, level=2)])

@@ -52,7 +52,7 @@ def claims(
     A claim whose runs are missing names them. `--measure` trains small models and measures how tolerance, cap, solver, batch and
     adjoint change them, and solves maps without a fixed point. An interrupted measurement resumes."""
     from bench.claims import copying, tables
-    from bench.claims.audit import audit_table, audits
+    from bench.claims.audit import audit_table
     from bench.claims.claim import judge_claims
     from bench.claims.entries import CLAIMS, SUITES
     from bench.claims.evidence import Evidence
@@ -82,9 +82,9 @@ def claims(
         print(plain(tables.parts(found[0])))
         return
     copied = copying.table(evidence)
-    audited = list(audits(evidence, (*SUITES, *own)))
+    audited = audit_table(evidence, (*SUITES, *own))
     write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
-    write_text(results / "claims" / "audit.csv", csv_text(audit_table(audited)))
+    write_text(results / "claims" / "audit.csv", csv_text(audited))
     for table in filter(None, [tables.summary(found), copied]):
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))

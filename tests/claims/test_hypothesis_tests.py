@@ -1,6 +1,7 @@
 """Tests over seeds against scipy and by simulation."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.claims.claim import Claim, Finding, Part, judge_claims
-from bench.claims.hypothesis_tests import bound, holm, paired_test, seed_test
-from bench.claims.parts import one_sided, within
+from bench.claims.hypothesis_tests import bound, holm, seed_test
+from bench.claims.parts import mean_within, ratios
 
 
 def judge(*parts: Part) -> Finding:
@@ -26,17 +27,17 @@ def test_holm() -> None:
     assert holm([]) == []
 
 
-@pytest.mark.parametrize("scale", ["log", "linear"])
-def test_t_test_of_pairs(scale: Any) -> None:
+def seeds(values: Iterable[float]) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_t_test_of_pairs() -> None:
     ours, theirs = {0: 1.2, 1: 1.5, 2: 1.1, 7: 9.0}, {0: 2.0, 1: 2.2, 2: 2.9, 8: 1.0}  # 7 and 8 have no partner
-    found = paired_test(ours, theirs, 0.9, scale)
-    assert found is not None
-    assert found.estimate is not None
-    pairs = [(ours[seed], theirs[seed]) for seed in (0, 1, 2)]
-    distances = [math.log(a / b) - math.log(0.9) if scale == "log" else a - b - 0.9 for a, b in pairs]
+    found = mean_within("a", ratios(ours, theirs), "log", high=0.9)
+    distances = [math.log(ours[seed] / theirs[seed]) - math.log(0.9) for seed in (0, 1, 2)]
     expected = stats.ttest_1samp(distances, 0.0, alternative="less").pvalue
-    assert found.p == pytest.approx((expected, 1 - expected))
-    assert found.estimate.n == 3
+    assert (found.p_for, found.p_against) == pytest.approx((expected, 1 - expected))
+    assert len(found.samples) == 3
 
 
 def test_sign_flips_from_six_values() -> None:
@@ -55,32 +56,29 @@ def test_sign_flips_from_six_values() -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_no_test_with_fewer_than_three_seeds(n: int) -> None:
-    found = seed_test([1e-9] * n, 1.0, "log")
-    part = one_sided("a", found, "below", 1.0)
-    assert (found.p, part.verdict, part.note) == (None, "inconclusive", f"no test: {n} of 3 seeds")
+    part = mean_within("a", seeds([1e-9] * n), "log", high=1.0)
+    assert (part.p_for, part.verdict, part.note) == (None, "inconclusive", f"no test: {n} of 3 seeds")
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
 def test_no_test_of_a_value_without_a_logarithm(ours: float, theirs: float) -> None:
-    part = one_sided("a", paired_test({0: 1.0, 1: ours, 2: 1.0}, {0: 1.0, 1: theirs, 2: 1.0}, 1.0, "log"), "below", 1.0)
+    part = mean_within("a", ratios(seeds([1.0, ours, 1.0]), seeds([1.0, theirs, 1.0])), "log", high=1.0)
     assert (part.value, part.verdict, part.note) == ("—", "inconclusive", "no test: a value is not positive")
 
 
 def test_no_test_without_common_seeds() -> None:
-    assert paired_test({0: 1.0}, {1: 1.0}, 1.0, "log") is None
-    assert one_sided("a", None, "below", 1.0).verdict == "not tested"
+    assert mean_within("a", ratios({0: 1.0}, {1: 1.0}), "log", high=1.0).verdict == "not tested"
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(3, "inconclusive"), (4, "inconclusive"), (5, "holds"), (8, "holds"), (20, "holds")])
 @pytest.mark.parametrize("spread", [0.0, 1e-16])
 def test_equal_values_have_an_exact_sign_test_and_a_bound(n: int, verdict: str, spread: float) -> None:
-    found = seed_test([1.0 - spread * (seed % 2) for seed in range(n)], 0.99, "fraction")  # 1 - 1e-16 is rounding
-    assert found.p == pytest.approx((1.0, 0.5**n))
-    part = one_sided("a", found, "above", 0.99)
+    part = mean_within("a", seeds(1.0 - spread * (seed % 2) for seed in range(n)), "fraction", low=0.99)  # 1e-16 is rounding
+    assert (part.p_for, part.p_against) == pytest.approx((0.5**n, 1.0))
     assert judge(part).verdict == verdict
     most = 100 * (1 - 0.05 ** (1 / n))  # 0 of n fail
     assert part.note == f"sign test of equal values, {n} seeds; 0 of {n} seeds fail: at most {most:.0f} % do, at 95 %"
-    failing = one_sided("a", seed_test([0.5] * n, 0.99, "fraction"), "above", 0.99)
+    failing = mean_within("a", seeds([0.5] * n), "fraction", low=0.99)
     assert judge(failing).verdict == ("does not hold" if verdict == "holds" else verdict)
     assert failing.note.endswith(f"{n} of {n} seeds fail: at least {100 - most:.0f} % do, at 95 %")
 
@@ -90,7 +88,7 @@ def test_equal_values_at_the_threshold_decide_nothing() -> None:
 
 
 def test_equal_ratios_within_two_limits_have_a_bound() -> None:
-    part = within("a", dict.fromkeys(range(5), 1.0), dict.fromkeys(range(5), 1.0), 1 / 1.2, 1.2)
+    part = mean_within("a", seeds([1.0] * 5), "log", low=1 / 1.2, high=1.2)
     assert part.note == "sign test of equal values, 5 seeds; 0 of 5 seeds fail: at most 45 % do, at 95 %"
     assert judge(part).verdict == "holds"
 
@@ -133,8 +131,8 @@ def test_false_positive_rate_of_a_claim_with_many_parts() -> None:
     random = np.random.default_rng(0)
     wrong = 0
     for _ in range(400):
-        tests = (seed_test(random.normal(1.0, 0.2, 5).tolist(), 1.0, "linear") for _ in range(8))
-        wrong += judge(*(one_sided("a", test, "below", 1.0) for test in tests)).verdict != "inconclusive"
+        samples = [seeds(random.normal(1.0, 0.2, 5).tolist()) for _ in range(8)]
+        wrong += judge(*(mean_within("a", one, "linear", high=1.0) for one in samples)).verdict != "inconclusive"
     assert wrong / 400 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
@@ -151,5 +149,5 @@ def test_coverage_of_intervals(n: int) -> None:
     ([2.0, 2.1, 1.9], "does not hold"), ([1.0, 1.4, 0.7], "inconclusive"),
 ])  # fmt: skip
 def test_a_ratio_within_two_limits_is_tested_on_both_sides(values: list[float], verdict: str) -> None:
-    part = within("a", dict(enumerate(values)), dict.fromkeys(range(3), 1.0), 1 / 1.2, 1.2)
+    part = mean_within("a", seeds(values), "log", low=1 / 1.2, high=1.2)
     assert judge(part).verdict == verdict
