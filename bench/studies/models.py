@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines import Unrolled
 from bench.instruments.environment import environment
-from bench.records.identity import Identity, numeric_environment
+from bench.records.identity import Identity
 from bench.records.record import Record, read_record, write_record
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Split, Task, derive_seed
@@ -40,12 +40,8 @@ class Models:
         return Models, (self.folder, self.data)
 
     @cached_property
-    def environment(self) -> dict[str, str | None]:
-        """The part of this machine's environment that affects results."""
-        return numeric_environment(self._here)
-
-    @cached_property
-    def _here(self) -> dict[str, object]:
+    def here(self) -> dict[str, object]:
+        """This machine's environment."""
         return environment("cpu", 1)
 
     def task(self, named: ComponentConfig) -> Task:
@@ -57,7 +53,7 @@ class Models:
 
     def identity(self, spec: RunSpec) -> Identity:
         """Identity of a training of the spec on this machine."""
-        return compute_identity(spec, self.task(spec.task), self._here)
+        return compute_identity(spec, self.task(spec.task), self.here)
 
     def record(self, spec: RunSpec) -> Record:
         """Record of the training, which runs where there is none."""

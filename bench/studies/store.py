@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from bench.instruments.contention import CONTENDED
-from bench.instruments.environment import environment
 from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
@@ -68,16 +67,16 @@ def measure_studies(
     Rows without their corpus get a reason and no values. All rows take about twelve minutes on two cores.
     """
     models = Models(out / ".cache", data or {})
-    studies, here = all_studies(config), environment("cpu", 1)
+    studies = all_studies(config)
     rows, missing = _current(studies, models, out)
-    revision = code_revision(here)
+    revision = code_revision(models.here)
     for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
         found = {"made_by": made_by, "revision": revision, "values": values, "reason": reason}
         rows[_key(study, row)] = row.subject | found
-        _write(_record(studies, rows, here), out)
+        _write(_record(studies, rows, models.here), out)
         report(f"{count}/{len(missing)} {study.name}: {', '.join(str(value) for value in row.subject.values())}")
     shutil.rmtree(models.folder, ignore_errors=True)
-    return _record(studies, rows, here)
+    return _record(studies, rows, models.here)
 
 
 def _key(study: Study, row: PlannedRow) -> str:

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from bench.records.errors import one_line
+from bench.records.identity import numeric_environment
 from bench.records.spec import RunSpec
 from bench.studies.models import Models, NoValues
 
@@ -59,7 +60,7 @@ class Study:
     def made_by(self, row: PlannedRow, models: Models) -> str:
         """Hash of what decides a row's values: study, numerics, arguments, trainings, environment. UserError without the data."""
         runs = [models.identity(spec).run_id(spec.key) for spec in row.specs]
-        content = (self.name, self.numerics, row.subject, row.arguments, runs, models.environment)
+        content = (self.name, self.numerics, row.subject, row.arguments, runs, numeric_environment(models.here))
         return hashlib.sha256(json.dumps(to_jsonable_python(content), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -67,7 +67,7 @@ def test_a_row_depends_on_numerics_arguments_trainings_and_environment(models: M
     found = [study.made_by(row, models), replace(study, numerics=2).made_by(row, models)]
     found += [study.made_by(replace(row, arguments=()), models), study.made_by(replace(row, specs=(other,)), models)]
     elsewhere = Models(models.folder, {})
-    monkeypatch.setattr(elsewhere, "environment", {"torch": "3.0"})
+    monkeypatch.setattr(elsewhere, "here", {**models.here, "torch": "3.0"})
     found.append(study.made_by(row, elsewhere))
     assert len(set(found)) == 5
     assert study.made_by(row, Models(models.folder, {})) == found[0]
