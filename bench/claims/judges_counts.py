@@ -52,21 +52,15 @@ def reduction(words: str) -> Judge:
     """Judge a reduction by the paper's tables and by each literal reading of their caption."""
     (claim,) = (claim for claim in paper.CLAIMS if claim.words == words)
     asked = f"{'the largest at least' if claim.up_to else 'each above'} {100 * claim.share:.0f} %"
-    pairs = [pair for pair in paper.PAIRS if pair[2] in claim.kinds]
+    abouts = {"paper": "the paper's own tables", **{name: f"reading `{name}`" for name in ("model", "model, clusters", "core")}}
 
     def judge(evidence: Evidence) -> list[Part]:
-        rows = evidence.memory["rows"] if evidence.memory else []
-        readings = {"the paper's own tables": [paper.printed_reduction(rows, pair) for pair in pairs if rows]}
-        for name in ("model", "model, clusters", "core"):
-            found = [paper.reduction(rows, pair, name) for pair in pairs if rows]
-            readings[f"reading `{name}`"] = [share for share in found if share is not None]
         parts = []
-        for about, shares in readings.items():
-            if shares:
-                low, high = f"{100 * min(shares):.0f}", f"{100 * max(shares):.0f}"
-                value = f"{low} % less" if low == high else f"{low} to {high} % less"
+        for reading, about in abouts.items():
+            if shares := paper.shares(evidence.memory["rows"] if evidence.memory else [], claim, reading):
                 note = f"{len(shares)} pairs" if len(shares) > 1 else ""
-                parts.append(fact(about, value, asked, paper.holds(claim, shares), MEMORY_SOURCE, note))
+                met = paper.holds(claim, shares)
+                parts.append(fact(about, f"{paper.span(shares)} % less", asked, met, MEMORY_SOURCE, note))
         return parts
 
     return judge

@@ -221,9 +221,10 @@ def memory(
     """Trace the bytes of a training step of every row on fake tensors, by phase and purpose, and compare with the paper.
 
     About three minutes on two cores, no GPU and next to no memory."""
+    import torch
+
     from bench.instruments.environment import usable_cores
     from bench.memory import record, scaling, tables
-    from bench.memory.device import absent
     from bench.records.spec import ComponentConfig
     from bench.report.report import plain
     from bench.training.language_model import count_parameters
@@ -232,8 +233,8 @@ def memory(
         raise UserError(f"memory: suite {suite!r}: the paper's memory figures are those of suite paper")
     if device not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda"))
-    if device == "cuda" and (reason := absent()) is not None:
-        raise UserError(f"memory: --device cuda: {reason}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("memory: --device cuda: torch sees no CUDA device")
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and not own:
         raise UserError("memory: --constant-in is for models named by --also")

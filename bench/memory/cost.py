@@ -3,7 +3,7 @@
 These are the run-time ratios of table 4 without a clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.analysis.grid import Cell, Table, line
-from bench.analysis.statistics import significant
 from bench.instruments.flops import flops
 from bench.memory.paper import BATCH, LENGTH, whole_history
 from bench.memory.step import Call, Shape, make_steps
@@ -28,7 +26,7 @@ TABLE_4 = (
     ("DEQ-Transformer medium, adaptive", "Transformer-XL medium, 18 layers, adaptive", 2.82, 1.76),
     ("DEQ-TrellisNet", "TrellisNet-70", 2.40, 1.64),
 )
-_COUNTS = ("flops", "bytes")
+COUNTS = ("flops", "bytes")
 _FEW = 2  # solver steps
 _NOTHING = ("_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach")
 _OVERWRITES = ("copy_", "fill_", "zero_")
@@ -84,7 +82,7 @@ def law(model: ComponentConfig, shape: Shape, training: bool, caps: tuple[int, i
     few = at(_FEW, _FEW)
     forward, backward = at(caps[0], _FEW), at(_FEW, caps[1]) if training else few
     found = {}
-    for name in _COUNTS:
+    for name in COUNTS:
         f = (forward[name] - few[name]) / (caps[0] - _FEW)
         b = (backward[name] - few[name]) / (caps[1] - _FEW)
         found[name] = {"base": few[name] - _FEW * (f + b), "forward": f, "backward": b}
@@ -121,42 +119,3 @@ def afforded(row: Mapping[str, Any], count: str, printed: float = 1.0) -> float:
     """Solver steps at which a DEQ costs `printed` times the explicit network; in training as many backward as forward."""
     law = row["law"][count]
     return float((printed * row["cost"][count] - law["base"]) / (law["forward"] + law["backward"]))
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The ratios at the caps and the printed ones, and the solver steps at equal cost."""
-    printed = {deq: {True: training, False: inference} for deq, _, training, inference in TABLE_4}
-    lines, data = [], []
-    for row in rows:
-        claimed = printed[row["deq"]][row["training"]]
-        forward, backward = row["caps"]
-        mode = "training" if row["training"] else "inference"
-        texts: list[Cell | str] = [row["deq"], row["explicit"], mode, Cell(f"{claimed:.2f}", value=claimed)]
-        for count in _COUNTS:
-            ratio = spent(row, count, forward, backward) / row["cost"][count]
-            steps = (afforded(row, count), afforded(row, count, claimed))
-            texts += [Cell(f"{ratio:.2f}", value=ratio, unit="1"), *(Cell(f"{one:.1f}", value=one) for one in steps)]
-            data.append(
-                {
-                    **{"suite": "paper", "group": "cost", "label": row["deq"], "column": count, "training": row["training"]},
-                    **{"value": ratio, "unit": "1", "explicit_a_token": row["cost"][count] / row["tokens"]},
-                    **{f"{name}_a_token": value / row["tokens"] for name, value in row["law"][count].items()},
-                }
-            )
-        flops_a_token = row["cost"]["flops"] / row["tokens"]
-        lines.append(line(*texts, Cell(significant(flops_a_token / 1e6, 3), value=flops_a_token, unit="FLOP/token")))
-    heads = [("DEQ", ""), ("explicit network", ""), ("of", ""), ("table 4", "ratio")]
-    for name in ("FLOPs", "bytes"):
-        heads += [(f"{name} at the caps", "ratio"), (f"steps at equal {name}", ""), (f"steps at table 4's ratio, {name}", "")]
-    return Table(
-        ending="cost",
-        title="Cost of a DEQ's step over the explicit network's: counted, and the paper's run times",
-        caption=f"Whole models, length {LENGTH}, batch size {BATCH}; bytes: arguments and results of every operator, views apart. "
-        "Steps at equal cost: forward solver steps, and in training as many backward, at which a DEQ costs what the explicit "
-        "network does. The paper's ratios are run times on an unnamed GPU, at numbers of steps that it does not print.",
-        heads=(*heads, ("explicit", "MFLOP/token")),
-        rows=tuple(lines),
-        data=tuple(data),
-        words=(0, 1, 2),
-        keys=3,
-    )

@@ -154,18 +154,15 @@ def verdict(row: dict[str, Any]) -> tuple[Verdict, str | None]:
 
 
 def reduction(found: list[dict[str, Any]], pair: tuple[str, str, str], reading: str) -> float | None:
-    """The share of memory that a DEQ saves by a reading; one that only a DEQ has is compared with the other's `core`."""
-    by_label = {row["label"]: row["readings"] for row in found}
+    """The share of memory that a DEQ saves by a reading, or by the paper's own tables ("paper").
+
+    A reading that only a DEQ has is compared with the other's `core`.
+    """
+    by_label = {row["label"]: {"paper": row["printed_gb"], **row["readings"]} for row in found}
     deq, explicit = (by_label.get(label, {}) for label in pair[:2])
     plain = {"model, clusters": "model", "core, activations, no history": "core, activations"}
     against = reading if reading in explicit else plain.get(reading, "core")
     return float(1 - deq[reading] / explicit[against]) if reading in deq and against in explicit else None
-
-
-def printed_reduction(found: list[dict[str, Any]], pair: tuple[str, str, str]) -> float:
-    """The share that a DEQ saves by the paper's own tables."""
-    by_label = {row["label"]: row["printed_gb"] for row in found}
-    return float(1 - by_label[pair[0]] / by_label[pair[1]])
 
 
 @dataclass(frozen=True)
@@ -184,6 +181,18 @@ CLAIMS = (
     ReductionClaim("over 60 % less than networks that are not weight-tied", ("untied",), 0.60),
     ReductionClaim("less than gradient checkpointing", ("checkpointed",), 0.0),
 )
+
+
+def shares(found: list[dict[str, Any]], claim: ReductionClaim, reading: str) -> list[float]:
+    """The reductions of the pairs that a claim is about."""
+    pairs = [pair for pair in PAIRS if pair[2] in claim.kinds]
+    return [share for pair in pairs if (share := reduction(found, pair, reading)) is not None]
+
+
+def span(reductions: list[float]) -> str:
+    """The smallest and the largest in %."""
+    low, high = (f"{100 * share:.0f}" for share in (min(reductions), max(reductions)))
+    return low if low == high else f"{low} to {high}"
 
 
 def holds(claim: ReductionClaim, reductions: list[float]) -> bool:

@@ -29,8 +29,9 @@ def make(also: Mapping[str, ComponentConfig], constant_in: str | None = None, jo
 
     families = list(scaling.FAMILIES)
     if constant_in is not None:
-        own: dict[str, Any] = {"depth": constant_in, "flat": True, "own": True}
-        families += [scaling.Family(label=label, model=model, **own) for label, model in also.items()]
+        families += [
+            scaling.Family(label=label, model=model, depth=(constant_in,), flat=True, own=True) for label, model in also.items()
+        ]
     parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(families)}  # the longest first
     results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
     found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}

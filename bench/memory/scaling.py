@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.analysis.grid import Cell, Table, line
-from bench.analysis.statistics import GROWTH_RULE, growth, significant
+from bench.analysis.statistics import growth
 from bench.memory.step import Call, Shape, predicted
 from bench.records.spec import ComponentConfig, Settings
 
@@ -16,21 +15,19 @@ _SHAPE = Shape(batch=8, length=64, vocabulary=100, ends=False)
 _VALUES = {"length": (256, 512), "batch": (16, 32), "width": (128, 256)}
 _BASE = {"length": _SHAPE.length, "batch": _SHAPE.batch, "width": 32}
 _MIDDLE = 4  # depth of the models at several lengths, batches and widths
-_ODE_TIME = 4.0
 AXES = tuple(_VALUES)  # other than depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model, and the setting that is its depth; a DEQ's is `steps`, of both solves.
+    """A model, and the settings that are its depth: a DEQ's are the steps of its solves.
 
-    A user's `own` model is measured in depth alone, and only that setting changes. `flat`: it claims memory constant in depth;
-    `root`: the square root of it.
+    A user's `own` model is measured in depth alone. `flat`: it claims memory constant in depth; `root`: the square root of it.
     """
 
     label: str
     model: ComponentConfig
-    depth: str
+    depth: tuple[str, ...]
     flat: bool = False
     root: bool = False
     own: bool = False
@@ -38,43 +35,37 @@ class Family:
 
     def at(self, depth: int) -> ComponentConfig:
         """The model of that depth."""
-        own = self.model.settings
-        settings: Settings = {**own, self.depth: depth}
-        if self.depth == "step_size" and not self.own:
-            settings[self.depth] = _ODE_TIME / depth
-        elif self.model.name == "deq" and not self.own:
-            if own.get("adjoint", "implicit") == "implicit":
-                settings["backward_steps"] = depth
-            if own.get("solver") == "broyden":  # a smaller window would bound its memory
-                settings |= {"solver.window": max(2, depth), "backward_solver": "broyden", "backward_solver.window": max(2, depth)}
-        return ComponentConfig(name=self.model.name, settings=settings)
+        return ComponentConfig(name=self.model.name, settings=self.model.settings | dict.fromkeys(self.depth, depth))
 
 
-def _family(label: str, name: str, depth: str, settings: Settings, **claims: Any) -> Family:
+def _family(label: str, name: str, depth: tuple[str, ...], settings: Settings, **claims: Any) -> Family:
     model = ComponentConfig(name=name, settings={"width": _BASE["width"], **settings})
     return Family(label=label, model=model, depth=depth, **claims)
 
 
 _CELL: Settings = {"cell.heads": 4}
 _DEQ: Settings = {**_CELL, "solver": "picard"}
+_BROYDEN: Settings = {**_CELL, "solver": "broyden", "backward_solver": "broyden"}
 _TRELLIS: Settings = {"cell.hidden": 64}
+_SOLVES = ("steps", "backward_steps")
+_WINDOWS = ("solver.window", "backward_solver.window")  # smaller ones would bound its memory
 _FEW = (2, 4, 8, 16)
 FAMILIES = (
-    _family("DEQ, Picard", "deq", "steps", {**_DEQ, "backward_solver": "picard"}, flat=True),
-    _family("DEQ, Anderson", "deq", "steps", {**_CELL, "solver": "anderson"}, flat=True),
-    _family("DEQ, Broyden", "deq", "steps", {**_CELL, "solver": "broyden"}),
-    _family("DEQ, phantom", "deq", "steps", {**_DEQ, "adjoint": "phantom"}, flat=True),
-    _family("DEQ, unrolled", "deq", "steps", {**_DEQ, "adjoint": "unroll"}),
-    _family("tied", "tied", "depth", _CELL),
-    _family("tied, checkpoint every step", "tied", "depth", {**_CELL, "checkpointing": "every"}),
-    _family("tied, checkpoint sqrt", "tied", "depth", {**_CELL, "checkpointing": "sqrt"}, root=True),
-    _family("Transformer-XL", "transformer-xl", "layers", {"heads": 4}),
-    _family("TrellisNet", "trellisnet", "depth", _TRELLIS),
-    _family("TrellisNet, checkpoint sqrt", "trellisnet", "depth", {**_TRELLIS, "checkpointing": "sqrt"}, root=True),
-    _family("TCN", "tcn", "levels", {}, depths=(1, 2, 4, 6)),
-    _family("Neural ODE, adjoint", "ode", "step_size", {**_CELL, "method": "euler", "time": _ODE_TIME}, flat=True),
-    _family("GRU", "gru", "layers", {}, depths=_FEW),
-    _family("LSTM", "lstm", "layers", {}, depths=_FEW),
+    _family("DEQ, Picard", "deq", _SOLVES, {**_DEQ, "backward_solver": "picard"}, flat=True),
+    _family("DEQ, Anderson", "deq", _SOLVES, {**_CELL, "solver": "anderson"}, flat=True),
+    _family("DEQ, Broyden", "deq", (*_SOLVES, *_WINDOWS), _BROYDEN),
+    _family("DEQ, phantom", "deq", ("steps",), {**_DEQ, "adjoint": "phantom"}, flat=True),
+    _family("DEQ, unrolled", "deq", ("steps",), {**_DEQ, "adjoint": "unroll"}),
+    _family("tied", "tied", ("depth",), _CELL),
+    _family("tied, checkpoint every step", "tied", ("depth",), {**_CELL, "checkpointing": "every"}),
+    _family("tied, checkpoint sqrt", "tied", ("depth",), {**_CELL, "checkpointing": "sqrt"}, root=True),
+    _family("Transformer-XL", "transformer-xl", ("layers",), {"heads": 4}),
+    _family("TrellisNet", "trellisnet", ("depth",), _TRELLIS),
+    _family("TrellisNet, checkpoint sqrt", "trellisnet", ("depth",), {**_TRELLIS, "checkpointing": "sqrt"}, root=True),
+    _family("TCN", "tcn", ("levels",), {}, depths=(1, 2, 4, 6)),
+    _family("Neural ODE, adjoint", "ode", ("time",), {**_CELL, "method": "euler", "step_size": 1.0}, flat=True),
+    _family("GRU", "gru", ("layers",), {}, depths=_FEW),
+    _family("LSTM", "lstm", ("layers",), {}, depths=_FEW),
 )
 
 
@@ -122,51 +113,3 @@ def judged(row: Mapping[str, Any]) -> str | None:
         return None
     met = growth(values, amounts).verdict in FLAT if row["flat"] else abs(power(values, amounts) - 0.5) <= 0.1
     return "pass" if met else "FAIL"
-
-
-def depth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The law of each model in depth, with its verdict."""
-    lines, data = [], []
-    for row in rows:
-        if row["axis"] != "depth":
-            continue
-        values, amounts = along([row], row["label"], "depth")
-        law = growth(values, amounts)
-        claim = "constant" if row["flat"] else "sqrt" if row["root"] else "—"
-        ends = (Cell(significant(amount / 2**20, 4), value=amount, unit="B") for amount in (amounts[0], amounts[-1]))
-        slope = Cell(significant(law.slope / 1024, 3), value=law.slope, unit="B/step")
-        exponent = power(values, amounts)
-        sizes = (*ends, slope, Cell(f"{exponent:.2f}", value=exponent))
-        lines.append(line(row["label"], f"{values[0]}-{values[-1]}", *sizes, law.verdict, claim, judged(row) or "—"))
-        about = {"suite": "laws", "group": "memory", "label": row["label"], "column": "bytes"}
-        data += [{**about, "depth": value, "value": amount, "unit": "B"} for value, amount in zip(values, amounts, strict=True)]
-    heads = (
-        *(("model", ""), ("depth or steps", ""), ("least deep", "MiB"), ("deepest", "MiB"), ("slope", "KiB/step")),
-        *(("exponent", ""), ("law", ""), ("claimed", ""), ("check", "")),
-    )
-    return Table(
-        ending="depth",
-        title="Memory of a training step against depth or solver steps",
-        caption="Largest sum of live bytes in a step of the core, batch 8, length 64, width 32 (a model of your own: as named), "
-        "without weights, gradients and optimiser state; solver history counts. Exponent: of a power law between the two deepest.",
-        rule=GROWTH_RULE,
-        heads=heads,
-        rows=tuple(lines),
-        data=tuple(data),
-        words=(0, 1, 6, 7, 8),
-    )
-
-
-def shape_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The exponent of every model in length, batch and width, at the large end."""
-    labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
-    exponents = {label: [power(*along(rows, label, axis)) for axis in AXES] for label in labels}
-    return Table(
-        ending="shape",
-        title="Memory of a training step against length, batch and width",
-        caption="Exponent p of bytes ~ value^p between the two largest values (lengths to 512, batches to 32, widths to 256), "
-        "depth or solver steps 4; 2 in length is the attention matrix.",
-        heads=(("model", ""), *((axis, "exponent") for axis in AXES)),
-        rows=tuple(line(label, *(Cell(f"{p:.2f}", value=p, unit="1") for p in found)) for label, found in exponents.items()),
-        group=("laws", "memory"),
-    )

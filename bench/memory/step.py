@@ -30,6 +30,7 @@ from deq import DEQ, Map, Output, Solver, SolvingAdjoint, Stop
 from deq.solve import force_device_path
 
 _AFTER = {"forward": "attached evaluation", "backward": "backward"}  # the phase after a solve
+_TRAIN = TrainConfig(steps=1, batch=1, learning_rate=1e-3)
 Call = tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, NotImplementedError)
 
@@ -60,29 +61,24 @@ def predicted(model: ComponentConfig, shape: Shape) -> Waterfall:
     """
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return _track(model, shape)
+            return measured(model, shape)
     except _UNTRACEABLE as error:
         raise UserError(f"memory: model {model.name!r} cannot run without values: {one_line(str(error))}") from error
 
 
-def measured(model: ComponentConfig, shape: Shape) -> Waterfall:
-    """The bytes of a real step on the CPU.
+def measured(named: ComponentConfig, shape: Shape) -> Waterfall:
+    """The bytes of a step on the CPU, which is real outside of FakeTensorMode.
 
     Tracked, autograd adds up the gradients of what is used more than once (tied weights, residual connections) out of place, where
     an untracked step may do so in place and have one gradient less at that moment.
     """
-    return _track(model, shape)
-
-
-def _track(named: ComponentConfig, shape: Shape) -> Waterfall:
     torch.manual_seed(0)
     inputs, targets = tokens(shape)
     with force_device_path():
         model = build_model(named, shape.vocabulary).train()
         fix_caps(model, shape)
-        train = TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3)
         module = model if shape.ends else model.core
-        optimiser = fill_state(make_optimiser(module, train)[0])
+        optimiser = _stepped_optimiser(module)
         memory = None
         if shape.carry:
             with torch.no_grad(), StorageTracker():
@@ -112,7 +108,7 @@ def _track(named: ComponentConfig, shape: Shape) -> Waterfall:
 
         optimiser.register_step_pre_hook(mark_gradients)
         with _phases(model, tracker), tracker.tracking():
-            training_step(module, optimiser, train.clip, inputs, targets, memory, loss)  # type: ignore[arg-type]
+            training_step(module, optimiser, _TRAIN.clip, inputs, targets, memory, loss)  # type: ignore[arg-type]
         return tracker.waterfall()
 
 
@@ -185,10 +181,12 @@ def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dic
     built = build_model(model, shape.vocabulary)
     built = built if device == "cpu" else built.to(device)  # fake parameters cannot move
     fix_caps(built, shape)
-    optimiser = fill_state(make_optimiser(built, TrainConfig(steps=1, batch=shape.batch, learning_rate=1e-3))[0])
+    optimiser = _stepped_optimiser(built)
 
     def training() -> None:
-        training_step(built.train(), optimiser, 0.25, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary))
+        training_step(
+            built.train(), optimiser, _TRAIN.clip, inputs, targets, loss=partial(loss_of, built, auxiliary=shape.auxiliary)
+        )
 
     @torch.no_grad()
     def inference() -> None:
@@ -197,11 +195,11 @@ def make_steps(model: ComponentConfig, shape: Shape, device: str = "cpu") -> dic
     return {"training": training, "inference": inference}
 
 
-def fill_state(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def _stepped_optimiser(module: nn.Module) -> torch.optim.Optimizer:
     """The optimiser with the state that it has after a step."""
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
+    optimiser, _ = make_optimiser(module, _TRAIN)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return optimiser

@@ -56,29 +56,24 @@ class StorageTracker(LiveStorages):
     def __init__(self) -> None:
         super().__init__()
         self.phase = PHASES[0]
-        self._entries: list[tuple[int, int]] = []  # id of a storage, and by how many bytes it grew
-        self._known: list[StorageRef] = []  # kept, so that no id is used twice
-        self._kinds: dict[int, str] = {}
+        self._entries: list[tuple[StorageRef, int]] = []  # a storage, and by how many bytes it grew
+        self._kinds: dict[int, tuple[str, StorageRef]] = {}  # by id of a reference, which is kept, so that no id is used twice
         self._largest: dict[str, tuple[int, int]] = {}  # by phase: bytes, and the number of entries at that moment
         self._operators: set[str] = set()
         self._faking = any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
 
     def track(self, tensor: Tensor) -> None:
         """Add a storage that an operator takes or returns."""
-        before, address = self.total, tensor.untyped_storage()._cdata
-        known = self._refs.get(address)
+        before = self.total
         super().track(tensor)
-        ref = self._refs[address]
-        if ref is not known:
-            self._known.append(ref)
         if self.total != before:
-            self._entries.append((id(ref), self.total - before))
+            self._entries.append((self._refs[tensor.untyped_storage()._cdata], self.total - before))
 
     def drop_freed(self) -> None:
         """Remove the storages that were freed."""
         while self._freed:
             birth: StorageRef = self._freed.popleft()
-            self._entries.append((id(birth), -birth.size))
+            self._entries.append((birth, -birth.size))
             self.total -= birth.size
             if self._refs.get(birth.address) is birth:
                 del self._refs[birth.address]
@@ -88,7 +83,8 @@ class StorageTracker(LiveStorages):
         for leaf in tree_leaves(tensors):
             if isinstance(leaf, Tensor):
                 self.track(leaf)
-                self._kinds.setdefault(id(self._refs[leaf.untyped_storage()._cdata]), kind)
+                ref = self._refs[leaf.untyped_storage()._cdata]
+                self._kinds.setdefault(id(ref), (kind, ref))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self._operators.add(func.overloadpacket.__name__)
@@ -110,7 +106,7 @@ class StorageTracker(LiveStorages):
 
     def waterfall(self) -> Waterfall:
         """The tracked bytes by kind."""
-        changes = [(self._kinds.get(storage, "temporaries"), grown) for storage, grown in self._entries]
+        changes = [(self._kinds.get(id(ref), ("temporaries",))[0], grown) for ref, grown in self._entries]
         live, done = Counter[str](), 0
         phases: dict[str, dict[str, int]] = {}
         for phase, (_, moment) in sorted(self._largest.items(), key=lambda item: item[1][1]):
