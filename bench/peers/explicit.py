@@ -128,6 +128,7 @@ def _in_the_harness(spec: RunSpec) -> float:
     torch.manual_seed(0)
     task = build_task(spec.task, {})
     model, context = build_model(spec.model, task.vocabulary), make_context(spec, task)
+    context.nvml.start()  # the trainer samples it
     return (seconds_of(Trainer(model, context).run) - (context.clocks.seconds("evaluation") or 0.0)) / _STEPS
 
 
