@@ -99,9 +99,9 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, last: Map | None = Non
     waits for the gaps after it has launched the solver's step, so that the device has work. A sample that is done keeps its best
     iterate; f is evaluated on the whole batch until the last one is done.
 
-    With `last`, another form of f that is evaluated in grad mode, `Solution.image` is last(z). It makes the last of max_steps
-    evaluations, and then z is the newest iterate of every sample that has not ended; or, after an earlier end, one more, at the
-    best iterates. `last=f` evaluates nothing again: the image is what f returned for the best iterate.
+    With `last`, f itself or another form of it that is evaluated in grad mode, `Solution.image` is last(z). `last` makes the last
+    of max_steps evaluations, and then z is the newest iterate of every sample that has not ended. After an earlier end z is the
+    best iterates, and another form makes one more evaluation there; f itself none, its image is known.
 
     The state is float32 at least. For a z0 in half precision, f gets the state in z0's dtype and the solution has z0's dtype; under
     autocast both are float32, since autocast chooses f's precision. f may return a narrower float than its argument.
@@ -124,7 +124,7 @@ class _Solve:
     def __init__(self, f: Map, z0: Tensor, stop: Stop, last: Map | None) -> None:
         self.f, self.z0, self.stop = f, z0, stop
         self.map, self.start = in_float32(f, z0)
-        self.last = None if last is None or last is f else in_float32(last, z0)[0]
+        self.last = None if last is None else in_float32(last, z0)[0]
         self.with_images = last is f
         self.reads_free = is_sync_free(self.start)
         self.samples = DeviceSamples(stop) if stop.rtol is None and not self.reads_free else HostSamples(stop)
@@ -202,8 +202,10 @@ class _Solve:
     def _finish(self, solver_bytes: int) -> Solution:
         """Return the best iterates, and their image where it is wanted."""
         z, nfe = self.samples.states[0], len(self.gaps)
-        image = self.samples.states[1] if self.with_images else None
-        if self.last is not None:
+        image = None
+        if self.with_images:
+            image = self.samples.states[1]
+        elif self.last is not None:
             image, nfe = self._evaluate_last(z), nfe + 1
         gaps = torch.stack(self.gaps)
         return self._solution(z, self.samples.ends(gaps, self.sizes), gaps, nfe, image, solver_bytes)
@@ -211,8 +213,8 @@ class _Solve:
     def _finish_with_last(self, z: Tensor, solver_bytes: int) -> Solution:
         """Make the last of max_steps evaluations with `last`: at the newest iterates or, where a sample has ended, at the best."""
         z, step = self.samples.go_on(z), self.stop.max_steps
-        image = self._evaluate_last(z)
-        self._note(step, z, image.detach())
+        image = self._evaluate(z) if self.with_images else self._evaluate_last(z)
+        self._note(step, z, image)
         self._is_over(step)
         if self.samples.failed_last:
             return self._finish(solver_bytes)
@@ -242,7 +244,7 @@ class _Solve:
 
 def _gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
     """Return the norms (B,) of fz - z and of fz."""
-    if torch.is_grad_enabled():
+    if fz.requires_grad:
         z, fz = z.detach(), fz.detach()
     return torch.linalg.vector_norm(torch.sub(fz, z).flatten(1), dim=1), torch.linalg.vector_norm(fz.flatten(1), dim=1)
 

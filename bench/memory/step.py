@@ -142,14 +142,14 @@ def _phases(model: LanguageModel, tracker: StorageTracker) -> Iterator[None]:
 
 
 class _MarkedSolver:
-    """A solver whose memory the tracker counts as history."""
+    """A solver whose memory the tracker counts as history; after its last step comes the attached evaluation."""
 
     def __init__(self, solver: Solver, tracker: StorageTracker, phase: str) -> None:
         self._solver, self._tracker, self._phase = solver, tracker, phase
         self.differentiable = solver.differentiable
 
     def init(self, z: Tensor, steps: int) -> Any:
-        self._tracker.phase = self._phase
+        self._tracker.phase, self._left = self._phase, steps - 1
         memory = self._solver.init(z, steps)
         self._tracker.mark(memory, "solver history")
         return memory
@@ -157,6 +157,9 @@ class _MarkedSolver:
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
         z, memory = self._solver.step(f, z, fz, memory)
         self._tracker.mark(memory, "solver history")
+        self._left -= 1
+        if self._left == 0 and self._phase == "forward solve":
+            self._tracker.phase = "attached evaluation"
         return z, memory
 
 
