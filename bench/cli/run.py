@@ -2,8 +2,10 @@
 
 import json
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -24,7 +26,7 @@ from bench.cli.options import (
     parse_device,
     parse_seeds,
 )
-from bench.records.errors import UserError, unknown
+from bench.records.errors import UserError, one_line, unknown
 
 _POLL_S = 0.2
 
@@ -48,7 +50,10 @@ def run(
     keep_stale: Annotated[bool, typer.Option("--keep-stale", help="records by other code or data count as done")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run what a suite lacks, then write tables and figures and print the tables."""
+    """Run what a suite lacks, then write tables and figures and print the tables.
+
+    A failed run is a row with its reason. Exit status 0: a final run ended ok; 1: none did; 2: a wrong call; 130: stopped.
+    """
     from bench.cli.progress import Display
     from bench.execution.coordinator import Coordinator, Halted, RunOptions, default_slots
     from bench.records.spec import Limits
@@ -84,18 +89,33 @@ def run(
                 display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results)
-    if not as_json:
+    if as_json:
+        runs = [_summary(record, store.path(short, record.run_id)) for record in records]
+        print(json.dumps({"suite": short, "runs": runs}, indent=1))
+    else:
         print(summary(results, short))
-        return
-    print(
-        json.dumps({"suite": short, "runs": [_summary(record, store.path(short, record.run_id)) for record in records]}, indent=1)
-    )
+    failed = [record for record in records if record.status != "ok"]
+    none_ok = len(failed) == len(records)
+    if failed and (none_ok or not as_json):
+        print(_what_failed(failed, len(records), results), file=sys.stderr)
+    raise typer.Exit(1 if none_ok else 0)
+
+
+def _what_failed(failed: Sequence[Any], wanted: int, results: Path) -> str:
+    """How many final runs failed, why the first did, and the command that shows it; one line."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(record.status for record in failed).items()))
+    first = failed[0]
+    shows = f"`python -m bench show {first.run_id} --results {results}` shows it, `run --retry all` runs them again"
+    return one_line(f"{len(failed)} of {wanted} final runs failed ({counts}). The first: {first.reason}; {shows}")
 
 
 def _summary(record: Any, path: Path) -> dict[str, Any]:
     return {
-        **{"run_id": record.run_id, "status": record.status, "reason": record.reason},
-        **{"record": str(path), "headline": record.headline},
+        "run_id": record.run_id,
+        "status": record.status,
+        "reason": record.reason,
+        "record": str(path),
+        "headline": record.headline,
         "test": record.value(f"test_{record.headline}") if record.status == "ok" else None,
     }
 

@@ -413,8 +413,9 @@ class TestRun:
     @pytest.mark.usefixtures("no_run")
     def test_again_trains_nothing_and_changes_no_byte(self, cli: Cli, copied: Path) -> None:
         before = snapshot(copied)
-        status, out, _ = cli("run", "mine.py", "--device", "cpu")
+        status, out, err = cli("run", "mine.py", "--device", "cpu")
         assert status == 0
+        assert "1 of 3 final runs failed (1 diverged). The first: training loss nan at step 2" in err.splitlines()[-1]
         assert "DEQ" in out
         assert "0/1 diverged" in out
         assert "training loss nan at step 2" in out
@@ -452,6 +453,19 @@ class TestRun:
         status, out, _ = cli("run", "mine.py", "--device", "cpu", "--only", "echo/DEQ", "--json")
         assert status == 0
         assert len(json.loads(out)["runs"]) == 1
+
+    @pytest.mark.usefixtures("no_run")
+    @pytest.mark.parametrize("options", [[], ["--json"]])
+    def test_a_suite_of_which_no_run_ends_ok_exits_with_1_and_says_so_in_one_line(
+        self, cli: Cli, copied: Path, options: list[str]
+    ) -> None:
+        status, out, err = cli("run", "mine.py", "--device", "cpu", "--only", "NaN*", *options)
+        (run_id,) = (path.stem for path in (copied / "results" / "runs" / "mine").glob("failing-*.json"))
+        (line,) = (line for line in err.splitlines() if not line.startswith("final runs: "))
+        assert status == 1
+        assert "1 of 1 final runs failed (1 diverged). The first: training loss nan at step 2" in line
+        assert f"python -m bench show {run_id}" in line
+        assert run_id in out if options else "0/1 diverged" in out
 
     @pytest.mark.end_to_end
     def test_seeds_first_and_the_whole_suite_after(self, cli: Cli, tmp_path: Path) -> None:
@@ -546,6 +560,7 @@ def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli:
         family = psutil.Process(process.pid).children(recursive=True)
         assert int(marks[0].stem) in {child.pid for child in family}
         os.killpg(process.pid, signal.SIGINT)
+        (tmp_path / "go").touch()
         out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         if process.poll() is None:
@@ -553,14 +568,13 @@ def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli:
             process.communicate()
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
-    assert "the same command goes on" in err
+    assert "the state of 1 is saved: the same command goes on" in err
     _, alive = psutil.wait_procs(family, timeout=60)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
     records = list((tmp_path / "results" / "runs" / "mine").iterdir())
     assert [read_record(path).spec.label for path in records] == ["quick"]
     before = records[0].read_bytes()
-    (tmp_path / "go").touch()
-    status, out, err = cli(*arguments, "--json")
+    status, out, err = cli(*arguments, "--engine", "inline", "--json")
     assert status == 0, err
     assert [run["status"] for run in json.loads(out)["runs"]] == ["ok"] * 2
     assert records[0].read_bytes() == before
