@@ -10,12 +10,11 @@ of 18 and 4 of 15 final runs, including test losses: they had chosen rates of 0.
 final runs ended above chance with unconverged solves. None of these runs is kept.
 """
 
-from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
-from bench.suites.recipes import CAPPED_4_3
+from bench.records.spec import Comparison, ComponentConfig, Settings, TrainConfig
+from bench.suites.recipes import CAPPED_4_3, SOLVE, row
 
 # One head, since attention over 420 positions dominates the time of a step; frequencies for positions of that range.
 _CELL: Settings = {"cell": "transformer-xl", "cell.heads": 1, "cell.position_base": 420.0, "width": 30}
-_SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 # Four steps per solve learn the copy, but then leave residuals of 0.05: the second half uses the full caps.
 _HALF = CAPPED_4_3.model_copy(update={"hold": 0.5})
 
@@ -25,11 +24,11 @@ SPECS = [
         task=ComponentConfig(name="copy", settings={"T": 400}),
         train=TrainConfig(steps=12_000, batch=2, learning_rate=3e-3, warmup=200, evaluate_every=12_000, evaluation_batch=50),
         rows={
-            "DEQ-Transformer": ModelEntry(model=ComponentConfig(name="deq", settings={**_CELL, **_SOLVE}), recipe=_HALF),
-            "tied Transformer": ModelEntry(model=ComponentConfig(name="tied", settings={**_CELL, "depth": 2})),
-            "TCN": ModelEntry(model=ComponentConfig(name="tcn", settings={"kernel": 8, "levels": 8, "width": 10}), match="inputs"),
-            "LSTM": ModelEntry(model=ComponentConfig(name="lstm", settings={"inputs": 16})),
-            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16})),
+            "DEQ-Transformer": row("deq", {**_CELL, **SOLVE}, recipe=_HALF),
+            "tied Transformer": row("tied", {**_CELL, "depth": 2}),
+            "TCN": row("tcn", {"kernel": 8, "levels": 8, "width": 10}, match="inputs"),
+            "LSTM": row("lstm", {"inputs": 16}),
+            "GRU": row("gru", {"inputs": 16}),
         },
         reference="DEQ-Transformer",
         learning_rates=(1.5e-3, 3e-3, 6e-3),

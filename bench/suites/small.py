@@ -4,12 +4,11 @@ The real language is tinyshakespeare by character, from `--data tinyshakespeare=
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
-from bench.suites.recipes import CAPPED_6_4
+from bench.suites.recipes import CAPPED_6_4, ROTARY, SOLVE, row
 
 _WIDTH = 32
 _DEPTH = 12
 _LEVELS = 32  # a TrellisNet sees one more position per level; copying needs 30
-_SOLVE: Settings = {"solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 _REFERENCE = "DEQ-Transformer"
 
 
@@ -17,65 +16,46 @@ def _cell(memory: int) -> Settings:
     return {"cell": "transformer-xl", "cell.heads": 4, "cell.memory_length": memory}
 
 
-def _row(
-    name: str, settings: Settings, *, match: str = "width", recipe: Recipe | None = None, like: str | None = None
-) -> ModelEntry:
-    return ModelEntry(model=ComponentConfig(name=name, settings=settings), match=match, recipe=recipe, like=like)
-
-
 def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
     """Return every model, for a training of `steps` steps."""
     cell = _cell(memory)
-    deq: Settings = {**cell, **_SOLVE}
+    deq: Settings = {**cell, **SOLVE}
     attention: Settings = {"heads": 4, "memory_length": memory}
     tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_LEVELS}", {"depth": _LEVELS, "auxiliary_every": 8}
     # A trellis evaluation moves information by one position, attention by any distance: solves take more steps.
-    equilibrium: Settings = {**_SOLVE, "cell": "trellis", "width": _WIDTH, "steps": 30, "backward_steps": 20}
+    equilibrium: Settings = {**SOLVE, "cell": "trellis", "width": _WIDTH, "steps": 30, "backward_steps": 20}
     supervised = Recipe(auxiliary=0.05)
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
-        _REFERENCE: _row("deq", {**deq, "width": _WIDTH}),
-        "DEQ-Transformer, fast": _row("deq", deq, recipe=CAPPED_6_4),
-        "DEQ-Transformer, pre-trained, Jacobian": _row("deq", deq, recipe=stable),
-        "DEQ-Transformer, growing cap": _row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
-        "DEQ-Transformer, phantom": _row(
+        _REFERENCE: row("deq", {**deq, "width": _WIDTH}),
+        "DEQ-Transformer, fast": row("deq", deq, recipe=CAPPED_6_4),
+        "DEQ-Transformer, pre-trained, Jacobian": row("deq", deq, recipe=stable),
+        "DEQ-Transformer, growing cap": row("deq", deq, recipe=Recipe(rtol=1e-1, steps=4)),
+        "DEQ-Transformer, phantom": row(
             "deq", {**cell, "solver": "anderson", "steps": 12, "evaluation_steps": 60, "adjoint": "phantom", "adjoint.steps": 4}
         ),
-        "DEQ-Transformer, stack of 2": _row("deq", {**deq, "layers": 2, "width": 24}, match="cell.feedforward"),
-        "DEQ, rotary": _row(
-            "deq",
-            {
-                **_SOLVE,
-                "width": _WIDTH,
-                "cell": "transformer",
-                "cell.heads": 4,
-                "cell.rotary_base": 10.0,
-                "cell.memory_length": memory,
-            },
-            match="cell.feedforward",
-        ),
-        "DEQ-TrellisNet": _row("deq", equilibrium, match="inputs"),
-        "DEQ-TrellisNet, Picard": _row(
+        "DEQ-Transformer, stack of 2": row("deq", {**deq, "layers": 2, "width": 24}, match="cell.feedforward"),
+        "DEQ, rotary": row("deq", {**SOLVE, **ROTARY, "width": _WIDTH, "cell.memory_length": memory}, match="cell.feedforward"),
+        "DEQ-TrellisNet": row("deq", equilibrium, match="inputs"),
+        "DEQ-TrellisNet, Picard": row(
             "deq", {**equilibrium, "solver": "picard", "steps": 60, "backward_steps": 60}, match="inputs"
         ),
-        "DEQ-TrellisNet, Jacobian": _row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
-        "Neural ODE": _row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
-        tied: _row("tied", {**cell, "depth": _DEPTH}),
-        f"{tied}, checkpoint sqrt": _row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
-        "Transformer-XL 4": _row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),
-        f"Transformer-XL {_DEPTH}, tied": _row(
+        "DEQ-TrellisNet, Jacobian": row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
+        "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
+        tied: row("tied", {**cell, "depth": _DEPTH}),
+        f"{tied}, checkpoint sqrt": row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
+        "Transformer-XL 4": row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),
+        f"Transformer-XL {_DEPTH}, tied": row(
             "transformer-xl", {**attention, "layers": _DEPTH, "tied": True, "width": _WIDTH}, match="feedforward"
         ),
-        levels: _row("trellisnet", {**trellis, "width": _WIDTH}, match="inputs", recipe=supervised),
-        f"{levels}, checkpoint sqrt": _row(
+        levels: row("trellisnet", {**trellis, "width": _WIDTH}, match="inputs", recipe=supervised),
+        f"{levels}, checkpoint sqrt": row(
             "trellisnet", {**trellis, "width": _WIDTH, "checkpointing": "sqrt"}, match="inputs", recipe=supervised, like=levels
         ),
-        "TCN": _row("tcn", {"width": 24, "kernel": 3, "levels": 4}, match="inputs"),
-        "LSTM": _row("lstm", {"inputs": _WIDTH}),
-        "GRU": _row("gru", {"inputs": _WIDTH}),
-        "LSTM, regularised": _row(
-            "lstm", {"inputs": _WIDTH, "embedding_dropout": 0.1, "input_dropout": 0.1, "weight_dropout": 0.2}
-        ),
+        "TCN": row("tcn", {"width": 24, "kernel": 3, "levels": 4}, match="inputs"),
+        "LSTM": row("lstm", {"inputs": _WIDTH}),
+        "GRU": row("gru", {"inputs": _WIDTH}),
+        "LSTM, regularised": row("lstm", {"inputs": _WIDTH, "embedding_dropout": 0.1, "input_dropout": 0.1, "weight_dropout": 0.2}),
     }
 
 
@@ -114,10 +94,10 @@ SPECS = [
         task=ComponentConfig(name="markov", settings={}),
         train=_TRAIN,
         rows={
-            "DEQ energy, equilibrium propagation": _row("deq", {**_ENERGY, "adjoint": "propagation"}),
-            "DEQ energy, implicit": _row("deq", _ENERGY),
-            "tied energy 12": _row("tied", {"cell": "energy", "depth": 12}),
-            "GRU": _row("gru", {"width": 12}, match="inputs"),
+            "DEQ energy, equilibrium propagation": row("deq", {**_ENERGY, "adjoint": "propagation"}),
+            "DEQ energy, implicit": row("deq", _ENERGY),
+            "tied energy 12": row("tied", {"cell": "energy", "depth": 12}),
+            "GRU": row("gru", {"width": 12}, match="inputs"),
         },
         reference="DEQ energy, implicit",
         learning_rates=_RATES,

@@ -1,67 +1,46 @@
 """Everything once, small: a DEQ and its baselines on copy memory and a language of known entropy, in minutes on two cores."""
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
+from bench.suites.recipes import ROTARY, SOLVE, row
 
-_CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 32
 _DEPTH = 12
-
-
-def _deq(solver: str, like: str | None = None) -> ModelEntry:
-    return ModelEntry(
-        like=like,
-        model=ComponentConfig(
-            name="deq",
-            settings={**_CELL, "width": _WIDTH, "solver": solver, "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
-            | ({"solver.window": 60} if solver == "broyden" else {}),
-        ),
-    )
-
-
-def _tied(checkpointing: str, like: str | None = None) -> ModelEntry:
-    return ModelEntry(
-        model=ComponentConfig(name="tied", settings={**_CELL, "depth": _DEPTH, "checkpointing": checkpointing}), like=like
-    )
-
-
-def _recurrent(name: str) -> ModelEntry:
-    return ModelEntry(model=ComponentConfig(name=name, settings={"inputs": _WIDTH}))
-
-
-_PLAIN = f"tied {_DEPTH}"
+_DEQ: Settings = {**ROTARY, **SOLVE, "width": _WIDTH}
+_TIED: Settings = {**ROTARY, "depth": _DEPTH}
+_REFERENCE, _PLAIN = "DEQ (Anderson)", f"tied {_DEPTH}"
 _ROWS = {
-    "DEQ (Anderson)": _deq("anderson"),
-    _PLAIN: _tied("none"),
-    "LSTM": _recurrent("lstm"),
-    "GRU": _recurrent("gru"),
+    _REFERENCE: row("deq", _DEQ),
+    _PLAIN: row("tied", {**_TIED, "checkpointing": "none"}),
+    "LSTM": row("lstm", {"inputs": _WIDTH}),
+    "GRU": row("gru", {"inputs": _WIDTH}),
 }
 _MORE = {
-    "DEQ (Broyden)": _deq("broyden", like="DEQ (Anderson)"),
-    f"{_PLAIN}, checkpoint every step": _tied("every", like=_PLAIN),
-    f"{_PLAIN}, checkpoint sqrt": _tied("sqrt", like=_PLAIN),
+    "DEQ (Broyden)": row("deq", {**_DEQ, "solver": "broyden", "solver.window": 60}, like=_REFERENCE),
+    f"{_PLAIN}, checkpoint every step": row("tied", {**_TIED, "checkpointing": "every"}, like=_PLAIN),
+    f"{_PLAIN}, checkpoint sqrt": row("tied", {**_TIED, "checkpointing": "sqrt"}, like=_PLAIN),
 }
-_TRAIN = TrainConfig(steps=300, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=75)
+
+
+def _comparison(group: str, task: ComponentConfig, rows: dict[str, ModelEntry], depths: tuple[int, ...] = ()) -> Comparison:
+    return Comparison(
+        group=group,
+        task=task,
+        train=TrainConfig(steps=300, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=75),
+        rows=rows,
+        reference=_REFERENCE,
+        learning_rates=(4e-3, 8e-3, 1.6e-2),
+        trial_steps=150,
+        seeds=(0, 1, 2, 3, 4),
+        depths=depths,
+    )
+
 
 SPECS = [
-    Comparison(
-        group="copy memory T=20",
-        task=ComponentConfig(name="copy", settings={"T": 20, "test_samples": 500}),
-        train=_TRAIN,
-        rows=_ROWS | _MORE,
-        reference="DEQ (Anderson)",
-        learning_rates=(4e-3, 8e-3, 1.6e-2),
-        trial_steps=150,
-        seeds=(0, 1, 2, 3, 4),
+    _comparison(
+        "copy memory T=20",
+        ComponentConfig(name="copy", settings={"T": 20, "test_samples": 500}),
+        _ROWS | _MORE,
         depths=(2, 4, 8, 16, 32, 64),
     ),
-    Comparison(
-        group="agreement language",
-        task=ComponentConfig(name="agreement", settings={"test_samples": 256}),
-        train=_TRAIN,
-        rows=_ROWS,
-        reference="DEQ (Anderson)",
-        learning_rates=(4e-3, 8e-3, 1.6e-2),
-        trial_steps=150,
-        seeds=(0, 1, 2, 3, 4),
-    ),
+    _comparison("agreement language", ComponentConfig(name="agreement", settings={"test_samples": 256}), _ROWS),
 ]

@@ -9,7 +9,7 @@ planned with 300 steps; 22 final runs of that length were made, seen and discard
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, Settings, TrainConfig
-from bench.suites.recipes import CAPPED_4_3, CAPPED_4_SHINE, CAPPED_6_4
+from bench.suites.recipes import CAPPED_4_3, CAPPED_4_SHINE, CAPPED_6_4, row
 
 _TRAIN = TrainConfig(steps=300, batch=16, learning_rate=1.6e-2, warmup=50, clip=0.25, evaluate_every=20, evaluation_batch=64)
 
@@ -19,13 +19,13 @@ def _cell(memory: int) -> Settings:
 
 
 def _tied(memory: int, depth: int) -> ModelEntry:
-    return ModelEntry(model=ComponentConfig(name="tied", settings={**_cell(memory), "depth": depth}), match="cell.feedforward")
+    return row("tied", {**_cell(memory), "depth": depth}, match="cell.feedforward")
 
 
 def _deq(memory: int, recipe: Recipe | None = None, **more: int | str) -> ModelEntry:
     own: Settings = {**_cell(memory), "solver": "anderson", "steps": 12, "evaluation_steps": 60}
     own |= {name.replace("__", "."): value for name, value in more.items()} or {"backward_steps": 8}
-    return ModelEntry(model=ComponentConfig(name="deq", settings=own), recipe=recipe, match="cell.feedforward")
+    return row("deq", own, recipe=recipe, match="cell.feedforward")
 
 
 def _comparisons(group: str, task: ComponentConfig, memory: int = 0, steps: int = 300) -> list[Comparison]:

@@ -1,11 +1,10 @@
 """Language modelling on any text: a comparison by character and one by word for every corpus of `--data NAME=PATH`."""
 
 from bench.records.errors import UserError
-from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
+from bench.records.spec import Comparison, ComponentConfig, TrainConfig
+from bench.suites.recipes import ROTARY, SOLVE, row
 
-_CELL: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 10.0}
 _WIDTH = 48
-_DEQ: Settings = {**_CELL, "width": _WIDTH, "solver": "anderson", "steps": 12, "backward_steps": 8, "evaluation_steps": 60}
 
 
 def _comparison(name: str, unit: str) -> Comparison:
@@ -14,10 +13,10 @@ def _comparison(name: str, unit: str) -> Comparison:
         task=ComponentConfig(name="text", settings={"data": name, "unit": unit, "length": 64, "vocabulary_size": 2000}),
         train=TrainConfig(steps=400, batch=16, learning_rate=4e-3, warmup=50, clip=0.25, evaluate_every=100, evaluation_batch=64),
         rows={
-            "DEQ (Anderson)": ModelEntry(model=ComponentConfig(name="deq", settings=_DEQ)),
-            "tied 12": ModelEntry(model=ComponentConfig(name="tied", settings={**_CELL, "depth": 12})),
-            "LSTM": ModelEntry(model=ComponentConfig(name="lstm", settings={"inputs": _WIDTH})),
-            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": _WIDTH})),
+            "DEQ (Anderson)": row("deq", {**ROTARY, **SOLVE, "width": _WIDTH}),
+            "tied 12": row("tied", {**ROTARY, "depth": 12}),
+            "LSTM": row("lstm", {"inputs": _WIDTH}),
+            "GRU": row("gru", {"inputs": _WIDTH}),
         },
         reference="DEQ (Anderson)",
         learning_rates=(2e-3, 4e-3, 8e-3),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.records.spec import Comparison, ComponentConfig, Limits, ModelEntry, RunSpec, TrainConfig
+from bench.records.spec import Comparison, ComponentConfig, Limits, RunSpec, TrainConfig
+from bench.suites.recipes import row
 from deq import Core, Output
 
 
@@ -75,10 +76,8 @@ SPECS = [
         task=_COPY,
         train=TrainConfig(steps=60, batch=16, learning_rate=1e-2, warmup=10, evaluate_every=20),
         rows={
-            "DEQ": ModelEntry(
-                model=ComponentConfig(name="deq", settings={"width": 16, "cell.heads": 2, "steps": 8, "backward_steps": 6})
-            ),
-            "GRU": ModelEntry(model=ComponentConfig(name="gru", settings={"inputs": 16})),
+            "DEQ": row("deq", {"width": 16, "cell.heads": 2, "steps": 8, "backward_steps": 6}),
+            "GRU": row("gru", {"inputs": 16}),
         },
         reference="DEQ",
         learning_rates=(3e-3, 1e-2),
