@@ -6,43 +6,55 @@ A record as pydantic builds it takes 0.2 MB, mostly its curve and the texts of i
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from bench.records.record import CurvePoint, Measure, Record
-from bench.records.spec import RunSpec
 
-Model = TypeVar("Model", Record, RunSpec)
 _POINTS = TypeAdapter(list[CurvePoint])
-_RECORD, _SPEC = set(Record.model_fields), set(RunSpec.model_fields)  # shared by all records
+_FIELD_SETS: dict[type, set[str]] = {}  # shared by all models of a class
 
 
-class Curve(Sequence[CurvePoint]):
-    """The points of a curve, compressed."""
+class _Compressed:
+    """A container that is kept as compressed JSON and parsed at each use."""
 
-    __slots__ = ("_length", "_packed")
+    __slots__ = ("_packed",)
 
-    def __init__(self, points: Sequence[CurvePoint]) -> None:
-        self._length, self._packed = len(points), zlib.compress(_POINTS.dump_json(list(points)))
+    def __init__(self, text: bytes) -> None:
+        self._packed = zlib.compress(text)
+
+    def _content(self) -> Any:
+        return json.loads(zlib.decompress(self._packed))
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._content()[place]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._content())
 
     def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> CurvePoint: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[CurvePoint]: ...
-    def __getitem__(self, index: int | slice) -> CurvePoint | list[CurvePoint]:
-        return _POINTS.validate_json(zlib.decompress(self._packed))[index]
-
-    def __iter__(self) -> Iterator[CurvePoint]:
-        return iter(self[:])
+        return len(self._content())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        return bool(self._content() == (other._content() if isinstance(other, _Compressed) else other))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Curve(_Compressed, Sequence[CurvePoint]):
+    """The points of a curve."""
+
+    __slots__ = ()
+
+    def _content(self) -> list[CurvePoint]:
+        return _POINTS.validate_json(zlib.decompress(self._packed))
+
+
+class Probes(_Compressed, Mapping[str, Any]):
+    """Probes by name."""
+
+    __slots__ = ()
 
 
 class Measures(Mapping[str, Measure]):
@@ -64,24 +76,6 @@ class Measures(Mapping[str, Measure]):
         return len(self._values)
 
 
-class Probes(Mapping[str, Any]):
-    """Probes by name, each as compressed JSON."""
-
-    __slots__ = ("_packed",)
-
-    def __init__(self, probes: Mapping[str, Any]) -> None:
-        self._packed = {name: zlib.compress(json.dumps(value).encode()) for name, value in probes.items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return json.loads(zlib.decompress(self._packed[name]))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._packed)
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-
 class Compactor:
     """Make records small; what one record has in common with earlier ones is shared."""
 
@@ -90,19 +84,18 @@ class Compactor:
 
     def __call__(self, record: Record) -> Record:
         """An equal record that takes less memory."""
-        spec = record.spec
-        parts = ("group", "label", "model", "task", "train", "recipe", "trials")
         shared = ("suite", "reason", "headline", "identity", "metrics", "environment")
-        fields = {
-            **dict(record),
-            **{name: self._shared(getattr(record, name)) for name in shared},
-            "spec": _small(spec, dict(spec) | {name: self._shared(getattr(spec, name)) for name in parts}),
-            "curve": Curve(record.curve),
-            "measures": self._measures(record.measures),
-            "probes": Probes(record.probes),
-            "provenance": {self._shared(name): value for name, value in record.provenance.items()},
-        }
-        return _small(record, fields)
+        spec = self._small(record.spec, ("group", "label", "model", "task", "train", "recipe", "trials"))
+        provenance = {self._shared(name): value for name, value in record.provenance.items()}
+        curve, probes = Curve(_POINTS.dump_json(record.curve)), Probes(json.dumps(record.probes).encode())
+        measures = self._measures(record.measures)
+        return self._small(record, shared, spec=spec, curve=curve, measures=measures, probes=probes, provenance=provenance)
+
+    def _small(self, model: Any, shared: Sequence[str], **changed: Any) -> Any:
+        """The model with these changes and shared parts, without validation."""
+        fields = dict(model) | changed | {name: self._shared(getattr(model, name)) for name in shared}
+        names = _FIELD_SETS.setdefault(type(model), set(type(model).model_fields))
+        return type(model).model_construct(names, **fields)
 
     def _shared(self, part: Any) -> Any:
         """The first part that was equal to this one."""
@@ -114,8 +107,3 @@ class Compactor:
             for place, (name, measure) in enumerate(measures.items())
         }
         return Measures(self._shared(described), tuple(measure.value for measure in measures.values()))
-
-
-def _small(model: Model, fields: dict[str, Any]) -> Model:
-    """The model with these fields, without validation."""
-    return type(model).model_construct(_RECORD if isinstance(model, Record) else _SPEC, **fields)
