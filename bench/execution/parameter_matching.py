@@ -1,5 +1,7 @@
 """Choose the width (or another size) at which a model's parameter count is nearest to a budget, within 2 %."""
 
+from bisect import bisect_left
+
 from bench.records.errors import UserError
 from bench.records.spec import Comparison, ComponentConfig
 from bench.training.language_model import count_parameters
@@ -21,24 +23,18 @@ def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "
     Another integer `setting` (an FFN's inner width, say) can stand for the width. Sizes that the model refuses (not a multiple of
     its heads, say) are skipped. The count is assumed to grow with the size.
     """
-    low, high = (0, 0), _accepted(model, vocabulary, 1, setting)
-    while high[1] < budget:
-        low = high
-        if 2 * low[0] > _LARGEST:
+
+    def from_size(size: int) -> tuple[int, int]:
+        return _accepted(model, vocabulary, size, setting)
+
+    top = 1
+    while from_size(top)[1] < budget:
+        top *= 2
+        if top > _LARGEST:
             raise UserError(f"no {setting} of model {model.name!r} reaches {budget} parameters")
-        high = _accepted(model, vocabulary, 2 * low[0], setting)
-    end = high[0]  # the model accepts no size from here to `high`
-    while low[0] + 1 < end:
-        middle = (low[0] + end) // 2
-        found = _accepted(model, vocabulary, middle, setting)
-        if found[0] >= end:
-            end = middle
-        elif found[1] < budget:
-            low = found
-        else:
-            high, end = found, found[0]
-    best = min((one for one in (low, high) if one[0]), key=lambda one: (abs(one[1] - budget), one[0]))
-    size, count = best
+    first = bisect_left(range(top), budget, lo=max(1, top // 2), key=lambda size: from_size(size)[1])  # that reaches the budget
+    found = [from_size(size) for size in (first - 1, first) if size > 0]
+    size, count = min(found, key=lambda one: (abs(one[1] - budget), one[0]))
     if abs(count - budget) > TOLERANCE * budget:
         raise UserError(
             f"model {model.name!r}: the nearest {setting}, {size}, has {count} parameters, over 2 % from the budget of {budget}; "
