@@ -1,13 +1,20 @@
-"""Append-only log of a run's starts and failures, and a file with its progress, both in the run's folder."""
+"""What a run's folder says before it has a record: a log of its starts and failures, its progress, its checkpoint."""
 
 import datetime
 import json
+import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bench.execution.engines.engine import Lost
 from bench.execution.job import Job
+from bench.records.identity import project_code
+from bench.records.record import CurvePoint, Record, measured
+from bench.tasks.task import Task
+from bench.training.checkpoint import Checkpoint
 
 
 def read_attempts(job: Job) -> list[dict[str, Any]]:
@@ -73,3 +80,51 @@ def _append(job: Job, line: dict[str, Any]) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def checkpointed_step(job: Job) -> int:
+    """The step in the run's checkpoint; 0 without one."""
+    checkpoint = Checkpoint(job.checkpoint, job.run_id)
+    checkpoint.load()
+    return checkpoint.step
+
+
+def record_of_lost_run(event: Lost, task: Task, environment: Mapping[str, Any]) -> Record:
+    """Build the Record of a run that could not write its own: from its checkpoint, its attempts and its last known memory."""
+    job = event.job
+    checkpoint = Checkpoint(job.checkpoint, job.run_id)
+    curve, elapsed = _curve_and_seconds(checkpoint.load())
+    peak, missing = event.peak_bytes, None if event.peak_bytes else "the process was not seen alive"
+    return Record(
+        run_id=job.run_id,
+        suite=job.suite,
+        spec=job.spec,
+        identity=job.identity,
+        status=event.status or "crashed",
+        reason=event.reason,
+        elapsed_s=elapsed,
+        headline=task.headline,
+        metrics=dict(task.metrics),
+        curve=curve,
+        measures={"process_peak_bytes": measured(peak, "B", "VmHWM as last seen from outside", "process, all of it", missing)},
+        provenance={
+            "finished": _now(),
+            "runs_side_by_side": job.concurrent_runs,
+            "checkpoint": checkpoint.problem,
+            "checkpoint_step": checkpoint.step,
+            "attempts": read_attempts(job),
+            "code": dict(project_code()),
+        },
+        environment=dict(environment),
+    )
+
+
+def _curve_and_seconds(state: Mapping[str, Any] | None) -> tuple[list[CurvePoint], float]:
+    try:
+        assert state is not None
+        curve = [CurvePoint.model_validate(point) for point in state["curve"]]
+        elapsed = sum(float(seconds) for seconds in state["clocks"].values())
+        assert 0 <= elapsed < math.inf
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, OverflowError):  # none, or malformed
+        return [], 0.0
+    return curve, elapsed

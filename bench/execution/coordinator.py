@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused, Stopped
+from bench.execution.attempts import checkpointed_step, record_of_lost_run
+from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused
 from bench.execution.job import Job
-from bench.execution.lost_runs import checkpointed_step, record_of_lost_run
 from bench.execution.plan import Plan
 from bench.instruments.environment import usable_cores
 from bench.records.errors import UserError
@@ -244,10 +244,8 @@ class _Stage:
             raise UserError(event.reason)
         elif self._stopping:
             self._release(event.job, saved=False)
-        elif isinstance(event, Stopped):
-            self._record_lost(event, "interrupted")
-        elif event.fault is not None or not self._resume(event):
-            self._record_lost(event, event.fault or "crashed")
+        elif event.status is not None or not self._resume(event):
+            self._record_lost(event)
 
     def _is_stopping(self) -> bool:
         """Whether the suite is asked to stop; waits a moment, as a signal to all processes may reach a run first."""
@@ -267,10 +265,10 @@ class _Stage:
         self._engine.submit(event.job)
         return True
 
-    def _record_lost(self, event: Lost | Stopped, status: RunStatus) -> None:
+    def _record_lost(self, event: Lost) -> None:
         spec, coordinator = event.job.spec, self._coordinator
         environment = coordinator.environment(spec.device, spec.threads)
-        self._record(record_of_lost_run(event, status, coordinator.plan.task(spec.task), environment))
+        self._record(record_of_lost_run(event, coordinator.plan.task(spec.task), environment))
 
     def _record(self, record: Record) -> None:
         self._store.write(record)

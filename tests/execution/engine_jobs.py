@@ -122,10 +122,10 @@ def record_of(end: Event) -> Record:
     return end.record
 
 
-def assert_lost(end: Event, reason: str, fault: str | None) -> Lost:
+def assert_lost(end: Event, reason: str, status: str | None) -> Lost:
     assert isinstance(end, Lost), end
     assert reason in end.reason
-    assert end.fault == fault
+    assert end.status == status
     return end
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.execution.engines.engine import Event, Lost, Stopped
+from bench.execution.engines.engine import Event, Lost
 from bench.execution.engines.inline import Inline
 from bench.execution.job import Job
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
@@ -43,7 +43,7 @@ class Scripted(Counting):
             return super().wait(seconds)
         self._job = None
         if line == "stopped":
-            return [Stopped(job, "stopped by SIGTERM")]
+            return [Lost(job, "stopped by SIGTERM", "interrupted")]
         if line in ("crashed", "oom"):
             return [Lost(job, "by itself", line, 123)]  # type: ignore[arg-type]
         return [Lost(job, "killed by SIGKILL")]

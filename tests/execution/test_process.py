@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bench.execution.engines.deadlines import GRACE_S, Deadlines, KillReason
+from bench.execution.engines.deadlines import GRACE_S, Deadlines
 from bench.execution.engines.process import _exit_reason
 
 
@@ -18,7 +18,7 @@ class TestDeadlines:
 
     def reason(self, deadlines: Deadlines) -> str | None:
         found = deadlines.kill_reason(self.now)
-        return found and found.reason
+        return found and found[0]
 
     def test_a_wait_for_the_machine_is_not_part_of_the_time_limit(self) -> None:
         deadlines = Deadlines(10.0)
@@ -45,9 +45,9 @@ class TestDeadlines:
 
     def test_only_the_first_request_to_end_counts(self) -> None:
         deadlines = Deadlines(None)
-        deadlines.end_soon(KillReason("first", None))
+        deadlines.end_soon("first", "interrupted")
         self.now += GRACE_S / 2
-        deadlines.end_soon(KillReason("second", "crashed"))
+        deadlines.end_soon("second", "crashed")
         assert self.reason(deadlines) is None
         self.now += GRACE_S / 2
         assert self.reason(deadlines) == "first"

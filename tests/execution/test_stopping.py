@@ -18,7 +18,7 @@ from scripted import Scripted, spec
 from bench.cli.progress import Display
 from bench.cli.run import halt_on_signals
 from bench.execution.coordinator import Callbacks, Coordinator, Halted
-from bench.execution.engines.engine import Event, Finished, Progress, Stopped
+from bench.execution.engines.engine import Event, Finished, Lost, Progress
 from bench.execution.engines.inline import Inline
 from bench.execution.job import Job
 from bench.execution.plan import Plan
@@ -135,7 +135,7 @@ def interrupted(job: Job, checkpoint: str | None) -> Event:
 
 
 def test_the_runs_are_asked_to_stop_before_any_output(tmp_path: Path) -> None:
-    _, order = halted(tmp_path, lambda job: Stopped(job, "stopped"))
+    _, order = halted(tmp_path, lambda job: Lost(job, "stopped", "interrupted"))
     assert order == ["stop", "stopped by the test"]
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_could_not_save_its_state_is_reported_as_lost(tmp_path: Path)
 
 
 def test_a_run_that_had_not_begun_is_not_lost(tmp_path: Path) -> None:
-    found, _ = halted(tmp_path, lambda job: Stopped(job, "stopped"))
+    found, _ = halted(tmp_path, lambda job: Lost(job, "stopped", "interrupted"))
     assert (found.saved, found.lost) == (0, ())
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,12 @@ from engine_jobs import (
 )
 
 from bench.execution.attempts import write_waiting
-from bench.execution.engines.engine import Refused, Stopped
+from bench.execution.engines.engine import Lost, Refused
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
-from bench.execution.engines.torchrun import _exit_like, _wait, _with_first_cause
+from bench.execution.engines.torchrun import _exit_like, _wait, _with_first_cause, exit_when_orphaned
 from bench.records.file_lock import acquire, release
-from bench.records.record import CurvePoint, Record
+from bench.records.record import Record
 from bench.records.spec import Limits
 from bench.training.checkpoint import Interrupt
 from bench.training.run import run
@@ -57,30 +57,35 @@ def pid_of_run(local: Local) -> int:
     return worker._process.pid
 
 
-def assert_close(curve: Sequence[CurvePoint], expected: Sequence[CurvePoint]) -> None:
-    for mine, other in zip(curve, expected, strict=True):
+def assert_equal_but_for_half_the_memory(two: Record, one: Record) -> None:
+    """Two processes learn what one does, and each saves half as much for backward."""
+    assert (two.status, one.status) == ("ok", "ok")
+    for mine, other in zip(two.curve, one.curve, strict=True):
         assert mine.step == other.step
         assert mine.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         assert mine.valid == pytest.approx(other.valid, rel=1e-3, abs=1e-3)
+    assert two.value("test_loss") == pytest.approx(one.value("test_loss"), rel=1e-4)
+    for part in two.probes["ranks"]:
+        assert part["saved_bytes"] == pytest.approx((one.value("saved_bytes") or 0) / 2, rel=0.05)
+    assert two.value("saved_bytes") == two.probes["ranks"][0]["saved_bytes"]
 
 
-def test_two_processes_learn_what_one_does_and_save_half_as_much_each(local: Local, job: MakeJob) -> None:
+@pytest.mark.exhaustive
+def test_two_processes_of_a_deq_take_as_many_solver_steps_as_one(local: Local, job: MakeJob) -> None:
     two = spec("l", "deq", DEQ, processes=2, role="final", train={"steps": 20, "evaluate_every": 10, "batch": 8})
     record = record_of(finish(local, [job(two)])["l"])
     one = run(two.model_copy(update={"processes": 1}), suite="s")
-    assert (record.status, one.status) == ("ok", "ok")
-    assert_close(record.curve, one.curve)
-    assert record.value("test_loss") == pytest.approx(one.value("test_loss"), rel=1e-4)
+    assert_equal_but_for_half_the_memory(record, one)
     for part in record.probes["ranks"]:
-        assert part["saved_bytes"] == pytest.approx((one.value("saved_bytes") or 0) / 2, rel=0.05)
         assert part["train_forward_nfe_mean"] == pytest.approx(one.value("train_forward_nfe_mean"), rel=0.2)
-    assert record.value("saved_bytes") == record.probes["ranks"][0]["saved_bytes"]
 
 
 @pytest.mark.parametrize("rank", [*exhaustive(0), 1])
-def test_a_run_resumes_after_the_death_of_a_rank(local: Local, job: MakeJob, tmp_path: Path, rank: int) -> None:
+def test_a_run_resumes_after_the_death_of_a_rank_and_learns_what_one_process_does(
+    local: Local, job: MakeJob, tmp_path: Path, rank: int
+) -> None:
     train = {"steps": 6, "evaluate_every": 2, "batch": 8}
-    one = job(failing("l", "sleep", tmp_path, processes=2, train=train), checkpoint_s=0.0)
+    one = job(failing("l", "sleep", tmp_path, processes=2, role="final", train=train), checkpoint_s=0.0)
     local.submit(one)
     wait_until(lambda: len(list(tmp_path.glob("*.asleep"))) == 2, local)
     ranks(one.folder)[rank].kill()
@@ -88,9 +93,30 @@ def test_a_run_resumes_after_the_death_of_a_rank(local: Local, job: MakeJob, tmp
     assert_lost(wait_for_end(local), "SIGKILL", None)
     record = record_of(finish(local, [one])["l"])
     assert [attempt["from_step"] for attempt in record.provenance["attempts"]] == [0, 1]
-    assert_close(record.curve, run(one.spec.model_copy(update={"processes": 1}), suite="s").curve)
+    assert_equal_but_for_half_the_memory(record, run(one.spec.model_copy(update={"processes": 1}), suite="s"))
 
 
+def test_a_rank_ends_with_the_process_that_monitors_the_run(tmp_path: Path) -> None:
+    """A monitoring process and its rank, which holds the lock that the next attempt waits for."""
+    read, write = os.pipe()
+    monitor = os.fork()
+    if monitor == 0:
+        if os.fork() == 0:
+            acquire(tmp_path / "ranks", shared=True)
+            exit_when_orphaned(None)
+            os.write(write, str(os.getpid()).encode())
+        signal.pause()
+    rank = psutil.Process(int(os.read(read, 20)))
+    assert acquire(tmp_path / "ranks", wait=False) is None
+    os.kill(monitor, signal.SIGKILL)
+    os.waitpid(monitor, 0)
+    wait_until(lambda: is_dead(rank.pid))
+    handle = acquire(tmp_path / "ranks", wait=False)
+    assert handle is not None
+    release(handle)
+
+
+@pytest.mark.exhaustive
 def test_no_rank_survives_the_monitoring_process(local: Local, job: MakeJob) -> None:
     one = job(spec("l", processes=2, train=ENDLESS))
     local.submit(one)
@@ -147,7 +173,7 @@ def test_a_run_that_is_stopped_before_it_begins_ends(local: Local, job: MakeJob)
     local.submit(job(spec("l", processes=2, train=ENDLESS)))
     local.stop("stopped by the test")
     end = wait_for_end(local)
-    assert isinstance(end, Stopped) or record_of(end).status == "interrupted"
+    assert (end if isinstance(end, Lost) else record_of(end)).status == "interrupted"
 
 
 @pytest.mark.exhaustive

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from running import IDENTITY
 from test_checkpoint import numbers, spec, stopped
 
+from bench.execution.attempts import record_of_lost_run
 from bench.execution.engines.engine import Lost
 from bench.execution.job import Job
-from bench.execution.lost_runs import record_of_lost_run
 from bench.records.record import Record
 from bench.training.checkpoint import FORMAT, Checkpoint
 from bench.training.context import RunControl
@@ -173,7 +173,7 @@ def test_a_lost_run_has_a_record_also_with_a_forged_checkpoint(
     job = Job(run_id=IDENTITY.run_id(one.key), suite="s", spec=one, identity=IDENTITY, folder=tmp_path)
     job.checkpoint.write_bytes(content)
     damaged(lambda saved: (saved.update(run_id=job.run_id), change(saved)))(job.checkpoint)
-    record = record_of_lost_run(Lost(job, "killed"), "crashed", build_task(one.task, texts), {})
+    record = record_of_lost_run(Lost(job, "killed"), build_task(one.task, texts), {})
     assert (record.status, record.reason, record.elapsed_s) == ("crashed", "killed", 0.0)
 
 

@@ -1,20 +1,12 @@
 """When a run's process is killed: its time limit, and the deadline of a run that was asked to end."""
 
 import time
-from dataclasses import dataclass
 
 from bench.records.record import RunStatus
 
 GRACE_S = 10.0  # to save the state, once asked to stop or out of time
 _REPORT_WAIT_S = 5.0  # a wait for the machine is reported after so long
-
-
-@dataclass(frozen=True)
-class KillReason:
-    """Why the coordinator kills a process; `status` is the record's, None where the run was only asked to stop."""
-
-    reason: str
-    status: RunStatus | None
+Ending = tuple[str, RunStatus]  # why a process is killed, and the status of its run's record
 
 
 class Deadlines:
@@ -23,13 +15,13 @@ class Deadlines:
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._limit = time.monotonic() + seconds + GRACE_S if seconds else None
-        self._deadline: tuple[float, KillReason] | None = None  # whatever the limit
+        self._deadline: tuple[float, Ending] | None = None  # whatever the limit
         self._waits_since: float | None = None
         self._reported = False
 
-    def end_soon(self, ending: KillReason) -> None:
+    def end_soon(self, reason: str, status: RunStatus) -> None:
         """Kill the run after `GRACE_S` seconds; only the first call counts."""
-        self._deadline = self._deadline or (time.monotonic() + GRACE_S, ending)
+        self._deadline = self._deadline or (time.monotonic() + GRACE_S, (reason, status))
 
     def set_waiting(self, waiting: bool) -> None:
         """Pause or resume the time limit."""
@@ -48,10 +40,8 @@ class Deadlines:
         self._reported = True
         return True
 
-    def kill_reason(self, now: float) -> KillReason | None:
+    def kill_reason(self, now: float) -> Ending | None:
         """Why the run must be killed now, or None."""
         if self._limit is not None and self._waits_since is None and now >= self._limit:
-            return KillReason(f"ran past its limit of {self._seconds:g} s and did not answer", "timeout")
-        if self._deadline is not None and now >= self._deadline[0]:
-            return self._deadline[1]
-        return None
+            return f"ran past its limit of {self._seconds:g} s and did not answer", "timeout"
+        return self._deadline[1] if self._deadline is not None and now >= self._deadline[0] else None

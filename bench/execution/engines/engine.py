@@ -28,24 +28,16 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """A run was stopped on request before it could send a record."""
-
-    job: Job
-    reason: str
-
-
-@dataclass(frozen=True)
 class Lost:
-    """A run's process, or its node, is gone.
+    """A run ended without a record: its process, or its node, is gone.
 
-    `fault`: the status where the run is at fault (a crash, out of memory or time); None where it was killed from outside and can
-    resume. `peak_bytes`: the process's peak resident memory, if known.
+    `status`: the record's (a crash, out of memory or time, or interrupted on request); None where it was killed from outside and
+    can resume. `peak_bytes`: the process's peak resident memory, if known.
     """
 
     job: Job
     reason: str
-    fault: RunStatus | None = None
+    status: RunStatus | None = None
     peak_bytes: int | None = None
 
 
@@ -57,11 +49,11 @@ class Refused:
     reason: str
 
 
-Event = Progress | Finished | Stopped | Lost | Refused
+Event = Progress | Finished | Lost | Refused
 
 
 class Engine(Protocol):
-    """Executes jobs concurrently. Every submitted job ends in exactly one of Finished, Stopped, Lost, Refused."""
+    """Executes jobs concurrently. Every submitted job ends in exactly one of Finished, Lost, Refused."""
 
     slots: int  # runs at a time
     concurrent_runs: int  # of these, at most so many on one machine

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bench.execution.engines.engine import Event, Finished, Lost, Refused, Stopped
+from bench.execution.engines.engine import Event, Finished, Lost, Refused
 from bench.execution.engines.worker import execute_job
 from bench.execution.job import Job
 from bench.instruments.environment import environment
@@ -37,7 +37,7 @@ class Inline:
             return []
         job, self._job = self._job, None
         if self._stopped is not None:
-            return [Stopped(job, self._stopped)]
+            return [Lost(job, self._stopped, "interrupted")]
         if job.spec.processes > 1:
             return [Refused(job, f"engine inline has one process, {job.spec.label!r} asks for {job.spec.processes}")]
         begun = time.perf_counter()

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import wait
 from typing import Any
 
 from bench.execution.engines.engine import Event, Lost, Progress
-from bench.execution.engines.process import Worker, poll_all
+from bench.execution.engines.process import POLL_S, Worker
 from bench.execution.job import Job
 from bench.instruments.environment import environment
 
@@ -34,7 +35,9 @@ class Local:
         unstarted, self._unstarted = self._unstarted, []
         if not self._workers and not unstarted:
             time.sleep(seconds)
-        events = poll_all(self._workers.values(), 0.0 if unstarted else seconds)
+        workers = list(self._workers.values())
+        wait([handle for worker in workers for handle in worker.handles], timeout=0.0 if unstarted else min(seconds, POLL_S))
+        events = [event for worker in workers for event in worker.poll()]
         for event in events:
             if not isinstance(event, Progress):
                 del self._workers[event.job.run_id]

@@ -7,10 +7,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess, current_process
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -19,15 +18,15 @@ from typing import Any
 import psutil
 
 from bench.execution.attempts import log_end
-from bench.execution.engines.deadlines import Deadlines, KillReason
-from bench.execution.engines.engine import Event, Finished, Lost, Progress, Refused, Stopped
+from bench.execution.engines.deadlines import Deadlines, Ending
+from bench.execution.engines.engine import Event, Finished, Lost, Progress, Refused
 from bench.execution.engines.worker import work
 from bench.execution.job import Job
 from bench.records.errors import says_out_of_memory
 from bench.records.record import Record, RunStatus
 
+POLL_S = 0.5  # between two polls of a process
 _EXIT_S = 2.0  # for the process to exit after its last message
-_POLL_S = 0.5
 _CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP", "SIGXCPU"})
 
 
@@ -41,7 +40,7 @@ class Worker:
         self.job = job
         self.pipe, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=work, args=(theirs, job.model_dump_json()), daemon=True)
-        self._log = _LogTail(job.log)
+        self._log_start = job.log.stat().st_size if job.log.exists() else 0  # of this attempt
         self._kernel_kills = _kernel_kills()
         self._process.start()
         theirs.close()
@@ -49,12 +48,12 @@ class Worker:
         with suppress(psutil.Error):
             self._psutil = psutil.Process(self._process.pid)  # not a later process of the same number
         self._deadlines = Deadlines(job.limits.seconds)
-        self._killed: KillReason | None = None  # by this process
+        self._killed: Ending | None = None  # why this process killed it
         self._progress = Progress(job, 0, job.spec.train.steps, None)
         self._pipe_closed = False  # at its end
         self._peak: int | None = None
         self._polled = 0.0
-        self._end: Finished | Stopped | Lost | Refused | None = None
+        self._end: Finished | Lost | Refused | None = None
 
     @property
     def handles(self) -> list[Connection | int]:
@@ -73,7 +72,7 @@ class Worker:
             events.append(replace(self._progress, waiting=True))
         if self._end is None and dead:
             _kill(self._process)  # whatever it started
-            self._end = self._death()
+            self._end = Lost(self.job, *self._cause_of_death(), self._peak)
             log_end(self.job, self._end.reason)
             events.append(self._end)
         if self._end is not None:
@@ -83,8 +82,8 @@ class Worker:
     def stop(self, reason: str) -> None:
         """Ask the process to save its state and end within `GRACE_S`."""
         with suppress(OSError):
-            self.pipe.send(("stop", reason))
-        self._deadlines.end_soon(KillReason(reason, None))
+            self.pipe.send(reason)
+        self._deadlines.end_soon(reason, "interrupted")
 
     def kill(self) -> None:
         """Kill the process and all that it started."""
@@ -116,17 +115,17 @@ class Worker:
                 event = self._event(self.pipe.recv())
             except (EOFError, OSError):
                 self._pipe_closed = True
-                self._deadlines.end_soon(KillReason("closed its connection to the coordinator and did not end", "crashed"))
+                self._deadlines.end_soon("closed its connection to the coordinator and did not end", "crashed")
                 break
             except Exception as error:  # user code wrote to the pipe
                 _kill(self._process)
-                event = self._end = self._lost(f"sent a malformed message ({type(error).__name__})", "crashed")
+                event = self._end = Lost(self.job, f"sent a malformed message ({type(error).__name__})", "crashed", self._peak)
             if event is not None:
                 events.append(event)
         return events
 
     def _event(self, message: tuple[Any, ...]) -> Event | None:
-        kind, *content = message
+        kind, content = message[0], message[1:]
         if kind == "waiting":
             self._deadlines.set_waiting(*content)
             return None
@@ -135,21 +134,18 @@ class Worker:
             return self._progress
         if kind == "record":
             self._end = Finished(self.job, Record.model_validate_json(content[0]))
-        elif kind == "failed":
-            reason, status = content
-            log_end(self.job, reason)
-            self._end = self._lost(reason, status)
-        elif kind == "stopped":
-            reason, status = content
-            self._end = self._lost(reason, "timeout") if status == "timeout" else Stopped(self.job, reason)
+        elif kind == "refused":
+            self._end = Refused(self.job, *content)
         else:
-            self._end = Refused(self.job, content[0])
+            reason, status = content
+            self._end = Lost(self.job, reason, status, self._peak)
+            log_end(self.job, reason)
         return self._end
 
     def _enforce_limits(self) -> None:
         """Read the peak memory, which is lost with the process; kill a process that is past its time or its memory."""
         now = time.monotonic()
-        if now - self._polled < _POLL_S:
+        if now - self._polled < POLL_S:
             return
         self._polled = now
         memory = _memory(self._process.pid)
@@ -157,55 +153,36 @@ class Worker:
         most = self.job.limits.memory_bytes
         ending = self._deadlines.kill_reason(now)
         if most is not None and self.job.spec.device != "cpu" and memory.get("VmRSS", 0) > most:
-            ending = KillReason(f"out of memory: over its limit of {most} bytes", "oom")
+            ending = (f"out of memory: over its limit of {most} bytes", "oom")
         if ending is not None:
             self._killed = self._killed or ending
             _kill(self._process)
 
-    def _lost(self, reason: str, fault: RunStatus | None) -> Lost:
-        return Lost(self.job, reason, fault, self._peak)
-
-    def _death(self) -> Lost | Stopped:
-        """The event of a process that ended without a record: killed here, by the kernel, by another, or by its own fault."""
+    def _cause_of_death(self) -> tuple[str, RunStatus | None]:
+        """Why the process ended without a record, and the record's status; None where it was killed from outside."""
         code = self._process.exitcode
         if self._killed is not None and code in (-signal.SIGKILL, 255, None):
-            reason, status = self._killed.reason, self._killed.status
-            return Stopped(self.job, reason) if status is None else self._lost(reason, status)
+            return self._killed
         if code == -signal.SIGKILL and _kernel_kills() > self._kernel_kills:
-            return self._lost("out of memory: killed by the kernel", "oom")
+            return "out of memory: killed by the kernel", "oom"
         reason, crashed = _exit_reason(code)
         if not crashed:
-            return self._lost(reason, None)
-        error = self._log.error()
+            return reason, None
+        error = _logged_error(self.job.log, self._log_start)
         if says_out_of_memory(error):  # an uncaught exception of a library
-            return self._lost(f"out of memory: {reason}{error}", "oom")
-        return self._lost(reason + error, "crashed")
+            return f"out of memory: {reason}{error}", "oom"
+        return reason + error, "crashed"
 
 
-class _LogTail:
-    """The part of a log file that this attempt writes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._start = path, 0
-        with suppress(OSError):
-            self._start = path.stat().st_size
-
-    def error(self) -> str:
-        """The last error line, or the first about memory, in brackets; empty without one."""
-        prefixes = ("Fatal Python error", "terminate called", "RuntimeError", "MemoryError")
-        with suppress(OSError):
-            lines = [line.strip() for line in self._path.read_bytes()[self._start :].decode(errors="replace").splitlines()]
-            errors = [line for line in lines if line.startswith(prefixes)]
-            if errors:
-                return f" ({next((line for line in errors if says_out_of_memory(line)), errors[-1])[:200]})"
-        return ""
-
-
-def poll_all(workers: Iterable[Worker], seconds: float) -> list[Event]:
-    """The events of all processes; waits at most so many seconds for one."""
-    workers = list(workers)
-    wait([handle for worker in workers for handle in worker.handles], timeout=min(seconds, _POLL_S))
-    return [event for worker in workers for event in worker.poll()]
+def _logged_error(log: Path, start: int) -> str:
+    """The last error line of a log from a byte on, or the first about memory, in brackets; empty without one."""
+    prefixes = ("Fatal Python error", "terminate called", "RuntimeError", "MemoryError")
+    with suppress(OSError):
+        lines = [line.strip() for line in log.read_bytes()[start:].decode(errors="replace").splitlines()]
+        errors = [line for line in lines if line.startswith(prefixes)]
+        if errors:
+            return f" ({next((line for line in errors if says_out_of_memory(line)), errors[-1])[:200]})"
+    return ""
 
 
 def _shorten_socket_path() -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.execution.engines.engine import Event, Lost, Progress, Refused, Stopped
+from bench.execution.engines.engine import Event, Lost, Progress, Refused
 from bench.execution.engines.local import Local
 from bench.execution.job import Job
 from bench.instruments.environment import environment
@@ -208,7 +208,7 @@ class Ray:
                 supervisor.stop.remote(reason)
             else:
                 self._calls = {call: other for call, other in self._calls.items() if other != run_id}
-                self._stopped.append(Stopped(job, reason))
+                self._stopped.append(Lost(job, reason, "interrupted"))
                 self._kill(self._running.pop(run_id)[1])
 
     def close(self) -> None:

@@ -48,9 +48,9 @@ ClockPaused = Callable[[], AbstractContextManager[object]]
 def work(pipe: Connection, job_json: str) -> None:
     """Execute the job and end the process.
 
-    Sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json), ("error", message),
-    ("failed", reason, status) or ("stopped", reason, status). The run saves its state and ends when it receives ("stop", reason),
-    or when the pipe ends because the coordinator has died.
+    Sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json), ("refused", message) or
+    ("lost", reason, status). The run saves its state and ends when it receives a reason to stop, or when the pipe ends because the
+    coordinator has died.
     """
     _exit_after(lambda: _work(pipe, job_json))
 
@@ -70,15 +70,15 @@ def _work(pipe: Connection, job_json: str) -> None:
         with interrupt.deferred(raising=False):
             _send(pipe, ("record", record.model_dump_json()))
     except Interrupted as request:  # before the run began, or after it ended
-        _send(pipe, ("stopped", str(request), request.status))
+        _send(pipe, ("lost", str(request), request.status))
     except (Exception, KeyboardInterrupt) as error:
         with interrupt.deferred(raising=False):
             if isinstance(error, UserError) and not isinstance(error, CodeError):
-                _send(pipe, ("error", str(error)))
+                _send(pipe, ("refused", str(error)))
             else:
                 traceback.print_exc()
                 status, reason = failure(error)
-                _send(pipe, ("failed", reason, status))
+                _send(pipe, ("lost", reason, status))
 
 
 def _exit_after(work: Callable[[], None]) -> NoReturn:
@@ -226,7 +226,7 @@ def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:
 
     def listen() -> None:
         try:
-            _, reason = pipe.recv()
+            reason = pipe.recv()
         except (EOFError, OSError):
             reason = "the coordinator has died"
         requests.append(reason)
