@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import exhaustive
 from engine_jobs import (
     DEQ,
     ENDLESS,
@@ -73,15 +74,17 @@ def test_an_address_without_a_cluster_is_a_user_error() -> None:
         Ray("127.0.0.1:9", cores=1)
 
 
-def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Path) -> None:
-    """Two machines and two runs; both machines are killed when a run has saved its state, and a new one joins."""
-    specs = [spec(f"l{number}", "deq", DEQ, train=LONG) for number in range(2)]
+@pytest.mark.parametrize("number", [1, *exhaustive(2)])
+def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Path, number: int) -> None:
+    """As many machines as runs; all are killed when a run has saved its state, and a new one joins."""
+    specs = [spec(f"l{seed}", "deq", DEQ, train=LONG) for seed in range(number)]
     reasons: list[str] = []
     starts: list[str] = []
     killed: list[str] = []
-    machines.add_node(num_cpus=1, object_store_memory=2**27)
+    for _ in range(number - 1):
+        machines.add_node(num_cpus=1, object_store_memory=2**27)
     engine = Ray(machines.address, cores=1)
-    wait_until(lambda: engine.slots == 2)
+    wait_until(lambda: engine.slots == number)
     assert engine.concurrent_runs == 1
 
     def on_progress(event: Progress) -> None:
@@ -97,8 +100,8 @@ def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Pa
     callbacks = Callbacks(progress=on_progress, resumed=lambda job, reason: reasons.append(reason), started=on_start)
     options, store = RunOptions(checkpoint_s=0.0), Store(tmp_path)
     records = Coordinator(Plan(specs), suite="s", store=store, engine=engine, options=options, callbacks=callbacks).run()
-    assert [record.status for record in records] == ["ok"] * 2
-    assert len(set(starts)) == len(starts) == 2
+    assert [record.status for record in records] == ["ok"] * number
+    assert len(set(starts)) == len(starts) == number
     assert reasons
     assert all("machine was lost" in reason for reason in reasons)
     assert store.ids("s") == sorted(starts)
