@@ -22,7 +22,8 @@ from bench.studies.models import Models, NoValues, deq_of, solutions_of
 from bench.studies.study import PlannedRow, number
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
-from deq import DEQ, Anderson, Cell, Map, Picard, Status, Stop, Unroll, solve
+from bench.training.registry import resolve
+from deq import CELLS, DEQ, Anderson, Cell, Map, Picard, Status, Stop, Unroll, solve
 
 
 class Affine(Cell):
@@ -204,6 +205,12 @@ def test_no_solve_is_called_converged_wrongly(models: Models, name: str) -> None
         assert counts["silent"] == 0
         assert sum(counts[status.name] for status in Status) == 16
         assert has_root or counts["CONVERGED"] == counts["grown"]
+
+
+def test_the_cell_without_a_fixed_point_is_named_by_the_path_that_spec_ids_contain() -> None:
+    name = pathological._TRAINED["no fixed point"]["cell"]
+    assert name == "bench.studies.pathological:Drifting"
+    assert resolve("cell", CELLS, name) is pathological.Drifting
 
 
 def test_a_map_that_is_solved_only_as_z_grows_is_counted() -> None:
