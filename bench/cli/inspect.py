@@ -34,7 +34,7 @@ def status(
 
     store = Store(results)
     if suite is None:
-        rows = [dataclasses.asdict(row) for row in overview(store)]
+        rows = overview(store)
         table = _table("suite", "recorded", "ok", "failed", "running", "state saved")
         for row in rows:
             table.add_row(*(_counts(value) for value in row.values()))

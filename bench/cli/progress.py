@@ -80,7 +80,8 @@ class Display:
         if not stage.wanted:
             return
         kind = "learning-rate trials" if name == "trials" else "final runs"
-        self.print(f"{kind}: {stage.recorded} of {stage.wanted} recorded" + (f", {stage.missing} to do" if stage.missing else ""))
+        todo = f", {stage.missing} to do" if stage.missing else ""
+        self.print(f"{kind}: {stage.wanted - stage.missing} of {stage.wanted} recorded{todo}")
         if stage.stale:
             reasons = "; ".join(stage.reasons[:4])
             self.print(f"  {stage.stale} of these have a stale record: {reasons} (--keep-stale accepts them)")

@@ -131,7 +131,6 @@ def make_plan(
     chosen = parse_seeds(seeds) if seeds is not None else None
     short, entries = load_suite(suite, corpora)
     plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=parse_device(device), processes=processes)
-    plan.check_metrics()
     return short, plan, corpora
 
 

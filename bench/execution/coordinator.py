@@ -54,10 +54,9 @@ class StageSummary:
     """Counts of a stage's runs (trials or finals) when it opens; `reasons`: why records are stale."""
 
     wanted: int
-    recorded: int
-    stale: int
-    reasons: tuple[str, ...]
     missing: int
+    stale: int
+    reasons: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +138,7 @@ class Coordinator:
             stale += bool(others)
             reasons.update(reason for record in others for reason in record.identity.differs(identity))
             missing.append((spec, identity))
-        summary = StageSummary(
-            wanted=len(specs),
-            recorded=len(specs) - len(missing),
-            stale=stale,
-            reasons=tuple(sorted(reasons)),
-            missing=len(missing),
-        )
+        summary = StageSummary(wanted=len(specs), missing=len(missing), stale=stale, reasons=sorted(reasons))
         self.callbacks.stage(name, summary)
         _Stage(self, missing).run()
 

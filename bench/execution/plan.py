@@ -119,7 +119,7 @@ class Plan:
         if not self._specs and not self._comparisons:
             labels = sorted({f"{entry.group}/{label}" for entry in entries for label in _labels(entry)})
             raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
-        self._check_headlines()
+        self._check_groups()
 
     def task(self, config: ComponentConfig) -> Task:
         """Build a task, or return the one that was built before."""
@@ -134,22 +134,19 @@ class Plan:
             raise UserError(f"carry: the batches of task {config.name!r} do not continue one another")
         task.batches("train", train.batch, seed=0)
 
-    def _check_headlines(self) -> None:
-        first: dict[str, str] = {}
-        for spec in self.specs():
-            headline = self.task(spec.task).headline
-            if first.setdefault(spec.group, headline) != headline:
-                message = f"group {spec.group!r} has two headline metrics, {first[spec.group]!r} and {headline!r}"
-                raise UserError(f"{message} (of {spec.label!r}): give each a group of its own")
-
-    def check_metrics(self) -> None:
-        """Raise UserError where two tasks of one group define a metric differently: no report could hold both."""
+    def _check_groups(self) -> None:
+        """Raise UserError where two tasks of a group differ in the headline or in a metric: no report could hold both."""
+        headlines: dict[str, str] = {}
         metrics: dict[tuple[str, str], Metric] = {}
         for spec in self.specs():
-            for name, metric in self.task(spec.task).metrics.items():
+            task, problem = self.task(spec.task), None
+            if (headline := headlines.setdefault(spec.group, task.headline)) != task.headline:
+                problem = f"headline metrics, {headline!r} and {task.headline!r}"
+            for name, metric in task.metrics.items():
                 if (known := metrics.setdefault((spec.group, name), metric)) != metric:
-                    message = f"group {spec.group!r} has two metrics {name!r}, {_difference(known, metric)}"
-                    raise UserError(f"{message} (of {spec.label!r}): give each task a group of its own")
+                    problem = problem or f"metrics {name!r}, {_difference(known, metric)}"
+            if problem:
+                raise UserError(f"group {spec.group!r} has two {problem} (of {spec.label!r}): give each task a group of its own")
 
     def models(self) -> list[tuple[str, str, ComponentConfig, int]]:
         """The group, label, model (at its width) and vocabulary of every wanted row."""

@@ -31,6 +31,5 @@ def run(
     """
     name, entries = load_suite(str(suite), data or {}) if isinstance(suite, str | Path) else ("own", suite)
     plan = Plan(entries, data=data, only=only, device=device)
-    plan.check_metrics()
     engine = engine or Local(default_slots(plan.specs(), None))
     return Coordinator(plan, suite=name, store=Store(Path(results)), engine=engine, data=data, options=options).run()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from bench.execution.attempts import read_progress
 from bench.execution.job import Job
@@ -69,33 +70,19 @@ class SuiteStatus:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SuiteOverview:
-    """Counts of what a results folder holds of one suite."""
-
-    suite: str
-    recorded: int
-    ok: int
-    failed: Mapping[str, int]
-    running: int
-    saved: int
-
-
-def overview(store: Store) -> list[SuiteOverview]:
-    """An overview of each suite in the folder."""
+def overview(store: Store) -> list[dict[str, Any]]:
+    """Counts of what a results folder holds of each suite; `saved`: runs with a checkpoint only."""
     found = []
     for suite in store.suites():
         heads, running = list(store.heads(suite)), store.leased(suite)
-        found.append(
-            SuiteOverview(
-                suite=suite,
-                recorded=len(heads),
-                ok=sum(head.status == "ok" for head in heads),
-                failed=_count_failed(heads),
-                running=len(running),
-                saved=len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
-            )
-        )
+        counts = {
+            "recorded": len(heads),
+            "ok": sum(head.status == "ok" for head in heads),
+            "failed": _count_failed(heads),
+            "running": len(running),
+            "saved": len(set(store.unfinished(suite)) - {head.run_id for head in heads} - set(running)),
+        }
+        found.append({"suite": suite, **counts})
     return found
 
 
@@ -154,7 +141,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
 
 def _running(store: Store, suite: str, run_id: str) -> RunningRun:
     found = read_progress(Job.model_construct(folder=store.work(suite, run_id)))
-    return RunningRun(run_id=run_id, step=found.get("step"), steps=found.get("steps"), loss=found.get("loss"))
+    return RunningRun(run_id=run_id, **{name: found.get(name) for name in ("step", "steps", "loss")})
 
 
 def _seconds_left(done: Iterable[tuple[RunSpec, float]], missing: Collection[RunSpec], unknown: int, slots: int) -> float | None:

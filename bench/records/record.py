@@ -165,7 +165,6 @@ class Head(BaseModel):
 
 
 _HEAD = tuple(Head.model_fields)
-_HEAD_BYTES = 4096
 
 
 def head_of(record: Record) -> Head:
@@ -203,18 +202,13 @@ def read_head(path: Path) -> Head | None:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
-            start = file.read(_HEAD_BYTES)
-            while start.count(b"\n") <= len(_HEAD) + 1 and (
-                more := file.read(_HEAD_BYTES)
-            ):  # older versions did not shorten reasons
-                start += more
-        lines = start.split(b"\n")[1 : len(_HEAD) + 2]
+            lines = [file.readline() for _ in range(len(_HEAD) + 2)][1:]  # of the Head and its digest
         if b'"head_digest"' in lines[-1]:
-            content = _parsed(b"{" + b"".join(lines).rstrip(b", \r") + b"}")
+            content = _parsed(b"{" + b"".join(lines).rstrip(b", \r\n") + b"}")
             if content.pop("head_digest") != _digest(content):
                 return None
-        return Head.model_validate_json(b"{" + b"".join(lines[:-1]).rstrip(b", \r") + b"}")
-    except (OSError, ValueError, IndexError):
+        return Head.model_validate_json(b"{" + b"".join(lines[:-1]).rstrip(b", \r\n") + b"}")
+    except (OSError, ValueError):
         return None
 
 

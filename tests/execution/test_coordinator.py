@@ -100,7 +100,7 @@ class TestStale:
         stages: list[StageSummary] = []
         callbacks = Callbacks(stage=lambda _, stage: stages.append(stage))
         (new,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), callbacks=callbacks)
-        assert (stages[1].stale, stages[1].missing, stages[1].reasons) == (1, 1, ("code of deq.solve",))
+        assert (stages[1].stale, stages[1].missing, stages[1].reasons) == (1, 1, ["code of deq.solve"])
         assert new.run_id != old.run_id
         assert new.spec.key == old.spec.key
         assert Store(tmp_path).ids("s") == sorted([old.run_id, new.run_id])

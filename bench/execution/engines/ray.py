@@ -178,16 +178,16 @@ class Ray:
             events: list[Event] = self._ray.get(call)
         except OutOfMemoryError as error:
             self._answered.discard(run_id)
-            return [Lost(job, f"out of memory: {_first_line(error)}", "oom")]
+            return [Lost(job, f"out of memory: {_lines(error)[0]}", "oom")]
         except RayTaskError as error:  # the supervisor itself fails
-            return [Refused(job, f"engine ray: {_last_line(error)}")]
+            return [Refused(job, f"engine ray: {_lines(error)[-1]}")]
         except RayError as error:  # the supervisor, its machine or its network is lost
             self._kill_idle()  # one of them may have been there
             if run_id not in self._answered and self._placements.get(run_id, 0) < _PLACEMENTS:
                 return []  # Ray had placed it on a machine that was already lost
             self._answered.discard(run_id)
             self._placements.pop(run_id, None)
-            return [Lost(job, f"its machine was lost: {_first_line(error)}")]
+            return [Lost(job, f"its machine was lost: {_lines(error)[0]}")]
         self._answered.add(run_id)
         self._placements.pop(run_id, None)
         return events
@@ -238,7 +238,7 @@ def _environments(ray: Any, nodes: list[str], gpus: float, place: tuple[str, int
         ]
         found: list[Mapping[str, Any]] = ray.get([call.remote(*place) for call in calls], timeout=_ANSWER_S)
     except RayError as error:
-        raise UserError(f"engine ray: a machine of the cluster does not answer ({_first_line(error)})") from error
+        raise UserError(f"engine ray: a machine of the cluster does not answer ({_lines(error)[0]})") from error
     return found
 
 
@@ -256,9 +256,6 @@ def _connect(ray: Any, address: str) -> bool:
     return True
 
 
-def _last_line(error: Exception) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:200]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+def _lines(error: Exception) -> list[str]:
+    """The lines of an exception's text, shortened; its type's name without any."""
+    return [line.strip()[:200] for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

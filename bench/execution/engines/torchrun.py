@@ -76,16 +76,8 @@ def _job_of_ranks(job: Job) -> Job:
 def _command(job: Job, record: Path) -> list[str]:
     processes = f"--nproc-per-node={job.spec.processes}"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", processes, *_shutdown_timeout()]
-    worker = [
-        "-m",
-        "bench.execution.engines.worker",
-        str(job.folder / "job.json"),
-        "--record",
-        str(record),
-        "--watch",
-        str(os.getpid()),
-    ]
-    return [*torchrun, *worker]
+    worker = ["-m", "bench.execution.engines.worker", str(job.folder / "job.json")]
+    return [*torchrun, *worker, "--record", str(record), "--watch", str(os.getpid())]
 
 
 @cache
