@@ -157,7 +157,7 @@ class TestLocal:
         assert record_of(end).status == "ok"
 
     def test_a_run_that_closes_its_connection_is_killed(self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.execution.engines.deadlines.GRACE_S", 0.5)
+        monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.5)
         end = finish(local, [job(failing("l", "close", wait_s=2 * PATIENCE_S))])["l"]
         assert_lost(end, "closed its connection to the coordinator and did not end", "crashed")
 
@@ -175,7 +175,7 @@ class TestLocal:
         assert record_of(ends["next"]).status == "ok"
 
     def test_a_wait_for_the_machine_is_reported_once(self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.execution.engines.deadlines._REPORT_WAIT_S", 0.0)
+        monkeypatch.setattr("bench.execution.engines.process._REPORT_WAIT_S", 0.0)
         one, events = job(spec("l")), list[Event]()
 
         def reported() -> bool:
@@ -241,7 +241,7 @@ class TestLimits:
     def test_a_run_that_blocks_its_signals_is_killed_at_its_time_limit(
         self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bench.execution.engines.deadlines.GRACE_S", 0.5)
+        monkeypatch.setattr("bench.execution.engines.process.GRACE_S", 0.5)
         end = finish(local, [job(failing("l", "block_signals"), limits=Limits(seconds=1.0))])["l"]
         assert assert_lost(end, "limit of 1 s", "timeout").peak_bytes
 

@@ -1,11 +1,14 @@
-"""The deadlines and exit statuses of a run's process."""
+"""The deadlines and exit statuses of a run's process, and the socket of its server."""
 
+import tempfile
 import time
+from multiprocessing.connection import Listener
+from multiprocessing.process import current_process
+from pathlib import Path
 
 import pytest
 
-from bench.execution.engines.deadlines import GRACE_S, Deadlines
-from bench.execution.engines.process import _exit_reason
+from bench.execution.engines.process import GRACE_S, Deadlines, _exit_reason, _shorten_socket_path
 
 
 class TestDeadlines:
@@ -70,3 +73,16 @@ def test_an_exit_status_says_whether_the_run_is_at_fault(code: int | None, reaso
     found = _exit_reason(code)
     assert reason in found[0]
     assert found[1] is fault
+
+
+@pytest.mark.parametrize("length", [40, 90, 150])
+def test_the_fork_servers_socket_can_be_bound_whatever_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    folder = tmp_path / ("x" * max(1, length - len(str(tmp_path))))
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(current_process(), "_config", {"authkey": b"", "semprefix": "/mp"})
+    _shorten_socket_path()
+    with Listener(family="AF_UNIX") as listener:  # where the fork server's is
+        assert len(str(listener.address)) <= 107
