@@ -125,7 +125,7 @@ class HostSamples(_Kept):
         self.over = not self.active.any()
 
     def _improve(self, better: Numbers, states: list[Tensor], gap: Numbers, size: Numbers) -> None:
-        if not better.any():
+        if not better.any() and not torch.is_grad_enabled():  # in grad mode the state stays attached
             return
         self._gap, self._size = np.where(better, gap, self._gap), np.where(better, size, self._size)
         self._bar = np.where(better, gap, self._bar)

@@ -187,7 +187,7 @@ class _Solve:
             self.unread.append(states)
             if step % self.stop.check_every == 0 or step >= self.stop.max_steps - 1:
                 count = len(self.unread)
-                self.reading = _start_reading(torch.stack(self.gaps[-count:] + self.sizes[-count:]))
+                self.reading = start_reading(torch.stack(self.gaps[-count:] + self.sizes[-count:]))
 
     def _is_over(self, step: int) -> bool:
         """Whether all samples have ended, looked at every `check_every` evaluations."""
@@ -249,7 +249,7 @@ def _gap_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(torch.sub(fz, z).flatten(1), dim=1), torch.linalg.vector_norm(fz.flatten(1), dim=1)
 
 
-def _start_reading(rows: Tensor) -> Callable[[], Tensor]:
+def start_reading(rows: Tensor) -> Callable[[], Tensor]:
     """Start a copy to the host; what is returned waits for it."""
     if rows.device.type != "cuda":
         return rows.cpu

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +26,7 @@ from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
-from deq.solve import force_device_path
+from deq.solve import force_device_path, start_reading
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
@@ -195,7 +196,7 @@ PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contrac
 class Operations(TorchDispatchMode):
     """Counts the aten operators that run, backward too, and those that make the host wait for a GPU (`syncs`).
 
-    Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing.
+    Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing. `operations` adds the reads of solves.
     """
 
     def __init__(self) -> None:
@@ -211,7 +212,8 @@ class Operations(TorchDispatchMode):
 
 
 def operations(run: Callable[[], object]) -> Operations:
-    """Count the operators of `run()`."""
-    with Operations() as counter:
+    """Count the operators of `run()`, and as host syncs also the gaps that solves read."""
+    with Operations() as counter, mock.patch("deq.solve.start_reading", side_effect=start_reading) as reads:
         run()
+    counter.syncs += reads.call_count
     return counter
