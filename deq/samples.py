@@ -151,8 +151,11 @@ class DeviceSamples(_Kept):
         self._stop = stop
 
     def go_on(self, z: Tensor) -> Tensor:
-        """Return z (B, ...) with the best iterate in place of a sample that has ended."""
-        return torch.where(_over(self._bar > -math.inf, z), z, self.states[0]) if self.states else z
+        """Return z (B, ...) with the best iterate in place of a sample that has ended; other best iterates are forgotten."""
+        if self.states:
+            z = torch.where(_over(self._bar > -math.inf, z), z, self.states[0])
+            self.keep_all([z] * len(self.states))
+        return z
 
     def note(self, states: list[Tensor], gap: Tensor, size: Tensor) -> None:
         """Keep better iterates."""

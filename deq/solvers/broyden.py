@@ -16,7 +16,7 @@ from deq.checks import check_whole
 from deq.solve import Map
 from deq.solvers.history import inner
 
-_FIRST_ROOM = 64  # steps; training takes fewer
+_FIRST_ROOM = 128  # steps; training takes fewer, and growing holds the old and the new storage for a moment
 
 
 class BroydenMemory(NamedTuple):
@@ -49,7 +49,7 @@ class Broyden:
         check_whole(least=2, window=self.window)
 
     def init(self, z: Tensor, steps: int) -> BroydenMemory:
-        """Allocate room for the first 64 steps, or for the window or all steps where they are fewer."""
+        """Allocate room for the first 128 steps, or for the window or all steps where they are fewer."""
         window, batch = min(self.window, steps), len(z)
         room, size = min(window, _FIRST_ROOM), math.prod(z.shape[1:])
         return BroydenMemory(
