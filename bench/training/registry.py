@@ -8,6 +8,7 @@ the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,11 +43,13 @@ def deq(
     backward_steps: int | None = None,
     evaluation_rtol: float | None = None,
     evaluation_steps: int | None = None,
+    check_every: int = 1,
     layers: int = 1,
 ) -> Core:
     """A DEQ; `steps` caps the forward solve, `backward_steps` the adjoint's, and `backward_solver` is by default `solver`.
 
-    `layers` above 1 stacks DEQs of the same settings, each with its own parameters.
+    `check_every` k: on a GPU, a solve looks every k evaluations whether it is done. `layers` above 1 stacks DEQs of the same
+    settings, each with its own parameters.
     """
     if layers < 1:
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
@@ -60,9 +63,9 @@ def deq(
     backward = {}
     if solves_backward:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
-        backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30))
+        backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30, check_every=check_every))
     gradient: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
-    stop = Stop(rtol=rtol, max_steps=steps)
+    stop = Stop(rtol=rtol, max_steps=steps, check_every=check_every)
     evaluation = _stop(evaluation_rtol, evaluation_steps, stop)
     deqs = []
     for layer in range(layers):
@@ -73,7 +76,8 @@ def deq(
 
 
 def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
-    return Stop(rtol=default.rtol if rtol is None else rtol, max_steps=default.max_steps if steps is None else steps)
+    rtol = default.rtol if rtol is None else rtol
+    return replace(default, rtol=rtol, max_steps=default.max_steps if steps is None else steps)
 
 
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:

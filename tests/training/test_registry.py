@@ -80,6 +80,7 @@ class TestEntries:
                 "backward_steps": 9,
                 "evaluation_rtol": 0.01,
                 "evaluation_steps": 11,
+                "check_every": 4,
             },
         )
         assert isinstance(core, DEQ)
@@ -90,6 +91,7 @@ class TestEntries:
         assert isinstance(core.adjoint, Implicit)
         assert core.adjoint.solver == SOLVERS["picard"](relaxation=0.25)
         assert (core.adjoint.stop.rtol, core.adjoint.stop.max_steps) == (0.2, 9)
+        assert {stop.check_every for stop in (core.stop, core.evaluation_stop, core.adjoint.stop)} == {4}
 
     def test_defaults_are_what_the_signature_says(self) -> None:
         core = small("deq", {"cell": "mlp"})
