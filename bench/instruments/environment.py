@@ -25,6 +25,18 @@ PACKAGES = ("torch", "torchdiffeq", "numpy", "scipy", "pandas", "psutil", "nvidi
 CODE = ("deq", "baselines", "bench", "pyproject.toml")  # not results, which runs write
 
 
+_ATTENTION = ("flash", "mem_efficient", "cudnn", "math")  # kernels of scaled_dot_product_attention that torch may choose
+# Where float32 products may be rounded to TF32 on a GPU: by default in cuDNN, not in matrix products.
+_BACKENDS: Any = torch.backends
+_PRODUCTS = {"matmul": _BACKENDS.cuda.matmul, "convolution": _BACKENDS.cudnn.conv, "rnn": _BACKENDS.cudnn.rnn}
+
+
+def use_float32() -> None:
+    """Compute all float32 products in float32: one precision for a DEQ's matrix products and for an LSTM in cuDNN."""
+    for products in _PRODUCTS.values():
+        products.fp32_precision = "ieee"
+
+
 def environment(device: str, threads: int) -> dict[str, object]:
     """What a record keeps of this machine and process; an unknown value is None. Never raises."""
     return {
@@ -74,7 +86,7 @@ def version(name: str) -> str | None:
 
 
 def gpu(device: str, cuda: Any = torch.cuda, library: Any = None) -> dict[str, object] | None:
-    """Name, memory, compute capability and driver of the GPU a run uses, or None."""
+    """The GPU a run uses, its libraries and what they may do to digits, or None."""
     chosen = torch.device(device)
     if chosen.type != "cuda" or not cuda.is_available():
         return None
@@ -87,6 +99,10 @@ def gpu(device: str, cuda: Any = torch.cuda, library: Any = None) -> dict[str, o
         "memory_bytes": properties.total_memory,
         "capability": f"{properties.major}.{properties.minor}",
         "driver": driver(library),
+        "cudnn": torch.backends.cudnn.version(),
+        "float32": {name: products.fp32_precision for name, products in _PRODUCTS.items()},
+        "attention": [name for name in _ATTENTION if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
 

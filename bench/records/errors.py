@@ -45,7 +45,14 @@ def one_line(text: str) -> str:
 # Messages of a failed allocation that has no type of its own: torch on the host, C++, the kernel, cuBLAS, oneDNN.
 _EXHAUSTED = (
     *("out of memory", "defaultcpuallocator", "not enough memory", "bad_alloc", "cannot allocate memory", "can't allocate memory"),
-    *("alloc_failed", "failed to allocate", "unable to allocate", "memory allocation failure", "memory allocation failed"),
+    *(
+        "alloc_failed",
+        "allocation_failed",
+        "failed to allocate",
+        "unable to allocate",
+        "memory allocation failure",
+        "memory allocation failed",
+    ),
     *("could not allocate", "memoryerror"),
 )
 

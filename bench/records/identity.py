@@ -79,7 +79,8 @@ def numeric_environment(environment: Mapping[str, Any]) -> dict[str, str | None]
     found |= {name: value for name in _VARIABLES if (value := environment.get("variables", {}).get(name)) is not None}
     gpu = environment.get("gpu")
     if gpu:
-        found["gpu"] = f"{gpu['name']}, capability {gpu['capability']}"
+        float32 = gpu.get("float32", {"convolution": "tf32", "rnn": "tf32"})  # cuDNN's default in older records
+        found["gpu"] = f"{gpu['name']}, capability {gpu['capability']}, float32 products {float32}"
     return {name: None if value is None else str(value) for name, value in found.items()}
 
 

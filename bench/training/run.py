@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.instruments.contention import CONTENDED
-from bench.instruments.environment import environment
+from bench.instruments.environment import environment, use_float32
 from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
 from bench.records.identity import Identity, code_here, project_code
 from bench.records.record import Measure, Record, RunStatus, measured
@@ -60,6 +60,7 @@ def run(
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch sees no CUDA device here")
     torch.set_num_threads(spec.threads)
+    use_float32()
     task = build_task(spec.task, data or {})
     if spec.train.carry and not task.streams:
         raise UserError(f"carry: the batches of task {spec.task.name!r} do not continue one another")

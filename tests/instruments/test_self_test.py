@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench.instruments import nvml, self_test
-from bench.instruments.environment import cpu_name, driver, environment, gpu, revision
+from bench.instruments.environment import cpu_name, driver, environment, gpu, revision, use_float32
 from bench.instruments.flops import Flops
 from bench.instruments.self_test import Instrument, examine
 
@@ -115,11 +115,25 @@ class TestEnvironment:
         assert cpu_name(listing) == "Wonder 9000: Pro"
         assert cpu_name(tmp_path / "absent") == (platform.processor() or None)
 
+    def test_all_float32_products_are_in_float32_when_a_run_asks(self) -> None:
+        products = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+        before = [one.fp32_precision for one in products]
+        assert "tf32" in before  # torch's default rounds an LSTM's products and not a DEQ's
+        try:
+            use_float32()
+            assert {one.fp32_precision for one in products} == {"ieee"}
+        finally:
+            for one, was in zip(products, before, strict=True):
+                one.fp32_precision = was
+
     def test_the_gpu_is_named_when_used(self) -> None:
         properties = SimpleNamespace(name="Card", total_memory=8, major=9, minor=0)
         cuda = SimpleNamespace(is_available=lambda: True, get_device_properties=lambda device: properties)
         library = SimpleNamespace(nvmlInit=lambda: None, nvmlSystemGetDriverVersion=lambda: "580.1")
-        assert gpu("cuda", cuda, library) == {"name": "Card", "memory_bytes": 8, "capability": "9.0", "driver": "580.1"}
+        found = gpu("cuda", cuda, library)
+        assert found is not None
+        assert found.items() >= {"name": "Card", "memory_bytes": 8, "capability": "9.0", "driver": "580.1"}.items()
+        assert {"math", "flash"} <= set(found["attention"])
         assert gpu("cpu", cuda, library) is None
         assert driver(SimpleNamespace()) is None
 
