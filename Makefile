@@ -41,7 +41,7 @@ reproduce-speed: $(READY)  ## time to equal quality, DEQ and tied networks, into
 reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (2.5 hours)
 	$(PY) -m bench run copy --device cpu --results results/reproduced
 
-reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into results/reproduced/memory/ (3 minutes, no GPU)
+reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into results/reproduced/memory/ (6 minutes, no GPU)
 	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
 params: $(READY)  ## count the parameters of the paper's models, next to what it prints

@@ -212,7 +212,7 @@ class _Solve:
 
     def _finish_with_last(self, z: Tensor, solver_bytes: int) -> Solution:
         """Make the last of max_steps evaluations with `last`: at the newest iterates or, where a sample has ended, at the best."""
-        z, step = self.samples.go_on(z), self.stop.max_steps
+        z, step, self.held = self.samples.go_on(z), self.stop.max_steps, None
         image = self._evaluate(z) if self.with_images else self._evaluate_last(z)
         self._note(step, z, image)
         self._is_over(step)

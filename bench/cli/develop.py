@@ -220,7 +220,7 @@ def memory(
 ) -> None:
     """Trace the bytes of a training step of every row on fake tensors, by phase and purpose, and compare with the paper.
 
-    About three minutes on two cores, no GPU and next to no memory."""
+    About six minutes on two cores, no GPU and next to no memory."""
     import torch
 
     from bench.instruments.environment import usable_cores

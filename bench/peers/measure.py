@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.peers.libraries import METHODS, Library
 from bench.peers.problems import PROBLEMS, Problem
+from deq import Map
 
 STEPS = 20  # forward, and as many backward
 TIMED = {"tiny": 100, "block": 21, "large": 21}  # rounds
 _REPEATED = {"tiny": 50}  # evaluations per timing, where one is too short for a clock
+STOPPING = 1e-3  # the relative tolerance of the solves that stop by themselves
 TOLERANCES = ((torch.float32, 1e-3), (torch.float32, 1e-6), (torch.float64, 1e-9))
 Row = dict[str, Any]
 
@@ -95,6 +98,27 @@ def overhead(libraries: Sequence[Library], name: str, rounds: int | None = None)
             row["step_s"].append(seconds_of(lambda layer=layer: layer(z0).backward(v)))  # type: ignore[misc]
             row["floor_s"].append((row["evaluations"] - 1) * t_f + row["products"] * t_vjp + t_attached)
     _clear(problem)
+    return [row for row, _ in turns]
+
+
+def stopping(libraries: Sequence[Library], name: str, rounds: int | None = None) -> list[Row]:
+    """Seconds of a forward solve that stops by itself at `STOPPING`, and its floor, evaluations x t_f, in every round."""
+    problem, repeats = PROBLEMS[name](), _REPEATED.get(name, 3)
+    turns: list[tuple[Row, Callable[[Map], Tensor]]] = []
+    for method in METHODS:
+        for library in libraries:
+            solved: Callable[[Map], Tensor]
+            solved = partial(library.solve, z0=problem.z0, method=method, rtol=STOPPING, cap=problem.cap)
+            counter = _CallCounter(problem.f)
+            solved(counter)
+            row: Row = {"problem": name, "method": method, "library": library.name, "evaluations": counter.evaluations}
+            turns.append((row | {"solve_s": [], "floor_s": []}, solved))
+    for number in range(TIMED[name] if rounds is None else rounds):
+        with torch.no_grad():
+            t_f = seconds_of(lambda: problem.f(problem.z0), repeats)
+        for row, solved in turns if number % 2 else reversed(turns):
+            row["solve_s"].append(seconds_of(lambda solved=solved: solved(problem.f)))  # type: ignore[misc]
+            row["floor_s"].append(row["evaluations"] * t_f)
     return [row for row, _ in turns]
 
 

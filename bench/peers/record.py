@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from bench.instruments.contention import Contention
-from bench.instruments.environment import environment
+from bench.instruments.environment import environment, use_float32
 from bench.instruments.machine_lock import MachineLock
 from bench.peers import explicit, measure, show
 from bench.peers.libraries import installed
@@ -27,6 +27,7 @@ def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"peers: cannot write {out}: {error.strerror}") from error
     torch.set_num_threads(threads)
+    use_float32()
     record: dict[str, Any] = {
         "environment": environment("cpu", threads),
         "libraries": {library.name: library.version for library in libraries},
@@ -36,6 +37,7 @@ def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
     with MachineLock().exclusive():
         contention = Contention(threads)
         record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
+        record["stopping"] = [row for name in measure.TIMED for row in measure.stopping(libraries, name, rounds)]
         torch.set_num_threads(1)  # as in a run of the suites
         record["baselines"] = explicit.baselines(rounds)
         record["contended"] = contention.read()

@@ -1,13 +1,14 @@
 """Tables of the comparison with peers, as Markdown."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scipy.stats import quantile_test
 from tabulate import tabulate
 
 from bench.analysis.grid import Cell, Line, Sample, Table, gathered, line
+from bench.peers.measure import STOPPING
 
 Row = dict[str, Any]
 _NAMES = {"picard": "Picard", "anderson": "Anderson", "broyden": "Broyden"}
@@ -42,22 +43,36 @@ def _ms(seconds: Sequence[float], digits: int = 3, measure: str = "") -> Cell:
 
 def overhead(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
     """A training step over its floor, a line for each problem and method."""
+    title = "A training step by each library, over its floor"
+    return _timed("overhead", title, "step", "f + VJP", rows, libraries, lambda row: f"{row['evaluations']} + {row['products']}")
+
+
+def stopping(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
+    """A forward solve that stops by itself over its floor, a line for each problem and method."""
+    title = f"A forward solve to {STOPPING:g} by each library, over its floor"
+    return _timed("stopping", title, "solve", "f", rows, libraries, lambda row: str(row["evaluations"]))
+
+
+def _timed(
+    ending: str, title: str, what: str, counted: str, rows: Sequence[Row], libraries: Sequence[str], count: Callable[[Row], str]
+) -> Table:
+    """Times over their floors: each library's ratio, milliseconds and counts, and the time of the second over the first."""
     lines = []
     for (problem, method), mine in gathered(((row["problem"], row["method"]), row) for row in rows).items():
         found = {row["library"]: row for row in mine}
         cells: list[Cell] = []
         for library in libraries:
-            row = found[library]
-            evaluations = Cell(f"{row['evaluations']} + {row['products']}", measure=f"f + VJP ({library})")
-            cells += [_ratio(row["step_s"], row["floor_s"]), _ms(row["step_s"], measure=f"ms ({library})"), evaluations]
-        first, other = (found[library]["step_s"] for library in libraries[:2])
+            row, seconds = found[library], found[library][f"{what}_s"]
+            cells += [_ratio(seconds, row["floor_s"]), _ms(seconds, measure=f"ms ({library})")]
+            cells.append(Cell(count(row), measure=f"{counted} ({library})"))
+        first, other = (found[library][f"{what}_s"] for library in libraries[:2])
         lines.append(line(problem, _NAMES[method], *cells, _ratio(other, first)))
     heads = ["problem", "method"]
     for library in libraries:
-        heads += [f"{library}: step / floor", "ms", "f + VJP"]
+        heads += [f"{library}: {what} / floor", "ms", counted]
     heads.append(f"{libraries[1]} / {libraries[0]}, time")
     words = (0, 1, *range(4, len(heads) - 1, 3))
-    return _table("overhead", "A training step by each library, over its floor", _INTERVAL, heads, lines, words=words, keys=2)
+    return _table(ending, title, _INTERVAL, heads, lines, words=words, keys=2)
 
 
 def steps(rows: Sequence[Row]) -> Table:
@@ -137,6 +152,7 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
     libraries = list(record["libraries"])
     return {
         "overhead": overhead(record["overhead"], libraries),
+        "stopping": stopping(record["stopping"], libraries),
         "steps": steps(record["steps"]),
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),

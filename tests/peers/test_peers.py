@@ -43,6 +43,17 @@ def test_the_floor_is_evaluations_products_and_the_attached_one(monkeypatch: pyt
     assert [row["step_s"] for row in rows] == [[92.0, 90.0], [91.0, 91.0], [90.0, 92.0]]  # there and back
 
 
+def test_a_stopping_solve_is_timed_over_its_own_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([2.0, 90.0, 91.0, 92.0] * 2)
+    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1: next(clock))
+    rows = measure.stopping([Ours()], "tiny", rounds=2)
+    assert [row["solve_s"] for row in rows] == [[92.0, 90.0], [91.0, 91.0], [90.0, 92.0]]
+    steps = {row["method"]: row["evaluations"] for row in measure.steps_to([Ours()], "tiny") if row["rtol"] == measure.STOPPING}
+    for row in rows:
+        assert row["evaluations"] == steps[row["method"]]
+        assert row["floor_s"] == [2.0 * row["evaluations"]] * 2
+
+
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_solve_stops_at_the_first_evaluation_below_its_tolerance(name: str) -> None:
     for row in measure.steps_to([Ours()], name):
@@ -125,6 +136,7 @@ def record() -> dict[str, Any]:
     return {
         "libraries": {"deq": "1", "torchdeq": "0.1.0"},
         "overhead": rows,
+        "stopping": [{name: value for name, value in row.items() if name != "step_s"} | {"solve_s": row["step_s"]} for row in rows],
         "steps": [],
         "memory": [
             {"problem": "p", "method": "one evaluation", "library": "torch", "saved_bytes": 0, "peak_bytes": 3, "state_bytes": 1},
@@ -139,9 +151,12 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     write(record(), tmp_path)
     assert PEERS.read(tmp_path / "peers.json") == record()
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
-    assert {*texts} == {"overhead", "steps", "memory", "baselines", "harness"}
+    assert {*texts} == {"overhead", "stopping", "steps", "memory", "baselines", "harness"}
     assert "1.50 [1.50, 1.50]" in texts["overhead"]
     assert "2.00 [2.00, 2.00]" in texts["overhead"]
+    assert "21 + 20" in texts["overhead"]
+    assert "1.50 [1.50, 1.50]" in texts["stopping"]
+    assert "2.00 [2.00, 2.00]" in texts["stopping"]
     assert "1.25" in texts["memory"]
     assert "1.02 [1.02, 1.02]" in texts["baselines"]
     assert "+1.0 [+1.0, +1.0]" in texts["harness"]
