@@ -101,14 +101,14 @@ class HostSamples(_Kept):
             self.keep_all(states)
         with self._quiet():
             threshold = self._rtol * size + self._least
-        better = gap <= self._bar
-        if not ((gap >= threshold) & (gap <= self._most)).all():  # False for NaN
-            self._end_some(states, gap, size, better, threshold)
-        elif better.all():
+        high, better = gap >= threshold, gap <= self._bar  # False for NaN
+        if np.count_nonzero(high & better) == len(gap):  # all improve and none ends; several times as fast as all()
             self.keep_all(states)
             self._gap, self._size, self._bar = gap, size, gap
-        else:
+        elif (high & (gap <= self._most)).all():
             self._improve(better, states, gap, size)
+        else:
+            self._end_some(states, gap, size, better, threshold)
 
     def _end_some(self, states: list[Tensor], gap: Numbers, size: Numbers, better: Numbers, threshold: Numbers) -> None:
         with np.errstate(over="ignore"):

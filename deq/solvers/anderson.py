@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import combined, inner
 
 
@@ -92,7 +92,10 @@ class Anderson:
         """Return weights (B, used) that sum to one; a sample without a solution has those of a Picard step."""
         factor, failed = torch.linalg.cholesky_ex(gram)
         solved = torch.cholesky_solve(ones, factor).squeeze(2)
-        limits = torch.finfo(gram.dtype)
-        # A factorisation that failed puts its sum far below the least; NaN is not equal to itself.
-        total = torch.sub(solved.sum(1, keepdim=True), failed.unsqueeze(1), alpha=limits.max)
+        limits, total = torch.finfo(gram.dtype), solved.sum(1, keepdim=True)
+        # NaN is not equal to itself.
+        if is_sync_free(gram) and not failed.any() and torch.equal(total.clamp(limits.tiny, limits.max), total):
+            return solved / total
+        # A factorisation that failed puts its sum far below the least.
+        total = torch.sub(total, failed.unsqueeze(1), alpha=limits.max)
         return torch.where(total.clamp(limits.tiny, limits.max) == total, solved / total, picard)

