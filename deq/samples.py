@@ -77,10 +77,10 @@ class HostSamples(_Kept):
         # A sample that is done gets bounds that hold any gap, and a best gap of minus infinity.
         self._rtol = np.full_like(gap, 0.0 if stop.rtol is None else stop.rtol)
         self._least = np.full_like(gap, -limits.max if stop.rtol is None else max(stop.atol, float(limits.tiny)))
-        self._bar = gap
         with np.errstate(over="ignore"):
             most = min(stop.growth, float(limits.max)) * np.maximum(gap, gap.dtype.type(1))
         self._most = np.minimum(most, limits.max)  # finite, so that an infinite gap exceeds it
+        self._bar = np.minimum(gap, self._most)
 
     @property
     def failed_last(self) -> bool:
