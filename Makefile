@@ -75,7 +75,7 @@ format: $(READY)  ## format, and fix what lint can fix
 perf-check: $(READY)  ## fail if this code counts or takes more than REF (default: the commit before); more options: GATE="..."
 	$(PY) -m bench gate --against $(REF) --only '$(ONLY)' $(GATE)
 
-compare-peers: $(READY)  ## compare our solvers with TorchDEQ's in one process: time, steps, memory (6 minutes)
+compare-peers: $(READY)  ## compare our solvers with TorchDEQ's in one process: time, steps, memory (12 minutes)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(PY) -m bench peers
 

@@ -193,7 +193,7 @@ def peers(
 ) -> None:
     """Compare a training step's time, solver steps and memory with other DEQ libraries, and the overhead over plain torch.
 
-    Needs the extra `peers`; about six minutes, with no other timing on the machine."""
+    Needs the extra `peers`; about twelve minutes, with no other timing on the machine."""
     from bench.peers import record, show
 
     found = record.make(out, threads, rounds)
