@@ -10,7 +10,8 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Output:
     """Output of a Core: features y (B, T, width), a detached memory for the next segment, a scalar penalty to add to the loss,
-    auxiliary features (each (B, T, width)) for deep supervision, and the detached state f(z*) of a DEQ, to start a solve from."""
+    auxiliary features (each (B, T, width)) for deep supervision, and the detached state f(z*) of a DEQ, to start a solve from;
+    it may share y's memory."""
 
     y: Tensor
     memory: Any = None

@@ -73,11 +73,15 @@ class DEQ(Core):
 
         In evaluation that takes the solve's evaluations; in training one more where the solve ends before `max_steps`.
         The solve starts at z0, shaped like `cell.initial_state(x)`, such as the `state` of an output for similar features; None
-        starts it at the cell's initial state. ValueError for another shape.
+        starts it at the cell's initial state. TypeError for what is no floating-point tensor, ValueError for another shape.
         """
         check_features(x)
         f, start = self.cell.bind(x, memory), self.cell.initial_state(x)
         if z0 is not None:
+            if not isinstance(z0, Tensor) or not z0.is_floating_point():
+                raise TypeError(
+                    f"z0 must be a floating-point tensor, got {z0.dtype if isinstance(z0, Tensor) else type(z0).__name__}"
+                )
             if z0.shape != start.shape:
                 raise ValueError(f"z0 must have the shape of the cell's state, {tuple(start.shape)}, got {tuple(z0.shape)}")
             start = z0.detach().to(start)

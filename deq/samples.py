@@ -1,7 +1,7 @@
 """The state of every sample of a solve: its best iterate, and whether and how it ended.
 
-HostSamples decides by gaps on the host, as they arrive. DeviceSamples never reads a value: it keeps the best iterate by masks and
-says at the end how the samples ended. Both give the same bits.
+HostSamples reads the gaps on the host as they arrive. DeviceSamples reads no value: it keeps the best iterate by masks and computes
+at the end how the samples ended. Both give the same bits.
 """
 
 import math
@@ -38,15 +38,15 @@ class _Kept:
         self._owned = False  # whether they are this object's to write to
 
     def keep_all(self, states: list[Tensor]) -> None:
-        """Keep those of all samples, by reference."""
+        """Keep the states of all samples, by reference."""
         self.states, self._owned = states, False
 
     def keep(self, better: Tensor, states: list[Tensor]) -> None:
-        """Keep those of the samples marked in `better` (B,)."""
+        """Keep the states of the samples marked in `better` (B,)."""
         self.states = [torch.where(_over(better, new), new, old) for new, old in zip(states, self.states, strict=True)]
 
     def copy_rows(self, rows: list[int], states: list[Tensor]) -> None:
-        """Keep those of the samples of these numbers."""
+        """Keep the states of the samples with these numbers."""
         if not self._owned:
             self.states, self._owned = [state.clone() for state in self.states], True
         for new, old in zip(states, self.states, strict=True):
@@ -84,8 +84,8 @@ class HostSamples(_Kept):
 
     @property
     def failed_last(self) -> bool:
-        """Whether a sample diverged or was not finite at the last evaluation."""
-        return bool(((self._steps == self._step) & (self._status >= Status.DIVERGED)).any())
+        """Whether a sample diverged or was not finite at the last evaluation; without a tolerance that changes nothing."""
+        return self._stop.rtol is not None and bool(((self._steps == self._step) & (self._status >= Status.DIVERGED)).any())
 
     def go_on(self, z: Tensor) -> Tensor:
         """Return z (B, ...) with the best iterate in place of a sample that has ended."""
@@ -141,10 +141,10 @@ class HostSamples(_Kept):
 
 
 class DeviceSamples(_Kept):
-    """Samples of a solve without a tolerance, without reading a value: eight operators an evaluation."""
+    """Samples of a solve without a tolerance, without reading a value: six operators an evaluation."""
 
     over = False  # not before max_steps
-    failed_last = False  # not known
+    failed_last = False  # exactly max_steps evaluations are made
 
     def __init__(self, stop: Stop) -> None:
         super().__init__()

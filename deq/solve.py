@@ -44,12 +44,12 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """The best iterate of every sample and what it cost.
+    """The iterate of every sample that a solve returns, and what it cost.
 
-    z (B, ...): the iterate with the smallest gap; status (B,) int8 of Status; gap (B,): its ||f(z) - z||; residual (B,): gap over
-    ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the whole batch; gaps (rows, B): every gap
-    in order, also of samples that are done while others go on; solver_bytes: the solver's own storage; image (B, ...): f(z), where
-    `solve` was asked for it.
+    z (B, ...): the iterate with the smallest gap (with `last`, at the cap: the newest); status (B,) int8 of Status; gap (B,): its
+    ||f(z) - z||; residual (B,): gap over ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the
+    whole batch; gaps (rows, B): every gap in order, also of samples that are done while others go on; solver_bytes: storage of
+    the solver; image (B, ...): f(z), where `solve` was asked for it.
 
     Diagnostics of samples are on the host, where the solve decided by them; with `rtol=None`, which decides nothing, on z's device.
     """
@@ -101,7 +101,8 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, last: Map | None = Non
 
     With `last`, f itself or another form of it that is evaluated in grad mode, `Solution.image` is last(z). `last` makes the last
     of max_steps evaluations, and then z is the newest iterate of every sample that has not ended. After an earlier end z is the
-    best iterates, and another form makes one more evaluation there; f itself none, its image is known.
+    best iterates, and another form makes one more evaluation there; f itself none, its image is known. With a tolerance, so it is
+    too where a sample diverges or is not finite at the last evaluation.
 
     The state is float32 at least. For a z0 in half precision, f gets the state in z0's dtype and the solution has z0's dtype; under
     autocast both are float32, since autocast chooses f's precision. f may return a narrower float than its argument.

@@ -23,8 +23,8 @@ ADJOINTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def told_and_run(adjoint: Any, stop: Stop, *, grad: bool) -> tuple[int, int, Solution]:
-    """Evaluations in a forward pass that the watcher is told and that ran, and the solution."""
+def evaluations(adjoint: Any, stop: Stop, *, grad: bool) -> tuple[int, int, Solution]:
+    """The evaluations of a forward pass as reported to the watcher and as counted by the map, and the solution."""
     problem = problems.tanh(dtype=torch.float32)
     weight = torch.ones((), requires_grad=True)
     f = Counted(lambda z: problem.f(weight * z))
@@ -40,18 +40,18 @@ def told_and_run(adjoint: Any, stop: Stop, *, grad: bool) -> tuple[int, int, Sol
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", ADJOINTS)
 @pytest.mark.parametrize("most", [1, 4])
-def test_a_capped_solve_makes_as_many_evaluations_as_it_is_told_to(name: str, grad: bool, rtol: float | None, most: int) -> None:
-    told, ran, _ = told_and_run(ADJOINTS[name](), Stop(rtol=rtol, max_steps=most), grad=grad)
-    assert told == ran == most + (2 if name == "phantom 3" else 0)
+def test_a_capped_solve_makes_exactly_max_steps_evaluations(name: str, grad: bool, rtol: float | None, most: int) -> None:
+    reported, counted, _ = evaluations(ADJOINTS[name](), Stop(rtol=rtol, max_steps=most), grad=grad)
+    assert reported == counted == most + (2 if name == "phantom 3" else 0)
 
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_a_solve_that_ends_early_makes_one_more_for_the_graph_alone(name: str, grad: bool) -> None:
-    told, ran, solution = told_and_run(ADJOINTS[name](), Stop(rtol=1e-3, max_steps=60), grad=grad)
+    reported, counted, solution = evaluations(ADJOINTS[name](), Stop(rtol=1e-3, max_steps=60), grad=grad)
     steps = int(solution.steps.max())
     assert solution.converged.all()
-    assert told == ran == steps + (2 if name == "phantom 3" else 0) + (grad and name != "unroll")
+    assert reported == counted == steps + (2 if name == "phantom 3" else 0) + (grad and name != "unroll")
 
 
 @pytest.mark.parametrize("device", [False, True])
@@ -105,6 +105,18 @@ def test_both_ways_of_a_solve_with_a_last_evaluation_are_the_same() -> None:
         with context:
             found.append(solve(f, torch.zeros(5, 4, dtype=torch.float64), Picard(), Stop(rtol=None, max_steps=6), lambda z: f(z)))
     for part in ("z", "image", "status", "gap", "residual", "steps", "gaps"):
+        torch.testing.assert_close(getattr(found[0], part), getattr(found[1], part), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_without_a_tolerance_a_failure_at_the_last_evaluation_costs_no_more_on_either_path(last: bool) -> None:
+    f, found = Counted(lambda z: torch.where(z > 1.7, torch.nan, z / 2 + 1)), []
+    for number, context in enumerate((nullcontext(), force_device_path()), 1):
+        with context:
+            stop = Stop(rtol=None, max_steps=4)
+            found.append(solve(f, torch.zeros(1, 2).double(), Picard(), stop, (lambda z: f(z)) if last else f))
+        assert (f.calls, found[-1].nfe, found[-1].status.tolist()) == (4 * number, 4, [Status.NONFINITE])
+    for part in ("z", "image", "gap", "residual", "steps", "gaps"):
         torch.testing.assert_close(getattr(found[0], part), getattr(found[1], part), rtol=0, atol=0, equal_nan=True)
 
 

@@ -1,5 +1,7 @@
 """A solve may start where another ended: the same solution for fewer evaluations."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,6 +50,13 @@ def test_a_start_of_another_shape_is_refused() -> None:
     layer = DEQ(CELLS["trellis"](width=4, hidden=6), solver=SOLVERS["picard"](), stop=Stop())
     with pytest.raises(ValueError, match=r"the shape of the cell's state, \(2, 3, \d+\), got \(2, 3, 4\)"):
         layer(torch.randn(2, 3, 4), z0=torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize(("z0", "named"), [([0.0], "list"), (torch.zeros(2, 3, 4, dtype=torch.int64), "torch.int64")])
+def test_a_start_that_is_no_floating_point_tensor_is_refused(z0: Any, named: str) -> None:
+    layer = DEQ(MLPCell(width=4), solver=SOLVERS["picard"](), stop=Stop())
+    with pytest.raises(TypeError, match=f"z0 must be a floating-point tensor, got {named}"):
+        layer(torch.randn(2, 3, 4), z0=z0)
 
 
 def test_a_start_in_another_dtype_is_converted() -> None:
