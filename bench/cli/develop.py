@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import Json, parse_settings
+from bench.cli.options import Device, Json, parse_device, parse_settings
 from bench.records.errors import UserError, one_line, unknown
 
 gate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -68,8 +68,8 @@ def gate(
 ) -> None:
     """Compare counts with the accepted ones and, with --against, times with another revision's.
 
-    Exit status 0: nothing is worse, or the times do not decide; 1: a count differs (even for the better), a benchmark got slower
-    or fails; 2: a wrong call.
+    Exit status 0: nothing is worse; 1: a count differs (even for the better), a benchmark got slower or fails; 2: a wrong call;
+    3: none of these, but some times do not decide (too few rounds, or noise).
     """
     if context.invoked_subcommand is not None:
         return
@@ -79,12 +79,14 @@ def gate(
         raise UserError("--head belongs to --against")
     from bench.perf_gate import show
     from bench.perf_gate.accepted import differences, read_accepted
+    from bench.perf_gate.timing import name_of, repository_of
 
     if markdown is not None:  # before minutes are spent
         try:
             markdown.open("a").close()
         except OSError as error:
             raise UserError(f"gate: cannot write {markdown}: {error.strerror}") from error
+    sides = None if against is None else (name_of(repository_of(Path.cwd()), against), name_of(repository_of(Path.cwd()), head))
     different, counts = None, 0
     if head is None:  # the counts are those of the working tree
         known, version = read_accepted(expected), torch_version()
@@ -92,14 +94,14 @@ def gate(
             raise UserError(f"{expected} has no counts for torch {version}: python -m bench gate accept --why '…'")
         found = counted(suite)
         different, counts = differences(known[version], found), len(found)
-    timed = None if against is None else _timed(against, head, benchmarks, only, budget, quiet=as_json)
-    slower = timed is not None and any(effect.verdict == "regression" for effect in timed.effects().values())
-    failed = bool(different) or slower or (timed is not None and bool(timed.lost))
+    timed = None if against is None or sides is None else _timed(against, head, sides, benchmarks, only, budget, quiet=as_json)
+    verdicts = set() if timed is None else {effect.verdict for effect in timed.effects().values()}
+    failed = bool(different) or "regression" in verdicts or (timed is not None and bool(timed.lost))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as file:
             file.write(show.markdown(different, counts, timed))
     print(json.dumps(show.as_data(different, counts, timed, failed), indent=1) if as_json else show.text(different, counts, timed))
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if failed else 3 if "inconclusive" in verdicts else 0)
 
 
 @gate_app.command()
@@ -142,10 +144,12 @@ def torch_version() -> str:
     return torch.__version__.partition("+")[0]
 
 
-def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, budget: float, quiet: bool) -> Any:
-    """The benchmarks' times in both revisions; None for `head` is the working tree."""
+def _timed(
+    against: str, head: str | None, names: tuple[str, str], benchmarks: Path, only: str | None, budget: float, quiet: bool
+) -> Any:
+    """The benchmarks' times in both revisions, shown by their `names`; None for `head` is the working tree."""
     from bench.instruments.machine_lock import MachineLock
-    from bench.perf_gate.timing import Benchmarks, checkout, compare, name_of, repository_of
+    from bench.perf_gate.timing import Benchmarks, checkout, compare, repository_of
 
     def report(found: Any) -> None:
         undecided = sum(effect.verdict == "inconclusive" for effect in found.effects().values())
@@ -153,7 +157,6 @@ def _timed(against: str, head: str | None, benchmarks: Path, only: str | None, b
             typer.echo(f"round {len(found.rounds)}: {undecided} of {len(found.names)} open ({found.seconds:.0f} s)", err=True)
 
     top = repository_of(Path.cwd())
-    names = name_of(top, against), name_of(top, head)
     with (
         tempfile.TemporaryDirectory(prefix="deq-bench-gate-") as folder,
         checkout(top, against) as base,
@@ -190,13 +193,17 @@ def peers(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record and its tables go")] = Path("results/peers"),
     threads: Annotated[int, typer.Option(min=1, help="threads of torch")] = 2,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds of the timing (default: by problem)")] = None,
+    device: Device = "cpu",
+    problem: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="of the solvers' problems this one; may be repeated")
+    ] = None,
 ) -> None:
     """Compare a training step's time, solver steps and memory with other DEQ libraries, and the overhead over plain torch.
 
     Needs the extra `peers`; about twelve minutes, with no other timing on the machine."""
     from bench.peers import record, show
 
-    found = record.make(out, threads, rounds)
+    found = record.make(out, threads, rounds, parse_device(device), problem or ())
     for name, table in show.tables(found).items():
         print(f"{name}\n\n{show.pipe(table)}")
     if found["contended"]:
@@ -216,6 +223,7 @@ def memory(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record, tables and figure go")] = Path("results/memory"),
     jobs: Annotated[int | None, typer.Option(min=1, help="processes (default: one a core)")] = None,
     device: Annotated[str, typer.Option(help="cuda: measure every row on the GPU too, next to its prediction")] = "cpu",
+    only: Annotated[str | None, typer.Option(metavar="GLOB", help="these rows alone, by their labels; no costs, no laws")] = None,
     as_json: Json = False,
 ) -> None:
     """Trace the bytes of a training step of every row on fake tensors, by phase and purpose, and compare with the paper.
@@ -241,7 +249,7 @@ def memory(
     for model in own.values():  # find a wrong setting now, not after minutes
         settings = model.settings if constant_in is None else {**model.settings, constant_in: 2}
         count_parameters(ComponentConfig(name=model.name, settings=settings), 100)
-    found = record.make(own, constant_in, jobs or usable_cores() or 1, device)
+    found = record.make(own, constant_in, jobs or usable_cores() or 1, device, only)
     record.write(found, out)
     if as_json:
         print(json.dumps(found, indent=1))

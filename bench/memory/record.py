@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.memory import cost, device, paper, scaling, tables
-from bench.memory.step import run_calls
+from bench.memory.step import Call, run_calls
 from bench.records.errors import UserError
 from bench.records.record import write_text
 from bench.records.side_file import MEMORY
@@ -19,11 +20,13 @@ NAME = "paper.json"
 NUMERICS = 2  # version of the numbers: raise it when the code changes them; settings and environment are in the record
 
 
-def make(also: Mapping[str, ComponentConfig], constant_in: str | None = None, jobs: int = 1, on: str = "cpu") -> dict[str, Any]:
+def make(
+    also: Mapping[str, ComponentConfig], constant_in: str | None = None, jobs: int = 1, on: str = "cpu", only: str | None = None
+) -> dict[str, Any]:
     """Measure every row of the paper's tables, their costs and every law; return the record as JSON holds it.
 
     `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows run on
-    the device too.
+    the device too. `only`: a glob over the labels of the rows; then there are no costs and laws.
     """
     from bench.instruments.environment import environment
 
@@ -33,10 +36,20 @@ def make(also: Mapping[str, ComponentConfig], constant_in: str | None = None, jo
             scaling.Family(label=label, model=model, depth=(constant_in,), flat=True, own=True) for label, model in also.items()
         ]
     parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(families)}  # the longest first
+    if only is not None:
+        parts = {"cost": [], "rows": _matching(parts["rows"], only), "laws": []}
     results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
     found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}
     measured = {"rows": found["rows"], "cost": found["cost"], "laws": found["laws"]}
     return {"numerics": NUMERICS, "environment": environment(on, 1), **measured, "device": device.measure_rows(found["rows"], on)}
+
+
+def _matching(rows: list[Call], only: str) -> list[Call]:
+    labels = [arguments[0]["label"] for _, arguments in rows]
+    found = [row for row, label in zip(rows, labels, strict=True) if fnmatchcase(label, only)]
+    if not found:
+        raise UserError(f"memory: --only {only!r} matches no row. Rows: {'; '.join(labels)}")
+    return found
 
 
 def write(record: dict[str, Any], out: Path) -> None:

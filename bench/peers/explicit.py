@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -71,39 +72,43 @@ def _plain(model: nn.Module, tokens: Tensor, targets: Tensor) -> Callable[[], No
 
 
 def _ours(name: str, settings: Settings, tokens: Tensor, targets: Tensor) -> Callable[[], object]:
-    model = build_model(ComponentConfig(name=name, settings=settings), _VOCABULARY).train()
+    model = build_model(ComponentConfig(name=name, settings=settings), _VOCABULARY).to(tokens.device).train()
     optimiser, _ = make_optimiser(model, TrainConfig(steps=1, batch=1, learning_rate=1e-3))
     return lambda: training_step(model, optimiser, 0.25, tokens, targets)
 
 
-def _pairs(batch: int, times: int, width: int) -> Iterator[tuple[str, str, Callable[[], object], Callable[[], object]]]:
+def _pairs(
+    batch: int, times: int, width: int, device: str
+) -> Iterator[tuple[str, str, Callable[[], object], Callable[[], object]]]:
     """Each baseline and its plain reference of the same size: their names and training steps on one batch."""
-    tokens, targets = torch.randint(_VOCABULARY, (2, batch, times), generator=torch.Generator().manual_seed(0))
-    gpt = _plain(_GPT(times, width), tokens, targets)
+    tokens, targets = torch.randint(_VOCABULARY, (2, batch, times), generator=torch.Generator().manual_seed(0)).to(device)
+    gpt = _plain(_GPT(times, width).to(device), tokens, targets)
     tied: Settings = {"width": width, "depth": _LAYERS, "cell.heads": _HEADS}
     xl: Settings = {"width": width, "layers": _LAYERS, "heads": _HEADS}
     yield "tied Transformer, rotary", "GPT", _ours("tied", {**tied, "cell": "transformer"}, tokens, targets), gpt
     yield "tied Transformer, relative", "GPT", _ours("tied", {**tied, "cell": "transformer-xl"}, tokens, targets), gpt
     yield "Transformer-XL", "GPT", _ours("transformer-xl", xl, tokens, targets), gpt
     for kind in (nn.LSTM, nn.GRU):
-        name, plain = kind.__name__, _plain(_PlainRecurrent(kind, width), tokens, targets)
+        name, plain = kind.__name__, _plain(_PlainRecurrent(kind, width).to(device), tokens, targets)
         yield name, f"nn.{name}", _ours(name.lower(), {"width": width}, tokens, targets), plain
 
 
-def baselines(rounds: int | None = None) -> list[Row]:
+def baselines(rounds: int | None = None, device: str = "cpu") -> list[Row]:
     """Seconds of a training step of each baseline and of its plain reference, in every round."""
     rows: list[Row] = []
     for batch, times, width in SHAPES:
         shape, turns = f"batch {batch}, T {times}, D {width}", []
-        for model, reference, mine, theirs in _pairs(batch, times, width):
+        for model, reference, mine, theirs in _pairs(batch, times, width, device):
             row: Row = {"shape": shape, "model": model, "reference": reference, "model_s": [], "reference_s": []}
-            turns += [(row["model_s"], partial(seconds_of, mine)), (row["reference_s"], partial(seconds_of, theirs))]
+            turns += [
+                (row[f"{side}_s"], partial(seconds_of, do, device=device)) for side, do in (("model", mine), ("reference", theirs))
+            ]
             rows.append(row)
         time_in_turns(turns, ROUNDS if rounds is None else rounds, warmup=2)
     return rows
 
 
-def harness(rounds: int | None = None) -> list[Row]:
+def harness(rounds: int | None = None, device: Literal["cpu", "cuda"] = "cpu") -> list[Row]:
     """Seconds per step of a training by the harness, without its validation, and of the same steps in a plain loop."""
     deq: Settings = {"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8}
     rows = []
@@ -115,7 +120,7 @@ def harness(rounds: int | None = None) -> list[Row]:
         train = TrainConfig(steps=_STEPS, batch=16, learning_rate=1e-3)
         task = ComponentConfig(name="copy", settings={"T": 20, "test_samples": 16})
         model = ComponentConfig(name=name, settings=dict(settings))
-        spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0)
+        spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0, device=device)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
         turns = [(row["harness_s"], partial(_in_the_harness, spec)), (row["bare_s"], partial(_in_a_loop, spec))]
         time_in_turns(turns, 7 if rounds is None else rounds, warmup=1)
@@ -127,22 +132,23 @@ def _in_the_harness(spec: RunSpec) -> float:
     """Seconds per step."""
     torch.manual_seed(0)
     task = build_task(spec.task, {})
-    model, context = build_model(spec.model, task.vocabulary), make_context(spec, task)
+    model, context = build_model(spec.model, task.vocabulary).to(spec.device), make_context(spec, task)
     context.nvml.start()  # the trainer samples it
-    return (seconds_of(Trainer(model, context).run) - (context.clocks.seconds("evaluation") or 0.0)) / _STEPS
+    return (seconds_of(Trainer(model, context).run, device=spec.device) - (context.clocks.seconds("evaluation") or 0.0)) / _STEPS
 
 
 def _in_a_loop(spec: RunSpec) -> float:
     """Seconds per step."""
     torch.manual_seed(0)
     task = build_task(spec.task, {})
-    model = build_model(spec.model, task.vocabulary).train()
+    model = build_model(spec.model, task.vocabulary).to(spec.device).train()
     optimiser, schedule = make_optimiser(model, spec.train)
     batches = task.batches("train", spec.train.batch, spec.seed)
 
     def loop() -> None:
         for _ in range(_STEPS):
-            training_step(model, optimiser, spec.train.clip, *next(batches))
+            inputs, targets = (part.to(spec.device) for part in next(batches))
+            training_step(model, optimiser, spec.train.clip, inputs, targets)
             schedule.step()
 
-    return seconds_of(loop) / _STEPS
+    return seconds_of(loop, device=spec.device) / _STEPS

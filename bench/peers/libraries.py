@@ -13,7 +13,7 @@ from bench.records.errors import UserError
 from deq import Anderson, Broyden, Implicit, Map, Picard, Solver, Stop, solve
 
 METHODS = ("picard", "anderson", "broyden")
-_NEVER = 1e-30  # a relative tolerance that no solve reaches
+NEVER = 1e-30  # a relative tolerance that no solve reaches
 Layer = Callable[[Tensor], Tensor]
 
 
@@ -50,7 +50,7 @@ class Ours:
 
     def layer(self, f: Map, method: str, steps: int) -> Layer:
         """`Implicit` with a tolerance out of reach, so that residuals are checked as in any solve."""
-        solver, stop = self._solver(method, steps), Stop(rtol=_NEVER, max_steps=steps)
+        solver, stop = self._solver(method, steps), Stop(rtol=NEVER, max_steps=steps)
         adjoint = Implicit(solver=solver, stop=stop)
         return lambda z0: adjoint(f, z0, solver, stop, lambda phase, solution: None)
 

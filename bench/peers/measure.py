@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.instruments.operators import cuda_syncs, operations
 from bench.instruments.probes import peak_live_bytes, saved_bytes
-from bench.peers.libraries import METHODS, Library
-from bench.peers.problems import PROBLEMS, Problem
+from bench.peers.libraries import METHODS, NEVER, Library
+from bench.peers.problems import GPU_PROBLEMS, PROBLEMS, Problem
 from deq import Map
+from deq.solve import force_device_path
 
 STEPS = 20  # forward, and as many backward
 TIMED = {"tiny": 100, "block": 21, "large": 21}  # rounds
+GPU_TIMED = {"medium": 5, "block, bfloat16": 21, "medium, bfloat16": 5}  # rounds, on a GPU only
 _REPEATED = {"tiny": 50}  # evaluations per timing, where one is too short for a clock
 STOPPING = 1e-3  # the relative tolerance of the solves that stop by themselves
+_CAPS = (10, 20)  # of the solves whose operators are counted: their difference is the cost of late evaluations
 TOLERANCES = ((torch.float32, 1e-3), (torch.float32, 1e-6), (torch.float64, 1e-9))
 Row = dict[str, Any]
 
@@ -52,12 +56,31 @@ def _clear(problem: Problem) -> None:
         leaf.grad = None
 
 
-def seconds_of(do: Callable[[], object], repeats: int = 1) -> float:
-    """Seconds of one call."""
-    begin = time.perf_counter()
+def seconds_of(do: Callable[[], object], repeats: int = 1, device: str = "cpu") -> float:
+    """Seconds of one call; a CUDA device is synchronised before the first and after the last."""
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    begin = now()
     for _ in range(repeats):
         do()
-    return (time.perf_counter() - begin) / repeats
+    return (now() - begin) / repeats
+
+
+def timed_problems(device: str) -> dict[str, int]:
+    """The rounds of every problem that is timed on the device."""
+    return TIMED | GPU_TIMED if device == "cuda" else TIMED
+
+
+def _problem(name: str, device: str, dtype: torch.dtype = torch.float32) -> Problem:
+    return (PROBLEMS | GPU_PROBLEMS)[name](dtype=dtype, device=device)
+
+
+def _rounds(name: str, rounds: int | None) -> int:
+    return (TIMED | GPU_TIMED)[name] if rounds is None else rounds
 
 
 def time_in_turns(turns: Sequence[tuple[list[float], Callable[[], float]]], rounds: int, warmup: int) -> None:
@@ -69,13 +92,13 @@ def time_in_turns(turns: Sequence[tuple[list[float], Callable[[], float]]], roun
                 measured.append(seconds)
 
 
-def overhead(libraries: Sequence[Library], name: str, rounds: int | None = None) -> list[Row]:
+def overhead(libraries: Sequence[Library], name: str, rounds: int | None = None, device: str = "cpu") -> list[Row]:
     """Seconds of a training step and its floor in every round; libraries alternate, in opposite order each second round.
 
     The floor is evaluations x t_f + VJPs x t_vjp + one attached evaluation and its backward, timed in the same round.
     """
-    problem, repeats = PROBLEMS[name](), _REPEATED.get(name, 3)
-    f, z0, v = problem.f, problem.z0, torch.randn(problem.z0.shape, generator=torch.Generator().manual_seed(1))
+    problem, repeats, seconds = _problem(name, device), _REPEATED.get(name, 3), partial(seconds_of, device=device)
+    f, z0, v = problem.f, problem.z0, torch.randn(problem.z0.shape, generator=torch.Generator().manual_seed(1)).to(device)
     turns: list[tuple[Row, Callable[[Tensor], Tensor]]] = []
     for method in METHODS:
         for library in libraries:
@@ -87,23 +110,23 @@ def overhead(libraries: Sequence[Library], name: str, rounds: int | None = None)
             turns.append((row, library.layer(f, method, STEPS)))
     leaf = z0.clone().requires_grad_()
     graph = f(leaf)
-    for number in range(TIMED[name] if rounds is None else rounds):
+    for number in range(_rounds(name, rounds)):
         with torch.no_grad():
-            t_f = seconds_of(lambda: f(z0), repeats)
-        t_vjp = seconds_of(lambda: torch.autograd.grad(graph, leaf, v, retain_graph=True), repeats)
+            t_f = seconds(lambda: f(z0), repeats)
+        t_vjp = seconds(lambda: torch.autograd.grad(graph, leaf, v, retain_graph=True), repeats)
         _clear(problem)
-        t_attached = seconds_of(lambda: f(z0).backward(v))
+        t_attached = seconds(lambda: f(z0).backward(v))
         for row, layer in turns if number % 2 else reversed(turns):
             _clear(problem)
-            row["step_s"].append(seconds_of(lambda layer=layer: layer(z0).backward(v)))  # type: ignore[misc]
+            row["step_s"].append(seconds(lambda layer=layer: layer(z0).backward(v)))  # type: ignore[misc]
             row["floor_s"].append((row["evaluations"] - 1) * t_f + row["products"] * t_vjp + t_attached)
     _clear(problem)
     return [row for row, _ in turns]
 
 
-def stopping(libraries: Sequence[Library], name: str, rounds: int | None = None) -> list[Row]:
+def stopping(libraries: Sequence[Library], name: str, rounds: int | None = None, device: str = "cpu") -> list[Row]:
     """Seconds of a forward solve that stops by itself at `STOPPING`, and its floor, evaluations x t_f, in every round."""
-    problem, repeats = PROBLEMS[name](), _REPEATED.get(name, 3)
+    problem, repeats, seconds = _problem(name, device), _REPEATED.get(name, 3), partial(seconds_of, device=device)
     turns: list[tuple[Row, Callable[[Map], Tensor]]] = []
     for method in METHODS:
         for library in libraries:
@@ -113,16 +136,37 @@ def stopping(libraries: Sequence[Library], name: str, rounds: int | None = None)
             solved(counter)
             row: Row = {"problem": name, "method": method, "library": library.name, "evaluations": counter.evaluations}
             turns.append((row | {"solve_s": [], "floor_s": []}, solved))
-    for number in range(TIMED[name] if rounds is None else rounds):
+    for number in range(_rounds(name, rounds)):
         with torch.no_grad():
-            t_f = seconds_of(lambda: problem.f(problem.z0), repeats)
+            t_f = seconds(lambda: problem.f(problem.z0), repeats)
         for row, solved in turns if number % 2 else reversed(turns):
-            row["solve_s"].append(seconds_of(lambda solved=solved: solved(problem.f)))  # type: ignore[misc]
+            row["solve_s"].append(seconds(lambda solved=solved: solved(problem.f)))  # type: ignore[misc]
             row["floor_s"].append(row["evaluations"] * t_f)
     return [row for row, _ in turns]
 
 
-def steps_to(libraries: Sequence[Library], name: str) -> list[Row]:
+def launches(libraries: Sequence[Library], name: str, device: str = "cpu") -> list[Row]:
+    """Operators that are not views, which a GPU launches, for one more evaluation of a solve, and those of f alone.
+
+    `syncs`: waits of the host for one more evaluation, by torch's debug mode; null on a CPU, where ours is made to take the path
+    of a GPU and to run its operators.
+    """
+    problem = _problem(name, device)
+    with torch.no_grad():
+        own = operations(lambda: problem.f(problem.z0)).launches
+    rows = []
+    for method in METHODS:
+        for library in libraries:
+            few, many = (partial(library.solve, problem.f, problem.z0, method, rtol=NEVER, cap=cap) for cap in _CAPS)
+            more = _CAPS[1] - _CAPS[0]
+            with force_device_path():
+                counted = (operations(many).launches - operations(few).launches) / more
+            syncs = None if device == "cpu" else (cuda_syncs(many) - cuda_syncs(few)) / more
+            rows.append({"problem": name, "method": method, "library": library.name, "launches": counted, "f": own, "syncs": syncs})
+    return rows
+
+
+def steps_to(libraries: Sequence[Library], name: str, device: str = "cpu") -> list[Row]:
     """Evaluations of a solve to a tolerance, and the relative residual of its result (the worst sample's).
 
     `first_below`: after how many evaluations one was first below the tolerance for the whole batch.
@@ -131,7 +175,7 @@ def steps_to(libraries: Sequence[Library], name: str) -> list[Row]:
     for dtype, rtol in TOLERANCES:
         if name == "large" and dtype == torch.float64:
             continue
-        problem = PROBLEMS[name](dtype)
+        problem = _problem(name, device, dtype)
         for method in METHODS:
             for library in libraries:
                 row = {"problem": name, "method": method, "library": library.name, "dtype": str(dtype)[6:], "rtol": rtol}
@@ -157,12 +201,12 @@ def _solve(library: Library, problem: Problem, method: str, rtol: float) -> Row:
     return {"evaluations": counter.evaluations, "first_below": first or None, "residual": residual}
 
 
-def memory(libraries: Sequence[Library], name: str) -> list[Row]:
+def memory(libraries: Sequence[Library], name: str, device: str = "cpu") -> list[Row]:
     """Bytes that a training step saves for backward and its peak over what exists before, parameters' gradients included.
 
     Also of one attached evaluation of f and its backward (method "one evaluation"), and of `STEPS` unrolled.
     """
-    problem = PROBLEMS[name]()
+    problem = _problem(name, device)
     f, z0 = problem.f, problem.z0
 
     def unrolled(z: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The record of the comparison with other libraries, and its tables."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -13,15 +14,27 @@ from bench.instruments.machine_lock import MachineLock
 from bench.peers import explicit, measure, show
 from bench.peers.libraries import installed
 from bench.peers.problems import PROBLEMS
-from bench.records.errors import UserError
+from bench.records.errors import UserError, unknown
 from bench.records.escape import csv_cell
 from bench.records.record import write_text
 from bench.records.side_file import PEERS
 
 
-def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
-    """Measure everything and write the record and its tables to a folder; return the record."""
-    libraries = installed()
+def make(
+    out: Path, threads: int, rounds: int | None, device: Literal["cpu", "cuda"] = "cpu", problems: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure everything on a device and write the record and its tables to a folder; return the record.
+
+    `problems`: the solvers' problems, if not all.
+    """
+    libraries, timed = installed(), measure.timed_problems(device)
+    for name in problems:
+        if name not in {*PROBLEMS, *timed}:
+            raise unknown("problem", name, [*PROBLEMS, *(name for name in timed if name not in PROBLEMS)])
+
+    def chosen(names: Iterable[str]) -> list[str]:
+        return [name for name in names if not problems or name in problems]
+
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -29,19 +42,20 @@ def make(out: Path, threads: int, rounds: int | None) -> dict[str, Any]:
     torch.set_num_threads(threads)
     use_float32()
     record: dict[str, Any] = {
-        "environment": environment("cpu", threads),
+        "environment": environment(device, threads),
         "libraries": {library.name: library.version for library in libraries},
-        "memory": [row for name in ("block", "large") for row in measure.memory(libraries, name)],
-        "steps": [row for name in PROBLEMS for row in measure.steps_to(libraries, name)],
+        "memory": [row for name in chosen(("block", "large")) for row in measure.memory(libraries, name, device)],
+        "steps": [row for name in chosen(PROBLEMS) for row in measure.steps_to(libraries, name, device)],
+        "launches": [row for name in chosen(("tiny", "block")) for row in measure.launches(libraries, name, device)],
     }
     with MachineLock().exclusive():
         contention = Contention(threads)
-        record["overhead"] = [row for name in measure.TIMED for row in measure.overhead(libraries, name, rounds)]
-        record["stopping"] = [row for name in measure.TIMED for row in measure.stopping(libraries, name, rounds)]
+        record["overhead"] = [row for name in chosen(timed) for row in measure.overhead(libraries, name, rounds, device)]
+        record["stopping"] = [row for name in chosen(timed) for row in measure.stopping(libraries, name, rounds, device)]
         torch.set_num_threads(1)  # as in a run of the suites
-        record["baselines"] = explicit.baselines(rounds)
+        record["baselines"] = explicit.baselines(rounds, device)
         record["contended"] = contention.read()
-    record["harness"] = explicit.harness(rounds)  # locks the machine itself
+    record["harness"] = explicit.harness(rounds, device)  # locks the machine itself
     write(record, out)
     return record
 

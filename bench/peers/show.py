@@ -96,6 +96,23 @@ def _reached(row: Row) -> Cell:
     return Cell(f"{row['evaluations']}{left}", value=row["evaluations"], samples=samples)
 
 
+def launches(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
+    """Operators that a GPU launches for an evaluation, a line for each problem and method."""
+    lines = []
+    for (problem, method), mine in gathered(((row["problem"], row["method"]), row) for row in rows).items():
+        found = {row["library"]: row for row in mine}
+        cells = [Cell(f"{mine[0]['f']}", value=mine[0]["f"])]
+        for library in libraries:
+            syncs = found[library]["syncs"]
+            cells.append(Cell(f"{found[library]['launches']:.4g}", value=found[library]["launches"]))
+            cells.append(Cell("n/a" if syncs is None else f"{syncs:.3g}", value=syncs))
+        lines.append(line(problem, _NAMES[method], *cells))
+    heads = ["problem", "method", "f alone", *(head for library in libraries for head in (library, f"{library}: syncs"))]
+    title = "Operators that a GPU launches for one more evaluation of a solve, and waits of the host"
+    caption = f"{_COUNTED} On a CPU without waits, and ours on the path that it takes on a GPU."
+    return _table("launches", title, caption, heads, lines, words=(0, 1), keys=2)
+
+
 def memory(rows: Sequence[Row]) -> Table:
     """Bytes saved for backward and the peak of a step, over that of one evaluation and its backward plus one state."""
     lines = []
@@ -154,6 +171,7 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
         "overhead": overhead(record["overhead"], libraries),
         "stopping": stopping(record["stopping"], libraries),
         "steps": steps(record["steps"]),
+        "launches": launches(record["launches"], libraries),
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),
         "harness": harness(record["harness"]),

@@ -11,31 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.execution.plan import Plan
 from bench.instruments.flops import flops
+from bench.instruments.operators import operations
 from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
 from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
-from deq.solve import force_device_path, start_reading
+from deq.solve import force_device_path
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
 _CAP = 200
 _LATE = (16, 24)  # solver steps: their difference is the cost of steps whose history is full
-_SYNCS = {
-    *("_local_scalar_dense", "nonzero", "equal", "masked_select"),
-    *("_unique2", "unique_dim", "repeat_interleave", "_linalg_check_errors"),
-}
-_INDEXING = ("index", "index_put", "index_put_")  # by a mask, they count its ones
 _AVERAGED = 5  # losses
 _GOAL = 0.6  # of the first loss
 _MAX_STEPS = 200
@@ -191,29 +185,3 @@ def _block() -> tuple[Map, Tensor]:
 
 
 PROBLEMS: dict[str, Callable[[], tuple[Map, Tensor]]] = {"contraction": _contraction, "block": _block}
-
-
-class Operations(TorchDispatchMode):
-    """Counts the aten operators that run, backward too, and those that make the host wait for a GPU (`syncs`).
-
-    Copies to the host (`.cpu()`, `.tolist()`) are not counted: on a CPU they do nothing. `operations` adds the reads of solves.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operators = self.syncs = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        name = func.overloadpacket.__name__
-        masked = name in _INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
-        self.operators += 1
-        self.syncs += masked or name in _SYNCS
-        return func(*args, **(kwargs or {}))
-
-
-def operations(run: Callable[[], object]) -> Operations:
-    """Count the operators of `run()`, and as host syncs also the gaps that solves read."""
-    with Operations() as counter, mock.patch("deq.solve.start_reading", side_effect=start_reading) as reads:
-        run()
-    counter.syncs += reads.call_count
-    return counter

@@ -13,7 +13,7 @@ from bench.records.escape import markdown_escape, visible
 
 _WORDS = {"pass": "pass", "regression": "REGRESSION", "faster": "faster", "inconclusive": "inconclusive"}
 _COUNTED = ("count", "accepted", "found", "unit", "change")
-_TIMED = ("benchmark", "base (ms)", "head (ms)", "change (%)", "95 %", "floor (%)", "threshold (%)", "verdict")
+_TIMED = ("benchmark", "base (ms)", "head (ms)", "change (%)", "95 %", "floor (%)", "threshold (%)", "clock", "verdict")
 
 
 def _percent(log_ratio: float, sign: str = "+") -> str:
@@ -31,7 +31,7 @@ def _tables(different: Sequence[Difference] | None, found: TimingComparison | No
         (
             *(name, *(f"{1e3 * found.median_s(side, name):.3g}" for side in (0, 1)), _percent(effect.mean)),
             *(f"[{_percent(effect.low)}, {_percent(effect.high)}]", _percent(effect.floor, ""), _percent(effect.threshold, "")),
-            _WORDS[effect.verdict],
+            *(effect.clock, _WORDS[effect.verdict] + (f" ({effect.reason})" if effect.reason else "")),
         )
         for name, effect in sorted(found.effects().items() if found else (), key=lambda item: -item[1].mean)
         if found
@@ -46,7 +46,7 @@ def _tables(different: Sequence[Difference] | None, found: TimingComparison | No
             disable_numparse=True,
             colalign=[sides[side] for side in align],
         )
-        for heads, rows, align in ((_COUNTED, counted, "lrrlr"), (_TIMED, timed, "lrrrrrrl"))
+        for heads, rows, align in ((_COUNTED, counted, "lrrlr"), (_TIMED, timed, "lrrrrrrll"))
         if rows
     ]
 
@@ -89,7 +89,7 @@ def as_data(different: Sequence[Difference] | None, counts: int, found: TimingCo
             numbers = {"base_s": found.median_s(0, name), "head_s": found.median_s(1, name), "log_ratio": effect.mean}
             numbers |= {key: getattr(effect, key) for key in ("low", "high", "floor", "threshold")}
             finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-            benchmarks[name] = {**finite, "verdict": effect.verdict}
+            benchmarks[name] = {**finite, "verdict": effect.verdict, "clock": effect.clock, "reason": effect.reason}
         data["timing"] = {
             **{"base": found.base, "head": found.head, "rounds": len(found.rounds), "seconds": found.seconds},
             **{"not_in_base": found.missing, "benchmarks": benchmarks},

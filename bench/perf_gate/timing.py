@@ -1,10 +1,14 @@
 """The timing tier: base and head timed alternately on one machine, in fresh processes, by pytest-benchmark.
 
 No time is compared with a stored one, and both sides run head's benchmarks. Each round times base, head and base again, in random
-order. The log-ratio of head to base (the mean of its two) is the effect, that of base to itself the noise; its 95 % half-width is
-the floor: the difference that identical code can show. A regression is slower by more than the threshold (3 %, or twice the
-floor), its interval above 0; a pass is surely not slower by 3 %; between them, more rounds decide. 20 % trimmed means ignore single
-slow processes.
+order, by processor time and by wall time: on a loaded machine the first still decides, and the second sees waiting. The log-ratio
+of head to base (the mean of its two) is the effect, that of base to itself the noise; its 95 % half-width is the floor: the
+difference that identical code can show. 20 % trimmed means ignore single slow processes.
+
+A regression is an interval wholly above the threshold (3 %, or twice the floor), after ROUNDS rounds one above 0 whose mean is
+above the threshold; or, at any number of rounds, processor times whose lower quartile in head is in every round 50 % above both
+upper quartiles of base. A pass is surely not slower by 3 %. Else it is inconclusive, for too few rounds or too much noise, and more
+rounds decide. Either clock makes a regression.
 """
 
 import json
@@ -19,9 +23,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import mstats
@@ -29,16 +33,32 @@ from scipy.stats import mstats
 from bench.records.errors import UserError
 
 Verdict = Literal["pass", "regression", "faster", "inconclusive"]
-Times = Mapping[str, float]  # seconds by benchmark
+Clock = Literal["cpu", "wall"]
 LEAST = math.log1p(0.03)
-ROUNDS = 6  # before anything is decided
+GROSS = math.log(1.5)  # between quartiles: more than a busy neighbour on the same core does to processor time
+ROUNDS = 6  # before anything is passed
 _SHORT = ("--benchmark-min-rounds=5", "--benchmark-max-time=0.1", "--benchmark-warmup=on", "--benchmark-warmup-iterations=2")
 _PROCESS_S = 300.0
+_CLOCK = "gate_clock"  # the plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A benchmark in one process: medians of processor and wall time, and the quartiles of processor time, in seconds a call."""
+
+    cpu_s: float
+    wall_s: float
+    cpu_low_s: float
+    cpu_high_s: float
+
+
+Times = Mapping[str, Reading]  # by benchmark
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Log-ratio of head to base with its 95 % interval, the floor and the threshold (log-ratios too), and the verdict."""
+    """Log-ratio of head to base with its 95 % interval, floor and threshold (log-ratios too), the verdict, and the clock that gave
+    it; `reason`: why a verdict is inconclusive."""
 
     mean: float
     low: float
@@ -46,6 +66,8 @@ class Effect:
     floor: float
     threshold: float
     verdict: Verdict
+    clock: Clock = "cpu"
+    reason: str = ""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -63,19 +85,39 @@ def decide(effects: Sequence[float], noise: Sequence[float]) -> Effect:
     floor = (noise_high - noise_low) / 2
     threshold = max(LEAST, 2 * floor)
     verdict: Verdict = "inconclusive"
-    if len(effects) >= ROUNDS and math.isfinite(high) and math.isfinite(floor):
-        if mean > threshold and low > 0:
-            verdict = "regression"
-        elif mean < -threshold and high < 0:
-            verdict = "faster"
-        elif high < LEAST:
-            verdict = "pass"
-    return Effect(mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict)
+    known = len(effects) >= ROUNDS and math.isfinite(high) and math.isfinite(floor)
+    if math.isfinite(floor) and (low > threshold or (known and mean > threshold and low > 0)):
+        verdict = "regression"
+    elif known and mean < -threshold and high < 0:
+        verdict = "faster"
+    elif known and high < LEAST:
+        verdict = "pass"
+    reason = ""
+    if verdict == "inconclusive":
+        reason = f"noise of {100 * math.expm1(floor):.3g} %" if known else f"{len(effects)} of {ROUNDS} rounds"
+    return Effect(mean=mean, low=low, high=high, floor=floor, threshold=threshold, verdict=verdict, reason=reason)
+
+
+def judge(rounds: Sequence[tuple[Reading, Reading, Reading]]) -> Effect:
+    """The Effect on one benchmark from its readings of base, head and base again in every round."""
+    found: dict[Clock, Effect] = {}
+    clocks: tuple[Clock, ...] = ("cpu", "wall")
+    for clock in clocks:
+        base, head, again = np.log([[getattr(reading, f"{clock}_s") for reading in one] for one in rounds]).T
+        effect = decide((head - (base + again) / 2).tolist(), (again - base).tolist())
+        found[clock] = replace(effect, clock=clock)
+    cpu, wall = found["cpu"], found["wall"]
+    gross = [math.log(head.cpu_low_s / max(base.cpu_high_s, again.cpu_high_s)) > GROSS for base, head, again in rounds]
+    if gross and all(gross):
+        return replace(cpu, verdict="regression", reason="")
+    if wall.verdict == "regression" and cpu.verdict != "regression":
+        return wall
+    return wall if cpu.verdict == "inconclusive" != wall.verdict else cpu
 
 
 @dataclass
 class TimingComparison:
-    """The rounds so far: seconds by benchmark of base, head, and base again."""
+    """The rounds so far: readings by benchmark of base, head, and base again."""
 
     base: str
     head: str
@@ -99,20 +141,16 @@ class TimingComparison:
 
     def effects(self) -> dict[str, Effect]:
         """The effect on each benchmark."""
-        found = {}
-        for name in self.names:
-            base, head, again = np.log([[times[name] for times in one] for one in self.rounds]).T
-            found[name] = decide((head - (base + again) / 2).tolist(), (again - base).tolist())
-        return found
+        return {name: judge([(one[0][name], one[1][name], one[2][name]) for one in self.rounds]) for name in self.names}
 
     def median_s(self, side: int, name: str) -> float:
-        """Median over the rounds of base (0) or head (1)."""
-        return statistics.median(one[side][name] for one in self.rounds)
+        """Median of processor time over the rounds of base (0) or head (1)."""
+        return statistics.median(one[side][name].cpu_s for one in self.rounds)
 
     @property
     def decided(self) -> bool:
         """Whether every benchmark has a verdict."""
-        effects = self.effects().values() if len(self.rounds) >= ROUNDS else ()
+        effects = self.effects().values()
         return bool(effects) and all(effect.verdict != "inconclusive" for effect in effects)
 
 
@@ -180,6 +218,17 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def _reading(found: Mapping[str, Any]) -> Reading:
+    """A benchmark in pytest-benchmark's JSON as a Reading."""
+    stats = found["stats"]
+    return Reading(
+        cpu_s=float(stats["median"]),
+        wall_s=float(found["extra_info"]["wall_s"]),
+        cpu_low_s=float(stats["q1"]),
+        cpu_high_s=float(stats["q3"]),
+    )
+
+
 class Benchmarks:
     """A copy of a folder (or file) of pytest-benchmark's benchmarks, so that both sides run the same; `only` as pytest's -k."""
 
@@ -193,17 +242,19 @@ class Benchmarks:
         else:
             self._place.mkdir()
             shutil.copy(source, self._place)
+        shutil.copy(Path(__file__).with_name(f"{_CLOCK}.py"), folder)
 
-    def run(self, code: Path) -> dict[str, float]:
-        """Median seconds of each benchmark with that code, in a fresh process with one thread; UserError where none ran."""
+    def run(self, code: Path) -> dict[str, Reading]:
+        """Each benchmark's reading with that code, in a fresh process with one thread; UserError where none ran."""
         file = self._folder / "times.json"
         file.unlink(missing_ok=True)
         command = [sys.executable, "-B", "-m", "pytest", str(self._place), "-c", os.devnull, f"--rootdir={self._place}", "-q"]
-        command += ["-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={file}", *_SHORT]
+        command += ["-p", "no:cacheprovider", "-p", _CLOCK, f"--benchmark-timer={_CLOCK}.clock"]
+        command += ["--benchmark-only", f"--benchmark-json={file}", *_SHORT]
         command += ["-k", self._only] if self._only else []
         # Without the options of a surrounding pytest: a worker of pytest-xdist would time nothing.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(code), "PYTHONHASHSEED": "0"}
+        fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": f"{code}{os.pathsep}{self._folder}", "PYTHONHASHSEED": "0"}
         last: list[str] = []
         try:
             done = subprocess.run(
@@ -211,6 +262,6 @@ class Benchmarks:
             )
             last = done.stdout.strip().splitlines()[-1:]
             found = json.loads(file.read_text())["benchmarks"]
-            return {one["fullname"].rpartition("/")[2]: float(one["stats"]["median"]) for one in found}
+            return {one["fullname"].rpartition("/")[2]: _reading(one) for one in found}
         except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
             raise UserError(f"gate: no benchmark ran with the code in {code.name}: {' '.join(last) or error}") from error

@@ -63,7 +63,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 EXPERIMENTS = SideFile(needs=("experiments",), remedy="`python -m bench claims --measure` makes it again")
 MEMORY = SideFile(needs=("rows", "cost", "laws", "device"), remedy="`python -m bench memory` makes it again")
 PEERS = SideFile(
-    needs=("libraries", "memory", "steps", "overhead", "stopping", "baselines", "harness"),
+    needs=("libraries", "memory", "steps", "launches", "overhead", "stopping", "baselines", "harness"),
     remedy="`python -m bench peers` makes it again",
 )
 COUNTS = SideFile(

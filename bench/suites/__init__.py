@@ -9,4 +9,5 @@ SUITES = {
     "copy": "bench.suites.copying",
     "paper": "bench.suites.paper",
     "gate": "bench.suites.gate",
+    "ptb-gpu": "bench.suites.ptb_gpu",
 }

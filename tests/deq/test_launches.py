@@ -1,33 +1,13 @@
 """The operators that a solver runs for an evaluation: on a GPU each is a kernel to launch, some microseconds of the host's time."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.instruments.operators import Operations
 from deq import Anderson, Broyden, Picard, Solver, Stop, solve
 from deq.solve import force_device_path
 
-VIEWS = {
-    "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "permute", "reshape", "select", "slice", "split",
-    "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
-}  # fmt: skip
 TORCHDEQ = {"Picard": 39, "Anderson": 51, "Broyden": 70}  # of its fixed_point_iter, anderson and broyden, counted in the same way
-
-
-class Launches(TorchDispatchMode):
-    """Counts the operators that are not views, and those that read a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = self.reads = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        self.reads += name in {"_local_scalar_dense", "equal", "nonzero", "is_nonzero"}
-        self.count += name not in VIEWS
-        return func(*args, **(kwargs or {}))
 
 
 def each(solver: Solver, rtol: float | None) -> tuple[float, float]:
@@ -35,10 +15,10 @@ def each(solver: Solver, rtol: float | None) -> tuple[float, float]:
     weight, x = torch.linalg.qr(torch.randn(64, 64))[0], torch.randn(32, 64)
     found = []
     for steps in (10, 20):
-        with torch.no_grad(), Launches() as launches:
+        with torch.no_grad(), Operations() as counted:
             solve(lambda z: torch.tanh(torch.add(x, z @ weight)), torch.zeros(32, 64), solver, Stop(rtol=rtol, max_steps=steps))
-        found.append(launches)
-    return (found[1].count - found[0].count) / 10, (found[1].reads - found[0].reads) / 10
+        found.append(counted)
+    return (found[1].launches - found[0].launches) / 10, (found[1].syncs - found[0].syncs) / 10
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.peers import explicit, measure, show
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
-from bench.peers.problems import PROBLEMS
+from bench.peers.problems import PROBLEMS, block, in_bfloat16
 from bench.peers.record import write
 from bench.records.errors import UserError
 from bench.records.side_file import PEERS
@@ -34,7 +34,7 @@ class Idle:
 
 def test_the_floor_is_evaluations_products_and_the_attached_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 2.0, 5.0, 90.0, 91.0, 92.0] * 2)
-    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1: next(clock))
+    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1, device="cpu": next(clock))
     rows = measure.overhead([Ours()], "tiny", rounds=2)
     assert [row["method"] for row in rows] == [*METHODS]
     for row in rows:
@@ -45,7 +45,7 @@ def test_the_floor_is_evaluations_products_and_the_attached_one(monkeypatch: pyt
 
 def test_a_stopping_solve_is_timed_over_its_own_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([2.0, 90.0, 91.0, 92.0] * 2)
-    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1: next(clock))
+    monkeypatch.setattr(measure, "seconds_of", lambda do, repeats=1, device="cpu": next(clock))
     rows = measure.stopping([Ours()], "tiny", rounds=2)
     assert [row["solve_s"] for row in rows] == [[92.0, 90.0], [91.0, 91.0], [90.0, 92.0]]
     steps = {row["method"]: row["evaluations"] for row in measure.steps_to([Ours()], "tiny") if row["rtol"] == measure.STOPPING}
@@ -99,6 +99,28 @@ def test_no_more_evaluations_than_torchdeq(name: str) -> None:
         assert mine["evaluations"] <= theirs["evaluations"]
 
 
+def test_an_evaluation_launches_fewer_operators_than_torchdeq() -> None:
+    pytest.importorskip("torchdeq", reason="the extra `peers` is not installed")
+    from bench.peers.libraries import TorchDEQ
+
+    for name in ("tiny", "block"):
+        rows = measure.launches([Ours(), TorchDEQ()], name)
+        for mine, theirs in zip(rows[::2], rows[1::2], strict=True):
+            assert mine["launches"] - mine["f"] < theirs["launches"] - theirs["f"], mine
+            assert mine["syncs"] is None
+
+
+def test_a_map_in_bfloat16_keeps_the_state_in_float32() -> None:
+    problem, low = (make() for make in (block, lambda: in_bfloat16(block())))
+    z = torch.randn(problem.z0.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact, found = problem.f(z), low.f(z)
+    assert found.dtype == torch.float32
+    assert 1e-4 < ((found - exact).norm() / exact.norm()).item() < 2e-2
+    Ours().layer(low.f, "anderson", 5)(low.z0).sum().backward()
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in low.leaves)
+
+
 def test_problems_are_the_same_in_both_precisions() -> None:
     for name, make in PROBLEMS.items():
         if name == "large":
@@ -142,6 +164,10 @@ def record() -> dict[str, Any]:
             {"problem": "p", "method": "one evaluation", "library": "torch", "saved_bytes": 0, "peak_bytes": 3, "state_bytes": 1},
             {"problem": "p", "method": "picard", "library": "deq", "saved_bytes": 0, "peak_bytes": 5, "state_bytes": 1},
         ],
+        "launches": [
+            {"problem": "tiny", "method": "picard", "library": library, "launches": count, "f": 3, "syncs": syncs}
+            for library, count, syncs in (("deq", 7.5, None), ("torchdeq", 39, 1.0))
+        ],
         "baselines": [{"shape": "s", "model": "LSTM", "reference": "nn.LSTM", "model_s": [1.02] * 7, "reference_s": [1.0] * 7}],
         "harness": [{"model": "GRU", "steps": 3, "harness_s": [1.01] * 7, "bare_s": [1.0] * 7}],
     }
@@ -151,13 +177,14 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     write(record(), tmp_path)
     assert PEERS.read(tmp_path / "peers.json") == record()
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
-    assert {*texts} == {"overhead", "stopping", "steps", "memory", "baselines", "harness"}
+    assert {*texts} == {"overhead", "stopping", "steps", "launches", "memory", "baselines", "harness"}
     assert "1.50 [1.50, 1.50]" in texts["overhead"]
     assert "2.00 [2.00, 2.00]" in texts["overhead"]
     assert "21 + 20" in texts["overhead"]
     assert "1.50 [1.50, 1.50]" in texts["stopping"]
     assert "2.00 [2.00, 2.00]" in texts["stopping"]
     assert "1.25" in texts["memory"]
+    assert texts["launches"].splitlines()[-1].replace(" ", "").split("|")[3:-1] == ["3", "7.5", "n/a", "39", "1"]
     assert "1.02 [1.02, 1.02]" in texts["baselines"]
     assert "+1.0 [+1.0, +1.0]" in texts["harness"]
 
