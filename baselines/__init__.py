@@ -1,18 +1,22 @@
 """Explicit networks, the baselines of a DEQ; each is a `deq.Core`. Imports deq, torch and torchdiffeq, never bench.
 
 unrolled.py         Unrolled: weight-tied depth over the DEQ's own cell, plain or checkpointed
+looped.py           Looped: the DEQ's own cell iterated a random number of times in training, any number after it
 trellisnet.py       TrellisNet: weight-tied depth over the trellis cell, deep supervision, injection tied or untied
 transformer_xl.py   TransformerXL: layers of relative attention with a memory each, untied or tied
 convolution.py      TCN: dilated causal convolutions in residual blocks
 recurrent.py        Recurrent: LSTM and GRU, plain or regularised for language
+state_space.py      StateSpace: a selective diagonal linear recurrence, by a parallel scan
 continuous.py       NeuralODE: dz/dt = f(z) - z over the DEQ's own cell, its gradient by the adjoint
 """
 
 from baselines.continuous import NeuralODE
 from baselines.convolution import TCN
+from baselines.looped import Looped
 from baselines.recurrent import Recurrent
+from baselines.state_space import StateSpace
 from baselines.transformer_xl import TransformerXL
 from baselines.trellisnet import TrellisNet
 from baselines.unrolled import Unrolled
 
-__all__ = ["TCN", "NeuralODE", "Recurrent", "TransformerXL", "TrellisNet", "Unrolled"]
+__all__ = ["TCN", "Looped", "NeuralODE", "Recurrent", "StateSpace", "TransformerXL", "TrellisNet", "Unrolled"]

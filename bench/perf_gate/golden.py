@@ -26,6 +26,7 @@ _HEADS: Settings = {"cell.heads": 2}
 _OWN: dict[str, Settings] = {  # settings of a model other than its width
     "transformer-xl": {"heads": 2},
     "tied": {"depth": 3, **_HEADS},
+    "looped": {"depth": 3, "backward_depth": 2, **_HEADS},
     "ode": {"time": 1.0, **_HEADS},
     "deq": {"steps": 40, "rtol": 1e-6, "backward_rtol": 1e-6, "backward_steps": 40, **_HEADS},
     "trellisnet": {"depth": 3},
@@ -35,6 +36,9 @@ _TASKS: dict[str, Settings] = {
     "text": {"data": "golden", "length": 8},
     "agreement": {"test_samples": 8},
     "markov": {"test_samples": 8},
+    "state": {"length": 6, "test_lengths": "6,9", "test_samples": 8},
+    "sudoku": {"test_samples": 8},
+    "recall": {"length": 16, "keys": 4, "test_samples": 8},
 }
 _RECIPE = Recipe(
     pretrain_steps=2, rtol=1e-3, steps=10, backward_steps=10, hold=0.5, jacobian=0.1, jacobian_final=0.2, jacobian_probability=0.5
@@ -63,8 +67,8 @@ def _model(name: str, **more: Any) -> ComponentConfig:
 
 
 def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden") -> ComponentConfig:
-    """A DEQ that the adjoint can differentiate: equilibrium propagation needs an energy, unrolling plain iteration."""
-    solver = "picard" if adjoint == "unroll" else solver
+    """A DEQ that the adjoint can differentiate: equilibrium propagation needs an energy, some adjoints a solver of their own."""
+    solver = {"unroll": "picard", "reverse": "reversible"}.get(adjoint, solver)
     settings: Settings = {"width": 8, "steps": 30, "rtol": 1e-6, "adjoint": adjoint, "solver": solver}
     settings["cell"] = "energy" if adjoint == "propagation" else cell
     if settings["cell"] in ("transformer", "transformer-xl"):

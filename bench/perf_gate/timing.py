@@ -254,7 +254,12 @@ class Benchmarks:
         command += ["-k", self._only] if self._only else []
         # Without the options of a surrounding pytest: a worker of pytest-xdist would time nothing.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": f"{code}{os.pathsep}{self._folder}", "PYTHONHASHSEED": "0"}
+        fixed = {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "PYTHONPATH": f"{code}{os.pathsep}{self._folder}",
+            "PYTHONHASHSEED": "0",
+        }
         last: list[str] = []
         try:
             done = subprocess.run(

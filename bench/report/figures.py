@@ -35,6 +35,7 @@ FIGURES: dict[Kind, dict[str, FigureEntry]] = {
         "solver": FigureEntry("bench.report.curves:solver", "The solver during training"),
         "residual": FigureEntry("bench.report.plots:residual", "Residual against solver work, after training"),
         "memory": FigureEntry("bench.report.plots:memory", "Memory against depth"),
+        "length": FigureEntry("bench.report.generalisation:by_length", "Accuracy against the length of test sequences"),
     },
     "memory": {  # drawn from the memory record
         "waterfall": FigureEntry("bench.memory.figures:waterfall", "What a training step's memory is for"),

@@ -8,6 +8,7 @@ SUITES = {
     "text": "bench.suites.text",
     "copy": "bench.suites.copying",
     "paper": "bench.suites.paper",
+    "track": "bench.suites.track",
     "gate": "bench.suites.gate",
     "ptb-gpu": "bench.suites.ptb_gpu",
 }

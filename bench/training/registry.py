@@ -14,12 +14,15 @@ from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import CodeError, UserError, unknown
 from bench.records.spec import ComponentConfig, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
+from bench.tasks.recall import Recall
+from bench.tasks.state_tracking import StateTracking
+from bench.tasks.sudoku import Sudoku
 from bench.tasks.task import Task
 from bench.tasks.text import Text
 from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, TrellisCell
@@ -83,6 +86,29 @@ def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
 def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
     """A weight-tied network: a cell applied `depth` times, plain or with gradient checkpoints ("every", "sqrt")."""
     return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
+
+
+def looped(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    depth: int = 12,
+    backward_depth: int = 8,
+    evaluation_depth: int | None = None,
+    spread: float = 0.5,
+    start_std: float = 0.0,
+) -> Core:
+    """A cell iterated a random number of times in training (mean `depth` + 1), differentiated through the last `backward_depth`."""
+    return Looped(
+        _cell(cell, inputs, width, parts),
+        depth=depth,
+        backward_depth=backward_depth,
+        evaluation_depth=evaluation_depth,
+        spread=spread,
+        start_std=start_std,
+    )
 
 
 def ode(
@@ -151,14 +177,24 @@ def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
 MODELS: dict[str, Builder] = {
     "deq": deq,
     "tied": tied,
+    "looped": looped,
     "trellisnet": trellisnet,
     "transformer-xl": TransformerXL,
     "ode": ode,
     "tcn": TCN,
     "lstm": _recurrent("lstm"),
     "gru": _recurrent("gru"),
+    "state-space": StateSpace,
 }
-TASKS: dict[str, Callable[..., Task]] = {"copy": CopyMemory, "agreement": Agreement, "markov": Markov, "text": Text}
+TASKS: dict[str, Callable[..., Task]] = {
+    "copy": CopyMemory,
+    "agreement": Agreement,
+    "markov": Markov,
+    "state": StateTracking,
+    "sudoku": Sudoku,
+    "recall": Recall,
+    "text": Text,
+}
 
 
 def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:

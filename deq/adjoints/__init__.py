@@ -8,6 +8,7 @@ from deq.adjoints.adjoint import Adjoint, SolvingAdjoint
 from deq.adjoints.implicit import Implicit
 from deq.adjoints.phantom import Phantom
 from deq.adjoints.propagation import EquilibriumPropagation
+from deq.adjoints.reverse import Reverse
 from deq.adjoints.shine import Shine
 from deq.adjoints.unroll import Unroll
 
@@ -15,8 +16,9 @@ ADJOINTS: dict[str, type[Adjoint]] = {
     "implicit": Implicit,
     "phantom": Phantom,
     "propagation": EquilibriumPropagation,
+    "reverse": Reverse,
     "shine": Shine,
     "unroll": Unroll,
 }
 
-__all__ = ["ADJOINTS", "Adjoint", "EquilibriumPropagation", "Implicit", "Phantom", "Shine", "SolvingAdjoint", "Unroll"]
+__all__ = ["ADJOINTS", "Adjoint", "EquilibriumPropagation", "Implicit", "Phantom", "Reverse", "Shine", "SolvingAdjoint", "Unroll"]

@@ -35,7 +35,11 @@ def small(core: str, settings: Settings | None = None) -> Core:
     return build_core(ComponentConfig(name=core, settings=settings or {}), 8, 8)
 
 
-NEEDS: dict[str, Settings] = {"propagation": {"cell": "energy"}, "shine": {"solver": "broyden"}}
+NEEDS: dict[str, Settings] = {
+    "propagation": {"cell": "energy"},
+    "shine": {"solver": "broyden"},
+    "reverse": {"solver": "reversible"},
+}
 COMBINATIONS: list[tuple[str, Settings]] = [
     *(("deq", {"cell": cell, "solver": solver}) for cell in CELLS for solver in SOLVERS),
     *(("deq", {"cell": "mlp", "solver": "picard", "adjoint": adjoint, **NEEDS.get(adjoint, {})}) for adjoint in ADJOINTS),

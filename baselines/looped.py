@@ -1,0 +1,63 @@
+"""Looped network: a cell iterated a random number of times in training and any number of times afterwards."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from deq import Cell, Core, Output
+from deq.checks import check_features, check_whole
+
+
+class Looped(Core):
+    """f applied a random number of times in training, with backpropagation through the last ones; a fixed number in evaluation.
+
+    The closest explicit rival of a DEQ: the same map, no solver, and more iterations at test time. In training the number of
+    iterations r is one draw a batch, 1 + Poisson(exp(n)) with n ~ N(log(depth) - spread^2 / 2, spread), so that its mean is
+    `depth` + 1; only the last `backward_depth` are differentiated. In evaluation r = `evaluation_depth` (default `depth`), from the
+    cell's initial state; in training that has noise of standard deviation `start_std`, so that the result depends less on the start
+    (the authors start at random in both). Geiping et al. (2025), arXiv 2502.05171.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        depth: int,
+        backward_depth: int = 8,
+        evaluation_depth: int | None = None,
+        spread: float = 0.5,
+        start_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_whole(depth=depth, backward_depth=backward_depth, evaluation_depth=evaluation_depth or depth)
+        for name, value in (("spread", spread), ("start_std", start_std)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        self.cell, self.width = cell, cell.width
+        self.depth, self.backward_depth, self.spread, self.start_std = depth, backward_depth, spread, start_std
+        self.evaluation_depth = depth if evaluation_depth is None else evaluation_depth
+
+    def iterations(self) -> int:
+        """The number of iterations of the next pass: a draw from torch's generator in training."""
+        if not self.training:
+            return self.evaluation_depth
+        mean = torch.exp(math.log(self.depth) - self.spread**2 / 2 + self.spread * torch.randn(()))
+        return 1 + int(torch.poisson(mean))
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Map features x (B, T, D) to the last iterate's features (B, T, width)."""
+        check_features(x)
+        f, z, iterations = self.cell.bind(x, memory), self.cell.initial_state(x), self.iterations()
+        if self.start_std and self.training:
+            z = z + self.start_std * torch.randn_like(z)
+        attached = min(iterations, self.backward_depth)
+        with torch.no_grad():
+            for _ in range(iterations - attached):
+                z = f(z)
+        for _ in range(attached):
+            z = f(z)
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory), state=z.detach())

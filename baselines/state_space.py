@@ -1,0 +1,121 @@
+"""State-space model: layers of a selective diagonal linear recurrence, computed for all positions at once."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deq import Core, Output
+from deq.checks import check_features, check_whole
+from deq.dropout import check_rates, masked, variational_mask
+
+
+class StateSpace(Core):
+    """`layers` residual blocks: a diagonal recurrence whose decay and input depend on the token, and a feed-forward network.
+
+    A block maps x to y = x + W (h * silu(G u)), u = LN(x), and y + FFN(LN(y)). Its state of `states` channels (default D) is
+
+        h_t = a_t h_{t-1} + (1 - |a_t|) b_t,      a_t = sigmoid(A u_t) or, with `negative`, tanh(A u_t),      b_t = B u_t
+
+    the recurrence of minGRU (Feng et al. 2024, arXiv 2410.01201); selection by the token is Mamba's (Gu and Dao 2023, arXiv
+    2312.00752), without its convolution and its expansion of the state. With decays in (0, 1) alone no such network tracks parity
+    at every length; negative ones can (Grazzi et al. 2025, arXiv 2411.12537). Initial decays are spread over [0.5, 0.999]. Memory
+    is each block's last state.
+
+    The recurrence is a scan of log2 T elementwise operators forward and as many backward, in memory linear in T. A fused kernel
+    would read and write each state once; this one does log2 T times.
+    Parameters of a block: 4 S D + 3 S + F (2 D + 1) + 6 D for S = `states` and F = `feedforward` (default 4 D).
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        width: int,
+        layers: int = 2,
+        states: int | None = None,
+        feedforward: int | None = None,
+        negative: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        states, feedforward = states or width, feedforward or 4 * width
+        check_whole(inputs=inputs, width=width, layers=layers, states=states, feedforward=feedforward)
+        check_rates(dropout=dropout)
+        self.width = width
+        self.enter = nn.Identity() if inputs == width else nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(_Block(width, states, feedforward, negative, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        """Map features x (B, T, inputs) to features (B, T, width)."""
+        check_features(x)
+        y, states = self.enter(x), []
+        for number, block in enumerate(self.blocks):
+            y, state = block(y, None if memory is None else memory[number])
+            states.append(state.detach())
+        return Output(self.norm(y), tuple(states))
+
+
+class _Block(nn.Module):
+    """A recurrence and a feed-forward network, each normalised before and added after."""
+
+    def __init__(self, width: int, states: int, feedforward: int, negative: bool, dropout: float) -> None:
+        super().__init__()
+        self.states, self.negative, self.dropout = states, negative, dropout
+        self.project = nn.Linear(width, 3 * states)  # decay, input and gate
+        self.mix = nn.Linear(states, width)
+        self.expand, self.contract = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        decay = torch.linspace(0.5, 0.999, states)
+        with torch.no_grad():
+            self.project.bias[:states] = torch.atanh(decay) if negative else torch.logit(decay)
+
+    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map features (B, T, D) and the state (B, S) before them to features and the last state."""
+        first, second = self.norms
+        decay, entering, gate = self.project(first(x)).split(self.states, dim=-1)
+        decay = decay.tanh() if self.negative else decay.sigmoid()
+        h = linear_recurrence(decay, (1 - decay.abs()) * entering, state)
+        y = x + masked(self.mix(h * F.silu(gate)), variational_mask(x, self.dropout, self.training))
+        z = self.contract(F.relu(self.expand(second(y))))
+        return y + masked(z, variational_mask(z, self.dropout, self.training)), h[:, -1]
+
+
+def linear_recurrence(decay: Tensor, entering: Tensor, state: Tensor | None = None) -> Tensor:
+    """The states h_t = decay_t h_{t-1} + entering_t (B, T, S) from h_{-1} = `state` (B, S), by default 0."""
+    if state is not None:
+        entering = torch.cat((torch.addcmul(entering[:, :1], decay[:, :1], state.unsqueeze(1)), entering[:, 1:]), dim=1)
+    h: Tensor = _Recurrence.apply(decay, entering)
+    return h
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence from 0. Its gradient is the recurrence backwards in time, so that only decays and states are stored."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, entering: Tensor) -> Tensor:
+        h = _scan(decay, entering)
+        ctx.save_for_backward(decay, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        decay, h = ctx.saved_tensors
+        later = F.pad(decay[:, 1:], (0, 0, 0, 1))  # the decay from each position to the next
+        entering = _Recurrence.apply(later.flip(1), gradients[0].flip(1)).flip(1)
+        return entering * F.pad(h[:, :-1], (0, 0, 1, 0)), entering
+
+
+def _scan(decay: Tensor, entering: Tensor) -> Tensor:
+    """Combine each position with that 1, 2, 4, ... before it (Hillis and Steele 1986)."""
+    h, product, reach = entering.clone(), decay.clone(), 1
+    while reach < h.shape[1]:
+        h[:, reach:] = torch.addcmul(h[:, reach:], product[:, reach:], h[:, :-reach])
+        if 2 * reach < h.shape[1]:
+            product[:, reach:] = product[:, reach:] * product[:, :-reach]
+        reach *= 2
+    return h

@@ -1,0 +1,55 @@
+"""State tracking: parity and the word problems of S3 and S5, trained at 16 tokens, tested at 16 to 128.
+
+The question: does an equilibrium generalise in length where a fixed depth does not, and does the solver decide it? All rows of a
+group have the same parameters (within 2 %), training sequences, and trials: three rates at full length and two seeds. A solve may
+take 300 evaluations in evaluation. First written for a pilot of minutes; a longer protocol of ten seeds follows.
+"""
+
+from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
+from bench.suites.recipes import row
+
+_TRELLIS: Settings = {"cell": "trellis", "inputs": 16, "width": 32}
+_SOLVE: Settings = {"steps": 30, "backward_steps": 30, "evaluation_steps": 300}
+_ATTENTION: Settings = {"cell": "transformer-xl", "cell.heads": 4}
+
+
+def _rows() -> dict[str, ModelEntry]:
+    deq: Settings = {**_TRELLIS, **_SOLVE}
+    return {
+        "DEQ-TrellisNet, Picard": row("deq", {**deq, "solver": "picard"}),
+        "DEQ-TrellisNet, Anderson": row("deq", {**deq, "solver": "anderson", "solver.window": 12}, match="inputs"),
+        "DEQ-TrellisNet, Broyden": row("deq", {**deq, "solver": "broyden"}, match="inputs"),
+        "DEQ-TrellisNet, reversible": row(
+            "deq", {**_TRELLIS, "solver": "reversible", "adjoint": "reverse", "steps": 30, "evaluation_steps": 300}, match="inputs"
+        ),
+        "TrellisNet 16": row("trellisnet", {"width": 32, "depth": 16}, match="inputs"),
+        "looped trellis, 128 tested": row(
+            "looped", {**_TRELLIS, "depth": 16, "backward_depth": 16, "evaluation_depth": 128}, match="inputs"
+        ),
+        "DEQ-Transformer": row("deq", {**_ATTENTION, **_SOLVE, "solver": "anderson", "solver.window": 12}),
+        "Transformer-XL 4": row("transformer-xl", {"layers": 4, "heads": 4}),
+        "TCN": row("tcn", {"kernel": 3, "levels": 4}),
+        "LSTM": row("lstm", {"inputs": 16}),
+        "GRU": row("gru", {"inputs": 16}),
+        "state-space": row("state-space", {"layers": 2}),
+        "state-space, negative": row("state-space", {"layers": 2, "negative": True}),
+    }
+
+
+def _comparison(group: str) -> Comparison:
+    return Comparison(
+        group=f"state tracking {group}",
+        task=ComponentConfig(name="state", settings={"group": group, "length": 16, "test_lengths": "16,32,64,128"}),
+        train=TrainConfig(
+            steps=1500, batch=32, learning_rate=4e-3, warmup=100, clip=0.25, evaluate_every=500, evaluation_batch=128
+        ),
+        rows=_rows(),
+        reference="DEQ-TrellisNet, Picard",
+        learning_rates=(2e-3, 4e-3, 8e-3),
+        trial_steps=1500,
+        trial_seeds=2,
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
+SPECS = [_comparison(group) for group in ("parity", "S3", "S5")]

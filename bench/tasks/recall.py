@@ -1,0 +1,101 @@
+"""Multi-query associative recall: answer, for each key that returns, with the value that followed it."""
+
+import math
+from collections.abc import Iterator
+from itertools import count
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.records.errors import UserError, unknown
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+
+FILLER = 0
+Ids = npt.NDArray[np.int64]
+
+
+class Recall(Task):
+    """`pairs` keys with their values, key value key value ..., then each key once more among fillers; `length` tokens in all.
+
+    Ids: filler 0, keys 1..K, values K+1..2K for K = `keys`. The keys of a sequence are different, their values independent and
+    uniform. Each key returns at a place drawn without replacement, early ones more often: gap g has probability proportional to
+    g^(`power` - 1). Its target there is its value; all other targets are the filler. The protocol of Arora et al. (2023), arXiv
+    2312.04927, whose vocabulary is 8,192 and lengths 64 to 512 with 4 to 64 pairs.
+
+    Every training batch is new; held-out splits have `test_samples` sequences. `accuracy` is that of the values asked for, `solved`
+    the share of sequences with all of them right. Chance knows where a key returns and guesses its value.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(
+        self, *, length: int = 64, pairs: int = 4, keys: int = 32, power: float = 0.01, test_samples: int = 500, data_seed: int = 0
+    ) -> None:
+        check_positive("recall", length=length, pairs=pairs, keys=keys, test_samples=test_samples)
+        if pairs > keys:
+            raise UserError(f"recall: pairs must be at most keys = {keys}, got {pairs}")
+        if length < 3 * pairs:
+            raise UserError(f"recall: {pairs} pairs and their keys again need a length of at least {3 * pairs}, got {length}")
+        if not 0 < power < math.inf:
+            raise UserError(f"recall: power must be positive and finite, got {power}")
+        self.length, self.pairs, self.keys, self.power, self.vocabulary = length, pairs, keys, power, 2 * keys + 1
+        self._data_seed = data_seed
+        splits: tuple[Split, Split] = ("valid", "test")
+        self._held_out = {split: self._draw(test_samples, derive_seed("recall", split, data_seed)) for split in splits}
+        self.metrics = {
+            "loss": Metric(unit="nats", better="lower", chance=pairs * math.log(keys) / length, optimum=0.0),
+            "accuracy": Metric(unit="fraction", better="higher", chance=1 / keys, optimum=1.0),
+            "solved": Metric(unit="fraction", better="higher", chance=keys**-pairs, optimum=1.0),
+        }
+
+    def _draw(self, samples: int, seed: int) -> tuple[Ids, Ids]:
+        """Inputs and targets (B, T)."""
+        generator, shown = np.random.default_rng(seed), 2 * self.pairs
+        keys = 1 + generator.permuted(np.tile(np.arange(self.keys), (samples, 1)), axis=1)[:, : self.pairs]
+        values = 1 + self.keys + generator.integers(self.keys, size=keys.shape)
+        places = np.arange(1, self.length - shown + 1)
+        # The largest of log p + Gumbel noise are a draw without replacement.
+        noise = generator.gumbel(size=(samples, len(places))) + (self.power - 1) * np.log(places)
+        chosen = shown + np.argsort(-noise, axis=1)[:, : self.pairs]
+        inputs = np.full((samples, self.length), FILLER)
+        targets = np.full_like(inputs, FILLER)
+        inputs[:, 0:shown:2], inputs[:, 1:shown:2] = keys, values
+        np.put_along_axis(inputs, chosen, keys, axis=1)
+        np.put_along_axis(targets, chosen, values, axis=1)
+        return inputs, targets
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training sequences without end, or those of a held-out split once."""
+        if split != "train" and split not in self._held_out:
+            raise unknown("split", split, ("train", *self._held_out))
+        check_positive("recall", batch_size=size)
+        if split == "train":
+            seeds = (derive_seed("recall", "train", self._data_seed, seed, size, number) for number in count(first))
+            return (_tensors(*self._draw(size, one)) for one in seeds)
+        inputs, targets = self._held_out[split]
+        starts = range(first * size, len(inputs), size)
+        return (_tensors(inputs[start : start + size], targets[start : start + size]) for start in starts)
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return the loss over all positions, the accuracy on values, and the share of sequences with all of them right."""
+        asked = targets != FILLER
+        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
+        right = logits.argmax(-1) == targets
+        return {
+            "loss": (loss, targets.numel()),
+            "accuracy": (right[asked].double().sum(), int(asked.sum())),
+            "solved": ((right | ~asked).all(1).double().sum(), len(targets)),
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the settings and the held-out inputs; training sequences follow from the settings."""
+        settings = f"recall {self.length} {self.pairs} {self.keys} {self.power} {self._data_seed}"
+        return digest(settings, {split: inputs for split, (inputs, _) in self._held_out.items()})
+
+
+def _tensors(inputs: Ids, targets: Ids) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(inputs), torch.from_numpy(targets)

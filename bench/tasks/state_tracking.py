@@ -1,0 +1,136 @@
+"""State tracking: the word problem of a finite group, at the trained length and at greater ones."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from itertools import count
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.records.errors import UserError, unknown
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+
+Group = Literal["parity", "S3", "A5", "S5"]
+Ids = npt.NDArray[np.int64]
+
+
+class StateTracking(Task):
+    """Elements g_1 ... g_T of a group, uniform at random; the target at position t is their product g_t ... g_1.
+
+    `parity` is the group of two elements; S3 has 6, A5 60, S5 120 (permutations in lexicographic order). The product is the state
+    of an automaton with as many states: a recurrent network needs one step a token, while the word problem of A5 and S5 is beyond
+    constant depth unless TC0 = NC1 (Barrington 1989; Merrill, Petty, Sabharwal 2024, arXiv 2404.08819).
+
+    Training and validation sequences have `length` tokens: a causal model sees every shorter one as a prefix. The test split has
+    `test_samples` sequences of every length of `test_lengths` (numbers with commas), each solved on its own. `accuracy_T64` is the
+    mean over the positions of 64 tokens, `accuracy_last_T64` that of the last one; `loss` is of the trained length, as `loss_T64`.
+    Chance knows the position and the token there: the first target is the token, every other one is uniform.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        group: Group = "parity",
+        length: int = 16,
+        test_lengths: str = "16,32,64,128",
+        test_samples: int = 512,
+        data_seed: int = 0,
+    ) -> None:
+        check_positive("state tracking", length=length, test_samples=test_samples)
+        if group not in get_args(Group):
+            raise unknown("group", group, get_args(Group))
+        self.products = multiplication_table(group)
+        self.vocabulary = len(self.products)
+        self.length, self._name, self._data_seed = length, group, data_seed
+        lengths = _lengths(test_lengths)
+        if length not in lengths:
+            raise UserError(f"state tracking: test_lengths must contain length {length}, got {test_lengths!r}")
+        self.lengths = (length, *(one for one in lengths if one != length))
+        seeds = {"valid": (length,), "test": self.lengths}
+        self._held_out = {
+            split: {T: self._draw(test_samples, T, derive_seed("state tracking", split, data_seed, T)) for T in lengths}
+            for split, lengths in seeds.items()
+        }
+        self.metrics = self._metrics()
+
+    def _metrics(self) -> dict[str, Metric]:
+        size, found = self.vocabulary, dict[str, Metric]()
+        for T in self.lengths:
+            guessed = (1 + (T - 1) / size) / T
+            last = 1.0 if T == 1 else 1 / size
+            found[self._loss(T)] = Metric(unit="nats", better="lower", chance=(T - 1) / T * math.log(size), optimum=0.0)
+            found[f"accuracy_T{T}"] = Metric(unit="fraction", better="higher", chance=guessed, optimum=1.0)
+            found[f"accuracy_last_T{T}"] = Metric(unit="fraction", better="higher", chance=last, optimum=1.0)
+        return found
+
+    def _loss(self, length: int) -> str:
+        return "loss" if length == self.length else f"loss_T{length}"
+
+    def _draw(self, samples: int, length: int, seed: int) -> Ids:
+        return np.random.default_rng(seed).integers(self.vocabulary, size=(samples, length))
+
+    def _sequences(self, elements: Ids) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T): the elements and their products so far."""
+        states = np.empty_like(elements)
+        states[:, 0] = elements[:, 0]
+        for t in range(1, elements.shape[1]):
+            states[:, t] = self.products[elements[:, t], states[:, t - 1]]
+        return torch.from_numpy(elements), torch.from_numpy(states)
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training sequences without end, or a held-out split once, batches of the trained length first."""
+        if split != "train" and split not in self._held_out:
+            raise unknown("split", split, ("train", *self._held_out))
+        check_positive("state tracking", batch_size=size)
+        if split == "train":
+            seeds = (derive_seed("state tracking", "train", self._data_seed, seed, size, number) for number in count(first))
+            return (self._sequences(self._draw(size, self.length, one)) for one in seeds)
+        parts = [words[start : start + size] for words in self._held_out[split].values() for start in range(0, len(words), size)]
+        return (self._sequences(part) for part in parts[first:])
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return the loss, the accuracy and that of the last position, named by the length of the targets."""
+        length = targets.shape[1]
+        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
+        right = (logits.argmax(-1) == targets).double()
+        return {
+            self._loss(length): (loss, targets.numel()),
+            f"accuracy_T{length}": (right.sum(), targets.numel()),
+            f"accuracy_last_T{length}": (right[:, -1].sum(), len(targets)),
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the group and the held-out sequences; training batches follow from the settings."""
+        held_out = {f"{split} {T}": words.ravel() for split, lengths in self._held_out.items() for T, words in lengths.items()}
+        return digest(f"state tracking {self._name} {self.length} {self._data_seed}", held_out)
+
+
+def multiplication_table(group: str) -> Ids:
+    """The products (G, G) of a group: entry [a, b] is a after b."""
+    if group == "parity":
+        return np.array([[0, 1], [1, 0]])
+    degree = int(group[1])
+    elements = [one for one in itertools.permutations(range(degree)) if group[0] == "S" or _is_even(one)]
+    numbers = {element: number for number, element in enumerate(elements)}
+    return np.array([[numbers[tuple(a[b[i]] for i in range(degree))] for b in elements] for a in elements])
+
+
+def _is_even(permutation: tuple[int, ...]) -> bool:
+    return sum(a > b for a, b in itertools.combinations(permutation, 2)) % 2 == 0
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise UserError(f"state tracking: test_lengths must be numbers with commas such as '16,64', got {text!r}")
+    return found

@@ -1,0 +1,158 @@
+"""Sudoku on a 4 x 4 grid: an iterative task whose difficulty is the number of blanks."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.records.errors import UserError, unknown
+from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+
+CELLS, BLANK, ASK = 16, 0, 5
+HELD_OUT = 58  # of the 288 solutions, for validation and test
+MOST_BLANKS = 12  # no puzzle with three clues has one solution
+Ids = npt.NDArray[np.int64]
+
+
+class Sudoku(Task):
+    """A puzzle of 16 cells, row by row (0 blank, 1 to 4 given), then 16 tokens that ask for the cells of its solution.
+
+    Targets are the puzzle itself in the first half and the solution in the second: a causal model answers when it has seen it all.
+    Every puzzle has one solution. Blanks are taken in random order where the solution stays the only one, up to `blanks`, or to as
+    many as that order allows. Training puzzles are of 230 solutions; validation and test have the other 58, so that no solution can
+    be recalled. The test has `test_samples` puzzles for each number in `test_blanks` (with commas), each with exactly that many.
+
+    `solved` is the share of puzzles whose answers are all right, `accuracy` that of blank cells answered right; scores of another
+    number of blanks than `blanks` end in "_b10". Chance knows the question and nothing else. Train and test on different numbers of
+    blanks measures generalisation to harder instances (Schwarzschild et al. 2021, arXiv 2106.04537).
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(self, *, blanks: int = 8, test_blanks: str = "6,8,10", test_samples: int = 500, data_seed: int = 0) -> None:
+        check_positive("sudoku", blanks=blanks, test_samples=test_samples)
+        numbers = sorted({int(part) for part in test_blanks.split(",")}) if test_blanks.replace(",", "").isdigit() else []
+        if not numbers or blanks not in numbers or numbers[0] < 1 or max(*numbers, blanks) > MOST_BLANKS:
+            raise UserError(
+                f"sudoku: test_blanks: numbers from 1 to {MOST_BLANKS} with commas, among them blanks={blanks}; got {test_blanks!r}"
+            )
+        self.vocabulary, self.length, self.blanks = ASK + 1, 2 * CELLS, blanks
+        self.numbers = (blanks, *(number for number in numbers if number != blanks))
+        order = np.random.default_rng(derive_seed("sudoku", "solutions", data_seed)).permutation(len(solutions()))
+        self._solutions = {"train": solutions()[order[HELD_OUT:]], "held out": solutions()[order[:HELD_OUT]]}
+        self._data_seed = data_seed
+        wanted: dict[Split, tuple[int, ...]] = {"valid": (blanks,), "test": self.numbers}
+        self._held_out = {
+            split: {
+                number: self._exactly(test_samples, number, derive_seed("sudoku", split, data_seed, number)) for number in numbers
+            }
+            for split, numbers in wanted.items()
+        }
+        self.metrics = self._metrics()
+
+    def _metrics(self) -> dict[str, Metric]:
+        found = {}
+        for number in self.numbers:
+            ending = self._ending(number)
+            found[f"loss{ending}"] = Metric(unit="nats", better="lower", chance=math.log(4) / 2, optimum=0.0)
+            found[f"solved{ending}"] = Metric(unit="fraction", better="higher", chance=0.25**CELLS, optimum=1.0)
+            found[f"accuracy{ending}"] = Metric(unit="fraction", better="higher", chance=0.25, optimum=1.0)
+        return found
+
+    def _ending(self, number: int) -> str:
+        return f"_b{number}" if number in self.numbers[1:] else ""
+
+    def _exactly(self, samples: int, blanks: int, seed: int) -> tuple[Ids, Ids]:
+        """Puzzles with exactly that many blanks, of held-out solutions, and their solutions."""
+        found: list[tuple[Ids, Ids]] = []
+        for number in count():
+            puzzles, answers = draw(self._solutions["held out"], samples, blanks, derive_seed("sudoku", seed, number))
+            exact = (puzzles == BLANK).sum(1) == blanks
+            found.append((puzzles[exact], answers[exact]))
+            if sum(len(puzzles) for puzzles, _ in found) >= samples:
+                break
+        puzzles, answers = (np.concatenate(parts)[:samples] for parts in zip(*found, strict=True))
+        return puzzles, answers
+
+    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training puzzles without end, or a held-out split once, those with `blanks` blanks first."""
+        if split != "train" and split not in self._held_out:
+            raise unknown("split", split, ("train", *self._held_out))
+        check_positive("sudoku", batch_size=size)
+        if split == "train":
+            seeds = (derive_seed("sudoku", "train", self._data_seed, seed, size, number) for number in count(first))
+            return (_sequences(*draw(self._solutions["train"], size, self.blanks, one)) for one in seeds)
+        parts = [
+            (puzzles[start : start + size], answers[start : start + size])
+            for puzzles, answers in self._held_out[split].values()
+            for start in range(0, len(puzzles), size)
+        ]
+        return (_sequences(*part) for part in parts[first:])
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return the loss, the share solved and the accuracy on blanks of puzzles with equally many blanks."""
+        blank = targets[:, :CELLS] == BLANK
+        ending = self._ending(int(blank.sum(1).max()))
+        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
+        right = logits[:, CELLS:].argmax(-1) == targets[:, CELLS:]
+        return {
+            f"loss{ending}": (loss, targets.numel()),
+            f"solved{ending}": (right.all(1).double().sum(), len(targets)),
+            f"accuracy{ending}": (right[blank].double().sum(), int(blank.sum())),
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the settings and the held-out puzzles; training puzzles follow from the settings."""
+        held_out = {
+            f"{split} {number}": part[0].ravel() for split, parts in self._held_out.items() for number, part in parts.items()
+        }
+        return digest(f"sudoku {self.blanks} {self._data_seed}", held_out)
+
+
+@cache
+def solutions() -> Ids:
+    """All 288 solved grids (288, 16), row by row."""
+    rows = np.array(list(itertools.permutations((1, 2, 3, 4))))
+    halves = [
+        np.concatenate((above, below))
+        for above in rows
+        for below in rows
+        if {*above[:2], *below[:2]} == {*above[2:], *below[2:]} == {1, 2, 3, 4}
+    ]
+    grids = (np.concatenate((top, bottom)) for top in halves for bottom in halves)
+    return np.array([grid for grid in grids if all(len({*grid[column::4]}) == 4 for column in range(4))])
+
+
+def draw(among: Ids, samples: int, blanks: int, seed: int) -> tuple[Ids, Ids]:
+    """Puzzles (B, 16) of at most `blanks` blanks with one solution, and their solutions, drawn from the grids `among`."""
+    generator = np.random.default_rng(seed)
+    answers = among[generator.integers(len(among), size=samples)]
+    puzzles, order = answers.copy(), generator.permuted(np.tile(np.arange(CELLS), (samples, 1)), axis=1)
+    for step in range(CELLS):
+        tried = puzzles.copy()
+        np.put_along_axis(tried, order[:, step : step + 1], BLANK, axis=1)
+        kept = number_of_solutions(tried) == 1
+        kept &= (puzzles == BLANK).sum(1) < blanks
+        puzzles[kept] = tried[kept]
+    return puzzles, answers
+
+
+def number_of_solutions(puzzles: Ids) -> Ids:
+    """How many solved grids agree with the clues of each puzzle (B, 16)."""
+    agree = (puzzles[:, None] == solutions()) | (puzzles[:, None] == BLANK)
+    counted: Ids = agree.all(-1).sum(-1)
+    return counted
+
+
+def _sequences(puzzles: Ids, answers: Ids) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, 32)."""
+    inputs = np.concatenate((puzzles, np.full_like(puzzles, ASK)), axis=1)
+    return torch.from_numpy(inputs), torch.from_numpy(np.concatenate((puzzles, answers), axis=1))
