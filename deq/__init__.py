@@ -7,12 +7,24 @@
 solve.py     the one solve loop, forward and adjoint: a Solver proposes iterates, a Stop ends each sample, a Status says how
 samples.py   the best iterate of every sample and how it ended; stop.py: Stop and Status
 solvers/     SOLVERS: Picard, Anderson, Broyden, Reversible
-adjoints/    ADJOINTS: Implicit, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
+adjoints/    ADJOINTS: Implicit, GMRES, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
 cells/       CELLS: MLP, energy, transformer, Transformer-XL and trellis cells give the map
 layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
 """
 
-from deq.adjoints import ADJOINTS, Adjoint, EquilibriumPropagation, Implicit, Phantom, Reverse, Shine, SolvingAdjoint, Unroll
+from deq.adjoints import (
+    ADJOINTS,
+    GMRES,
+    Adjoint,
+    EquilibriumPropagation,
+    Implicit,
+    Phantom,
+    Reverse,
+    Shine,
+    SolvingAdjoint,
+    StoppedAdjoint,
+    Unroll,
+)
 from deq.cells import CELLS, Cell, EnergyCell, MLPCell, TransformerCell, TransformerXLCell, TrellisCell
 from deq.core import Core, Output
 from deq.layer import DEQ
@@ -22,8 +34,8 @@ from deq.stability import Jacobian, jacobian_penalty, spectral_radius
 from deq.stack import Stack
 
 __all__ = [
-    "ADJOINTS", "CELLS", "DEQ", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell",
+    "ADJOINTS", "CELLS", "DEQ", "GMRES", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell",
     "EquilibriumPropagation", "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Reverse", "Reversible",
-    "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "TransformerCell", "TransformerXLCell",
-    "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
+    "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "StoppedAdjoint", "TransformerCell",
+    "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
 ]  # fmt: skip

@@ -3,19 +3,24 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from deq.adjoints import Adjoint, Implicit
 from deq.adjoints.adjoint import Watch
 from deq.cells.cell import Cell
-from deq.checks import check_features
+from deq.checks import check_features, check_whole
 from deq.core import Core, Output
-from deq.solve import Solution, Solver, Stop
+from deq.solve import Map, Solution, Solver, Stop
 from deq.stability import Jacobian
 
 
 class DEQ(Core):
     """The features of the fixed point z* = f(z*; x) of a cell; a Core, like every explicit baseline.
+
+    With `auxiliary_every` k, outputs in training have auxiliary features: those of f at every k-th iterate of the solve before the
+    last, each with the gradient of that one evaluation, which a loss on them corrects (fixed-point correction: Bai et al., CVPR
+    2022, arXiv 2204.08442). Each costs one evaluation and its memory.
 
     `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: the same as `stop`). With `jacobian`, outputs in
     training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps.
@@ -33,16 +38,18 @@ class DEQ(Core):
         adjoint: Adjoint | None = None,
         evaluation_stop: Stop | None = None,
         jacobian: Jacobian | None = None,
+        auxiliary_every: int = 0,
     ) -> None:
         super().__init__()
         adjoint = Implicit() if adjoint is None else adjoint
         if isinstance(solver, type) or not hasattr(solver, "step"):
             raise TypeError(f"solver must be a Solver such as Anderson(), got {solver!r}")
         adjoint.check(solver, stop)
+        check_whole(least=0, auxiliary_every=auxiliary_every)
         self.cell, self.width = cell, cell.width
         self.solver, self.stop, self.adjoint = solver, stop, adjoint
         self.evaluation_stop = evaluation_stop
-        self.jacobian = jacobian
+        self.jacobian, self.auxiliary_every = jacobian, auxiliary_every
         self._watchers: list[Watch] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,8 +93,33 @@ class DEQ(Core):
                 raise ValueError(f"z0 must have the shape of the cell's state, {tuple(start.shape)}, got {tuple(z0.shape)}")
             start = z0.detach().to(start)
         stop = self.stop if self.training else self.evaluation_stop
-        z = self.adjoint(f, start, self.solver, stop, self._notify)
+        corrected = self.auxiliary_every > 0 and self.training and torch.is_grad_enabled()
+        snapshots = _Snapshots(self.solver, self.auxiliary_every) if corrected else None
+        z = self.adjoint(f, start, snapshots or self.solver, stop, self._notify)
+        auxiliary = tuple(self.cell.features(f(state.to(start))) for state in snapshots.states) if snapshots else ()
         penalty = None
         if self.jacobian is not None and self.training and z.requires_grad:
             penalty = self.jacobian.penalty(f, z)
-        return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty, state=z.detach())
+        return Output(self.cell.features(z), self.cell.remember(z, x, memory), penalty, auxiliary, state=z.detach())
+
+
+class _Snapshots:
+    """A solver that keeps a copy of every k-th iterate."""
+
+    def __init__(self, solver: Solver, every: int) -> None:
+        self._solver, self._every, self._steps = solver, every, 0
+        self.differentiable = solver.differentiable
+        self.states: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the solver has, such as the inverse of its step."""
+        return getattr(self._solver, name)
+
+    def init(self, z: Tensor, steps: int) -> Any:
+        return self._solver.init(z, steps)
+
+    def step(self, f: Map, z: Tensor, fz: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        if self._steps and self._steps % self._every == 0:
+            self.states.append(z.detach().clone())
+        self._steps += 1
+        return self._solver.step(f, z, fz, memory)

@@ -209,9 +209,9 @@ def _solvers(results: Path) -> str:
 
 def _scores(results: Path) -> str:
     """The test score of every model, the mean over seeds."""
-    import bench
+    from bench.analysis.frame import load
 
-    runs = bench.load(results)
+    runs = load(results)
     runs = runs[(runs.role == "final") & (runs.status == "ok") & (runs.suite.isin(["ptb-gpu", "tiny"]))]
     score = "test_perplexity" if "test_perplexity" in runs and runs.test_perplexity.notna().any() else "test_loss"
     means = runs.groupby("label")[score].agg(["mean", "count"]).sort_values("mean")

@@ -19,7 +19,8 @@ from bench.conformance.tasks import TASK
 from bench.records.errors import UserError, unknown
 from bench.records.spec import ComponentConfig, Settings, Value
 from bench.tasks.task import Task
-from bench.training.registry import build_core, build_task, parameters_of
+from bench.training.construct import parameters_of
+from bench.training.registry import build_core, build_task
 from deq import Cell, Core
 
 CONTRACTS: dict[Kind, tuple[Check, ...]] = {"cell": CELL, "model": MODEL, "solver": SOLVER, "task": TASK}

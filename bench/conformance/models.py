@@ -7,7 +7,7 @@ import torch
 from bench.conformance import common, memory
 from bench.conformance.result import Result, check, require
 from bench.conformance.subject import SOLVED, Subject, modules_and_inputs, require_tensor
-from deq import DEQ, Implicit, Output, Solution, Unroll
+from deq import DEQ, GMRES, Implicit, Output, Reverse, Solution, Unroll
 
 
 @check()
@@ -50,7 +50,7 @@ def solve(subject: Subject) -> str | Result:
 def _gradient(subject: Subject) -> str | Result:
     core = subject.build()
     adjoints = [part.adjoint for part in core.modules() if isinstance(part, DEQ)]
-    inexact = [type(adjoint).__name__ for adjoint in adjoints if not isinstance(adjoint, (Implicit, Unroll))]
+    inexact = [type(adjoint).__name__ for adjoint in adjoints if not isinstance(adjoint, (GMRES, Implicit, Reverse, Unroll))]
     if inexact and subject.gradient_rtol is None:
         error = max(common.module_gradient_errors(subject, core).values())
         return Result("skip", f"relative error {error:.2g}", f"{inexact[0]} is not the exact gradient, by design")

@@ -94,8 +94,13 @@ class SolverStats:
                 self.solver_bytes = max(self.solver_bytes, solution.solver_bytes)
 
     def recent(self, phase: str, count: int) -> tuple[float | None, float | None]:
-        """Mean NFE and median residual of a phase's last `count` training solves; None where there are none."""
+        """Mean NFE and median residual of a phase's last `count` training solves; None where there are none.
+
+        Moves what these solves left to the host, so that a long training holds no device memory for it.
+        """
         solves = self._solves["train", phase]
+        for kept in (solves.residuals, solves.converged) if count else ():
+            kept[-count:] = [tensor.cpu() for tensor in kept[-count:]]
         nfe, residuals = (solves.nfe[-count:], solves.residuals[-count:]) if count else ([], [])
         mean = sum(nfe) / len(nfe) if nfe else None
         if not residuals:

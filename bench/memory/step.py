@@ -26,7 +26,7 @@ from bench.records.spec import ComponentConfig, TrainConfig
 from bench.tasks.task import derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import Losses, loss_of, make_optimiser, training_step
-from deq import DEQ, Map, Output, Solver, SolvingAdjoint, Stop
+from deq import DEQ, Map, Output, Solver, SolvingAdjoint, Stop, StoppedAdjoint
 from deq.solve import force_device_path
 
 _AFTER = {"forward": "attached evaluation", "backward": "backward"}  # the phase after a solve
@@ -148,6 +148,10 @@ class _MarkedSolver:
         self._solver, self._tracker, self._phase = solver, tracker, phase
         self.differentiable = solver.differentiable
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the solver has, such as the inverse of its step."""
+        return getattr(self._solver, name)
+
     def init(self, z: Tensor, steps: int) -> Any:
         self._tracker.phase, self._left = self._phase, steps - 1
         memory = self._solver.init(z, steps)
@@ -172,7 +176,7 @@ def fix_caps(model: LanguageModel, shape: Shape) -> None:
     for layer in model.modules():
         if isinstance(layer, DEQ):
             layer.stop, layer.evaluation_stop = (capped(stop, shape.steps) for stop in (layer.stop, layer.evaluation_stop))
-            if isinstance(layer.adjoint, SolvingAdjoint):
+            if isinstance(layer.adjoint, StoppedAdjoint):
                 layer.adjoint = dataclasses.replace(layer.adjoint, stop=capped(layer.adjoint.stop, shape.backward_steps))
         if isinstance(layer, NeuralODE) and layer.method in ADAPTIVE:
             raise UserError(f"memory: an ODE solver that chooses its steps by values ({layer.method}) has no fixed cost")

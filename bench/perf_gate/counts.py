@@ -24,7 +24,7 @@ from bench.records.spec import RunSpec
 from bench.tasks.task import Split, Task, derive_seed
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
-from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, solve
+from deq import CELLS, DEQ, SOLVERS, Implicit, Map, Stop, StoppedAdjoint, solve
 from deq.solve import force_device_path
 
 _RTOLS = (1e-3, 1e-6, 1e-9)
@@ -66,7 +66,7 @@ def _model_counts(spec: RunSpec, task: Task) -> dict[str, Quantity]:
     for part in model.modules():
         if isinstance(part, DEQ):  # every solve runs to its cap
             part.stop = dataclasses.replace(part.stop, rtol=None)
-            if isinstance(part.adjoint, Implicit):
+            if isinstance(part.adjoint, StoppedAdjoint):
                 part.adjoint = dataclasses.replace(part.adjoint, stop=dataclasses.replace(part.adjoint.stop, rtol=None))
     optimiser, _ = make_optimiser(model, spec.train)
     inputs, targets = next(task.batches("train", spec.train.batch, spec.seed))

@@ -63,8 +63,8 @@ class Recipe(_Frozen):
     initial tolerance and cap of the forward solve, `backward_steps` the initial cap of the backward solve; over the training they
     change to the model's own values, the tolerance geometrically, the caps linearly, or, with `hold`, at once after that share of
     the steps. `jacobian` is the weight of Hutchinson's estimate of the Jacobian's norm, added with `jacobian_probability` a step;
-    it changes linearly to `jacobian_final`. `auxiliary` is the weight of deep supervision, for a TrellisNet (or a user's Core)
-    with auxiliary features.
+    it changes linearly to `jacobian_final`. `auxiliary` is the weight of deep supervision, for a TrellisNet, a DEQ (fixed-point
+    correction) or a user's Core with auxiliary features.
     """
 
     pretrain_steps: int = Field(default=0, ge=0)

@@ -34,6 +34,9 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "DEQ-Transformer, phantom": row(
             "deq", {**cell, "solver": "anderson", "steps": 12, "evaluation_steps": 60, "adjoint": "phantom", "adjoint.steps": 4}
         ),
+        "DEQ-Transformer, reversible": row(
+            "deq", {**cell, "solver": "reversible", "adjoint": "reverse", "steps": 12, "evaluation_steps": 60}
+        ),
         "DEQ-Transformer, stack of 2": row("deq", {**deq, "layers": 2, "width": 24}, match="cell.feedforward"),
         "DEQ, rotary": row("deq", {**SOLVE, **ROTARY, "width": _WIDTH, "cell.memory_length": memory}, match="cell.feedforward"),
         "DEQ-TrellisNet": row("deq", equilibrium, match="inputs"),
@@ -43,6 +46,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "DEQ-TrellisNet, Jacobian": row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
         "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: row("tied", {**cell, "depth": _DEPTH}),
+        f"looped Transformer {_DEPTH}": row("looped", {**cell, "depth": _DEPTH}),
         f"{tied}, checkpoint sqrt": row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
         "Transformer-XL 4": row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),
         f"Transformer-XL {_DEPTH}, tied": row(
@@ -55,6 +59,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "TCN": row("tcn", {"width": 24, "kernel": 3, "levels": 4}, match="inputs"),
         "LSTM": row("lstm", {"inputs": _WIDTH}),
         "GRU": row("gru", {"inputs": _WIDTH}),
+        "state-space": row("state-space", {"width": 24}, match="feedforward"),
         "LSTM, regularised": row("lstm", {"inputs": _WIDTH, "embedding_dropout": 0.1, "input_dropout": 0.1, "weight_dropout": 0.2}),
     }
 

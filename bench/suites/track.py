@@ -26,13 +26,15 @@ def _rows() -> dict[str, ModelEntry]:
         "looped trellis, 128 tested": row(
             "looped", {**_TRELLIS, "depth": 16, "backward_depth": 16, "evaluation_depth": 128}, match="inputs"
         ),
-        "DEQ-Transformer": row("deq", {**_ATTENTION, **_SOLVE, "solver": "anderson", "solver.window": 12}),
-        "Transformer-XL 4": row("transformer-xl", {"layers": 4, "heads": 4}),
-        "TCN": row("tcn", {"kernel": 3, "levels": 4}),
+        "DEQ-Transformer": row(
+            "deq", {**_ATTENTION, **_SOLVE, "width": 24, "solver": "anderson", "solver.window": 12}, match="cell.feedforward"
+        ),
+        "Transformer-XL 4": row("transformer-xl", {"width": 16, "layers": 4, "heads": 4}, match="feedforward"),
+        "TCN": row("tcn", {"width": 20, "kernel": 3, "levels": 4}, match="inputs"),
         "LSTM": row("lstm", {"inputs": 16}),
         "GRU": row("gru", {"inputs": 16}),
-        "state-space": row("state-space", {"layers": 2}),
-        "state-space, negative": row("state-space", {"layers": 2, "negative": True}),
+        "state-space": row("state-space", {"width": 16}, match="feedforward"),
+        "state-space, negative": row("state-space", {"width": 16, "negative": True}, match="feedforward"),
     }
 
 

@@ -85,8 +85,8 @@ def perplexity(loss: float) -> float:
     return math.inf if loss > 709 else math.exp(loss)
 
 
-def digest(header: str, splits: Mapping[Split, Any], dtype: str = "<i4") -> str:
-    """Return the SHA-256 of a header and the ids of all splits (arrays or tensors)."""
+def digest(header: str, splits: Mapping[Split, Any] | Mapping[str, Any], dtype: str = "<i4") -> str:
+    """Return the SHA-256 of a header and the ids of all splits or parts of them (arrays or tensors)."""
     found = hashlib.sha256(header.encode())
     for split, ids in splits.items():
         found.update(f"\n{split} {len(ids)}\n".encode())

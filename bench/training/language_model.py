@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bench.records.errors import UserError
 from bench.records.spec import ComponentConfig
 from bench.training.adaptive_softmax import AdaptiveEmbedding, adaptive_softmax
-from bench.training.registry import MODELS, build_core, construct, parameters_of, resolve
+from bench.training.construct import construct, parameters_of, resolve
+from bench.training.registry import MODELS, build_core
 from deq import Core, Output
 from deq.dropout import check_rates, masked, variational_mask
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import UserError
 from bench.records.spec import ComponentConfig, Recipe
 from bench.training.language_model import LanguageModel, build_model
-from deq import DEQ, Core, Jacobian, SolvingAdjoint, Stack, Stop
+from deq import DEQ, Core, Jacobian, Stack, Stop, StoppedAdjoint
 
-_UNSUPERVISED = (DEQ, NeuralODE, Recurrent, TCN, TransformerXL)  # never have auxiliary features
+_UNSUPERVISED = (NeuralODE, Recurrent, StateSpace, TCN, TransformerXL)  # never have auxiliary features
 
 
 class RecipeSchedule:
@@ -33,7 +33,7 @@ class RecipeSchedule:
         for_deq = sorted(set(given) - {"auxiliary"})
         if for_deq and not self._layers:
             raise UserError(f"recipe: {for_deq[0]} is for a DEQ, and the model has none")
-        if recipe.backward_steps is not None and not all(isinstance(adjoint, SolvingAdjoint) for _, _, adjoint in self._layers):
+        if recipe.backward_steps is not None and not all(isinstance(adjoint, StoppedAdjoint) for _, _, adjoint in self._layers):
             raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
         if recipe.hold is not None and not self._scheduled:
             raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")
@@ -58,7 +58,7 @@ class RecipeSchedule:
         for layer, own, adjoint in self._layers:
             if self._scheduled:
                 layer.stop = _between(own, recipe.rtol, recipe.steps, recipe.hold, done)
-            if self._scheduled and isinstance(adjoint, SolvingAdjoint):
+            if self._scheduled and isinstance(adjoint, StoppedAdjoint):
                 stop = _between(adjoint.stop, None, recipe.backward_steps, recipe.hold, done)
                 layer.adjoint = replace(adjoint, stop=stop)
             if recipe.jacobian or final:
@@ -98,11 +98,18 @@ def _supervised(core: Core) -> bool | None:
         return _supervised(core.cores[-1])  # type: ignore[arg-type]
     if isinstance(core, Unrolled) and type(core) in (Unrolled, TrellisNet):
         return 0 < core.auxiliary_every < core.depth
+    if type(core) is DEQ:
+        return core.auxiliary_every > 0
+    if type(core) is Looped:
+        return core.segments > 1
     return False if type(core) in _UNSUPERVISED else None
 
 
 def _unsupervised(core: Core) -> UserError:
-    models = "trellisnet with auxiliary_every from 1 to depth - 1, or a Core of your own whose Output has auxiliary features"
+    models = (
+        "trellisnet with auxiliary_every from 1 to depth - 1, deq with auxiliary_every, looped with segments, or a Core of your "
+    )
+    models += "own whose Output has auxiliary features"
     return UserError(f"recipe: auxiliary has no effect on this {type(core).__name__}; it is for {models}")
 
 

@@ -5,17 +5,14 @@ against its signature; an unknown setting or a wrong type is a UserError that li
 the model's part of that name: `cell.heads`, `solver.window`, `adjoint.steps`.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from baselines import TCN, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
-from bench.records.errors import CodeError, UserError, unknown
+from bench.records.errors import UserError, unknown
 from bench.records.spec import ComponentConfig, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
@@ -25,7 +22,8 @@ from bench.tasks.state_tracking import StateTracking
 from bench.tasks.sudoku import Sudoku
 from bench.tasks.task import Task
 from bench.tasks.text import Text
-from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, TrellisCell
+from bench.training.construct import construct, parameters_of, resolve
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, StoppedAdjoint, TrellisCell
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
@@ -47,25 +45,29 @@ def deq(
     evaluation_rtol: float | None = None,
     evaluation_steps: int | None = None,
     check_every: int = 1,
+    auxiliary_every: int = 0,
     layers: int = 1,
 ) -> Core:
     """A DEQ; `steps` caps the forward solve, `backward_steps` the adjoint's, and `backward_solver` is by default `solver`.
 
-    `check_every` k: on a GPU, a solve looks every k evaluations whether it is done. `layers` above 1 stacks DEQs of the same
+    `check_every` k: on a GPU, a solve looks every k evaluations whether it is done. `auxiliary_every` k: a recipe's `auxiliary`
+    weighs a loss on every k-th iterate. `layers` above 1 stacks DEQs of the same
     settings, each with its own parameters.
     """
     if layers < 1:
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
     forward = _part("solver", SOLVERS, solver, parts)
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
-    idle = [name for name, value in given.items() if value is not None]
     make = resolve("adjoint", ADJOINTS, adjoint)
-    solves_backward = inspect.isclass(make) and issubclass(make, SolvingAdjoint)
-    if idle and not solves_backward:
-        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which solves nothing backward")
-    backward = {}
-    if solves_backward:
+    stops, solves = (inspect.isclass(make) and issubclass(make, base) for base in (StoppedAdjoint, SolvingAdjoint))
+    unused = [] if solves else ["backward_solver"] if stops else [*given]
+    if idle := [name for name in unused if given[name] is not None]:
+        what = "has no backward solver" if stops else "solves nothing backward"
+        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which {what}")
+    backward: dict[str, Any] = {}
+    if solves:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
+    if stops:
         backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30, check_every=check_every))
     gradient: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
     stop = Stop(rtol=rtol, max_steps=steps, check_every=check_every)
@@ -74,7 +76,8 @@ def deq(
     for layer in range(layers):
         left = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
         f = _cell(cell, inputs if layer == 0 else width, width, left)
-        deqs.append(DEQ(f, solver=forward, stop=stop, adjoint=gradient, evaluation_stop=evaluation))
+        every = auxiliary_every if layer == layers - 1 else 0
+        deqs.append(DEQ(f, solver=forward, stop=stop, adjoint=gradient, evaluation_stop=evaluation, auxiliary_every=every))
     return deqs[0] if layers == 1 else Stack(deqs)
 
 
@@ -99,8 +102,13 @@ def looped(
     evaluation_depth: int | None = None,
     spread: float = 0.5,
     start_std: float = 0.0,
+    random_depth: bool = True,
+    segments: int = 1,
 ) -> Core:
-    """A cell iterated a random number of times in training (mean `depth` + 1), differentiated through the last `backward_depth`."""
+    """A cell iterated a random number of times in training (mean `depth` + 1), differentiated through the last `backward_depth`.
+
+    `segments` above 1: deep supervision after each, weighted by a recipe's `auxiliary`.
+    """
     return Looped(
         _cell(cell, inputs, width, parts),
         depth=depth,
@@ -108,6 +116,8 @@ def looped(
         evaluation_depth=evaluation_depth,
         spread=spread,
         start_std=start_std,
+        random_depth=random_depth,
+        segments=segments,
     )
 
 
@@ -214,65 +224,6 @@ def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given
     if part == "cell" and not isinstance(made, Cell):
         raise UserError(f"cell {name!r} made a {type(made).__name__}; a cell must be a deq.Cell")
     return made
-
-
-def resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
-    """The registry's entry, or the object at a dotted path `package.module:attribute`; UserError where there is none."""
-    if name in registry:
-        return registry[name]
-    if ":" not in name:
-        raise unknown(kind, name, registry)
-    module, _, attribute = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CodeError(f"{kind} {name!r} cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's module ran and failed
-        raise CodeError(f"{kind} {name!r} fails on import: {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise UserError(f"{kind} {name!r} is not a class or a function")
-    return found
-
-
-def construct(kind: str, make: Callable[..., Any], settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """Call `make` with the harness's arguments (`given`) and the settings, both checked against its signature."""
-    parameters = parameters_of(kind, make)
-    lacking = [name for name in given if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())]
-    if lacking:
-        raise UserError(f"{kind} takes no {lacking[0]!r}, which is required; it takes: {', '.join(parameters) or 'nothing'}")
-    allowed = {name: p for name, p in parameters.items() if name not in given and p.kind is p.KEYWORD_ONLY}
-    for name in settings:
-        if name not in allowed:
-            if name in parameters and name not in given:
-                raise UserError(f"{kind} setting {name!r} must be a keyword-only parameter")
-            raise unknown(f"{kind} setting", name, allowed) if allowed else UserError(f"{kind} has no settings, got {name!r}")
-    missing = [name for name, p in allowed.items() if p.default is p.empty and name not in settings]
-    if missing:
-        raise UserError(f"{kind} needs the setting {missing[0]!r}")
-    checked = {name: _checked(f"{kind} setting {name!r}", allowed[name].annotation, value) for name, value in settings.items()}
-    try:
-        return make(**given, **checked)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{kind}: {error}") from error
-
-
-def parameters_of(kind: str, make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a signature, with annotations evaluated where they are text."""
-    try:
-        return inspect.signature(make, eval_str=True).parameters
-    except Exception as error:  # no signature, or an invalid annotation
-        raise UserError(f"{kind} has no usable signature: {type(error).__name__}: {error}") from error
-
-
-def _checked(what: str, annotation: Any, value: Any) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return value
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        raise UserError(f"{what}: {error.errors()[0]['msg']}, got {value!r}") from error
 
 
 def build_core(model: ComponentConfig, inputs: int, width: int) -> Core:

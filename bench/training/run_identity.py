@@ -10,8 +10,9 @@ from bench.records.identity import Identity, numeric_environment, versions_and_c
 from bench.records.source_code import loads
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.tasks.task import Task
+from bench.training.construct import resolve
 from bench.training.language_model import build_without_storage
-from bench.training.registry import MODELS, TASKS, resolve
+from bench.training.registry import MODELS, TASKS
 from bench.training.trainer import Trainer
 
 

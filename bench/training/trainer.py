@@ -1,7 +1,8 @@
 """The training loop, and how it resumes from a checkpoint."""
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,8 @@ from bench.training.context import TrainingContext
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
 from bench.training.recipe_schedule import RecipeSchedule
+
+_HOLD_S = 0.05  # steps hold the machine's lock at least so long: taking it costs 0.07 ms
 
 
 class Diverged(Exception):
@@ -118,14 +121,15 @@ class Trainer:
         try:
             while self.done < steps or self._losses:
                 start = self.done - len(self._losses)
-                end = min(start + interval, steps)
-                phase = context.clocks.phase("train" if start else "warmup")
+                phase, since = context.clocks.phase("train" if start else "warmup"), time.perf_counter()
                 with context.machine.shared(), phase, context.interrupt.deferred():
-                    while self.done < end:
-                        self._step(*next(batches))
-                        self.ranks.raise_if_interrupted(context.interrupt)
-                        if self.ranks.broadcast_flag(context.checkpoint.due()):
-                            self.save()
+                    while True:
+                        end = min(start + interval, steps)
+                        self._steps_to(end, batches)
+                        if start == 0 or self._is_validated(start, end) or time.perf_counter() - since > _HOLD_S:
+                            break
+                        self._add_point(start, end)
+                        start = end
                 context.nvml.sample()
                 if end == steps:
                     self.recipe.restore()  # the last validation, the test and the probes are of the model's own core
@@ -137,10 +141,18 @@ class Trainer:
             self.save()
             raise
 
+    def _steps_to(self, end: int, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Train up to that step; save the state where it is due."""
+        while self.done < end:
+            self._step(*next(batches))
+            self.ranks.raise_if_interrupted(self.context.interrupt)
+            if self.ranks.broadcast_flag(self.context.checkpoint.due()):
+                self.save()
+
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         train = self.spec.train
         self.recipe.set_step(self.done)
-        inputs, targets = (self.ranks.share(part).to(self.spec.device) for part in (inputs, targets))
+        inputs, targets = (self._on_device(part) for part in (inputs, targets))
         if self.context.task.begins(self.done, train.batch):
             self._memory = None
         loss, memory = training_step(self.model, self.optimiser, train.clip, inputs, targets, self._memory, self.loss)
@@ -150,6 +162,11 @@ class Trainer:
         self.done += 1
         self.context.progress(self.done, train.steps, self.curve[-1].train_loss if self.curve else None)
 
+    def _on_device(self, part: Tensor) -> Tensor:
+        """This rank's share of a batch; the copy to a GPU makes the host wait for nothing."""
+        part = self.ranks.share(part)
+        return part if self.spec.device == "cpu" else part.pin_memory().to(self.spec.device, non_blocking=True)
+
     def _add_point(self, start: int, done: int) -> None:
         """Add to the curve the mean of the losses since step `start` and, where it is due, a validation."""
         losses = self.ranks.sum(torch.stack(self._losses).double()).cpu() / self.ranks.size
@@ -157,7 +174,10 @@ class Trainer:
         if not finite.all():
             index = int((~finite).nonzero()[0].item())
             raise Diverged(f"training loss {losses[index].item()} at step {start + index + 1} of {self.spec.train.steps}")
-        valid = self._validate(start, done)
+        valid = self._validate() if self._is_validated(start, done) else {}
+        for name, value in valid.items():
+            if not math.isfinite(value):
+                raise Diverged(f"validation {name} is {value} after step {done}")
         solves = len(losses) * len(self.solver_stats.layers)
         forward, residual = self.solver_stats.recent("forward", solves)
         backward, _ = self.solver_stats.recent("backward", solves)
@@ -175,19 +195,18 @@ class Trainer:
             self.curve.append(point)
             self._losses = []
 
-    def _validate(self, start: int, done: int) -> dict[str, float]:
-        """The validation scores, empty where none is due between the steps; Diverged where one is not finite."""
+    def _is_validated(self, start: int, done: int) -> bool:
+        """Whether a validation is due between the steps: it takes the machine's lock itself."""
         every = self.spec.train.evaluate_every
-        if done < self.spec.train.steps and not (every and done // every > start // every):
-            return {}
+        return done == self.spec.train.steps or bool(every and done // every > start // every)
+
+    def _validate(self) -> dict[str, float]:
+        """The validation scores."""
         with self.context.machine.shared(), self.context.clocks.phase("evaluation"):
             self.solver_stats.split = "evaluation"
             valid = evaluate(self.model, self.context.task, "valid", self.spec, self.ranks)
             self.solver_stats.forget("evaluation")
             self.solver_stats.split = "train"
-        for name, value in valid.items():
-            if not math.isfinite(value):
-                raise Diverged(f"validation {name} is {value} after step {done}")
         return valid
 
     def save(self) -> None:

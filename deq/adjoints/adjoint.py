@@ -34,11 +34,17 @@ class Adjoint(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolvingAdjoint(Adjoint):
+class StoppedAdjoint(Adjoint):
+    """An adjoint with an iteration in the backward pass, to `stop`."""
+
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolvingAdjoint(StoppedAdjoint):
     """An adjoint with a solve in the backward pass, by `solver` to `stop`."""
 
     solver: Solver = field(default_factory=Anderson)
-    stop: Stop = field(default_factory=Stop)
 
 
 def attainable_stop(stop: Stop, z0: Tensor) -> Stop:

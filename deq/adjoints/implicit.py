@@ -1,5 +1,6 @@
 """The implicit gradient: a second fixed-point solve in the backward pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from deq.adjoints.adjoint import SolvingAdjoint, Watch, attach_gradient, attainable_stop, forward_solve, normalised
 from deq.graph import leaves
-from deq.solve import Map, Solver, Stop, solve
+from deq.solve import Map, Solution, Solver, Stop, solve
+
+Backward = Callable[[Map, Tensor, Stop], Solution]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,34 +29,51 @@ class Implicit(SolvingAdjoint):
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
-        root: GradientEdge | None = None
 
-        def rooted(z: Tensor) -> Tensor:
-            nonlocal root
-            z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
-            root = get_gradient_edge(z)
-            return f(z)
+        def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
+            return solve(transposed, right, self.solver, stop)
 
-        solution, fz = forward_solve(f, z0, solver, stop, watch, rooted)
-        z = solution.z
-        if root is None or not any(True for _ in leaves(fz, root)):
-            return fz.detach().to(z.dtype, copy=True)
-        image, dtype, backward = get_gradient_edge(fz), fz.dtype, attainable_stop(self.stop, z0)
+        return attach_implicit(f, z0, solver, stop, watch, self.stop, backward)
 
-        def gradient(v: Tensor) -> Tensor:
-            right, power = normalised(v)
-            if self.stop.atol > 0:  # atol is in the units of v
-                right, power = right * power, torch.ones_like(power)
 
-            def transposed(u: Tensor) -> Tensor:
-                (jtu,) = torch.autograd.grad(image, root, u.to(dtype), retain_graph=True, allow_unused=True)
-                return right if jtu is None else jtu + right
+def attach_implicit(
+    f: Map,
+    z0: Tensor,
+    solver: Solver,
+    stop: Stop,
+    watch: Watch,
+    backward_stop: Stop,
+    backward: Callable[[Map, Tensor, Stop], Solution],
+) -> Tensor:
+    """Return f(z*), its gradient the u = J^T u + v that `backward(u -> J^T u + v, v, stop)` finds."""
+    root: GradientEdge | None = None
 
-            solution = solve(transposed, right, self.solver, backward)
-            watch("backward", solution)
-            return (solution.z * power).to(dtype)
+    def rooted(z: Tensor) -> Tensor:
+        nonlocal root
+        z = _Root.apply(torch.zeros((), device=z.device, requires_grad=True), z)
+        root = get_gradient_edge(z)
+        return f(z)
 
-        return attach_gradient(fz, z, gradient, "Implicit")
+    solution, fz = forward_solve(f, z0, solver, stop, watch, rooted)
+    z = solution.z
+    if root is None or not any(True for _ in leaves(fz, root)):
+        return fz.detach().to(z.dtype, copy=True)
+    image, dtype, attainable = get_gradient_edge(fz), fz.dtype, attainable_stop(backward_stop, z0)
+
+    def gradient(v: Tensor) -> Tensor:
+        right, power = normalised(v)
+        if backward_stop.atol > 0:  # atol is in the units of v
+            right, power = right * power, torch.ones_like(power)
+
+        def transposed(u: Tensor) -> Tensor:
+            (jtu,) = torch.autograd.grad(image, root, u.to(dtype), retain_graph=True, allow_unused=True)
+            return right if jtu is None else jtu + right
+
+        solution = backward(transposed, right, attainable)
+        watch("backward", solution)
+        return (solution.z * power).to(dtype)
+
+    return attach_gradient(fz, z, gradient, "Implicit")
 
 
 class _Root(torch.autograd.Function):

@@ -55,6 +55,26 @@ def test_noise_in_the_start_is_for_training_alone() -> None:
     assert not torch.equal(one, core(x).y)
 
 
+@pytest.mark.parametrize("backward_depth", [1, 5])
+def test_segments_go_on_from_the_detached_state_and_are_supervised(backward_depth: int) -> None:
+    core = looped(random_depth=False, segments=3, backward_depth=backward_depth)
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    output = core(x)
+    f, z = core.cell.bind(x), core.cell.initial_state(x)
+    for y in (*output.auxiliary, output.y):
+        z = z.detach()
+        for step in range(5):
+            z = f(z) if step >= 5 - backward_depth else f(z).detach()
+        torch.testing.assert_close(y, z)
+        wanted = list(core.parameters())
+        found, exact = (torch.autograd.grad(one.sum(), wanted, retain_graph=True) for one in (y, z))
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one, other)
+    whole = core.eval()(x)
+    assert whole.auxiliary == ()
+    torch.testing.assert_close(whole.y, Unrolled(core.cell, depth=15).eval()(x).y)
+
+
 def test_it_is_causal() -> None:
     core = Looped(TransformerCell(width=8, heads=2), depth=4).eval()
     x = torch.randn(2, 7, 8)
@@ -62,7 +82,9 @@ def test_it_is_causal() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"depth": 0}, {"backward_depth": 0}, {"evaluation_depth": -1}, {"spread": -1.0}, {"start_std": math.nan}], ids=str
+    "wrong",
+    [{"depth": 0}, {"backward_depth": 0}, {"evaluation_depth": -1}, {"spread": -1.0}, {"start_std": math.nan}, {"segments": 0}],
+    ids=str,
 )
 def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -54,6 +54,7 @@ def started(folder: Path, *, stdout: int, stderr: int) -> Iterator[subprocess.Po
         stderr=stderr,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests under nohup ignore it
     )
     try:
         wait_until(lambda: list(folder.glob("*.asleep")) or process.poll() is not None)

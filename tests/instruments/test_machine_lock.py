@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.instruments import machine_lock
 from bench.instruments.machine_lock import MachineLock
 from bench.instruments.meters import Clocks
 
@@ -275,13 +276,18 @@ class TestFolder:
             pass
         assert machine.can_exclude
 
-    def test_waiting_prints_one_line(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_waiting_prints_one_line(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         first, machine = Contender(None, "exclusive"), MachineLock()
         assert first.inside.wait(10)
-        timer = threading.Timer(0.3, first.end)
-        timer.start()
+        printed = machine_lock._print
+
+        def end_first(line: str) -> None:
+            printed(line)
+            first.end()
+
+        monkeypatch.setattr(machine_lock, "_print", end_first)
         with machine.exclusive():
-            timer.join()
+            pass
         with machine.shared():
             pass
         (line,) = capfd.readouterr().err.splitlines()

@@ -20,9 +20,9 @@ from bench.studies.config import GradientConfig
 from bench.studies.exact import Exact, root
 from bench.studies.models import Models, NoValues, deq_of, solutions_of
 from bench.studies.study import PlannedRow, number
+from bench.training.construct import resolve
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
-from bench.training.registry import resolve
 from deq import CELLS, DEQ, Anderson, Cell, Map, Picard, Status, Stop, Unroll, solve
 
 
