@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
+from deq import SOLVERS
 
 DEQ_LABEL = "DEQ"
+COMPARED = {name: SOLVERS[name] for name in ("picard", "anderson", "broyden")}  # a study's solvers: a new one changes no row
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bench.records.spec import ComponentConfig, RunSpec, Settings
-from bench.studies.config import Config
+from bench.studies.config import COMPARED, Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values, number
-from deq import CELLS, SOLVERS, Cell, Map, Solver, Status, Stop, solve
+from deq import CELLS, Cell, Map, Solver, Status, Stop, solve
 
 _SAMPLES, _NUMBERS, _LENGTH = 16, 8, 20
 _GAIN = 1.1
@@ -117,7 +117,7 @@ def measure(models: Models, name: str, seed: int, width: int, stop: Stop) -> Val
     else:
         cell, x = CELLS[LARGE_CELLS[name]](width=width, initial_std=1.0), torch.randn(_SAMPLES, _LENGTH, width)
         f, z0 = cell.bind(x), cell.initial_state(x)
-    found: Values = {solver: statuses(f, z0, make(), stop) for solver, make in SOLVERS.items()}
+    found: Values = {solver: statuses(f, z0, make(), stop) for solver, make in COMPARED.items()}
     return found | {"root": MAPS[name][1] if name in MAPS else None}
 
 

@@ -9,13 +9,13 @@ from scipy.optimize import NoConvergence, newton_krylov
 from torch import Tensor
 
 from bench.records.spec import RunSpec
-from bench.studies.config import Config
+from bench.studies.config import COMPARED, Config
 from bench.studies.exact import Exact
 from bench.studies.gradient_error import error, gradient, rooted, too_few, work
 from bench.studies.models import Models, bind
 from bench.studies.study import PlannedRow, Study, Values, number
 from bench.training.language_model import LanguageModel
-from deq import SOLVERS, Implicit, Map, Stop, solve
+from deq import Implicit, Map, Stop, solve
 
 _RTOL = 1e-6
 _NEWTON_STEPS = 40  # at most, each with a line search
@@ -62,7 +62,7 @@ def answers_by_solver(model: LanguageModel, inputs: Tensor, few: int, stop: Stop
     """Logits by each solver of the registry, and by scipy's for the first few."""
     cell, f, z0 = bind(model, inputs)
     found: dict[str, Answer] = {}
-    for name, make in SOLVERS.items():
+    for name, make in COMPARED.items():
         solution = solve(f, z0, make(), stop)
         found[name] = model.logits(cell.features(f(solution.z))), solution.converged
     logits, converged = [], []
@@ -114,7 +114,7 @@ def backward(model: LanguageModel, inputs: Tensor, targets: Tensor, few: int, st
         return {"reason": too_few(count, len(inputs), few)}
     exact, _ = gradient(model, *batch, Exact(), z)
     found: Values = {}
-    for name, make in SOLVERS.items():
+    for name, make in COMPARED.items():
         got, solutions = gradient(model, *batch, Implicit(solver=make(), stop=stop), z)
         found[name] = error(got, exact) | work(solutions["backward"])
     return found

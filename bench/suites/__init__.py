@@ -9,6 +9,7 @@ SUITES = {
     "copy": "bench.suites.copying",
     "paper": "bench.suites.paper",
     "track": "bench.suites.track",
+    "iterate": "bench.suites.iterate",
     "gate": "bench.suites.gate",
     "ptb-gpu": "bench.suites.ptb_gpu",
 }

@@ -422,6 +422,7 @@ class TestRun:
         assert snapshot(copied) == before
 
     @pytest.mark.usefixtures("no_run")
+    @pytest.mark.exhaustive
     def test_report_writes_the_same_files_byte_for_byte(self, cli: Cli, copied: Path) -> None:
         before = snapshot(copied)
         for kind in ("tables", "figures"):

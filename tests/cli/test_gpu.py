@@ -5,12 +5,16 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bench.cli import gpu
 from bench.cli.gpu import Part
+from bench.cli.main import app
+from bench.records.errors import UserError
 
 PARTS = ["instruments", "tests", "memory and times", "solvers", "trainings, seed 0", "tables"]
 
@@ -27,6 +31,7 @@ def part(*command: str) -> Part:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.exhaustive
 def test_the_whole_command_at_a_small_size(tmp_path: Path) -> None:
     options = ("--device", "cpu", "--scale", "tiny", "--budget", "900")
     first = start(tmp_path, *options)
@@ -50,12 +55,33 @@ def test_the_whole_command_at_a_small_size(tmp_path: Path) -> None:
     assert again.stdout.splitlines()[0].split() == ["part", "status", "seconds", "found"]
 
 
-def test_no_device_and_a_wrong_scale_are_one_line(tmp_path: Path) -> None:
+@pytest.mark.end_to_end
+def test_parts_run_in_order_and_a_second_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With short commands in place of the measurements."""
+    parts = [part("this"), part("no_such_module"), part("this")]
+    parts = [
+        replace(one, name=name, output=f"{name}.txt", found=lambda results: "fine") for one, name in zip(parts, "abc", strict=True)
+    ]
+    monkeypatch.setattr(gpu, "make_parts", lambda *_: parts)
+    arguments = ["gpu", "--scale", "tiny", "--device", "cpu", "--results", str(tmp_path)]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 1, first.output
+    outcomes = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(one["name"], one["status"]) for one in outcomes] == [("a", "done"), ("b", "failed"), ("c", "done")]
+    assert "The Zen of Python" in (tmp_path / "a.txt").read_text()
+    lines = (tmp_path / "GPU.md").read_text().splitlines()
+    assert [line.split("|")[2].strip() for line in lines[4:]] == ["done", "failed", "done"]
+    again = CliRunner().invoke(app, arguments)
+    assert again.stderr.count("done before") == 2
+
+
+def test_no_device_and_a_wrong_scale_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     for options, words in ((("--device", "cpu"), "--scale tiny"), (("--scale", "tyni"), "did you mean 'tiny'")):
-        found = start(tmp_path / "r", *options)
-        assert found.returncode == 2
-        assert words in found.stderr
-        assert found.stderr.count("\n") == 1
+        found = CliRunner().invoke(app, ["gpu", "--results", str(tmp_path / "r"), *options])
+        assert isinstance(found.exception, UserError)
+        assert words in str(found.exception)
     assert not (tmp_path / "r").exists()
 
 

@@ -75,13 +75,13 @@ def test_the_gradient_is_that_of_backpropagation_through_the_same_steps(relaxati
 def test_so_it_is_where_samples_stop_by_themselves(rtol: float) -> None:
     stop, counts = Stop(rtol=rtol, max_steps=200), []
     (y, found), (other, expected) = (
-        gradients(adjoint, Affine(), Reversible(), stop, lambda phase, solution: counts.append(solution.nfe))
+        gradients(adjoint, Affine(), Reversible(relaxation=0.5), stop, lambda phase, solution: counts.append(solution.nfe))
         for adjoint in (Reverse(), Unroll())
     )
     assert counts[0] == counts[1] < 200
     assert torch.equal(y, other)
     for one, exact in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, exact, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(one, exact, rtol=1e-8, atol=1e-10)
 
 
 def test_a_float32_map_has_the_gradient_of_its_own_steps() -> None:

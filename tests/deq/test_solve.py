@@ -240,7 +240,7 @@ def test_one_step_is_one_evaluation_at_the_start(name: str) -> None:
     assert solution.status.tolist() == [Status.MAX_STEPS] * 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reversible"])  # which takes a share of the step
 def test_two_steps_move_from_the_start(name: str) -> None:
     problem = problems.affine(batch=2)
     solution = solve(problem.f, problem.z0, make(name), Stop(rtol=1e-9, max_steps=2))

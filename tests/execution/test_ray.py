@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import exhaustive
 from engine_jobs import (
     DEQ,
     ENDLESS,
@@ -74,7 +73,8 @@ def test_an_address_without_a_cluster_is_a_user_error() -> None:
         Ray("127.0.0.1:9", cores=1)
 
 
-@pytest.mark.parametrize("number", [1, *exhaustive(2)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [1, 2])
 def test_the_runs_of_lost_machines_resume_on_another(machines: Any, tmp_path: Path, number: int) -> None:
     """As many machines as runs; all are killed when a run has saved its state, and a new one joins."""
     specs = [spec(f"l{seed}", "deq", DEQ, train=LONG) for seed in range(number)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import exhaustive
 from engine_jobs import wait_until
 from running import PATIENCE_S, run_suite
 from scripted import Scripted, spec
@@ -74,7 +73,8 @@ def saved_step(folder: Path) -> int:
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("number", [*exhaustive(signal.SIGINT), signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_the_state_is_saved_when_the_output_is_closed(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C under `2>&1 | tee log` ends tee too; closing a terminal closes both outputs."""
     read, write = os.pipe()

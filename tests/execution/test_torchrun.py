@@ -80,7 +80,8 @@ def test_two_processes_of_a_deq_take_as_many_solver_steps_as_one(local: Local, j
         assert part["train_forward_nfe_mean"] == pytest.approx(one.value("train_forward_nfe_mean"), rel=0.2)
 
 
-@pytest.mark.parametrize("rank", [*exhaustive(0), 1])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_resumes_after_the_death_of_a_rank_and_learns_what_one_process_does(
     local: Local, job: MakeJob, tmp_path: Path, rank: int
 ) -> None:

@@ -203,6 +203,7 @@ def test_only_the_named_setting_of_a_users_model_changes() -> None:
     assert scaling.judged(measure(*arguments)) == "pass"
 
 
+@pytest.mark.exhaustive
 def test_checkpointing_by_segments_costs_the_square_root_of_the_depth() -> None:
     (family,) = (family for family in scaling.FAMILIES if family.label == "tied, checkpoint sqrt")
     row = scaling.measure_axis(dataclasses.replace(family, depths=(9, 36)))
@@ -421,6 +422,7 @@ def test_a_wrong_call_is_one_line(arguments: list[str], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.exhaustive
 def test_a_users_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "PRINTED", [one for one in paper.PRINTED if one.label == "Transformer-XL small, 4 layers"])
     monkeypatch.setattr(paper, "PAIRS", ())

@@ -124,6 +124,7 @@ def test_a_record_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None
         store.read_studies(tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_another_process_measures_the_same(made: Made, tmp_path: Path) -> None:
     study = batches.study(TOY)
     missing = [(study, study.rows[0], "")]

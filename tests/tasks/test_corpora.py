@@ -546,6 +546,7 @@ def _fetch_slowly(corpus: Corpus, home: str) -> None:
     fetch(corpus)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.end_to_end
 def test_two_processes_fetch_once_and_a_killed_one_does_no_harm(site: Site, home: Path) -> None:
     corpus = packed(site)
@@ -694,6 +695,7 @@ print(len(tokens.streams["train"]), resource.getrusage(resource.RUSAGE_SELF).ru_
 
 
 @pytest.mark.end_to_end
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("ends", ["", *exhaustive("\n")], ids=["one line", "lines"])
 def test_tokenising_needs_memory_for_a_block_and_not_for_the_text(ends: str, tmp_path: Path) -> None:
     """A text of 32 MiB, 9 million words: as one list of strings it would need some 700 MiB."""
@@ -719,6 +721,7 @@ print(sum(len(stream) for stream in task.tokens.values()), peak() - before)
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.end_to_end
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs VmHWM of /proc")
 def test_a_text_takes_nine_bytes_a_token_and_what_a_block_takes(tmp_path: Path) -> None:
