@@ -551,6 +551,7 @@ def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # tests in the background ignore it
     )
     try:
         end = time.monotonic() + PATIENCE_S
