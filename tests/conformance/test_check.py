@@ -28,6 +28,8 @@ from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
 from deq import Cell
 
+pytestmark = pytest.mark.end_to_end
+
 EXAMPLES = Path(__file__).parents[2] / "bench" / "examples"
 BROKEN = Path(__file__).parents[1] / "extending" / "broken"
 

@@ -34,6 +34,8 @@ from deq import (
     TransformerXLCell,
 )
 
+pytestmark = pytest.mark.end_to_end
+
 D, T, B = 8, 6, 3
 
 
@@ -292,7 +294,6 @@ def test_the_count_is_the_published_formula(form: str) -> None:
     assert sum(p.numel() for p in small(form).parameters()) == COUNTS[form]
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(("form", "task"), product(list(SMALL), ["copy", "agreement"]))
 def test_every_model_trains_a_few_steps_on_both_tasks(form: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert task in TASKS

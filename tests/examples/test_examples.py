@@ -18,6 +18,8 @@ from bench.execution.suite_loading import load_suite
 from bench.records.spec import Comparison
 from bench.report.report import write_report
 
+pytestmark = pytest.mark.end_to_end
+
 EXAMPLES = Path(__file__).parents[2] / "bench" / "examples"
 
 

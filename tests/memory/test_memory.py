@@ -31,6 +31,8 @@ from bench.training.trainer import make_optimiser, training_step
 from deq import DEQ, SolvingAdjoint, Stop
 from deq.solve import force_device_path
 
+pytestmark = pytest.mark.end_to_end
+
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "memory"
 SHAPE = Shape(batch=4, length=10, vocabulary=100)
 
@@ -76,7 +78,6 @@ DISTINCT = [
 ]
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(("name", "ends"), few(itertools.product(MODELS, [True, False]), cover(DISTINCT, [True, False])))
 def test_fake_and_real_agree_to_the_byte(name: str, ends: bool) -> None:
     shape = dataclasses.replace(SHAPE, ends=ends, auxiliary=0.1 if "trellisnet" in name and ends else 0.0)

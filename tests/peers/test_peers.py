@@ -16,6 +16,8 @@ from bench.records.errors import UserError
 from bench.records.side_file import PEERS
 from deq import Map
 
+pytestmark = pytest.mark.end_to_end
+
 CHEAP = ("tiny", "oscillating")
 
 

@@ -30,6 +30,8 @@ from bench.report.html.sources import CellSource, command, memory_tables, peer_t
 from bench.report.html.text import render
 from bench.report.report import read_suites
 
+pytestmark = pytest.mark.end_to_end
+
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 BREAKOUT = "</script><script>boom()</script><!--<script> ]]> \u2028 <img src=x onerror=boom()> \" ' javascript:boom() {{ 7 * 7 }}"
 

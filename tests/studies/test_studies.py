@@ -25,6 +25,8 @@ from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
 from deq import CELLS, DEQ, Anderson, Cell, Map, Picard, Status, Stop, Unroll, solve
 
+pytestmark = pytest.mark.end_to_end
+
 
 class Affine(Cell):
     """f(z) = z A^T + x + mixing * the mean of z over the batch."""

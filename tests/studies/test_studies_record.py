@@ -18,6 +18,8 @@ from bench.studies.config import AGREEMENT, TEXT, Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study
 
+pytestmark = pytest.mark.end_to_end
+
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "claims"
 
 

@@ -38,6 +38,8 @@ from bench.tasks.text import Text
 from bench.tasks.tokens import tokenise
 from bench.tasks.unzip import extract
 
+pytestmark = pytest.mark.end_to_end
+
 WORDS = {
     "train": "the cat sat <unk> \n the dog sat \n" * 20,
     "valid": " the cat \n\n the <unk> \n" * 6,
@@ -290,7 +292,6 @@ def test_a_host_that_drops_packets_costs_seconds_whatever_its_addresses_and_mirr
             one.close()
 
 
-@pytest.mark.end_to_end
 def test_a_download_that_was_killed_goes_on(site: Site, home: Path) -> None:
     corpus, site.break_after, site.stalls = large(site), 70_000, True
     process = multiprocessing.get_context("spawn").Process(target=_fetch_slowly, args=(corpus, str(home)))
@@ -547,7 +548,6 @@ def _fetch_slowly(corpus: Corpus, home: str) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.end_to_end
 def test_two_processes_fetch_once_and_a_killed_one_does_no_harm(site: Site, home: Path) -> None:
     corpus = packed(site)
     context = multiprocessing.get_context("spawn")
@@ -573,7 +573,6 @@ archive.extract(Path(sys.argv[1]), {"mini/train.tokens": "train.tokens"}, Path(s
 """
 
 
-@pytest.mark.end_to_end
 def test_an_extraction_that_was_killed_is_done_again(site: Site, home: Path, tmp_path: Path) -> None:
     corpus = packed(site)
     (tmp_path / "a.zip").write_bytes(site.files["/mini.zip"])
@@ -694,7 +693,6 @@ print(len(tokens.streams["train"]), resource.getrusage(resource.RUSAGE_SELF).ru_
 """
 
 
-@pytest.mark.end_to_end
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("ends", ["", *exhaustive("\n")], ids=["one line", "lines"])
 def test_tokenising_needs_memory_for_a_block_and_not_for_the_text(ends: str, tmp_path: Path) -> None:
@@ -722,7 +720,6 @@ print(sum(len(stream) for stream in task.tokens.values()), peak() - before)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.end_to_end
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs VmHWM of /proc")
 def test_a_text_takes_nine_bytes_a_token_and_what_a_block_takes(tmp_path: Path) -> None:
     """24 MiB, 6 million words: their ids, 4 bytes each, read from the cache (mapped, so it counts too) and renamed into memory."""

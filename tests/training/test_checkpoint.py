@@ -13,6 +13,8 @@ from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import RunControl
 from bench.training.run import run
 
+pytestmark = pytest.mark.end_to_end
+
 ECHO = ComponentConfig(name="user_models:Echo")
 TEXT = ComponentConfig(name="text", settings={"data": "a", "length": 4})
 DEQ: Settings = {"cell": "transformer-xl", "cell.heads": 2, "cell.memory_length": 3, "width": 8, "steps": 6, "backward_steps": 5}
@@ -68,7 +70,6 @@ def stopped(checkpoint: Checkpoint, steps: set[int]) -> RunControl:
     return RunControl(checkpoint=checkpoint, interrupt=interrupt, progress=progress)
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", few(KINDS, ["deq with memory, dropout and a recipe", "lstm with dropout"]))
 def test_a_run_interrupted_at_several_steps_gives_the_same_numbers(kind: str, tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec(kind)

@@ -23,6 +23,8 @@ from bench.training.context import RunControl
 from bench.training.registry import build_task
 from bench.training.run import run
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -51,7 +53,6 @@ class Evil:
         return (Path.touch, (Path("evil-was-here"),))
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "nonsense",
     [b"", b"nonsense", pickle.dumps(Evil()), pickle.dumps({"format": 1, "run_id": "r", "step": 3, "state": Evil()})],
@@ -97,7 +98,6 @@ def forged(step: int | float) -> Callable[[Path], None]:
     return damaged(lambda saved: (saved.update(step=step), saved["state"].update(done=step)))
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "spoil",
     [
