@@ -20,12 +20,12 @@ from bench.records.spec import RunSpec
 
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
 FAMILIES: dict[str, Family] = {
-    **{"deq": "deq", "ode": "ode", "tied": "tied", "transformer-xl": "attention", "trellisnet": "convolution"},
-    **{"tcn": "convolution", "lstm": "recurrent", "gru": "recurrent"},
+    **{"deq": "deq", "ode": "ode", "tied": "tied", "looped": "tied", "transformer-xl": "attention", "trellisnet": "convolution"},
+    **{"tcn": "convolution", "lstm": "recurrent", "gru": "recurrent", "state-space": "recurrent"},
 }
 ORDER: tuple[Family, ...] = ("deq", "ode", "tied", "attention", "convolution", "recurrent", "other")
 # Endings of the files that one group writes: a group so named would overwrite another's.
-ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff", "quality")
+ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff", "quality", "length")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from baselines.continuous import ADAPTIVE, FIXED, Evaluations
 from bench.instruments.probes import peak_live_bytes
 from deq import DEQ, Anderson, Cell, Map, MLPCell, Stop, TransformerXLCell, TrellisCell
 
+pytestmark = pytest.mark.end_to_end
+
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 
 

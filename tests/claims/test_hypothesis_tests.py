@@ -14,6 +14,8 @@ from bench.claims.claim import Claim, Finding, Part, judge_claims
 from bench.claims.hypothesis_tests import bound, holm, seed_test
 from bench.claims.parts import mean_within, ratios
 
+pytestmark = pytest.mark.end_to_end
+
 
 def judge(*parts: Part) -> Finding:
     text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}

@@ -33,6 +33,8 @@ from bench.records.spec import RunSpec
 from bench.training.language_model import LanguageModel
 from deq import Anderson, Map, Solution, Solver, Stop, solve
 
+pytestmark = pytest.mark.end_to_end
+
 LABELS = ("DEQ (Anderson)", "tied 12")
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"a / bytes": Quantity(value=100, unit="B"), "b / steps": Quantity(value=10, unit="steps", tolerance=1)}
@@ -143,7 +145,6 @@ class TestExact:
         (one,) = differences({"d": Quantity(value="x", unit="1")}, {"d": Quantity(value="y", unit="1")})
         assert one.change == "other"
 
-    @pytest.mark.end_to_end
     def test_the_accepted_counts_are_those_of_the_code_that_is_here(self) -> None:
         """The gate's exact tier."""
         known = read_accepted(ROOT / "results" / "gate" / "expected.json")
@@ -409,7 +410,6 @@ def test_options_of_a_surrounding_pytest_do_not_reach_the_benchmarks(
     assert found.wall_s == pytest.approx(found.cpu_s, rel=0.5)
 
 
-@pytest.mark.end_to_end
 @pytest.mark.alone
 class TestOwnProject:
     def test_slower_code_fails_in_every_format(self, project: Path) -> None:
@@ -458,7 +458,6 @@ class TestOwnProject:
         assert "inconclusive (1 of 6 rounds)" in done.stdout
 
 
-@pytest.mark.end_to_end
 class TestOwnCounts:
     def test_a_users_suite_is_counted(self, project: Path) -> None:
         (project / "mine.py").write_text(

@@ -7,6 +7,8 @@ from cases import exhaustive
 
 from bench.perf_gate.golden import cases, curves, differences, read
 
+pytestmark = pytest.mark.end_to_end
+
 
 def repeats(name: str) -> bool:
     """Whether other cases have the same model, adjoint and task: models and adjoints run on copy, one model on every task."""

@@ -25,6 +25,8 @@ from bench.records.record import CurvePoint, Measure, Record, RunStatus, measure
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
 from bench.report.report import latex, latex_escape, markdown, markdown_escape, summary, write_report
 
+pytestmark = pytest.mark.end_to_end
+
 HOSTILE = "a|b <script>alert(1)</script> `x` $x_1$ & 50% \\frac{}{} ~^# [y](z)\n中 \x07 *bold* ↯"
 EXPLICIT = "an explicit model solves nothing"
 METRICS = {

@@ -13,6 +13,8 @@ from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel, build_model
 from deq import Core, Output
 
+pytestmark = pytest.mark.end_to_end
+
 CELL: Settings = {"cell": "transformer", "cell.heads": 2, "cell.memory_length": 6}
 TIGHT: Settings = {"steps": 200, "rtol": 1e-12, "evaluation_steps": 200}
 MODELS: dict[str, tuple[str, Settings]] = {
