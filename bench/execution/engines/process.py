@@ -73,13 +73,13 @@ class Deadlines:
 class Worker:
     """A process that executes a job. Call `poll` when one of its `handles` is ready, and regularly: it also enforces the limits."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, gpu: str | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
         _shorten_socket_path()
         context.set_forkserver_preload(["bench.execution.engines.preload"])
         self.job = job
         self.pipe, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=work, args=(theirs, job.model_dump_json()), daemon=True)
+        self._process: BaseProcess = context.Process(target=work, args=(theirs, job.model_dump_json(), gpu), daemon=True)
         self._log_start = job.log.stat().st_size if job.log.exists() else 0  # of this attempt
         self._kernel_kills = _kernel_kills()
         self._process.start()

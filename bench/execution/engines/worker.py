@@ -45,13 +45,13 @@ _RANK_TIMEOUT = timedelta(days=1)  # ranks may wait for the machine lock; torchr
 ClockPaused = Callable[[], AbstractContextManager[object]]
 
 
-def work(pipe: Connection, job_json: str) -> None:
-    """Execute the job and end the process.
+def work(pipe: Connection, job_json: str, gpu: str | None = None) -> None:
+    """Execute the job, on the `gpu` alone if one is given, and end the process.
 
-    Sends ("step", done, total, loss) and ("waiting", bool), and last ("record", json), ("refused", message) or
-    ("lost", reason, status). The run saves its state and ends when it receives a reason to stop, or when the pipe ends because the
-    coordinator has died.
+    Sends ("step", done, total, loss), ("waiting", bool), last ("record", json), ("refused", message) or ("lost", reason, status).
+    The run saves its state and ends when it receives a reason to stop, or when the pipe ends because the coordinator has died.
     """
+    os.environ |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}  # before CUDA is initialised
     _exit_after(lambda: _work(pipe, job_json))
 
 
