@@ -14,6 +14,8 @@ import torch
 
 from bench.records.record import Measure, measured
 
+_TOLERATED_PERCENT = 5  # of the GPU's processors, used by others
+
 
 def load_library() -> Any:
     """The `pynvml` module of nvidia-ml-py, imported on first use, so that a machine without it can still run."""
@@ -120,6 +122,18 @@ class Nvml:
                 self._own_peak = max(self._own_peak, int(own.usedGpuMemory))
         if len(processes) > 1:
             self._faults.setdefault("energy", f"{len(processes)} compute processes on the device, the counter is for all of them")
+
+    def busy_others(self, since_us: int) -> str | None:
+        """That other processes used the GPU's processors since a time (microseconds since 1970); None where they did not, or where
+        NVML cannot tell: without samples, or where it does not list this process by its id."""
+        if "all" in self._faults or not self._own_listed:
+            return None
+        try:
+            samples = self._library.nvmlDeviceGetProcessUtilization(self._handle, since_us)
+        except self._library.NVMLError:  # also where there is no sample
+            return None
+        share = max((int(sample.smUtil) for sample in samples if sample.pid != self._process_id), default=0)
+        return f"another process used {share} % of the GPU" if share > _TOLERATED_PERCENT else None
 
     def read(self) -> dict[str, Measure]:
         """Memory and energy since `start`, each with a value or a reason."""

@@ -2,6 +2,7 @@
 
 import copy
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from baselines import NeuralODE, TrellisNet, Unrolled
 from bench.instruments.contention import CONTENDED, Contention
 from bench.instruments.flops import flops
+from bench.instruments.nvml import Nvml
 from bench.instruments.probes import peak_live_bytes, saved_bytes, step_times
 from bench.records.record import Measure, measured
 from bench.records.spec import RunSpec
@@ -92,7 +94,7 @@ def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[st
     """Milliseconds of a step and tokens a second, under the exclusive machine lock; None where other work ran anyway."""
     spec, machine = trainer.spec, trainer.context.machine
     with machine.exclusive():
-        times, contended = _uncontended_times(step, spec, trainer.ranks)
+        times, contended = _uncontended_times(step, spec, trainer.ranks, trainer.context.nvml)
     lock = "the machine to itself" if machine.can_exclude else "other runs not kept out"
     scope = f"{_TIMED_STEPS} steps on one batch after training, {lock}, {spec.threads} thread(s)"
     deciles = statistics.quantiles(times, n=10)
@@ -110,16 +112,16 @@ def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[st
     }
 
 
-def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks) -> tuple[list[float], str | None]:
+def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks, nvml: Nvml) -> tuple[list[float], str | None]:
     """Seconds of each step, and why they are unreliable or None. A contended timing is repeated, up to `_TIMINGS` times.
 
     Each step needs all ranks: they start once the first holds the lock, and it decides whether to repeat.
     """
     for _ in range(_TIMINGS):
         ranks.any(False)  # wait for all ranks
-        contention = Contention(spec.threads * ranks.size, sum_ranks=ranks.total)
+        contention, since_us = Contention(spec.threads * ranks.size, sum_ranks=ranks.total), time.time_ns() // 1000
         times = step_times(step, _TIMED_STEPS, 2, spec.device)
-        reason = contention.read()
+        reason = contention.read() or nvml.busy_others(since_us)
         if not ranks.broadcast_flag(reason is not None):
             break
     return times, reason

@@ -48,6 +48,7 @@ class Library:
         self.millijoules = 5_000_000
         self.sliced = [0, 0]
         self.asked: list[str] = []
+        self.utilization: list[tuple[int, int, int]] = [(self.own, 90, 50)]  # process, percent, microseconds
 
     def _check(self, operation: str) -> None:
         if operation in self.failing:
@@ -77,6 +78,10 @@ class Library:
         self._check("processes")
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
 
+    def nvmlDeviceGetProcessUtilization(self, handle: str, since_us: int) -> list[Any]:
+        self._check("utilization")
+        return [SimpleNamespace(pid=pid, smUtil=share) for pid, share, at in self.utilization if at > since_us]
+
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         self._check("energy")
         return self.millijoules
@@ -103,6 +108,27 @@ class TestNvml:
     def reasons(self, measures: dict[str, Measure], names: tuple[str, ...]) -> set[str]:
         assert self.values(measures, names) == [None] * len(names)
         return {str(measures[name].reason) for name in names}
+
+    def busy(self, library: Library, device: str = "cuda") -> str | None:
+        meter = Nvml(device, library, Cuda(), process_id=Library.own)
+        meter.start()
+        return meter.busy_others(20)
+
+    def test_other_processes_that_compute_are_named_and_idle_ones_are_not(self) -> None:
+        library = Library()
+        assert self.busy(library) is None
+        library.utilization += [(7, 3, 40), (7, 80, 10)]  # little, and before the window
+        assert self.busy(library) is None
+        library.utilization.append((7, 60, 45))
+        assert self.busy(library) == "another process used 60 % of the GPU"
+        assert self.busy(library, "cpu") is None
+
+    def test_where_others_cannot_be_told_nothing_is_claimed(self) -> None:
+        library = Library({"utilization": "not found"})
+        assert self.busy(library) is None
+        hidden = Library()  # host ids: this process is among the others
+        hidden.processes, hidden.utilization = {1: 600 * MIB}, [(1, 90, 50)]
+        assert self.busy(hidden) is None
 
     def test_a_process_alone_on_its_device(self) -> None:
         measures = self.measure(Library())
