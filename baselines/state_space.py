@@ -12,9 +12,10 @@ from deq.dropout import check_rates, masked, variational_mask
 
 
 class StateSpace(Core):
-    """`layers` residual blocks: a diagonal recurrence whose decay and input depend on the token, and a feed-forward network.
+    """Residual blocks of a selective diagonal linear recurrence and a feed-forward network, by a parallel scan.
 
-    A block maps x to y = x + W (h * silu(G u)), u = LN(x), and y + FFN(LN(y)). Its state of `states` channels (default D) is
+    Each of the `layers` blocks maps x to y = x + W (h * silu(G u)), u = LN(x), and y + FFN(LN(y)). The state of `states` channels
+    (default D) is
 
         h_t = a_t h_{t-1} + (1 - |a_t|) b_t,      a_t = sigmoid(A u_t) or, with `negative`, tanh(A u_t),      b_t = B u_t
 

@@ -27,7 +27,7 @@ class Recall(Task):
     2312.04927, whose vocabulary is 8,192 and lengths 64 to 512 with 4 to 64 pairs.
 
     Every training batch is new; held-out splits have `test_samples` sequences. `accuracy` is that of the values asked for, `solved`
-    the share of sequences with all of them right. Chance knows where a key returns and guesses its value.
+    the share of sequences with all of them right.
     """
 
     numerics: ClassVar[int] = 1
@@ -47,9 +47,9 @@ class Recall(Task):
         splits: tuple[Split, Split] = ("valid", "test")
         self._held_out = {split: self._draw(test_samples, derive_seed("recall", split, data_seed)) for split in splits}
         self.metrics = {
-            "loss": Metric(unit="nats", better="lower", chance=pairs * math.log(keys) / length, optimum=0.0),
-            "accuracy": Metric(unit="fraction", better="higher", chance=1 / keys, optimum=1.0),
-            "solved": Metric(unit="fraction", better="higher", chance=keys**-pairs, optimum=1.0),
+            "loss": Metric(unit="nats", better="lower", optimum=0.0),
+            "accuracy": Metric(unit="fraction", better="higher", optimum=1.0),
+            "solved": Metric(unit="fraction", better="higher", optimum=1.0),
         }
 
     def _draw(self, samples: int, seed: int) -> tuple[Ids, Ids]:

@@ -20,7 +20,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class StateTracking(Task):
-    """Elements g_1 ... g_T of a group, uniform at random; the target at position t is their product g_t ... g_1.
+    """The product so far of elements of a group: elements g_1 ... g_T are uniform, the target at position t is g_t ... g_1.
 
     `parity` is the group of two elements; S3 has 6, A5 60, S5 120 (permutations in lexicographic order). The product is the state
     of an automaton with as many states: a recurrent network needs one step a token, while the word problem of A5 and S5 is beyond
@@ -29,7 +29,7 @@ class StateTracking(Task):
     Training and validation sequences have `length` tokens: a causal model sees every shorter one as a prefix. The test split has
     `test_samples` sequences of every length of `test_lengths` (numbers with commas), each solved on its own. `accuracy_T64` is the
     mean over the positions of 64 tokens, `accuracy_last_T64` that of the last one; `loss` is of the trained length, as `loss_T64`.
-    Chance knows the position and the token there: the first target is the token, every other one is uniform.
+    Chance is a uniform guess.
     """
 
     numerics: ClassVar[int] = 1
@@ -53,6 +53,7 @@ class StateTracking(Task):
         if length not in lengths:
             raise UserError(f"state tracking: test_lengths must contain length {length}, got {test_lengths!r}")
         self.lengths = (length, *(one for one in lengths if one != length))
+        self.parts = len(self.lengths)
         seeds = {"valid": (length,), "test": self.lengths}
         self._held_out = {
             split: {T: self._draw(test_samples, T, derive_seed("state tracking", split, data_seed, T)) for T in lengths}
@@ -63,11 +64,9 @@ class StateTracking(Task):
     def _metrics(self) -> dict[str, Metric]:
         size, found = self.vocabulary, dict[str, Metric]()
         for T in self.lengths:
-            guessed = (1 + (T - 1) / size) / T
-            last = 1.0 if T == 1 else 1 / size
-            found[self._loss(T)] = Metric(unit="nats", better="lower", chance=(T - 1) / T * math.log(size), optimum=0.0)
-            found[f"accuracy_T{T}"] = Metric(unit="fraction", better="higher", chance=guessed, optimum=1.0)
-            found[f"accuracy_last_T{T}"] = Metric(unit="fraction", better="higher", chance=last, optimum=1.0)
+            found[self._loss(T)] = Metric(unit="nats", better="lower", chance=math.log(size), optimum=0.0)
+            for name in (f"accuracy_T{T}", f"accuracy_last_T{T}"):
+                found[name] = Metric(unit="fraction", better="higher", chance=1 / size, optimum=1.0)
         return found
 
     def _loss(self, length: int) -> str:

@@ -31,8 +31,8 @@ class Sudoku(Task):
     be recalled. The test has `test_samples` puzzles for each number in `test_blanks` (with commas), each with exactly that many.
 
     `solved` is the share of puzzles whose answers are all right, `accuracy` that of blank cells answered right; scores of another
-    number of blanks than `blanks` end in "_b10". Chance knows the question and nothing else. Train and test on different numbers of
-    blanks measures generalisation to harder instances (Schwarzschild et al. 2021, arXiv 2106.04537).
+    number of blanks than `blanks` end in "_b10". Chance (of the loss) knows how often a cell is blank. Training and testing on
+    different numbers of blanks measures generalisation to harder instances (Schwarzschild et al. 2021, arXiv 2106.04537).
     """
 
     numerics: ClassVar[int] = 1
@@ -46,6 +46,7 @@ class Sudoku(Task):
             )
         self.vocabulary, self.length, self.blanks = ASK + 1, 2 * CELLS, blanks
         self.numbers = (blanks, *(number for number in numbers if number != blanks))
+        self.parts = len(self.numbers)
         order = np.random.default_rng(derive_seed("sudoku", "solutions", data_seed)).permutation(len(solutions()))
         self._solutions = {"train": solutions()[order[HELD_OUT:]], "held out": solutions()[order[:HELD_OUT]]}
         self._data_seed = data_seed
@@ -62,9 +63,11 @@ class Sudoku(Task):
         found = {}
         for number in self.numbers:
             ending = self._ending(number)
-            found[f"loss{ending}"] = Metric(unit="nats", better="lower", chance=math.log(4) / 2, optimum=0.0)
+            share = number / CELLS
+            puzzle = -share * math.log(share) - (1 - share) * math.log((1 - share) / 4)
+            found[f"loss{ending}"] = Metric(unit="nats", better="lower", chance=(puzzle + math.log(4)) / 2, optimum=0.0)
             found[f"solved{ending}"] = Metric(unit="fraction", better="higher", chance=0.25**CELLS, optimum=1.0)
-            found[f"accuracy{ending}"] = Metric(unit="fraction", better="higher", chance=0.25, optimum=1.0)
+            found[f"accuracy{ending}"] = Metric(unit="fraction", better="higher", optimum=1.0)
         return found
 
     def _ending(self, number: int) -> str:

@@ -23,12 +23,14 @@ class Task(ABC):
 
     `vocabulary` is the number of input ids and of target classes, `length` the number of positions T, `metrics` describes the names
     that `summarise` returns, `headline` is the metric that ranks models. `streams`: consecutive training batches continue each
-    other, so that a memory can be carried.
+    other, so that a memory can be carried. `parts` above 1: the test split has further parts after that of `length`, of other
+    lengths or difficulties; the last batch of each may be smaller, and each has metrics of its own.
     """
 
     vocabulary: int
     length: int
     metrics: dict[str, Metric]
+    parts: int = 1
     headline: ClassVar[str] = "loss"
     streams: ClassVar[bool] = False
 

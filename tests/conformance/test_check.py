@@ -26,6 +26,9 @@ from bench.records.spec import Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
+from bench.tasks.recall import Recall
+from bench.tasks.state_tracking import StateTracking
+from bench.tasks.sudoku import Sudoku
 from deq import Cell
 
 pytestmark = pytest.mark.end_to_end
@@ -216,6 +219,9 @@ def test_an_exception_has_the_line_of_the_users_file() -> None:
     "make",
     [
         lambda: CopyMemory(T=4, samples=4096, test_samples=1024),
+        lambda: StateTracking(group="S3", length=8, test_lengths="8,12"),
+        lambda: Sudoku(test_blanks="6,8", test_samples=300),
+        Recall,
         lambda: Agreement(),
         lambda: Agreement(vocabulary=12, classes=3, dependency=2, noise=0.3),
         lambda: Markov(),
