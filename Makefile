@@ -29,7 +29,7 @@ $(RAY): $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	touch $@
 
-reproduce: $(READY)  ## train suite smoke into results/reproduced/ and print the tables (under 10 minutes)
+reproduce: $(READY)  ## train suite smoke into results/reproduced/ and print the tables (10 to 15 minutes)
 	$(PY) -m bench run smoke --device cpu --results results/reproduced
 
 reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (60 minutes); without a network: DATA="--data tinyshakespeare=FILE"
@@ -56,11 +56,11 @@ report: $(READY)  ## write tables, figures, claims and results/report.html from 
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run the tests, two files at a time, then those that measure time (12 minutes on two cores)
+test: $(RAY)  ## run the tests, two files at a time, then those that measure time (8 minutes on two cores)
 	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive'
 	$(PYTEST) -m 'alone and not exhaustive'
 
-test-fast: $(RAY)  ## run the tests that neither start processes nor train
+test-fast: $(RAY)  ## run the unit tests: no processes, no training, no traces of whole models
 	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive and not end_to_end'
 
 test-all: $(RAY)  ## run every test whole: all combinations, 400 examples of each fuzzed property, 50 kills
