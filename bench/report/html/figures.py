@@ -42,7 +42,7 @@ def embedded_figures(
     paths = {name: folder / f"{prefix}{name}.svg" for name in FIGURES[kind]}
     return [
         {
-            **{"title": FIGURES[kind][name].title, "alt": f"{_ALT[name]}. {about}."},
+            **{"title": FIGURES[kind][name].title, "alt": f"{_ALT.get(name, FIGURES[kind][name].title)}. {about}."},
             **{"svg": embed(path, command), "opened": name == "tradeoff"},
         }
         for name, path in paths.items()
