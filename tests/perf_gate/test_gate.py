@@ -424,7 +424,7 @@ class TestOwnProject:
         data = json.loads(done.stdout)
         one = data["timing"]["benchmarks"]["test_speed.py::test_work"]
         assert one["verdict"] == "regression"
-        assert math.exp(one["log_ratio"]) == pytest.approx(4, rel=0.3)
+        assert 2 < math.exp(one["log_ratio"]) < 8  # 4, after one round
         assert "REGRESSION" in (project / "sum.md").read_text()
         worktrees = subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True, text=True, check=True).stdout
         assert len(worktrees.splitlines()) == 1
