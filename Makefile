@@ -44,7 +44,7 @@ reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=4
 reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into results/reproduced/memory/ (6 minutes, no GPU)
 	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
-reproduce-gpu: $(READY)  ## what only a GPU can measure, into results/reproduced/gpu/ (9 minutes, resumable); DATA as above for ptb
+reproduce-gpu: $(READY)  ## what only a GPU can measure, into results/reproduced/gpu/ (a budget of 9 minutes, resumable); DATA as above for ptb
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(PY) -m bench gpu --results results/reproduced/gpu $(DATA)
 

@@ -142,9 +142,6 @@ def _run(part: Part, results: Path, limit: float, code: str) -> Outcome:
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SAVING_S)
             return outcome("stopped", f"at its limit of {limit:.0f} s")
     if status == 0:
         return outcome("done")
@@ -153,11 +150,17 @@ def _run(part: Part, results: Path, limit: float, code: str) -> Outcome:
 
 @contextlib.contextmanager
 def _process(part: Part, output: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The started command; killed where it is left running."""
-    process = subprocess.Popen([sys.executable, "-m", *part.command], stdout=output, stderr=subprocess.STDOUT)
+    """The started command; where it is left running, also by Ctrl-C, it is asked to save its state, then killed."""
+    command = [sys.executable, "-m", *part.command]
+    # In a session of its own: Ctrl-C reaches this process alone, and the part gets one signal, since a second ends it at once.
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process
     finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SAVING_S)
         process.kill()
         process.wait()
 

@@ -5,6 +5,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,13 @@ from bench.cli.main import app
 from bench.records.errors import UserError
 
 PARTS = ["instruments", "tests", "memory and times", "solvers", "trainings, seed 0", "tables"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def start(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +106,26 @@ def test_a_part_at_its_limit_is_asked_to_save_its_state(tmp_path: Path, monkeypa
     assert (outcome.status, outcome.reason) == ("stopped", "at its limit of 3 s")
     assert (tmp_path / "p.txt").read_text() == "saved\n"
     assert gpu.summary([part("endless")], {"p": outcome}, tmp_path)[0]["found"] == "at its limit of 3 s; saved"
+
+
+def test_a_part_saves_its_state_where_this_process_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import pathlib, signal, sys\n"
+        f"signal.signal({signal.SIGTERM.value}, lambda *_: (print('saved', flush=True), sys.exit(130)))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        "signal.pause()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def interrupt(process: object, seconds: float) -> int:
+        wait_until((tmp_path / "ready").exists)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gpu._run(part("endless"), tmp_path, limit=60.0, code="c")
+    assert (tmp_path / "p.txt").read_text() == "saved\n"
 
 
 def test_a_part_that_fails_says_why_and_one_without_time_is_left(tmp_path: Path) -> None:

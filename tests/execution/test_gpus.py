@@ -15,7 +15,7 @@ from bench.execution.engines.local import Local
 
 
 class FakeWorker:
-    """Keeps the GPU that it was given, and ends when it is told to."""
+    """A worker that starts no process: it records its GPU and ends when the test says so."""
 
     given: list[str | None]
 
