@@ -110,7 +110,11 @@ class Coordinator:
         """Execute all missing runs and return the records of the final runs; closes the engine."""
         try:
             self.store.check(self.suite)
-            self._run_stage("trials", self.plan.trials())
+            trials = self.plan.trials()
+            self._run_stage("trials", trials)
+            while len(more := self.plan.trials(self.records)) > len(trials):
+                trials = more
+                self._run_stage("trials", trials)
             finals = self.plan.finals(self.records)
             self._run_stage("finals", finals)
         finally:

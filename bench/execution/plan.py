@@ -48,17 +48,26 @@ class _SizedComparison:
         recipe = recipe and recipe.shortened(steps / train.steps)
         return self._spec(label, role="trial", train=train.model_copy(update=changes), recipe=recipe, seed=seed)
 
-    def sweep(self, label: str) -> list[RunSpec]:
-        """The trials of a row: every rate at every trial seed."""
-        rates, seeds = self.comparison.learning_rates, self.comparison.all_trial_seeds()
-        return [self.trial(label, rate, seed) for rate in rates for seed in seeds]
+    def sweep(self, label: str, records: Mapping[str, Record]) -> list[RunSpec]:
+        """The trials of a row, every rate at every trial seed; with one more rate where the best of `records` is an end."""
+        rates, seeds = [*self.comparison.learning_rates], self.comparison.all_trial_seeds()
+        for added in range(self.comparison.widen + 1):
+            trials = [self.trial(label, rate, seed) for rate in rates for seed in seeds]
+            if added == self.comparison.widen or not all(trial.key in records for trial in trials):
+                break
+            ordered, best = sorted(rates), choose_learning_rate([records[trial.key] for trial in trials])
+            if best not in (ordered[0], ordered[-1]):
+                break
+            inner = ordered[1] if best == ordered[0] else ordered[-2]
+            rates.append(float(f"{best * best / inner:.6g}"))
+        return trials
 
-    def trials(self) -> list[RunSpec]:
+    def trials(self, records: Mapping[str, Record]) -> list[RunSpec]:
         """The trials that the wanted rows need; none where there is one rate only."""
         if len(self.comparison.learning_rates) == 1:
             return []
         tuned = {self.comparison.rows[label].like or label for label in self.labels}
-        return [spec for label in self.comparison.rows if label in tuned for spec in self.sweep(label)]
+        return [spec for label in self.comparison.rows if label in tuned for spec in self.sweep(label, records)]
 
     def finals(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
         """The final runs of the wanted rows, at the learning rates that their trials chose."""
@@ -66,7 +75,7 @@ class _SizedComparison:
         for label in self.labels:
             row, rate, keys = comparison.rows[label], comparison.learning_rates[0], tuple[str, ...]()
             if len(comparison.learning_rates) > 1:
-                keys = tuple(trial.key for trial in self.sweep(row.like or label))
+                keys = tuple(trial.key for trial in self.sweep(row.like or label, records))
                 rate = choose_learning_rate([records[key] for key in keys])
             train = comparison.train.model_copy(update={"learning_rate": rate})
             for seed in comparison.seeds:
@@ -75,7 +84,7 @@ class _SizedComparison:
 
 
 class Plan:
-    """The runs of a suite: `trials()` first; `finals(records)` once the trials' records exist.
+    """The runs of a suite: `trials(records)` until there are no new ones; then `finals(records)`.
 
     The constructor builds every task, matches every size and checks every setting, so that a wrong one costs no run.
     """
@@ -153,9 +162,9 @@ class Plan:
         found = ((spec.group, spec.label, spec.model, self.task(spec.task).vocabulary) for spec in self.specs())
         return list({row[:2]: row for row in found}.values())
 
-    def trials(self) -> list[RunSpec]:
-        """Every learning-rate trial that a wanted row needs."""
-        return [spec for sized in self._comparisons for spec in sized.trials()]
+    def trials(self, records: Mapping[str, Record] | None = None) -> list[RunSpec]:
+        """Every learning-rate trial that a wanted row needs, as far as the `records` of trials (by key) say."""
+        return [spec for sized in self._comparisons for spec in sized.trials(records or {})]
 
     def finals(self, records: Mapping[str, Record]) -> list[RunSpec]:
         """Every final run, at the learning rate its trials chose; seed by seed, so that early results compare.

@@ -12,7 +12,7 @@ from bench.execution.job import Job
 from bench.execution.plan import Plan
 from bench.instruments.environment import environment
 from bench.records.identity import Identity, changed_modules, first_of
-from bench.records.record import Head
+from bench.records.record import Head, Record
 from bench.records.spec import RunSpec
 from bench.records.store import Store
 
@@ -105,8 +105,11 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
         return plan.identity(spec, here(spec.device, spec.threads))
 
     heads = {head.run_id: head for head in store.heads(suite)}
-    trials = {identity(spec).run_id(spec.key): spec for spec in plan.trials()}
-    records = {record.spec.key: record for record in store.read_valid(suite, [run_id for run_id in trials if run_id in heads])}
+    records: dict[str, Record] = {}
+    trials: dict[str, RunSpec] = {}
+    while len(wanted := plan.trials(records)) > len(trials):
+        trials = {identity(spec).run_id(spec.key): spec for spec in wanted}
+        records = {record.spec.key: record for record in store.read_valid(suite, [run_id for run_id in trials if run_id in heads])}
     ready = all(spec.key in records for spec in trials.values())
     finals = plan.finals(records) if ready else []
     unknown = 0 if ready else plan.wanted()  # final runs whose rate no trial has chosen yet

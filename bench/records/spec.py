@@ -41,7 +41,10 @@ class ComponentConfig(_Frozen):
 
 
 class TrainConfig(_Frozen):
-    """The training: AdamW, linear warm-up then cosine decay to zero, clipped gradient norm. Token budget: steps * batch * T."""
+    """The training: AdamW, linear warm-up then cosine decay to zero, clipped gradient norm. Token budget: steps * batch * T.
+
+    For recipes of older papers: plain SGD, and a rate that is halved at step `halve_from` and every `halve_every` steps after it.
+    """
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -49,6 +52,9 @@ class TrainConfig(_Frozen):
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=0.25, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    halve_from: int = Field(default=0, ge=0, description="step of the first halving of the rate")
+    halve_every: int = Field(default=0, ge=0, description="steps between halvings of the rate; 0: cosine decay")
     evaluate_every: int = Field(default=0, ge=0, description="steps between validations; 0: only at the end")
     evaluation_batch: int = Field(
         default=128, gt=0, description="sequences at a time in validation and test; no score depends on it"
@@ -140,7 +146,8 @@ class Comparison(_Frozen):
 
     Each row without `like` tunes its learning rate: a trial of `trial_steps` steps for each rate and each of `trial_seeds` seeds
     from `trial_seed` on (which no final run uses); the rate with the best mean validation score is chosen. A single rate needs no
-    trials.
+    trials. Where the best rate is an end of a row's sweep, the next one beyond it (at the same ratio) is tried too, up to `widen`
+    times.
     """
 
     group: Name
@@ -152,6 +159,7 @@ class Comparison(_Frozen):
     trial_steps: int = Field(gt=0)
     trial_seed: Seed = 1000
     trial_seeds: int = Field(default=1, gt=0)
+    widen: int = Field(default=0, ge=0, description="how many rates may be added to a row's sweep")
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(min_length=1)
     depths: tuple[Depth, ...] = Field(default=(), description="memory is probed at these depths in the first seed's runs")
 
@@ -159,6 +167,8 @@ class Comparison(_Frozen):
     def _consistent(self) -> "Comparison":
         if self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is not a row; rows: {', '.join(self.rows)}")
+        if self.widen and len(self.learning_rates) == 1:
+            raise ValueError("widen: a sweep of one learning rate has no ratio to its next")
         both = sorted(set(self.all_trial_seeds()) & set(self.seeds))
         if both:
             raise ValueError(f"trial seed {both[0]} is also a final seed: a rate must not be chosen on a run that it is judged by")

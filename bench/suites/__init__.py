@@ -11,5 +11,6 @@ SUITES = {
     "track": "bench.suites.track",
     "iterate": "bench.suites.iterate",
     "gate": "bench.suites.gate",
+    "ptb": "bench.suites.ptb",
     "ptb-gpu": "bench.suites.ptb_gpu",
 }

@@ -25,6 +25,7 @@ class EmbeddingConfig:
     `output_dropout` drop channels of the Core's input and output, the same ones at every position. `tied_embedding` shares the
     embedding's weights with the head; features are then multiplied by sqrt(D), to start at the scale of an untied embedding.
     `cutoffs` ("20000,40000,200000", the first ids of the rarer clusters) selects a tied adaptive embedding and softmax.
+    `initial_range` draws all parameters, the Core's too, uniformly from [-r, r], as early LSTM papers do.
     """
 
     embedding_dropout: float = 0.0
@@ -34,9 +35,12 @@ class EmbeddingConfig:
     cutoffs: str = ""
     div_value: float = 4.0
     tied_projections: bool = True
+    initial_range: float | None = None
 
     def __post_init__(self) -> None:
         check_rates(embedding_dropout=self.embedding_dropout, input_dropout=self.input_dropout, output_dropout=self.output_dropout)
+        if self.initial_range is not None and not 0 < self.initial_range < math.inf:
+            raise ValueError(f"initial_range must be positive and finite, got {self.initial_range}")
 
 
 class LanguageModel(nn.Module):
@@ -56,13 +60,16 @@ class LanguageModel(nn.Module):
             self.core = core
             self.head = adaptive_softmax(inputs, vocabulary, config.cutoffs, config.div_value)
             self.embedding = AdaptiveEmbedding(self.head, tied_projections=config.tied_projections)
-            return
-        self.embedding = nn.Embedding(vocabulary, inputs)
-        self.core = core
-        self.head = nn.Linear(core.width, vocabulary)
-        if shared:
-            nn.init.normal_(self.embedding.weight, 0.0, inputs**-0.5)
-            self.head.weight = self.embedding.weight
+        else:
+            self.embedding = nn.Embedding(vocabulary, inputs)
+            self.core = core
+            self.head = nn.Linear(core.width, vocabulary)
+            if shared:
+                nn.init.normal_(self.embedding.weight, 0.0, inputs**-0.5)
+                self.head.weight = self.embedding.weight
+        if config.initial_range is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -config.initial_range, config.initial_range)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) to the Core's features (B, T, D), with dropout in training."""

@@ -57,14 +57,17 @@ class _Loss(nn.Module):
 
 
 def make_optimiser(model: nn.Module, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, and a learning rate with linear warm-up over `warmup` steps and a cosine that reaches zero after the last step."""
+    """AdamW or SGD; a rate that rises linearly over `warmup` steps, then falls on a cosine to zero, or is halved."""
 
     def factor(step: int) -> float:
         if step < train.warmup:
             return (step + 1) / train.warmup
+        if train.halve_every:
+            return 0.5 ** max(0, 1 + (step - train.halve_from) // train.halve_every)
         return 0.5 * (1 + math.cos(math.pi * (step - train.warmup) / max(1, train.steps - train.warmup)))
 
-    optimiser = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
+    kind = torch.optim.AdamW if train.optimiser == "adamw" else torch.optim.SGD
+    optimiser = kind(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 

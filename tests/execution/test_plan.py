@@ -87,6 +87,27 @@ class TestStages:
         assert plan.trials() == []
         assert {(f.train.learning_rate, f.trials) for f in plan.finals({})} == {(0.03, ())}
 
+    @pytest.mark.parametrize(
+        ("rates", "best", "added"),
+        [
+            ((0.01, 0.02, 0.04), 0.02, []),
+            ((0.01, 0.02, 0.04), 0.07, [0.08, 0.16]),
+            ((0.01, 0.02, 0.04), 1.0, [0.08, 0.16, 0.32]),
+            ((0.08, 0.04), 0.011, [0.02, 0.01, 0.005]),
+        ],
+        ids=str,
+    )
+    def test_a_sweep_grows_until_its_best_rate_lies_inside(self, rates: tuple[float, ...], best: float, added: list[float]) -> None:
+        plan = Plan([comparison(learning_rates=rates, widen=3)])
+        known: dict[str, Record] = {}
+        while len(trials := plan.trials(known)) > len(known):
+            known = {spec.key: trial(spec, abs(spec.train.learning_rate - best)) for spec in trials}
+        tried = [spec for spec in trials if spec.label == "other"]
+        assert [spec.train.learning_rate for spec in tried] == [*rates, *added]
+        final = plan.finals(known)[-1]
+        assert final.trials == tuple(spec.key for spec in tried)
+        assert final.train.learning_rate == min([*rates, *added], key=lambda rate: abs(rate - best))
+
     def test_the_same_suite_gives_the_same_ids(self) -> None:
         first, second = Plan([comparison()]), Plan([comparison()])
         best = {"reference": 0.2, "other": 0.01}

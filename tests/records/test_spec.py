@@ -113,6 +113,9 @@ class TestRunId:
                     {"evaluate_every": 2},
                     {"evaluation_batch": 64},
                     {"carry": True},
+                    {"optimiser": "sgd"},
+                    {"halve_from": 1},
+                    {"halve_every": 1},
                 )
             ),
         ],
@@ -134,7 +137,7 @@ class TestRunId:
             "limits",
         }
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
-        assert set(TrainConfig.model_fields) == tried
+        assert set(TrainConfig.model_fields) == tried | {"optimiser", "halve_from", "halve_every"}
 
     @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ().,=_+-]{0,30}", fullmatch=True), st.integers(0, 10**6))
     def test_is_safe_as_a_file_name(self, text: str, seed: int) -> None:
@@ -260,6 +263,7 @@ class TestComparison:
             {"seeds": (-1,)},
             {"trial_seed": -1},
             {"learning_rates": (0.01, -0.1)},
+            {"learning_rates": (0.01,), "widen": 1},
             {"learning_rates": (0.01, 0.0)},
             {"depths": (0,)},
         ],

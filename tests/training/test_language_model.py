@@ -54,6 +54,14 @@ def test_a_tied_embedding_is_one_table_at_the_scale_of_a_free_one() -> None:
     assert model(tokens)[0].std() < 1.5  # logits of unit size, not of sqrt(64)
 
 
+def test_all_parameters_start_in_the_initial_range_and_fill_it() -> None:
+    model = gru(500, initial_range=0.1, width=64)
+    values = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert values.abs().max() <= 0.1
+    assert values.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    assert all(p.abs().max() > 0.09 for p in model.parameters())
+
+
 def test_embedding_dropout_drops_all_occurrences_of_a_word() -> None:
     model = gru(embedding_dropout=0.5).train()
     tokens = torch.randint(V, (4, 50))
@@ -155,6 +163,7 @@ def test_evaluation_in_slices_gives_the_same_scores(monkeypatch: pytest.MonkeyPa
     [
         ({"input_dropout": 1.0}, "input_dropout must be in [0, 1), got 1.0"),
         ({"embedding_dropout": "much"}, "embedding_dropout"),
+        ({"initial_range": -0.1}, "initial_range must be positive and finite, got -0.1"),
         ({"inputs": 4, "tied_embedding": True}, "inputs (4) equal to the core's width (8)"),
         ({"inputs": 4, "cutoffs": "5"}, "inputs (4) equal to the core's width (8)"),
         ({"cutoffs": "5,x"}, "cutoffs must be integers between commas, got '5,x'"),

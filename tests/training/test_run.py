@@ -243,6 +243,19 @@ class TestTraining:
         assert spy.rates[:steps] == pytest.approx(ramp + cosine)
         assert max(spy.rates[:steps]) == pytest.approx(0.1)
 
+    def test_the_learning_rate_is_halved_at_regular_steps(self, spy: Spy) -> None:
+        halved = {"steps": 8, "learning_rate": 0.4, "optimiser": "sgd", "halve_from": 3, "halve_every": 2}
+        run(spec("gru", role="trial", train=halved), suite="s")
+        assert spy.rates[:8] == pytest.approx([0.4, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.05])
+
+    def test_sgd_moves_along_the_gradient_by_the_rate(self) -> None:
+        layer = nn.Linear(2, 2)
+        optimiser, _ = make_optimiser(layer, TrainConfig(steps=4, batch=1, learning_rate=0.2, optimiser="sgd", halve_every=4))
+        before = layer.weight.detach().clone()
+        layer.weight.sum().backward()
+        optimiser.step()
+        assert torch.allclose(layer.weight, before - 0.2 * 0.5)  # its first interval is a half
+
     def test_gradients_are_clipped_after_backward_or_not_at_all(self, spy: Spy) -> None:
         for clip in (1e-3, None):
             run(spec("gru", role="trial", train={"clip": clip}), suite="s")
