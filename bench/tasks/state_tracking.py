@@ -22,6 +22,9 @@ Ids = npt.NDArray[np.int64]
 class StateTracking(Task):
     """The product so far of elements of a group: elements g_1 ... g_T are uniform, the target at position t is g_t ... g_1.
 
+    With `generators` each element is one of two that generate the group: a transposition (in A5 a cycle of three) or the cycle of
+    all. A model then has fewer transitions of the automaton to learn, but few states are within reach of few tokens.
+
     `parity` is the group of two elements; S3 has 6, A5 60, S5 120 (permutations in lexicographic order). The product is the state
     of an automaton with as many states: a recurrent network needs one step a token, while the word problem of A5 and S5 is beyond
     constant depth unless TC0 = NC1 (Barrington 1989; Merrill, Petty, Sabharwal 2024, arXiv 2404.08819).
@@ -41,6 +44,7 @@ class StateTracking(Task):
         length: int = 16,
         test_lengths: str = "16,32,64,128",
         test_samples: int = 512,
+        generators: bool = False,
         data_seed: int = 0,
     ) -> None:
         check_positive("state tracking", length=length, test_samples=test_samples)
@@ -48,6 +52,7 @@ class StateTracking(Task):
             raise unknown("group", group, get_args(Group))
         self.products = multiplication_table(group)
         self.vocabulary = len(self.products)
+        self.letters = _generators(group) if generators else np.arange(self.vocabulary)
         self.length, self._name, self._data_seed = length, group, data_seed
         lengths = _lengths(test_lengths)
         if length not in lengths:
@@ -73,7 +78,7 @@ class StateTracking(Task):
         return "loss" if length == self.length else f"loss_T{length}"
 
     def _draw(self, samples: int, length: int, seed: int) -> Ids:
-        return np.random.default_rng(seed).integers(self.vocabulary, size=(samples, length))
+        return self.letters[np.random.default_rng(seed).integers(len(self.letters), size=(samples, length))]
 
     def _sequences(self, elements: Ids) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T): the elements and their products so far."""
@@ -108,17 +113,30 @@ class StateTracking(Task):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the group and the held-out sequences; training batches follow from the settings."""
         held_out = {f"{split} {T}": words.ravel() for split, lengths in self._held_out.items() for T, words in lengths.items()}
-        return digest(f"state tracking {self._name} {self.length} {self._data_seed}", held_out)
+        letters = "" if len(self.letters) == self.vocabulary else " generators"
+        return digest(f"state tracking {self._name} {self.length} {self._data_seed}{letters}", held_out)
 
 
 def multiplication_table(group: str) -> Ids:
     """The products (G, G) of a group: entry [a, b] is a after b."""
     if group == "parity":
         return np.array([[0, 1], [1, 0]])
-    degree = int(group[1])
-    elements = [one for one in itertools.permutations(range(degree)) if group[0] == "S" or _is_even(one)]
+    elements = _elements(group)
     numbers = {element: number for number, element in enumerate(elements)}
-    return np.array([[numbers[tuple(a[b[i]] for i in range(degree))] for b in elements] for a in elements])
+    return np.array([[numbers[tuple(a[i] for i in b)] for b in elements] for a in elements])
+
+
+def _elements(group: str) -> list[tuple[int, ...]]:
+    return [one for one in itertools.permutations(range(int(group[1]))) if group[0] == "S" or _is_even(one)]
+
+
+def _generators(group: str) -> Ids:
+    """The numbers of two elements that generate the group; of parity, both elements."""
+    if group == "parity":
+        return np.arange(2)
+    rest = tuple(range(int(group[1])))
+    short = (1, 0, *rest[2:]) if group[0] == "S" else (1, 2, 0, *rest[3:])
+    return np.array([_elements(group).index(one) for one in (short, (*rest[1:], 0))])
 
 
 def _is_even(permutation: tuple[int, ...]) -> bool:

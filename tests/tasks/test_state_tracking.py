@@ -43,6 +43,21 @@ def test_a_product_is_the_composed_permutation(group: str) -> None:
             assert tuple(state) == permutations[expected]
 
 
+@pytest.mark.parametrize(("group", "size"), SIZES.items())
+def test_two_generators_reach_the_whole_group(group: str, size: int) -> None:
+    task = StateTracking(group=group, generators=True, test_samples=40)  # type: ignore[arg-type]
+    words, states = next(task.batches("train", 200, 0))
+    letters = words.unique().tolist()
+    assert len(letters) == 2
+    reached = {*letters}
+    while more := {int(task.products[letter, state]) for letter in letters for state in reached} - reached:
+        reached |= more
+    assert len(reached) == size
+    assert {*states.flatten().tolist()} <= reached
+    changed = StateTracking(group=group, test_samples=40).fingerprint() != task.fingerprint()  # type: ignore[arg-type]
+    assert changed == (group != "parity")  # whose elements generate it
+
+
 def test_parity_counts_ones() -> None:
     inputs, targets = next(StateTracking().batches("train", 50, 3))
     assert torch.equal(targets, inputs.cumsum(1) % 2)
