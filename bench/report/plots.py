@@ -1,8 +1,9 @@
 """Figures of a comparison after training, each with its units and the better direction."""
 
-import math
-from typing import Any
+from collections.abc import Iterable
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -157,22 +158,32 @@ def _draw_point(axes: Axes, style: LineStyle, point: ParetoPoint) -> None:
 
 
 def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
-    """Seconds to the tied network's final score against the residual of training solves: a point a DEQ that reached it."""
+    """Validation against seconds of training: a line each DEQ, and the envelope of all explicit rows; medians over seeds."""
     found = quality(group)
-    rows = None if found is None else found.rows[found.rows["unsolved"].notna() & (found.rows["seconds"] < math.inf)]
-    if found is None or rows is None or rows.empty:
+    if found is None:
         return None
-    figure, (axes, *_) = panels_of(1, f"{group.name}: time to equal quality")
-    for label, row in rows.iterrows():
-        style = styles[str(label)]
-        axes.plot([row["unsolved"]], [row["seconds"]], color=style.colour, marker=style.marker, markersize=8)
-    tied = float(found.rows.loc[found.best, "seconds"])
-    axes.set_ylim(0, 1.15 * max(tied, *rows["seconds"]))
-    axes.set_xlabel("median relative residual of training solves")
-    axes.set_ylabel("training until the target (s) ↓")
-    axes.axhline(tied, color="0.45", linewidth=1.0, linestyle=_DASHED)
-    below: dict[str, Any] = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top", "color": "0.35"}
-    axes.annotate("tied, at its best depth", (0.5, tied), xycoords=("axes fraction", "data"), **below)
+    curves = {label: _median_curve(runs["scores"]) for label, runs in found.runs.groupby("label", sort=False)}
+    explicit = [point for label in found.explicit for point in curves[label]]
+    figure, (axes, *_) = panels_of(1, f"{group.name}: DEQs against the envelope of explicit networks")
+    for label in found.explicit:
+        axes.plot(*zip(*curves[label], strict=True), color="0.8", linewidth=0.9)
+    best = np.minimum if found.lower else np.maximum
+    seconds, scores = np.array(sorted(explicit)).T
+    axes.plot(seconds, best.accumulate(scores), color="0.25", linewidth=2.2)
+    drawn = [row for row in group.rows if row.label in curves and row.label not in found.explicit]
+    for row in drawn:
+        style = styles[row.label]
+        axes.plot(*zip(*curves[row.label], strict=True), color=style.colour, linestyle=style.dash)
+    axes.set_xlabel("training time [s], evaluation excluded")
+    axes.set_ylabel(axis_label(found.headline, found.unit, "lower" if found.lower else "higher"))
     log_axis(axes, "x")
-    legend(figure, [row_handle(row, styles[row.label], marker=True) for row in group.rows if row.label in rows.index])
+    handles = [Line2D([], [], color="0.25", linewidth=2.2, label="envelope of the explicit networks")]
+    handles += [Line2D([], [], color="0.8", linewidth=0.9, label="one explicit network")]
+    legend(figure, [*(row_handle(row, styles[row.label]) for row in drawn), *handles])
     return figure
+
+
+def _median_curve(scores: "Iterable[pd.Series[float]]") -> list[tuple[float, float]]:
+    """Pairs of seconds and score, each the median over the seeds at one validation."""
+    runs = [list(one.items()) for one in scores]
+    return [tuple(np.median(np.array(points, dtype=float), axis=0).tolist()) for points in zip(*runs, strict=False)]

@@ -1,4 +1,4 @@
-"""Time of a DEQ against the weight-tied network: seconds to the tied network's final loss, on copying and two languages.
+"""Time of a DEQ against weight-tied networks of several depths and lengths, to equal loss, on copying and two languages.
 
 All rows are tuned alike: a sweep of learning rates, each at two seeds and at full length; the tied network at several depths. Rows
 with more steps test whether cheaper steps buy quality. Run it with `--jobs 1`: it compares the clock of the training itself.

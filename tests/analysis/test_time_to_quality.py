@@ -1,4 +1,4 @@
-"""Time to equal quality is what the curves say: the first validation at the target, the target at the tied network's best depth."""
+"""Time to equal quality is what the curves say: first validations at a level, next to the fastest explicit row."""
 
 import math
 from pathlib import Path
@@ -62,48 +62,62 @@ def family(timed: bool = True) -> list[Record]:
     return shallow + deep + quick + late
 
 
-def test_the_target_is_the_median_end_of_the_best_depth_and_times_are_first_arrivals() -> None:
+def test_a_level_is_the_rows_median_end_and_its_rival_the_fastest_explicit_row() -> None:
     found = quality(group(family()))
     assert found is not None
-    assert found.best == "tied 8"
-    assert found.target == pytest.approx(1.1)
-    seconds = found.runs.groupby("label")["seconds"].agg(list)
-    assert seconds["tied 8"] == [12.0, 12.0, math.inf]
-    assert seconds["fast"] == [4.0, 4.0, 4.0]  # that one ends worse again does not matter
-    assert seconds["late"] == [6.0, math.inf, math.inf]
-    assert list(found.rows.loc["tied 2", ["reached", "seconds"]]) == [0, math.inf]
-    assert list(found.rows.loc["fast", ["residual", "unsolved", "shift"]]) == pytest.approx([2e-3, 0.1, 1.02])
-    assert math.isnan(found.rows.loc["late", "residual"])
+    assert found.explicit == ("tied 2", "tied 8")
+    fast, late, shallow, deep = (found.ratios[name] for name in ("fast", "late", "tied 2", "tied 8"))
+    assert (fast.level, fast.seconds, fast.rival, fast.rival_seconds) == (
+        1.9,
+        4.0,
+        "tied 2",
+        3.0,
+    )  # that it ends worse is no matter
+    assert fast.ratio == pytest.approx(4 / 3)
+    assert (late.level, late.seconds, late.rival, late.rival_seconds, late.ratio) == (1.2, 6.0, "tied 8", 12.0, 0.5)
+    assert (shallow.level, shallow.rival, shallow.ratio) == (1.5, "tied 8", 3 / 12)
+    assert (deep.level, deep.seconds, deep.rival, deep.ratio) == (1.1, 12.0, None, 0.0)
+    assert deep.rival_seconds == math.inf
 
 
-def test_a_tied_network_that_trains_for_longer_may_reach_the_target_but_sets_none() -> None:
-    longer = [record("tied 4", seed, [3.0, 2.0, 1.3, 0.5], 2.0) for seed in range(3)]
-    found = quality(group(family() + longer))
+def test_the_interval_is_that_of_resampled_seeds_with_the_rival_chosen_again() -> None:
+    """Two rivals, either of which is the faster by seed: an enumeration of all resamples of two seeds."""
+    rows = [record("fast", seed, [3.0, 2.0, 1.0], 2.0 + seed) for seed in range(2)]  # 6 s and 9 s
+    rows += [record("tied 2", seed, [3.0, 2.0, 1.0], 1.0 + 3 * seed) for seed in range(2)]  # 3 s and 12 s
+    rows += [record("tied 8", seed, [3.0, 2.0, 1.0], 3.0) for seed in range(2)]  # 9 s
+    found = quality(group(rows))
     assert found is not None
-    assert (found.best, found.target) == ("tied 8", pytest.approx(1.1))
-    assert found.rows.loc["tied 4", "seconds"] == 8.0
+    exact = [6 / 3, 7.5 / 7.5, 7.5 / 7.5, 9 / 9]  # seeds (0, 0), (0, 1), (1, 0), (1, 1)
+    fast = found.ratios["fast"]
+    assert (fast.ratio, fast.rival) == (1.0, "tied 2")
+    assert (fast.low, fast.high) == (min(exact), max(exact))
+
+
+def test_a_score_that_is_better_the_higher_is_compared_the_other_way_round() -> None:
+    falling, rising = group(family()), group([flipped(one) for one in family()])
+    down, up = quality(falling), quality(rising)
+    assert down is not None
+    assert up is not None
+    assert {name: (one.seconds, one.rival, one.ratio, one.low, one.high) for name, one in up.ratios.items()} == {
+        name: (one.seconds, one.rival, one.ratio, one.low, one.high) for name, one in down.ratios.items()
+    }
+    assert up.ratios["fast"].level == -1.9
+
+
+def flipped(record: Record) -> Record:
+    curve = [point.model_copy(update={"valid": {"loss": -point.valid["loss"]}}) for point in record.curve]
+    return record.model_copy(update={"curve": curve, "metrics": {"loss": Metric(unit="nats", better="higher")}})
 
 
 def test_the_table_says_the_same() -> None:
     made = quality_table(group(family()))
     assert made is not None
     lines = {row[0].text: [entry.text for entry in row[1:]] for row in made.rows}
-    assert lines["fast"] == ["3", "3/3", "4.00", "0.333", "6.00", "1.900", "0.0020", "1.020"]
-    assert lines["tied 8 (the target)"][:4] == ["3", "2/3", "12.0", "1.00"]
-    assert lines["tied 2"][:4] == ["3", "0/3", "never", "never"]
-    assert "1.100 nats" in made.caption
+    assert lines["fast"][:7] == ["3", "6.00", "1.900", "1.900", "4.00", "3.00", "tied 2"]
+    assert lines["fast"][7].startswith("1.3")
+    assert lines["fast"][8:] == ["0.0020", "1.020"]
+    assert lines["tied 8"][4:8] == ["12.0", "never", "—", "0"]
     assert [line.label for line in made.rows] == ["fast", "late", "tied 2", "tied 8"]
-
-
-def test_of_an_even_number_of_seeds_the_table_has_the_median_too() -> None:
-    ends = (1.0, 1.2)
-    rows = [
-        record(label, seed, [3.0, 2.0, end], 1.0 + seed) for label in ("tied 2", "tied 8", "fast") for seed, end in enumerate(ends)
-    ]
-    made = quality_table(group(rows))
-    assert made is not None
-    assert "Target: 1.100 nats" in made.caption
-    assert {(row[5].text, row[6].text) for row in made.rows} == {("4.50", "1.100")}
 
 
 @pytest.mark.parametrize("left", ["one depth", "no DEQ", "contended"])
