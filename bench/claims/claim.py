@@ -10,9 +10,13 @@ from bench.claims.hypothesis_tests import holm
 if TYPE_CHECKING:
     from bench.claims.evidence import Evidence
 
-Verdict = Literal["holds", "does not hold", "inconclusive", "not tested"]
+Verdict = Literal["holds", "does not hold", "inconclusive", "cannot tell", "not tested"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-PLURAL: dict[Verdict, str] = dict(zip(VERDICTS, ("hold", "do not hold", "inconclusive", "not tested"), strict=True))
+PLURAL: dict[Verdict, str] = dict(
+    zip(VERDICTS, ("hold", "do not hold", "inconclusive", "cannot be told", "not tested"), strict=True)
+)
+Ledger = Literal["claims", "identities"]
+Fixed = Literal["before its runs", "threshold before, protocol after", "after its records were known"]
 Judge = Callable[["Evidence"], Sequence["Part"]]
 
 
@@ -34,7 +38,7 @@ class Part:
 
     `p_for` and `p_against` are the p-values of the one-sided tests for and against the requirement; `decide` adds the verdict
     and `adjusted`, the p-value that it rests on. A `fact` is a count: it has a verdict and no p-value. `samples`: one number per
-    seed, whose mean is the value.
+    seed, whose mean is the value. `needed`: about how many seeds would decide, if they spread as these.
     """
 
     about: str
@@ -46,23 +50,29 @@ class Part:
     adjusted: float | None = None
     fact: bool = False
     note: str = ""
+    needed: int | None = None
     samples: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
 
     @property
     def decided_by(self) -> str:
         """`fact`, or the p-value that decided, or a dash."""
-        if self.adjusted is None:
-            return "fact" if self.fact else "—"
-        return significant(self.adjusted, 2) if self.adjusted >= 1e-4 else "< 1e-4"
+        return "fact" if self.fact else written_p(self.adjusted)
+
+
+def written_p(p: float | None) -> str:
+    """A p-value in a table, or a dash."""
+    if p is None:
+        return "—"
+    return significant(p, 2) if p >= 1e-4 else "< 1e-4"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement of the paper, where it stands, the measurement and statistic that test it, and the threshold.
 
-    `beforehand`: the threshold was fixed before the first record was made. `needs`: what to run. `judge` returns the parts, none
-    where that has not been run.
+    `ledger`: an identity is what mathematics or a count decides, a claim what only evidence can. `fixed`: when the threshold and
+    the protocol were written down. `needs`: what to run. `judge` returns the parts, none where that has not been run.
     """
 
     id: str
@@ -71,24 +81,25 @@ class Claim:
     measured: str
     statistic: str
     threshold: str
-    beforehand: bool = False
+    ledger: Ledger = "claims"
+    fixed: Fixed = "after its records were known"
     needs: str
     judge: Judge
-
-    @property
-    def fixed(self) -> str:
-        """When the threshold was fixed."""
-        return "before its runs" if self.beforehand else "after its records were known"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A claim, its verdict, the counts behind it, and the parts."""
+    """A claim, its verdict, the counts behind it, and the parts.
+
+    `p` is that of the verdict, `ledger_p` the same corrected for all claims of the ledger (Holm); None where it rests on facts.
+    """
 
     claim: Claim
     verdict: Verdict
     reason: str
     parts: tuple[Part, ...]
+    p: float | None = None
+    ledger_p: float | None = None
 
     def as_data(self) -> dict[str, Any]:
         """The finding for JSON, the claim's fields at the top level."""
@@ -106,10 +117,14 @@ def judge_claims(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding
     """Judge every claim.
 
     A claim holds where all of its parts do: each at 5 %, which is 5 % for all (an intersection-union test). It does not hold
-    where one does not, the p-values of its parts corrected for each other (Holm). It is inconclusive otherwise. A correction
-    over all claims was tried first and left hardly any decided with three seeds.
+    where one does not, the p-values of its parts corrected for each other (Holm). Where a part cannot be told from the evidence,
+    nor can the claim. It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly
+    any decided with three seeds, and is reported next to it.
     """
-    return tuple(_judge(claim, claim.judge(evidence)) for claim in claims)
+    findings = tuple(_judge(claim, claim.judge(evidence)) for claim in claims)
+    tested = [one for one in findings if one.p is not None]
+    corrected = dict(zip((one.claim.id for one in tested), holm([one.p or 0.0 for one in tested]), strict=True))
+    return tuple(replace(one, ledger_p=corrected.get(one.claim.id)) for one in findings)
 
 
 def _judge(claim: Claim, parts: Sequence[Part]) -> Finding:
@@ -120,11 +135,23 @@ def _judge(claim: Claim, parts: Sequence[Part]) -> Finding:
         reason = next((part.note for part in decided if part.note), f"needs {claim.needs}")
         return Finding(claim=claim, verdict="not tested", reason=reason, parts=decided)
     verdict: Verdict = "holds" if set(verdicts) <= {"holds", "not tested"} else "inconclusive"
-    if "does not hold" in verdicts:
-        verdict = "does not hold"
+    worse: tuple[Verdict, ...] = ("does not hold", "cannot tell")
+    verdict = next((one for one in worse if one in verdicts), verdict)
     counts = {PLURAL[one]: verdicts.count(one) for one in VERDICTS}
     reason = ", ".join(f"{count} of {len(decided)} {words}" for words, count in counts.items() if count)
-    return Finding(claim=claim, verdict=verdict, reason=reason, parts=decided)
+    return Finding(claim=claim, verdict=verdict, reason=reason, parts=decided, p=_p_value(verdict, decided))
+
+
+def _p_value(verdict: Verdict, parts: Sequence[Part]) -> float | None:
+    """The p-value of a verdict: the largest of parts that all must hold, the smallest of parts of which one must fail."""
+    if verdict == "does not hold" and any(part.fact and part.verdict == verdict for part in parts):
+        return None
+    held = [part.adjusted for part in parts if part.adjusted is not None and part.verdict == "holds"]
+    failed = [part.adjusted for part in parts if part.adjusted is not None and part.verdict == "does not hold"]
+    open_ = [part.adjusted for part in parts if part.adjusted is not None and part.verdict == "inconclusive"]
+    if verdict == "does not hold":
+        return min(failed, default=None)
+    return max([*held, *open_], default=None)
 
 
 def decide(part: Part, p_against: float) -> Part:
@@ -134,4 +161,5 @@ def decide(part: Part, p_against: float) -> Part:
         return replace(part, verdict="holds", adjusted=part.p_for)
     if p_against < 1 - LEVEL:
         return replace(part, verdict="does not hold", adjusted=p_against)
-    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, p_against))
+    more = f"; about {part.needed:,} seeds would decide" if part.needed else ""
+    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, p_against), note=part.note + more)

@@ -1,4 +1,4 @@
-"""Judges of the memory record: bytes and FLOPs, which are counts without chance."""
+"""Judges of the memory record: bytes, which are counts without chance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from bench.analysis.probe_data import depth_probe
 from bench.analysis.statistics import growth, significant
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import MEMORY_SOURCE, Evidence, runs
-from bench.claims.parts import fact
-from bench.memory import cost, paper, scaling
+from bench.claims.parts import cannot_tell, fact
+from bench.memory import paper, scaling
 
 _ASKED = "constant or bounded"
 
@@ -49,18 +49,23 @@ def peak_is_constant(evidence: Evidence) -> list[Part]:
 
 
 def reduction(words: str) -> Judge:
-    """Judge a reduction by the paper's tables and by each literal reading of their caption."""
+    """Judge a reduction by the paper's own tables; a reading of their caption decides only where it meets the printed figures."""
     (claim,) = (claim for claim in paper.CLAIMS if claim.words == words)
     asked = f"{'the largest at least' if claim.up_to else 'each above'} {100 * claim.share:.0f} %"
-    abouts = {"paper": "the paper's own tables", **{name: f"reading `{name}`" for name in ("model", "model, clusters", "core")}}
+    abouts = {"paper": "the paper's own tables", **{one.name: f"reading `{one.name}`" for one in paper.READINGS}}
 
     def judge(evidence: Evidence) -> list[Part]:
-        parts = []
+        parts, found = [], evidence.memory["rows"] if evidence.memory else []
         for reading, about in abouts.items():
-            if shares := paper.shares(evidence.memory["rows"] if evidence.memory else [], claim, reading):
-                note = f"{len(shares)} pairs" if len(shares) > 1 else ""
-                met = paper.holds(claim, shares)
-                parts.append(fact(about, f"{paper.span(shares)} % less", asked, met, MEMORY_SOURCE, note))
+            shares = paper.shares(found, claim, reading)
+            if not shares:
+                continue
+            value, pairs = f"{paper.span(shares)} % less", f"{len(shares)} pair{'s' if len(shares) > 1 else ''}"
+            if missed := paper.missed(found, claim, reading):
+                note = f"{pairs}; more than {100 * paper.WITHIN:.0f} % from what is printed: {', '.join(missed)}"
+                parts.append(cannot_tell(about, value, asked, MEMORY_SOURCE, note))
+            else:
+                parts.append(fact(about, value, asked, paper.holds(claim, shares), MEMORY_SOURCE, pairs))
         return parts
 
     return judge
@@ -75,16 +80,4 @@ def checkpointing_is_a_root(evidence: Evidence) -> list[Part]:
             exponent = scaling.power([point["depth"] for point in points], [point["bytes"] for point in points])
             about, met = f"{label}, {points[-2]['depth']} to {points[-1]['depth']} layers", scaling.judged(row) == "pass"
             parts.append(fact(about, f"exponent {exponent:.2f}", "0.5, within 0.1", met, MEMORY_SOURCE))
-    return parts
-
-
-def similar_computation(evidence: Evidence) -> list[Part]:
-    """FLOPs of a step at the released caps over the explicit network's, for the pairs of table 4."""
-    parts = []
-    for row in evidence.memory["cost"] if evidence.memory else ():
-        forward, backward = row["caps"]
-        ratio = cost.spent(row, "flops", forward, backward) / row["cost"]["flops"]
-        about = f"{row['deq']} over {row['explicit']}, {'training' if row['training'] else 'inference'}"
-        value = f"{ratio:.2f} times the FLOPs at {forward} and {backward} steps"
-        parts.append(fact(about, value, "from 1/2 to 2", 0.5 <= ratio <= 2, MEMORY_SOURCE))
     return parts

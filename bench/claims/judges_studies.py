@@ -17,6 +17,7 @@ Values = Mapping[str, Any]
 Read = Callable[[Values], float | None]
 _fact = partial(fact, sources=STUDIES_SOURCE)
 _mean_within = partial(mean_within, sources=STUDIES_SOURCE)
+_SMALL = 0.2  # nats: a smaller loss has its margin as a factor
 
 
 def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
@@ -82,11 +83,13 @@ def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
         losses, best = (_by_task(evidence, study, loss_at(value)) for value in (loose, tight))
         for task, loss in losses.items():
             reference = best.get(task, {})
+            if reference and median(reference.values()) < _SMALL:
+                about = f"{task}: loss at {setting} {loose:g} over that at {tight:g}"
+                parts.append(_mean_within(about, ratios(loss, reference), "log", high=1.1))
+                continue
             lost = {seed: loss[seed] - reference[seed] for seed in sorted(loss.keys() & reference.keys())}
             about = f"{task}: loss at {setting} {loose:g} less that at {tight:g}"
-            part = _mean_within(about, lost, "linear", high=0.02, unit=" nats")
-            scale = f"; the loss itself is {significant(median(reference.values()), 2)}" if reference else ""
-            parts.append(replace(part, note=f"{part.note}{scale}"))
+            parts.append(_mean_within(about, lost, "linear", high=0.02, unit=" nats"))
         return parts
 
     return judge
@@ -107,12 +110,17 @@ def tied_need_not_converge(evidence: Evidence) -> list[Part]:
 
 
 def one_root(evidence: Evidence) -> list[Part]:
-    """Share of sequences on which two solvers find the same equilibrium, for the pair where it is smallest."""
+    """Share of sequences on which two solvers find the same equilibrium, for the pair where it is smallest; a failure is none."""
 
     def read(values: Values) -> float | None:
-        return min((pair["same"] for pair in values["pairs"].values() if pair["same"] is not None), default=None)
+        samples = {name: solver["samples"] for name, solver in values["solvers"].items()}
+        shares = [
+            (pair["same"] or 0.0) * pair["samples"] / min(samples[name] for name in names.split(", "))
+            for names, pair in values["pairs"].items()
+        ]
+        return min(shares, default=None)
 
-    about, found = "share with the same logits to 1e-3, of the least similar pair", _by_task(evidence, "independence", read)
+    about, found = "share solved by both, to the same logits, of the least similar pair", _by_task(evidence, "independence", read)
     return [_mean_within(f"{task}: {about}", shares, "fraction", low=0.99) for task, shares in found.items()]
 
 

@@ -7,10 +7,15 @@ from typing import Literal
 
 from bench.analysis.statistics import Scale, written
 from bench.claims.claim import Part, Source
-from bench.claims.hypothesis_tests import EQUAL, bound, seed_test
+from bench.claims.hypothesis_tests import EQUAL, bound, seed_test, seeds_needed
 
 Sources = tuple[Source, ...]
 BySeed = Mapping[int, float]
+
+
+def cannot_tell(about: str, value: str, asked: str, sources: Sources, note: str) -> Part:
+    """A number that rests on what is not known well enough."""
+    return Part(about=about, value=value, asked=asked, verdict="cannot tell", fact=True, note=note, sources=sources)
 
 
 def fact(about: str, value: str, asked: str, met: bool, sources: Sources, note: str = "") -> Part:
@@ -51,4 +56,5 @@ def mean_within(
     if test.method == EQUAL:
         note += f"; {bound(sum(not low < sample < high for sample in samples), len(samples))}"
     p_for, p_against = (list(column) for column in zip(*p_values, strict=True))
-    return replace(part, p_for=max(p_for), p_against=min(1.0, len(tests) * min(p_against)), note=note)
+    needed = seeds_needed(samples, [limit for limit, _ in tests], scale)
+    return replace(part, p_for=max(p_for), p_against=min(1.0, len(tests) * min(p_against)), note=note, needed=needed)

@@ -3,33 +3,46 @@
 from collections.abc import Sequence
 
 from bench.analysis.grid import Cell, Table, line
-from bench.claims.claim import PLURAL, Finding, tally
+from bench.claims.claim import PLURAL, Finding, Ledger, tally, written_p
 from bench.report.report import markdown
 
 _RULE = (
     "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
-    "correction over its parts), is inconclusive where the seeds do not decide, and is not tested where nothing has been run. "
+    "correction over its parts), is inconclusive where the seeds do not decide, cannot be told where it rests on a reconstruction "
+    "that does not meet the printed figures, and is not tested where nothing has been run. p is that of the verdict, next to it "
+    "the same after Holm's correction over all claims; the verdicts rest on the former. "
     "A fact is a count of what was measured (bytes, FLOPs, seeds): it is no test and has no p. Equal values in all seeds "
     "have an exact sign test and a bound on the share of seeds that fail; with fewer than five seeds they decide nothing."
 )
 
 
-def summary(findings: Sequence[Finding]) -> Table:
-    """One line per claim, with its verdict."""
-    counts = ", ".join(f"{count} {PLURAL[verdict]}" for verdict, count in tally(findings) if count)
-    heads = ("claim", "what the paper says", "where", "verdict", "parts", "threshold fixed")
+_TITLES: dict[Ledger, str] = {
+    "claims": "The claims of the DEQ paper, tested",
+    "identities": "Identities: what mathematics or a count decides",
+}
+
+
+def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
+    """One line per claim of a ledger, with its verdict."""
+    listed = [one for one in findings if one.claim.ledger == ledger]
+    counts = ", ".join(f"{count} {PLURAL[verdict]}" for verdict, count in tally(listed) if count)
+    heads = ("claim", "what the paper says", "where", "verdict", "parts", "p", "p, all claims", "threshold fixed")
     return Table(
-        ending="claims",
-        title="The claims of the DEQ paper, tested",
-        caption=f"{len(findings)} claims: {counts}. At the sizes and on the machine of the records named below each claim.",
+        ending=ledger,
+        title=_TITLES[ledger],
+        caption=f"{len(listed)} {ledger}: {counts}. At the sizes and on the machine of the records named below each one.",
         rule=_RULE,
         heads=tuple((head, "") for head in heads),
         rows=tuple(
-            line(one.claim.id, one.claim.says, one.claim.where, Cell(one.verdict, bold=True), one.reason, one.claim.fixed)
-            for one in findings
+            line(
+                *(one.claim.id, one.claim.says, one.claim.where, Cell(one.verdict, bold=True), one.reason),
+                *(written_p(p) for p in (one.p, one.ledger_p)),
+                one.claim.fixed,
+            )
+            for one in listed
         ),
-        data=tuple(line for one in findings for line in _data(one)),
-        words=(0, 1, 2, 3, 4, 5),
+        data=tuple(line for one in listed for line in _data(one)),
+        words=(0, 1, 2, 3, 4, 7),
     )
 
 
@@ -65,7 +78,7 @@ def parts(finding: Finding) -> Table:
 
 def page(findings: Sequence[Finding], copied: Table | None, audited: Table) -> str:
     """CLAIMS.md: verdicts, table 1 where it was run, parts of every claim, fairness of the comparisons."""
-    texts = [markdown(summary(findings))]
+    texts = [markdown(summary(findings, "claims")), markdown(summary(findings, "identities"), level=2)]
     if copied is not None:
         texts.append(markdown(copied, level=2))
     for finding in findings:

@@ -85,7 +85,7 @@ def claims(
     audited = audit_table(evidence, (*SUITES, *own))
     write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
     write_text(results / "claims" / "audit.csv", csv_text(audited))
-    for table in filter(None, [tables.summary(found), copied]):
+    for table in filter(None, [tables.summary(found, "claims"), tables.summary(found, "identities"), copied]):
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))

@@ -160,9 +160,14 @@ def reduction(found: list[dict[str, Any]], pair: tuple[str, str, str], reading: 
     """
     by_label = {row["label"]: {"paper": row["printed_gb"], **row["readings"]} for row in found}
     deq, explicit = (by_label.get(label, {}) for label in pair[:2])
-    plain = {"model, clusters": "model", "core, activations, no history": "core, activations"}
-    against = reading if reading in explicit else plain.get(reading, "core")
+    against = _against(reading, explicit)
     return float(1 - deq[reading] / explicit[against]) if reading in deq and against in explicit else None
+
+
+def _against(reading: str, explicit: Mapping[str, Any]) -> str:
+    """The reading of an explicit network that a DEQ's is compared with."""
+    plain = {"model, clusters": "model", "core, activations, no history": "core, activations"}
+    return reading if reading in explicit else plain.get(reading, "core")
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,19 @@ def shares(found: list[dict[str, Any]], claim: ReductionClaim, reading: str) -> 
     """The reductions of the pairs that a claim is about."""
     pairs = [pair for pair in PAIRS if pair[2] in claim.kinds]
     return [share for pair in pairs if (share := reduction(found, pair, reading)) is not None]
+
+
+def missed(found: list[dict[str, Any]], claim: ReductionClaim, reading: str) -> list[str]:
+    """The models of a claim's pairs whose bytes by a reading are not within 20 % of the printed figure."""
+    if reading == "paper":
+        return []
+    by_label, errors = {row["label"]: row for row in found}, dict[str, float | None]()
+    for pair in PAIRS:
+        if pair[2] in claim.kinds and reduction(found, pair, reading) is not None:
+            deq, explicit = (by_label[label] for label in pair[:2])
+            errors[pair[0]] = off(deq, reading)
+            errors[pair[1]] = off(explicit, _against(reading, explicit["readings"]))
+    return [label for label, error in errors.items() if error is not None and abs(error) > WITHIN]
 
 
 def span(reductions: list[float]) -> str:

@@ -51,6 +51,8 @@ def finding(*parts: Part) -> Finding:
     (("holds", "not tested"), "holds"),
     (("holds", "inconclusive"), "inconclusive"),
     (("holds", "inconclusive", "does not hold"), "does not hold"),
+    (("holds", "cannot tell", "inconclusive"), "cannot tell"),
+    (("cannot tell", "does not hold"), "does not hold"),
     (("holds", "holds"), "holds"),
 ])  # fmt: skip
 def test_a_claim_has_the_verdict_of_its_worst_part(verdicts: Sequence[Any], whole: str) -> None:
@@ -66,6 +68,26 @@ def test_a_part_against_a_claim_is_corrected_for_the_other_parts() -> None:
 
 def test_a_part_for_a_claim_needs_no_correction() -> None:
     assert finding(part(p_for=0.03, p_against=0.97), part(p_for=0.04, p_against=0.96)).verdict == "holds"
+
+
+def test_a_claims_p_is_that_of_its_verdict_and_corrected_over_the_ledger() -> None:
+    text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
+    parts = {
+        "holds": [part(p_for=0.01, p_against=0.99), part(p_for=0.03, p_against=0.97)],
+        "fails": [part(p_for=0.99, p_against=0.002), part(p_for=0.9, p_against=0.5)],
+        "open": [part(p_for=0.01, p_against=0.99), part(p_for=0.2, p_against=0.8)],
+        "fact": [part(verdict="does not hold", fact=True), part(p_for=0.99, p_against=0.001)],
+    }
+    made = judge_claims([Claim(id=name, judge=lambda _, own=own: own, **text) for name, own in parts.items()], EMPTY)  # type: ignore[misc]
+    assert [one.p for one in made] == [0.03, pytest.approx(0.004), 0.2, None]
+    assert [one.ledger_p for one in made] == [pytest.approx(2 * 0.03), pytest.approx(3 * 0.004), 0.2, None]
+
+
+def test_an_open_part_names_the_seeds_that_would_decide() -> None:
+    (one,) = finding(part(p_for=0.2, p_against=0.8, needed=12, note="t test")).parts
+    assert one.note == "t test; about 12 seeds would decide"
+    (one,) = finding(part(p_for=0.01, p_against=0.99, needed=12, note="t test")).parts
+    assert one.note == "t test"
 
 
 def test_the_reason_counts_parts_by_verdict() -> None:
@@ -117,6 +139,39 @@ def test_runs_are_paired_by_seed_and_name_their_records(tmp_path: Path) -> None:
     assert made.p_for < 1e-3
     assert set(made.sources[0].runs) == {one.run_id for one in deq + lstm}
     assert judges_runs.recurrent_at_chance(Evidence(tmp_path))[0].value == "1.00"
+
+
+def test_copying_is_judged_by_the_seeds_that_copy(tmp_path: Path) -> None:
+    def copies(label: str, *accuracies: float) -> list[Record]:
+        made = [record(label, seed, 0.1) for seed in range(len(accuracies))]
+        values = [
+            one.measures | {"test_accuracy_last10": measured(x, "1", "m", "s")} for one, x in zip(made, accuracies, strict=True)
+        ]
+        return [one.model_copy(update={"measures": mine}) for one, mine in zip(made, values, strict=True)]
+
+    judge = judges_runs.copies_more("LSTM")
+    (equal,) = judge(evidence(tmp_path / "equal", copies("DEQ", 1.0, 1.0) + copies("LSTM", 1.0, 0.9995)))
+    assert (equal.verdict, equal.fact, equal.value) == ("does not hold", True, "2 of 2 seeds against 2 of 2 seeds")
+    (more,) = judge(evidence(tmp_path / "more", copies("DEQ", *[1.0] * 4) + copies("LSTM", *[0.5] * 4)))
+    assert (more.verdict, more.p_for) == (None, pytest.approx(1 / 70))  # of the 8 over 4 ways to choose who copies
+
+
+@pytest.mark.parametrize(
+    ("printed", "verdicts"), [((6.8, 1.1), ["holds", "cannot tell"]), ((8.0, 4.0), ["does not hold", "does not hold"])]
+)
+def test_a_reading_that_misses_the_printed_figures_decides_nothing(
+    printed: tuple[float, float], verdicts: list[str], tmp_path: Path
+) -> None:
+    labels = ("Transformer-XL small, weight-tied 16 layers", "DEQ-Transformer small")
+    rows = [
+        {"label": label, "printed_gb": gb, "readings": {"core": size * 2**30}}
+        for label, gb, size in zip(labels, printed, (8.0, 4.0), strict=True)
+    ]
+    found = Evidence(tmp_path)
+    found.__dict__["memory"] = {"rows": rows}
+    parts = judges_counts.reduction("over 80 % less than weight-tied networks")(found)
+    assert [one.verdict for one in parts] == verdicts
+    assert parts[1].value == "50 % less"
 
 
 def test_table_1_with_our_measurements_and_verdicts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.claims.claim import Claim, Finding, Part, judge_claims
-from bench.claims.hypothesis_tests import bound, holm, seed_test
+from bench.claims.hypothesis_tests import bound, holm, seed_test, seeds_needed
 from bench.claims.parts import mean_within, ratios
 
 pytestmark = pytest.mark.end_to_end
@@ -66,6 +66,17 @@ def test_no_test_with_fewer_than_three_seeds(n: int) -> None:
 def test_no_test_of_a_value_without_a_logarithm(ours: float, theirs: float) -> None:
     part = mean_within("a", ratios(seeds([1.0, ours, 1.0]), seeds([1.0, theirs, 1.0])), "log", high=1.0)
     assert (part.value, part.verdict, part.note) == ("—", "inconclusive", "no test: a value is not positive")
+
+
+def test_seeds_needed_give_the_power() -> None:
+    values = 1.0 + np.array([-1.0, 1.0]) / 2**0.5  # mean 1, deviation 1
+    n = seeds_needed(values.tolist(), [0.0], "linear")
+    assert n == math.ceil((1.6449 + 0.8416) ** 2) + 1
+    draws = np.random.default_rng(0).normal(1.0, 1.0, (4000, n))
+    rejected = stats.ttest_1samp(draws, 0.0, axis=1, alternative="greater").pvalue < 0.05
+    assert 0.75 < rejected.mean() < 0.87
+    assert seeds_needed(np.exp(values).tolist(), [1.0, 1e9], "log") == n
+    assert seeds_needed([2.0, 2.0, 2.0], [1.0], "linear") is None
 
 
 def test_no_test_without_common_seeds() -> None:

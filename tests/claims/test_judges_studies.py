@@ -93,9 +93,27 @@ def test_a_tied_network_that_converges_on_every_task_is_against_the_claim(tmp_pa
     assert tied(tmp_path, converged(0.995), converged(0.996)).verdict == "does not hold"
 
 
-@pytest.mark.parametrize(("same", "verdict"), [(1.0, "holds"), (0.5, "does not hold")])
-def test_root(tmp_path: Path, same: float, verdict: str) -> None:
-    values = [{"pairs": {"a, b": {"same": 1.0}, "a, c": {"same": same}, "b, c": {"same": None}}}] * 5
+def test_a_small_loss_has_its_margin_as_a_factor(tmp_path: Path) -> None:
+    values = [
+        {"points": [{"rtol": 1e-6, "cap": 120, "loss": 1e-3}, {"rtol": 0.1, "cap": 30, "loss": 2e-3 + seed / 1e5}]}
+        for seed in range(5)
+    ]
+    assert verdicts("tolerance", studies(tmp_path, tolerance=rows(values))) == ["does not hold"]
+
+
+@pytest.mark.parametrize(
+    ("same", "solved", "verdict"),
+    [(1.0, 8, "holds"), (0.5, 8, "does not hold"), (1.0, 4, "does not hold"), (None, 0, "does not hold")],
+)
+def test_root(tmp_path: Path, same: float | None, solved: int, verdict: str) -> None:
+    """A sequence that one of two solvers does not solve counts as different."""
+    solvers = {"a": {"samples": 8}, "b": {"samples": 8}, "c": {"samples": 8}, "newton": {"samples": 2}}
+    pairs = {
+        "a, b": {"same": 1.0, "samples": 8},
+        "a, c": {"same": same, "samples": solved},
+        "a, newton": {"same": 1.0, "samples": 2},
+    }
+    values = [{"solvers": solvers, "pairs": pairs}] * 5
     assert verdicts("root", studies(tmp_path, independence=rows(values))) == [verdict]
 
 
@@ -124,7 +142,7 @@ def test_gradients_batches_and_checkpointing(tmp_path: Path) -> None:
         ("does not hold", True, None, "fact"),
     ]
     assert {row[4].text for row in tables.parts(finding).rows} == {"fact"}
-    assert {line["fact"] for line in tables.summary([finding]).data} == {"yes"}
+    assert {line["fact"] for line in tables.summary([finding], "identities").data} == {"yes"}
     assert "fact" in render(finding)
 
 
