@@ -60,7 +60,9 @@ def gmres(product: Map, right: Tensor, stop: Stop, restart: int) -> Solution:
         cycle = _Cycle(residual, min(restart, stop.max_steps - len(gaps)))
         stored = max(stored, cycle.bytes)
         while not cycle.full:
-            left = cycle.extend(apply, active)
+            w = apply(cycle.newest)
+            with context():
+                left = cycle.extend(w, active)
             gaps.append(left)
             gap = torch.where(active, left, gap)
             if limit is not None:
@@ -113,11 +115,18 @@ class _Cycle:
         """Bytes of the basis and the matrices."""
         return self._basis.nbytes + self._columns.nbytes + self._triangle.nbytes
 
-    def extend(self, apply: Map, active: Tensor) -> Tensor:
-        """Add a vector to the basis, for the active samples (B,); return the residuals (B,) of the least-squares solution."""
+    @property
+    def newest(self) -> Tensor:
+        """The newest vector (B, N) of the basis."""
+        return self._basis[:, self._count]
+
+    def extend(self, w: Tensor, active: Tensor) -> Tensor:
+        """Add w (B, N), the image of the newest vector, to the basis, for the active samples (B,).
+
+        Returns the residuals (B,) of the least-squares solution.
+        """
         k = self._count
         known = self._basis[:, : k + 1]
-        w = apply(self._basis[:, k])
         column = self._columns[:, : k + 1, k]
         for _ in range(2):  # orthogonalised twice: once loses digits
             along = torch.linalg.vecdot(known, w.unsqueeze(1))

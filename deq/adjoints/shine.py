@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deq.adjoints.adjoint import Adjoint, Watch, attach_gradient, forward_solve, normalised
+from deq.precision import full_precision
 from deq.solve import Map, Solver, Stop
 
 
@@ -42,7 +43,12 @@ class Shine(Adjoint):
             return fz.to(z.dtype, copy=True)
         _check_memory(recorder.memory, solver, stop)
         estimate, dtype = InverseEstimate.of(recorder.memory, (solution.steps - 1).to(z.device)), fz.dtype
-        return attach_gradient(fz, z, lambda v: estimate.apply_transposed(v, self.limit).to(dtype), "Shine")
+
+        def gradient(v: Tensor) -> Tensor:
+            with full_precision(v.device.type)():
+                return estimate.apply_transposed(v, self.limit).to(dtype)
+
+        return attach_gradient(fz, z, gradient, "Shine")
 
 
 @dataclass(frozen=True, kw_only=True)

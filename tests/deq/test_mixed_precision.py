@@ -11,6 +11,7 @@ from baselines import NeuralODE
 from deq import (
     CELLS,
     DEQ,
+    GMRES,
     SOLVERS,
     Anderson,
     Broyden,
@@ -19,7 +20,9 @@ from deq import (
     Jacobian,
     Phantom,
     Picard,
+    Reverse,
     Solution,
+    Status,
     Stop,
     Unroll,
     jacobian_penalty,
@@ -33,6 +36,8 @@ HALF = [torch.bfloat16, torch.float16]
 STOP = Stop(rtol=1e-3, max_steps=40)
 ADJOINTS = {
     "implicit": lambda solver, stop: Implicit(solver=solver, stop=stop),
+    "gmres": lambda solver, stop: GMRES(stop=stop),
+    "reverse": lambda solver, stop: Reverse(),
     "phantom": lambda solver, stop: Phantom(steps=2, relaxation=0.7),
     "shine": lambda solver, stop: Shine(),
     "unroll": lambda solver, stop: Unroll(),
@@ -41,7 +46,8 @@ ADJOINTS = {
 
 
 def possible(cell: str, solver: str, adjoint: str, *_: object) -> bool:
-    return {"shine": solver == "broyden", "unroll": solver == "picard", "propagation": cell == "energy"}.get(adjoint, True)
+    own = {"shine": "broyden", "unroll": "picard", "reverse": "reversible"}
+    return cell == "energy" if adjoint == "propagation" else solver == own.get(adjoint, solver)
 
 
 def network(cell: str, solver: str, adjoint: str, stop: Stop = STOP) -> tuple[nn.Linear, DEQ]:
@@ -85,6 +91,59 @@ def test_under_autocast_every_solve_converges_and_the_gradient_is_that_of_float3
         assert torch.cosine_similarity(gradient, exact_gradient, dim=0) > 0.5
     else:
         assert (gradient - exact_gradient).norm() < 0.1 * exact_gradient.norm()
+
+
+SOLVER_OF = {"gmres": "anderson", "reverse": "reversible", "shine": "broyden"}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("adjoint", SOLVER_OF)
+def test_a_sample_that_is_not_finite_leaves_its_neighbours_alone(adjoint: str, half: bool) -> None:
+    """Bit for bit, also in bfloat16; states and adjoints are float32 at least."""
+    _, layer = network("transformer", SOLVER_OF[adjoint], adjoint)
+    x, v = (torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    broken = x.clone()
+    broken[1, 2, 3] = torch.nan
+    seen: list[Solution] = []
+    layer.watch(lambda phase, solution: seen.append(solution))
+
+    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        x.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            y = layer(x).y
+        return y.detach(), torch.autograd.grad(y, x, v)[0]
+
+    (exact_y, exact), (y, found) = gradient(x), gradient(broken)
+    healthy, hurt = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert all(solution.converged.all() for solution in healthy)
+    assert all(solution.status.tolist() == [Status.CONVERGED, Status.NONFINITE, Status.CONVERGED] for solution in hurt)
+    assert {solution.z.dtype for solution in seen} <= {torch.float32, torch.float64}
+    assert (y.dtype, found.dtype) == (torch.float32, torch.float32)
+    for b in (0, 2):
+        assert found[b].isfinite().all()
+        assert torch.equal(y[b], exact_y[b])
+        assert torch.equal(found[b], exact[b])
+
+
+@pytest.mark.parametrize("adjoint", SOLVER_OF)
+def test_a_backward_pass_within_autocast_keeps_the_adjoint_in_float32(adjoint: str) -> None:
+    """Elementwise operations alone, which autocast leaves in float32: any half-precision product is the adjoint's own."""
+    stop = Stop(rtol=None, max_steps=9)
+    solver = Broyden() if adjoint == "shine" else SOLVERS[SOLVER_OF[adjoint]]()
+    z0, v, shift = (torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
+    found = []
+    for half in (False, True):
+        weight = torch.full((), 0.8, requires_grad=True)
+        x = shift.clone().requires_grad_()
+
+        def f(z: Tensor, weight: Tensor = weight, x: Tensor = x) -> Tensor:
+            return torch.tanh(weight * z.roll(1, 1) + x)
+
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            y = ADJOINTS[adjoint](solver, stop)(f, z0, solver, stop, lambda phase, solution: None)
+            found.append([y.detach(), *torch.autograd.grad(y, [weight, x], v)])
+    for plain, cast in zip(*found, strict=True):
+        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
