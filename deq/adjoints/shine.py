@@ -78,7 +78,8 @@ class InverseEstimate:
         for last in range(self.steps.shape[1] - 1, 0, -1):
             earlier, later = self.steps[:, last - 1], self.steps[:, last]
             along = torch.linalg.vecdot(later, u) / self.divisors[:, last - 1]
-            u = torch.addcmul(u, torch.where(last < self.counts, along, 0).unsqueeze(1), earlier)
+            # Not 0 times a later step, which may have overflowed.
+            u = torch.where((last < self.counts).unsqueeze(1), torch.addcmul(u, along.unsqueeze(1), earlier), u)
         longest = limit * torch.linalg.vector_norm(flat, dim=1)
         trusted = torch.linalg.vector_norm(u, dim=1) <= longest  # False for NaN
         return torch.where(trusted.unsqueeze(1), u, flat).view_as(v) * power

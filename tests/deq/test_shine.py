@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import problems
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,31 @@ def test_samples_do_not_see_their_batch() -> None:
         alone = x[b : b + 1].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(layer(alone).y.sum(), alone)
         torch.testing.assert_close(gradient[0], together[b])
+
+
+def test_what_a_sample_does_after_its_end_is_not_in_its_estimate() -> None:
+    """Row 0 is solved in a few evaluations, and overflows while row 1 goes on."""
+    stop, kept = Stop(rtol=1e-2, max_steps=9), MemoryRecorder(Broyden())
+
+    def estimate(*maps: Map) -> InverseEstimate:
+        with torch.no_grad():
+            solution = solve(problems.rows(*maps), torch.zeros(len(maps), N), kept, stop)
+        assert solution.converged[0]
+        assert 3 <= solution.steps[0] <= 6
+        return InverseEstimate.of(kept.memory, solution.steps - 1)
+
+    def breaking(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.cos(z) if calls <= 6 else z * torch.inf
+
+    calls = 0
+    together, alone = estimate(breaking, problems.translation), estimate(torch.cos)
+    assert not together.steps[0].isfinite().all()
+    v = torch.randn(2, N)
+    u = alone.apply_transposed(v[:1], 10)
+    assert torch.equal(together.apply_transposed(v, 10)[0], u[0])
+    assert not torch.equal(u, v[:1])
 
 
 def test_nothing_of_the_solve_is_saved_but_its_steps_and_no_backward_solve_is_told_of() -> None:
