@@ -56,6 +56,7 @@ def cases() -> Iterator[tuple[str, RunSpec]]:
         yield f"deq of {cell}", _spec(_deq(cell=cell))
     for solver in SOLVERS:
         yield f"deq by {solver}", _spec(_deq(cell="mlp", solver=solver))
+    yield "deq by shine, refined", _spec(_deq(adjoint="shine", refine=3))
     yield "deq of two layers", _spec(_model("deq", layers=2))
     yield "deq with a recipe", _spec(_model("deq"), recipe=_RECIPE)
     for model in MODELS:
@@ -66,10 +67,11 @@ def _model(name: str, **more: Any) -> ComponentConfig:
     return ComponentConfig(name=name, settings={"width": 8, **_OWN.get(name, {}), **more})
 
 
-def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden") -> ComponentConfig:
+def _deq(*, adjoint: str = "implicit", cell: str = "transformer", solver: str = "broyden", refine: int = 0) -> ComponentConfig:
     """A DEQ that the adjoint can differentiate: equilibrium propagation needs an energy, some adjoints a solver of their own."""
     solver = {"unroll": "picard", "reverse": "reversible"}.get(adjoint, solver)
     settings: Settings = {"width": 8, "steps": 30, "rtol": 1e-6, "adjoint": adjoint, "solver": solver}
+    settings |= {"adjoint.refine": refine} if refine else {}
     settings["cell"] = "energy" if adjoint == "propagation" else cell
     if settings["cell"] in ("transformer", "transformer-xl"):
         settings |= _HEADS

@@ -33,7 +33,8 @@ class RecipeSchedule:
         for_deq = sorted(set(given) - {"auxiliary"})
         if for_deq and not self._layers:
             raise UserError(f"recipe: {for_deq[0]} is for a DEQ, and the model has none")
-        if recipe.backward_steps is not None and not all(isinstance(adjoint, StoppedAdjoint) for _, _, adjoint in self._layers):
+        iterating = (isinstance(adjoint, StoppedAdjoint) and adjoint.iterates for _, _, adjoint in self._layers)
+        if recipe.backward_steps is not None and not all(iterating):
             raise UserError("recipe: backward_steps is for an adjoint that solves for its gradient")
         if recipe.hold is not None and not self._scheduled:
             raise UserError("recipe: hold is for rtol, steps or backward_steps, and none is given")

@@ -60,16 +60,17 @@ def deq(
     given = {"backward_solver": backward_solver, "backward_rtol": backward_rtol, "backward_steps": backward_steps}
     make = resolve("adjoint", ADJOINTS, adjoint)
     stops, solves = (inspect.isclass(make) and issubclass(make, base) for base in (StoppedAdjoint, SolvingAdjoint))
-    unused = [] if solves else ["backward_solver"] if stops else [*given]
-    if idle := [name for name in unused if given[name] is not None]:
-        what = "has no backward solver" if stops else "solves nothing backward"
-        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which {what}")
     backward: dict[str, Any] = {}
     if solves:
         backward["solver"] = forward if backward_solver is None else _part("backward_solver", SOLVERS, backward_solver, parts)
     if stops:
         backward["stop"] = _stop(backward_rtol, backward_steps, Stop(rtol=1e-3, max_steps=30, check_every=check_every))
     gradient: Adjoint = _part("adjoint", ADJOINTS, adjoint, parts, backward)
+    iterates = stops and cast("StoppedAdjoint", gradient).iterates
+    unused = [] if solves else ["backward_solver"] if iterates else [*given]
+    if idle := [name for name in unused if given[name] is not None]:
+        what = "has no backward solver" if iterates else "solves nothing backward"
+        raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which {what}")
     stop = Stop(rtol=rtol, max_steps=steps, check_every=check_every)
     evaluation = _stop(evaluation_rtol, evaluation_steps, stop)
     deqs = []

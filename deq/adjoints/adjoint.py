@@ -39,6 +39,11 @@ class StoppedAdjoint(Adjoint):
 
     stop: Stop = field(default_factory=Stop)
 
+    @property
+    def iterates(self) -> bool:
+        """Whether the backward pass iterates; if not, `stop` has no effect."""
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolvingAdjoint(StoppedAdjoint):

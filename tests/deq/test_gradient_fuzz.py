@@ -19,6 +19,7 @@ def adjoint_of(name: str, solver: Any, stop: Stop) -> Any:
         "implicit": Implicit(solver=solver, stop=stop),
         "phantom": Phantom(),
         "shine": Shine(),
+        "shine, refined": Shine(refine=stop.max_steps, stop=stop),
         "unroll": Unroll(),
         "propagation": EquilibriumPropagation(beta=0.02, solver=solver, stop=stop),
     }[name]
@@ -72,7 +73,7 @@ class StaticResult(Cell):
 @given(
     cell_name=st.sampled_from(sorted(CELLS)),
     solver_name=st.sampled_from(sorted(SOLVERS)),
-    adjoint=st.sampled_from(["implicit", "phantom", "shine", "unroll", "propagation"]),
+    adjoint=st.sampled_from(["implicit", "phantom", "shine", "shine, refined", "unroll", "propagation"]),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     batch=st.integers(1, 3),
     time=st.integers(1, 4),
@@ -97,7 +98,7 @@ def test_a_gradient_is_that_of_dense_algebra(
 ) -> None:
     if adjoint == "propagation":
         cell_name = "energy"
-    solver_name = {"shine": "broyden", "unroll": "picard"}.get(adjoint, solver_name)
+    solver_name = {"shine": "broyden", "shine, refined": "broyden", "unroll": "picard"}.get(adjoint, solver_name)
     static = static and adjoint not in ("unroll", "propagation")
     torch.manual_seed(seed)
     cell = CELLS[cell_name](width=4, **({"heads": 2} if cell_name.startswith("transformer") else {}))

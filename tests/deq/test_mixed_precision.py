@@ -40,13 +40,14 @@ ADJOINTS = {
     "reverse": lambda solver, stop: Reverse(),
     "phantom": lambda solver, stop: Phantom(steps=2, relaxation=0.7),
     "shine": lambda solver, stop: Shine(),
+    "shine, refined": lambda solver, stop: Shine(refine=20, stop=stop),
     "unroll": lambda solver, stop: Unroll(),
     "propagation": lambda solver, stop: EquilibriumPropagation(solver=solver, stop=stop),
 }
 
 
 def possible(cell: str, solver: str, adjoint: str, *_: object) -> bool:
-    own = {"shine": "broyden", "unroll": "picard", "reverse": "reversible"}
+    own = {"shine": "broyden", "shine, refined": "broyden", "unroll": "picard", "reverse": "reversible"}
     return cell == "energy" if adjoint == "propagation" else solver == own.get(adjoint, solver)
 
 
@@ -93,7 +94,7 @@ def test_under_autocast_every_solve_converges_and_the_gradient_is_that_of_float3
         assert (gradient - exact_gradient).norm() < 0.1 * exact_gradient.norm()
 
 
-SOLVER_OF = {"gmres": "anderson", "reverse": "reversible", "shine": "broyden"}
+SOLVER_OF = {"gmres": "anderson", "reverse": "reversible", "shine": "broyden", "shine, refined": "broyden"}
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -129,7 +130,7 @@ def test_a_sample_that_is_not_finite_leaves_its_neighbours_alone(adjoint: str, h
 def test_a_backward_pass_within_autocast_keeps_the_adjoint_in_float32(adjoint: str) -> None:
     """Elementwise operations alone, which autocast leaves in float32: any half-precision product is the adjoint's own."""
     stop = Stop(rtol=None, max_steps=9)
-    solver = Broyden() if adjoint == "shine" else SOLVERS[SOLVER_OF[adjoint]]()
+    solver = SOLVERS[SOLVER_OF[adjoint]]()
     z0, v, shift = (torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
     found = []
     for half in (False, True):

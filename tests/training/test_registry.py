@@ -43,6 +43,10 @@ NEEDS: dict[str, Settings] = {
 COMBINATIONS: list[tuple[str, Settings]] = [
     *(("deq", {"cell": cell, "solver": solver}) for cell in CELLS for solver in SOLVERS),
     *(("deq", {"cell": "mlp", "solver": "picard", "adjoint": adjoint, **NEEDS.get(adjoint, {})}) for adjoint in ADJOINTS),
+    (
+        "deq",
+        {"cell": "mlp", "solver": "broyden", "adjoint": "shine", "adjoint.refine": 3, "backward_steps": 2, "backward_rtol": 1e-2},
+    ),
     *(("tied", {"cell": cell, "checkpointing": how}) for cell in CELLS for how in ("none", "every", "sqrt")),
     *((name, {}) for name in MODELS if name not in ("deq", "tied")),
     ("lstm", {"layers": 2}),
@@ -146,6 +150,16 @@ class TestWrong:
             ("deq", {"cell": "mlp", "adjoint": "unroll", "solver": "anderson"}, ["Unroll", "Picard"]),
             ("deq", {"cell": "mlp", "adjoint": "phantom", "adjoint.steps": 0}, ["steps", "0"]),
             ("deq", {"cell": "mlp", "adjoint": "phantom", "backward_steps": 4}, ["backward_steps"]),
+            (
+                "deq",
+                {"cell": "mlp", "adjoint": "shine", "solver": "broyden", "backward_steps": 4},
+                ["backward_steps", "nothing back"],
+            ),
+            (
+                "deq",
+                {"cell": "mlp", "adjoint": "shine", "adjoint.refine": 4, "solver": "broyden", "backward_solver": "picard"},
+                ["backward_solver", "has no backward solver"],
+            ),
             ("deq", {"cell": "mlp", "adjoint": "shine"}, ["Shine", "Broyden's method", "Anderson"]),
             (
                 "deq",
