@@ -65,6 +65,7 @@ MODELS = {
     "deq, mlp": named("deq", cell="mlp", steps=5),
     "deq, phantom": named("deq", cell="mlp", adjoint="phantom", steps=5),
     "deq, shine": named("deq", cell="mlp", adjoint="shine", solver="broyden", steps=5),
+    "deq, shine refined": named("deq", cell="mlp", adjoint="shine", adjoint__refine=3, solver="broyden", steps=5),
     "deq, unroll": named("deq", cell="mlp", adjoint="unroll", solver="picard", steps=5),
     "deq, propagation": named("deq", cell="energy", adjoint="propagation", steps=5, backward_steps=4),
     "ode, adjoint": named("ode", method="euler", step_size=1.0, **HEADS),
@@ -74,7 +75,8 @@ MODELS = {
 # One model for each case of the tracker.
 DISTINCT = [
     *("gru", "lstm, AWD", "tcn", "transformer-xl", "trellisnet", "tied, sqrt", "deq, anderson", "deq, broyden", "deq, memory"),
-    *("deq, adaptive", "deq, phantom", "deq, shine", "deq, unroll", "deq, propagation", "ode, adjoint", "a user's"),
+    *("deq, adaptive", "deq, phantom", "deq, shine", "deq, shine refined", "deq, unroll", "deq, propagation"),
+    *("ode, adjoint", "a user's"),
 ]
 
 
