@@ -1,9 +1,8 @@
 """Base class of synthetic languages: sequences drawn at random from a source whose entropy rate is known."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import count
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,45 +10,31 @@ from scipy.special import entr
 from torch import Tensor
 from torch.nn import functional
 
-from bench.records.errors import unknown
-from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest, inputs_and_targets, perplexity
+from bench.tasks.generated import Generated, Ids
+from bench.tasks.task import Metric, Split, derive_seed, digest, inputs_and_targets, perplexity
 
 Distribution = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
 
 # Transition weights are (standard exponential)^4: a few successors have most of a row's mass, none is impossible.
 PEAKEDNESS = 4
 
 
-class Language(Task):
-    """A task with fresh training sequences for every (seed, batch size, number) and a fixed `test_samples` per held-out split.
+class Language(Generated):
+    """A task with fresh training sequences and a fixed `test_samples` per held-out split. `_draw` gives (samples, length + 1).
 
     A finite test split scatters the oracle's own loss around `optimum`, the entropy rate, so that an excess may be negative.
     """
 
-    name: ClassVar[str]
     optimum: float
 
     def _set_up(self, test_samples: int, data_seed: int, *settings: Any) -> None:
         """Draw the held-out splits; `settings` and the seed identify the language."""
         self._data_seed, self._settings = data_seed, (*settings, data_seed)
         held_out: tuple[Split, Split] = ("valid", "test")
-        self._held_out = {split: self._draw(test_samples, derive_seed(self.name, split, data_seed)) for split in held_out}
+        self._held_out = {split: [self._draw(test_samples, derive_seed(self.name, split, data_seed))] for split in held_out}
 
-    @abstractmethod
-    def _draw(self, samples: int, seed: int) -> Ids:
-        """Draw sequences (samples, length + 1)."""
-
-    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training sequences without end, or those of a held-out split once."""
-        if split != "train" and split not in self._held_out:
-            raise unknown("split", split, ("train", *self._held_out))
-        check_positive(self.name, batch_size=size)
-        if split == "train":
-            seeds = (derive_seed(self.name, "train", self._data_seed, seed, size, number) for number in count(first))
-            return (inputs_and_targets(self._draw(size, one)) for one in seeds)
-        sequences = self._held_out[split]
-        return (inputs_and_targets(sequences[start : start + size]) for start in range(first * size, len(sequences), size))
+    def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
+        return inputs_and_targets(drawn)
 
     @abstractmethod
     def oracle(self, tokens: Tensor) -> Tensor:
@@ -67,7 +52,7 @@ class Language(Task):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the settings and the held-out tokens; training batches follow from the settings."""
-        return digest(f"{self.name} {self._settings}", self._held_out)
+        return digest(f"{self.name} {self._settings}", {split: tokens for split, (tokens,) in self._held_out.items()})
 
 
 def language_metrics(chance: float, optimum: float, **more: Metric) -> dict[str, Metric]:

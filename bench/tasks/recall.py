@@ -1,24 +1,21 @@
 """Multi-query associative recall: answer, for each key that returns, with the value that followed it."""
 
 import math
-from collections.abc import Iterator
-from itertools import count
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.records.errors import UserError, unknown
-from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+from bench.records.errors import UserError
+from bench.tasks.generated import Generated, Ids
+from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 FILLER = 0
-Ids = npt.NDArray[np.int64]
 
 
-class Recall(Task):
+class Recall(Generated):
     """`pairs` keys with their values, key value key value ..., then each key once more among fillers; `length` tokens in all.
 
     Ids: filler 0, keys 1..K, values K+1..2K for K = `keys`. The keys of a sequence are different, their values independent and
@@ -31,11 +28,12 @@ class Recall(Task):
     """
 
     numerics: ClassVar[int] = 1
+    name = "recall"
 
     def __init__(
         self, *, length: int = 64, pairs: int = 4, keys: int = 32, power: float = 0.01, test_samples: int = 500, data_seed: int = 0
     ) -> None:
-        check_positive("recall", length=length, pairs=pairs, keys=keys, test_samples=test_samples)
+        check_positive(self.name, length=length, pairs=pairs, keys=keys, test_samples=test_samples)
         if pairs > keys:
             raise UserError(f"recall: pairs must be at most keys = {keys}, got {pairs}")
         if length < 3 * pairs:
@@ -45,15 +43,15 @@ class Recall(Task):
         self.length, self.pairs, self.keys, self.power, self.vocabulary = length, pairs, keys, power, 2 * keys + 1
         self._data_seed = data_seed
         splits: tuple[Split, Split] = ("valid", "test")
-        self._held_out = {split: self._draw(test_samples, derive_seed("recall", split, data_seed)) for split in splits}
+        self._held_out = {split: [self._draw(test_samples, derive_seed(self.name, split, data_seed))] for split in splits}
         self.metrics = {
             "loss": Metric(unit="nats", better="lower", optimum=0.0),
             "accuracy": Metric(unit="fraction", better="higher", optimum=1.0),
             "solved": Metric(unit="fraction", better="higher", optimum=1.0),
         }
 
-    def _draw(self, samples: int, seed: int) -> tuple[Ids, Ids]:
-        """Inputs and targets (B, T)."""
+    def _draw(self, samples: int, seed: int) -> Ids:
+        """Inputs and targets (B, 2, T)."""
         generator, shown = np.random.default_rng(seed), 2 * self.pairs
         keys = 1 + generator.permuted(np.tile(np.arange(self.keys), (samples, 1)), axis=1)[:, : self.pairs]
         values = 1 + self.keys + generator.integers(self.keys, size=keys.shape)
@@ -66,19 +64,10 @@ class Recall(Task):
         inputs[:, 0:shown:2], inputs[:, 1:shown:2] = keys, values
         np.put_along_axis(inputs, chosen, keys, axis=1)
         np.put_along_axis(targets, chosen, values, axis=1)
-        return inputs, targets
+        return np.stack((inputs, targets), axis=1)
 
-    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training sequences without end, or those of a held-out split once."""
-        if split != "train" and split not in self._held_out:
-            raise unknown("split", split, ("train", *self._held_out))
-        check_positive("recall", batch_size=size)
-        if split == "train":
-            seeds = (derive_seed("recall", "train", self._data_seed, seed, size, number) for number in count(first))
-            return (_tensors(*self._draw(size, one)) for one in seeds)
-        inputs, targets = self._held_out[split]
-        starts = range(first * size, len(inputs), size)
-        return (_tensors(inputs[start : start + size], targets[start : start + size]) for start in starts)
+    def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(drawn[:, 0]), torch.from_numpy(drawn[:, 1])
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss over all positions, the accuracy on values, and the share of sequences with all of them right."""
@@ -94,8 +83,4 @@ class Recall(Task):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the settings and the held-out inputs; training sequences follow from the settings."""
         settings = f"recall {self.length} {self.pairs} {self.keys} {self.power} {self._data_seed}"
-        return digest(settings, {split: inputs for split, (inputs, _) in self._held_out.items()})
-
-
-def _tensors(inputs: Ids, targets: Ids) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
+        return digest(settings, {split: drawn[:, 0] for split, (drawn,) in self._held_out.items()})

@@ -2,24 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Iterator
-from itertools import count
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.records.errors import UserError, unknown
-from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+from bench.records.errors import unknown
+from bench.tasks.generated import Generated, Ids, parse_difficulties
+from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 Group = Literal["parity", "S3", "A5", "S5"]
-Ids = npt.NDArray[np.int64]
 
 
-class StateTracking(Task):
+class StateTracking(Generated):
     """The product so far of elements of a group: elements g_1 ... g_T are uniform, the target at position t is g_t ... g_1.
 
     With `generators` each element is one of two that generate the group: a transposition (in A5 a cycle of three) or the cycle of
@@ -36,6 +33,7 @@ class StateTracking(Task):
     """
 
     numerics: ClassVar[int] = 1
+    name = "state tracking"
 
     def __init__(
         self,
@@ -47,22 +45,19 @@ class StateTracking(Task):
         generators: bool = False,
         data_seed: int = 0,
     ) -> None:
-        check_positive("state tracking", length=length, test_samples=test_samples)
+        check_positive(self.name, length=length, test_samples=test_samples)
         if group not in get_args(Group):
             raise unknown("group", group, get_args(Group))
         self.products = multiplication_table(group)
         self.vocabulary = len(self.products)
         self.letters = _generators(group) if generators else np.arange(self.vocabulary)
-        self.length, self._name, self._data_seed = length, group, data_seed
-        lengths = _lengths(test_lengths)
-        if length not in lengths:
-            raise UserError(f"state tracking: test_lengths must contain length {length}, got {test_lengths!r}")
-        self.lengths = (length, *(one for one in lengths if one != length))
+        self.length, self._group, self._data_seed = length, group, data_seed
+        self.lengths = parse_difficulties(self.name, "test_lengths", test_lengths, length)
         self.parts = len(self.lengths)
-        seeds = {"valid": (length,), "test": self.lengths}
+        wanted: dict[Split, list[int]] = {"valid": [length], "test": self.lengths}
         self._held_out = {
-            split: {T: self._draw(test_samples, T, derive_seed("state tracking", split, data_seed, T)) for T in lengths}
-            for split, lengths in seeds.items()
+            split: [self._words(test_samples, T, derive_seed(self.name, split, data_seed, T)) for T in lengths]
+            for split, lengths in wanted.items()
         }
         self.metrics = self._metrics()
 
@@ -77,27 +72,19 @@ class StateTracking(Task):
     def _loss(self, length: int) -> str:
         return "loss" if length == self.length else f"loss_T{length}"
 
-    def _draw(self, samples: int, length: int, seed: int) -> Ids:
+    def _draw(self, samples: int, seed: int) -> Ids:
+        return self._words(samples, self.length, seed)
+
+    def _words(self, samples: int, length: int, seed: int) -> Ids:
         return self.letters[np.random.default_rng(seed).integers(len(self.letters), size=(samples, length))]
 
-    def _sequences(self, elements: Ids) -> tuple[Tensor, Tensor]:
+    def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T): the elements and their products so far."""
-        states = np.empty_like(elements)
-        states[:, 0] = elements[:, 0]
-        for t in range(1, elements.shape[1]):
-            states[:, t] = self.products[elements[:, t], states[:, t - 1]]
-        return torch.from_numpy(elements), torch.from_numpy(states)
-
-    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training sequences without end, or a held-out split once, batches of the trained length first."""
-        if split != "train" and split not in self._held_out:
-            raise unknown("split", split, ("train", *self._held_out))
-        check_positive("state tracking", batch_size=size)
-        if split == "train":
-            seeds = (derive_seed("state tracking", "train", self._data_seed, seed, size, number) for number in count(first))
-            return (self._sequences(self._draw(size, self.length, one)) for one in seeds)
-        parts = [words[start : start + size] for words in self._held_out[split].values() for start in range(0, len(words), size)]
-        return (self._sequences(part) for part in parts[first:])
+        states = np.empty_like(drawn)
+        states[:, 0] = drawn[:, 0]
+        for t in range(1, drawn.shape[1]):
+            states[:, t] = self.products[drawn[:, t], states[:, t - 1]]
+        return torch.from_numpy(drawn), torch.from_numpy(states)
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss, the accuracy and that of the last position, named by the length of the targets."""
@@ -112,9 +99,9 @@ class StateTracking(Task):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the group and the held-out sequences; training batches follow from the settings."""
-        held_out = {f"{split} {T}": words.ravel() for split, lengths in self._held_out.items() for T, words in lengths.items()}
+        held_out = {f"{split} {words.shape[1]}": words.ravel() for split, parts in self._held_out.items() for words in parts}
         letters = "" if len(self.letters) == self.vocabulary else " generators"
-        return digest(f"state tracking {self._name} {self.length} {self._data_seed}{letters}", held_out)
+        return digest(f"state tracking {self._group} {self.length} {self._data_seed}{letters}", held_out)
 
 
 def multiplication_table(group: str) -> Ids:
@@ -141,13 +128,3 @@ def _generators(group: str) -> Ids:
 
 def _is_even(permutation: tuple[int, ...]) -> bool:
     return sum(a > b for a, b in itertools.combinations(permutation, 2)) % 2 == 0
-
-
-def _lengths(text: str) -> list[int]:
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise UserError(f"state tracking: test_lengths must be numbers with commas such as '16,64', got {text!r}")
-    return found

@@ -2,27 +2,23 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from functools import cache
-from itertools import count
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.records.errors import UserError, unknown
-from bench.tasks.task import Metric, Split, Task, check_positive, derive_seed, digest
+from bench.tasks.generated import Generated, Ids, parse_difficulties
+from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 CELLS, BLANK, ASK = 16, 0, 5
 HELD_OUT = 58  # of the 288 solutions, for validation and test
 MOST_BLANKS = 12  # no puzzle with three clues has one solution
-Ids = npt.NDArray[np.int64]
 
 
-class Sudoku(Task):
+class Sudoku(Generated):
     """A puzzle of 16 cells, row by row (0 blank, 1 to 4 given), then 16 tokens that ask for the cells of its solution.
 
     Targets are the puzzle itself in the first half and the solution in the second: a causal model answers when it has seen it all.
@@ -36,25 +32,19 @@ class Sudoku(Task):
     """
 
     numerics: ClassVar[int] = 1
+    name = "sudoku"
 
     def __init__(self, *, blanks: int = 8, test_blanks: str = "6,8,10", test_samples: int = 500, data_seed: int = 0) -> None:
-        check_positive("sudoku", blanks=blanks, test_samples=test_samples)
-        numbers = sorted({int(part) for part in test_blanks.split(",")}) if test_blanks.replace(",", "").isdigit() else []
-        if not numbers or blanks not in numbers or numbers[0] < 1 or max(*numbers, blanks) > MOST_BLANKS:
-            raise UserError(
-                f"sudoku: test_blanks: numbers from 1 to {MOST_BLANKS} with commas, among them blanks={blanks}; got {test_blanks!r}"
-            )
+        check_positive(self.name, blanks=blanks, test_samples=test_samples)
         self.vocabulary, self.length, self.blanks = ASK + 1, 2 * CELLS, blanks
-        self.numbers = (blanks, *(number for number in numbers if number != blanks))
+        self.numbers = parse_difficulties(self.name, "test_blanks", test_blanks, blanks, most=MOST_BLANKS)
         self.parts = len(self.numbers)
         order = np.random.default_rng(derive_seed("sudoku", "solutions", data_seed)).permutation(len(solutions()))
         self._solutions = {"train": solutions()[order[HELD_OUT:]], "held out": solutions()[order[:HELD_OUT]]}
         self._data_seed = data_seed
-        wanted: dict[Split, tuple[int, ...]] = {"valid": (blanks,), "test": self.numbers}
+        wanted: dict[Split, list[int]] = {"valid": [blanks], "test": self.numbers}
         self._held_out = {
-            split: {
-                number: self._exactly(test_samples, number, derive_seed("sudoku", split, data_seed, number)) for number in numbers
-            }
+            split: [self._exactly(test_samples, number, derive_seed(self.name, split, data_seed, number)) for number in numbers]
             for split, numbers in wanted.items()
         }
         self.metrics = self._metrics()
@@ -73,32 +63,22 @@ class Sudoku(Task):
     def _ending(self, number: int) -> str:
         return f"_b{number}" if number in self.numbers[1:] else ""
 
-    def _exactly(self, samples: int, blanks: int, seed: int) -> tuple[Ids, Ids]:
-        """Puzzles with exactly that many blanks, of held-out solutions, and their solutions."""
-        found: list[tuple[Ids, Ids]] = []
-        for number in count():
-            puzzles, answers = draw(self._solutions["held out"], samples, blanks, derive_seed("sudoku", seed, number))
-            exact = (puzzles == BLANK).sum(1) == blanks
-            found.append((puzzles[exact], answers[exact]))
-            if sum(len(puzzles) for puzzles, _ in found) >= samples:
-                break
-        puzzles, answers = (np.concatenate(parts)[:samples] for parts in zip(*found, strict=True))
-        return puzzles, answers
+    def _draw(self, samples: int, seed: int) -> Ids:
+        return np.concatenate(draw(self._solutions["train"], samples, self.blanks, seed), axis=1)
 
-    def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training puzzles without end, or a held-out split once, those with `blanks` blanks first."""
-        if split != "train" and split not in self._held_out:
-            raise unknown("split", split, ("train", *self._held_out))
-        check_positive("sudoku", batch_size=size)
-        if split == "train":
-            seeds = (derive_seed("sudoku", "train", self._data_seed, seed, size, number) for number in count(first))
-            return (_sequences(*draw(self._solutions["train"], size, self.blanks, one)) for one in seeds)
-        parts = [
-            (puzzles[start : start + size], answers[start : start + size])
-            for puzzles, answers in self._held_out[split].values()
-            for start in range(0, len(puzzles), size)
-        ]
-        return (_sequences(*part) for part in parts[first:])
+    def _exactly(self, samples: int, blanks: int, seed: int) -> Ids:
+        """Puzzles with exactly that many blanks, of held-out solutions, followed by these (B, 32)."""
+        found: list[Ids] = []
+        while sum(map(len, found)) < samples:
+            puzzles, answers = draw(self._solutions["held out"], samples, blanks, derive_seed("sudoku", seed, len(found)))
+            exact = (puzzles == BLANK).sum(1) == blanks
+            found.append(np.concatenate((puzzles, answers), axis=1)[exact])
+        return np.concatenate(found)[:samples]
+
+    def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
+        inputs = drawn.copy()
+        inputs[:, CELLS:] = ASK
+        return torch.from_numpy(inputs), torch.from_numpy(drawn)
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss, the share solved and the accuracy on blanks of puzzles with equally many blanks."""
@@ -115,7 +95,9 @@ class Sudoku(Task):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the settings and the held-out puzzles; training puzzles follow from the settings."""
         held_out = {
-            f"{split} {number}": part[0].ravel() for split, parts in self._held_out.items() for number, part in parts.items()
+            f"{split} {number}": part[:, :CELLS].ravel()
+            for split, parts in self._held_out.items()
+            for number, part in zip(self.numbers, parts, strict=False)  # validation has the first only
         }
         return digest(f"sudoku {self.blanks} {self._data_seed}", held_out)
 
@@ -153,9 +135,3 @@ def number_of_solutions(puzzles: Ids) -> Ids:
     agree = (puzzles[:, None] == solutions()) | (puzzles[:, None] == BLANK)
     counted: Ids = agree.all(-1).sum(-1)
     return counted
-
-
-def _sequences(puzzles: Ids, answers: Ids) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, 32)."""
-    inputs = np.concatenate((puzzles, np.full_like(puzzles, ASK)), axis=1)
-    return torch.from_numpy(inputs), torch.from_numpy(np.concatenate((puzzles, answers), axis=1))

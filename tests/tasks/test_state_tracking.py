@@ -116,8 +116,8 @@ def test_the_loss_of_a_uniform_guess_is_the_logarithm_of_the_size() -> None:
     [
         ({"group": "S4"}, "unknown group 'S4'"),
         ({"length": 0}, "length must be at least 1"),
-        ({"test_lengths": "8,x"}, "numbers with commas"),
-        ({"test_lengths": "8"}, "must contain length 16"),
+        ({"test_lengths": "8,x"}, "numbers at least 1 with commas"),
+        ({"test_lengths": "8"}, "among them 16; got '8'"),
     ],
     ids=str,
 )

@@ -82,7 +82,7 @@ class TestSudoku:
 
     @pytest.mark.parametrize("wrong", [{"test_blanks": "6"}, {"blanks": 13, "test_blanks": "13"}, {"test_blanks": "8,x"}], ids=str)
     def test_wrong_settings_are_refused(self, wrong: dict[str, object]) -> None:
-        with pytest.raises(UserError, match="test_blanks: numbers from 1 to 12"):
+        with pytest.raises(UserError, match="test_blanks must be numbers from 1 to 12"):
             Sudoku(**wrong)  # type: ignore[arg-type]
 
 
