@@ -36,6 +36,9 @@ FIGURES: dict[Kind, dict[str, FigureEntry]] = {
         "residual": FigureEntry("bench.report.plots:residual", "Residual against solver work, after training"),
         "memory": FigureEntry("bench.report.plots:memory", "Memory against depth"),
         "length": FigureEntry("bench.report.generalisation:by_length", "Accuracy against the length of test sequences"),
+        "difficulty": FigureEntry(
+            "bench.report.generalisation:by_difficulty", "Share solved against the difficulty of test puzzles"
+        ),
     },
     "memory": {  # drawn from the memory record
         "waterfall": FigureEntry("bench.memory.figures:waterfall", "What a training step's memory is for"),

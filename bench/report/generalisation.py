@@ -1,4 +1,4 @@
-"""Figure of a comparison on sequences longer than the trained ones."""
+"""Figures of a comparison on test parts that are longer or harder than the trained one."""
 
 import re
 from collections.abc import Callable
@@ -10,22 +10,35 @@ from bench.analysis.columns import metrics
 from bench.analysis.statistics import over_seeds
 from bench.report.style import LineStyle, axis_label, legend, panels_of, row_handle
 
-_LAST = re.compile(r"accuracy_last_T(\d+)")
+_PARTS = {"T": "length of the test sequences", "b": "blanks of the test puzzles", "n": "cells a side of the test mazes"}
+Parts = list[tuple[int, str]]  # the number of each part in order, and the metric on it
 
 
 def by_length(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     """Test accuracy at the last position against the length of the sequences: the mean, and every seed thinly."""
+    return _by_part(group, styles, "accuracy_last", ("accuracy at the last position by length", "accuracy, last position"))
+
+
+def by_difficulty(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
+    """Share of test puzzles solved against their difficulty: the mean, and every seed thinly."""
+    return _by_part(group, styles, "solved", ("share solved by difficulty", "solved"))
+
+
+def _by_part(group: Group, styles: dict[str, LineStyle], score: str, words: tuple[str, str]) -> Figure | None:
+    """A score against the number that ends its name, as 64 in `accuracy_last_T64`. `words`: of the title and the axis."""
     _, known = metrics(group.records)
-    lengths = sorted((int(found[1]), name) for name in known if (found := _LAST.fullmatch(name)))
-    if len(lengths) < 2:
+    found = [match for name in known if (match := re.fullmatch(rf"{score}_({'|'.join(_PARTS)})(\d+)", name))]
+    if len(found) < 2:
         return None
-    figure, (axes,) = panels_of(1, f"{group.name}: accuracy at the last position by length", 4.2)
-    drawn = [row for row in group.rows if _draw(axes.plot, row, lengths, styles[row.label])]
-    metric = known[lengths[0][1]]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([length for length, _ in lengths], [str(length) for length, _ in lengths])
+    parts: Parts = sorted((int(match[2]), match[0]) for match in found)
+    figure, (axes,) = panels_of(1, f"{group.name}: {words[0]}", 4.2)
+    drawn = [row for row in group.rows if _draw(axes.plot, row, parts, styles[row.label])]
+    metric = known[parts[0][1]]
+    if found[0][1] == "T":
+        axes.set_xscale("log", base=2)
+    axes.set_xticks([number for number, _ in parts], [str(number) for number, _ in parts])
     axes.minorticks_off()
-    axes.set(xlabel="length of the test sequences", ylabel=axis_label("accuracy, last position", metric.unit, metric.better))
+    axes.set(xlabel=_PARTS[found[0][1]], ylabel=axis_label(words[1], metric.unit, metric.better))
     if metric.chance is not None:
         axes.axhline(metric.chance, color="#777777", linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         axes.text(1.01, metric.chance, "chance", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
@@ -33,13 +46,13 @@ def by_length(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     return figure
 
 
-def _draw(plot: Callable[..., object], row: ResultRow, lengths: list[tuple[int, str]], style: LineStyle) -> bool:
-    """Draw a row's line and its seeds' where every run has all lengths; whether it was drawn."""
-    values = [[record.value(f"test_{name}") for _, name in lengths] for record in row.ok]
+def _draw(plot: Callable[..., object], row: ResultRow, parts: Parts, style: LineStyle) -> bool:
+    """Draw a row's line and its seeds' where every run has all parts; whether it was drawn."""
+    values = [[record.value(f"test_{name}") for _, name in parts] for record in row.ok]
     curves = [[value for value in run if value is not None] for run in values]
-    if not curves or any(len(run) < len(lengths) for run in curves):
+    if not curves or any(len(run) < len(parts) for run in curves):
         return False
-    at = [length for length, _ in lengths]
+    at = [number for number, _ in parts]
     mean = [over_seeds([run[place] for run in curves], "linear").mean for place in range(len(at))]
     plot(at, mean, color=style.colour, linestyle=style.dash, marker=style.marker)
     for run in curves if len(curves) > 1 else ():

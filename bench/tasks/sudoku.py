@@ -26,8 +26,8 @@ class Sudoku(Generated):
     many as that order allows. Training puzzles are of 230 solutions; validation and test have the other 58, so that no solution can
     be recalled. The test has `test_samples` puzzles for each number in `test_blanks` (with commas), each with exactly that many.
 
-    `solved` is the share of puzzles whose answers are all right, `accuracy` that of blank cells answered right; scores of another
-    number of blanks than `blanks` end in "_b10". Chance (of the loss) knows how often a cell is blank. Training and testing on
+    `solved_b10` is the share of puzzles of 10 blanks whose answers are all right, `accuracy_b10` that of their blank cells answered
+    right; `loss` is of `blanks`, as `loss_b10`. Chance (of the loss) knows how often a cell is blank. Training and testing on
     different numbers of blanks measures generalisation to harder instances (Schwarzschild et al. 2021, arXiv 2106.04537).
     """
 
@@ -52,16 +52,15 @@ class Sudoku(Generated):
     def _metrics(self) -> dict[str, Metric]:
         found = {}
         for number in self.numbers:
-            ending = self._ending(number)
             share = number / CELLS
             puzzle = -share * math.log(share) - (1 - share) * math.log((1 - share) / 4)
-            found[f"loss{ending}"] = Metric(unit="nats", better="lower", chance=(puzzle + math.log(4)) / 2, optimum=0.0)
-            found[f"solved{ending}"] = Metric(unit="fraction", better="higher", chance=0.25**CELLS, optimum=1.0)
-            found[f"accuracy{ending}"] = Metric(unit="fraction", better="higher", optimum=1.0)
+            found[self._loss(number)] = Metric(unit="nats", better="lower", chance=(puzzle + math.log(4)) / 2, optimum=0.0)
+            found[f"solved_b{number}"] = Metric(unit="fraction", better="higher", chance=0.25**CELLS, optimum=1.0)
+            found[f"accuracy_b{number}"] = Metric(unit="fraction", better="higher", optimum=1.0)
         return found
 
-    def _ending(self, number: int) -> str:
-        return f"_b{number}" if number in self.numbers[1:] else ""
+    def _loss(self, blanks: int) -> str:
+        return "loss" if blanks == self.blanks else f"loss_b{blanks}"
 
     def _draw(self, samples: int, seed: int) -> Ids:
         return np.concatenate(draw(self._solutions["train"], samples, self.blanks, seed), axis=1)
@@ -83,13 +82,13 @@ class Sudoku(Generated):
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss, the share solved and the accuracy on blanks of puzzles with equally many blanks."""
         blank = targets[:, :CELLS] == BLANK
-        ending = self._ending(int(blank.sum(1).max()))
+        number = int(blank.sum(1).max())
         loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
         right = logits[:, CELLS:].argmax(-1) == targets[:, CELLS:]
         return {
-            f"loss{ending}": (loss, targets.numel()),
-            f"solved{ending}": (right.all(1).double().sum(), len(targets)),
-            f"accuracy{ending}": (right[blank].double().sum(), int(blank.sum())),
+            self._loss(number): (loss, targets.numel()),
+            f"solved_b{number}": (right.all(1).double().sum(), len(targets)),
+            f"accuracy_b{number}": (right[blank].double().sum(), int(blank.sum())),
         }
 
     def fingerprint(self) -> str:

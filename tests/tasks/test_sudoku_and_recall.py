@@ -77,8 +77,8 @@ class TestSudoku:
         blank = int((targets[0, :16] == 0).nonzero()[0])
         wrong[0, 16 + blank] = targets[0, 16 + blank] % 4 + 1
         found = task.score(30.0 * one_hot(wrong, task.vocabulary).float(), targets)
-        assert float(found["solved"][0]) == 19
-        assert (float(found["accuracy"][0]), found["accuracy"][1]) == (20 * 6 - 1, 20 * 6)
+        assert float(found["solved_b6"][0]) == 19
+        assert (float(found["accuracy_b6"][0]), found["accuracy_b6"][1]) == (20 * 6 - 1, 20 * 6)
 
     @pytest.mark.parametrize("wrong", [{"test_blanks": "6"}, {"blanks": 13, "test_blanks": "13"}, {"test_blanks": "8,x"}], ids=str)
     def test_wrong_settings_are_refused(self, wrong: dict[str, object]) -> None:
