@@ -38,6 +38,7 @@ _TASKS: dict[str, Settings] = {
     "markov": {"test_samples": 8},
     "state": {"length": 6, "test_lengths": "6,9", "test_samples": 8},
     "sudoku": {"test_samples": 8},
+    "maze": {"size": 3, "test_sizes": "3,4", "test_samples": 8},
     "recall": {"length": 16, "keys": 4, "test_samples": 8},
 }
 _RECIPE = Recipe(

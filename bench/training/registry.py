@@ -17,6 +17,7 @@ from bench.records.spec import ComponentConfig, Settings
 from bench.tasks.agreement import Agreement
 from bench.tasks.copy import CopyMemory
 from bench.tasks.markov import Markov
+from bench.tasks.maze import Maze
 from bench.tasks.recall import Recall
 from bench.tasks.state_tracking import StateTracking
 from bench.tasks.sudoku import Sudoku
@@ -203,6 +204,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "markov": Markov,
     "state": StateTracking,
     "sudoku": Sudoku,
+    "maze": Maze,
     "recall": Recall,
     "text": Text,
 }
