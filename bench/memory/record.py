@@ -17,7 +17,7 @@ from bench.report import figures
 from bench.report.report import csv_text, latex, markdown
 
 NAME = "paper.json"
-NUMERICS = 2  # version of the numbers: raise it when the code changes them; settings and environment are in the record
+NUMERICS = 3  # version of the numbers: raise it when the code changes them; settings and environment are in the record
 
 
 def make(

@@ -1,15 +1,24 @@
 """Relative attention as in Transformer-XL, for the equilibrium cell and the explicit network."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deq.cells.kept import KeepLast
 from deq.checks import check_whole
 from deq.dropout import check_rates
 from deq.solve import Map
+
+
+class _Constants(NamedTuple):
+    """Tensors that depend on sizes alone."""
+
+    shrink: Tensor  # (3 D,) the scale of queries, ones for keys and values
+    distances: Tensor  # (S, D) sinusoids of the distances S-1..0
+    blocked: Tensor  # (T, S) which keys a query does not see
 
 
 def sinusoids(distances: int, width: int, like: Tensor, base: float = 10_000.0) -> Tensor:
@@ -26,6 +35,15 @@ def by_distance(scores: Tensor) -> Tensor:
     """
     times, keys = scores.shape[-2:]
     return F.pad(scores, (1, 0)).flatten(-2)[..., times:].unflatten(-1, (times, keys))
+
+
+def _constants(times: int, keys: int, width: int, heads: int, local: int | None, base: float, like: Tensor) -> _Constants:
+    """Make what the map of T queries and S keys has of sizes alone."""
+    shrink = torch.ones(3 * width, dtype=like.dtype, device=like.device)
+    shrink[:width] = 1 / math.sqrt(width // heads)
+    seen = torch.ones(times, keys, dtype=torch.bool, device=like.device).tril(keys - times)
+    seen = seen if local is None else seen.triu(keys - times - local + 1)
+    return _Constants(shrink, sinusoids(keys, width, like, base).flip(0), ~seen)
 
 
 class RelativeAttention(nn.Module):
@@ -60,6 +78,7 @@ class RelativeAttention(nn.Module):
             raise ValueError(f"position_base must be above 1, got {position_base}")
         check_rates(attention_dropout=dropout)
         self.width, self.heads, self.local, self.dropout, self.position_base = width, heads, local, dropout, position_base
+        self._constants = KeepLast(_constants)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.position = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width, width, bias=False)
@@ -71,11 +90,6 @@ class RelativeAttention(nn.Module):
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split (B, T, 3 D) into queries, keys and values (B, H, T, E)."""
         return qkv.unflatten(-1, (3, self.heads, self.width // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _blocked(self, times: int, keys: int, device: torch.device) -> Tensor:
-        """Return the mask (T, S) of keys that a query does not see."""
-        seen = torch.ones(times, keys, dtype=torch.bool, device=device).tril(keys - times)
-        return ~(seen if self.local is None else seen.triu(keys - times - self.local + 1))
 
     def bind(
         self, x: Tensor, *, injection: Tensor | None = None, memory: Tensor | None = None, remembered: Tensor | None = None
@@ -93,15 +107,14 @@ class RelativeAttention(nn.Module):
             before = F.linear(memory, weight)
             _, past_k, past_v = self._heads(before if remembered is None else before + remembered)
         # Fold scale and content bias into the injection, so that no evaluation applies them.
-        shrink = torch.cat((x.new_full((width,), scale), x.new_ones(2 * width)))
+        shrink, positions, blocked = self._constants(times, keys, width, self.heads, self.local, self.position_base, x)
         weight = weight * shrink[:, None]
         added = torch.cat((scale * self.content_bias.flatten(), x.new_zeros(2 * width)))
         added = added.expand(batch, times, -1) if injection is None else torch.addcmul(added, injection, shrink)
         added = added.reshape(-1, 3 * width)
         other = scale * (self.position_bias - self.content_bias)
-        distances = self.position(sinusoids(keys, width, x, self.position_base).flip(0))
+        distances = self.position(positions)
         by_key = distances.view(keys, self.heads, -1).permute(1, 2, 0)  # (H, E, S)
-        blocked = self._blocked(times, keys, x.device)
         kept = None
         if self.training and self.dropout:
             kept = F.dropout(x.new_ones(batch, self.heads, times, keys), self.dropout)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deq.cells.cell import Cell
+from deq.cells.kept import KeepLast
 from deq.checks import check_whole
 from deq.solve import Map
 
@@ -34,6 +35,12 @@ def rotate(q: Tensor, phases: Tensor) -> Tensor:
     exact = q if phases.dtype == torch.complex128 or q.dtype == torch.float32 else q.float()
     turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * phases
     return torch.view_as_real(turned).flatten(-2).to(q.dtype)
+
+
+def _constants(past: int, time: int, head_width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Make the phases of all positions and, with a past, the mask (time, past + time) of the positions that the last `time` see."""
+    visible = torch.ones(time, past + time, dtype=torch.bool, device=like.device).tril(past) if past else None
+    return rotary_phases(past + time, head_width, like, base), visible
 
 
 class TransformerCell(Cell):
@@ -71,6 +78,7 @@ class TransformerCell(Cell):
         if not rotary_base > 1:
             raise ValueError(f"rotary_base must be above 1, got {rotary_base}")
         self.width, self.heads, self.memory_length, self.rotary_base = width, heads, memory_length, rotary_base
+        self._constants = KeepLast(_constants)
         self.inject = nn.Linear(width, 3 * width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.project = nn.Linear(width, width)
@@ -97,11 +105,10 @@ class TransformerCell(Cell):
         batch, time, width = x.shape
         injection = self.inject(x)
         past = 0 if memory is None else memory.z.shape[1]
-        phases = rotary_phases(past + time, width // self.heads, x, self.rotary_base)
+        phases, visible = self._constants(past, time, width // self.heads, self.rotary_base, x)
         if memory is not None:
             qk, past_v = self._split(self.qkv(memory.z) + self.inject(memory.x))
             past_k = rotate(qk[1], phases[:past])
-            visible = torch.ones(time, past + time, dtype=torch.bool, device=x.device).tril(past)
         phases = phases[past:]
 
         def f(z: Tensor) -> Tensor:
