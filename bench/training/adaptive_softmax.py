@@ -1,4 +1,9 @@
-"""Adaptive embedding and softmax for a large vocabulary: rare words have smaller vectors, and both share one set of tables."""
+"""Adaptive embedding and softmax for a large vocabulary: rare words have smaller vectors, and both share one set of tables.
+
+Both sort tokens by cluster, for which the host waits for a GPU three times a cluster in a step: once in the embedding, twice in the
+softmax. To give every cluster all tokens would need no wait, but compute the whole softmax: with the paper's WikiText-103 clusters
+the logits of a token are 267,738 numbers instead of 20,003 and those of its target's cluster.
+"""
 
 import math
 

@@ -43,6 +43,25 @@ class EmbeddingConfig:
             raise ValueError(f"initial_range must be positive and finite, got {self.initial_range}")
 
 
+class WordDropout(nn.Module):
+    """Drop words in training, all their occurrences in a batch, and scale the others by 1 / (1 - rate).
+
+    The mask is drawn for the whole vocabulary: to draw it for the words of a batch, the host would wait for a GPU to name them.
+    """
+
+    numerics: ClassVar[int] = 1
+
+    def __init__(self, *, vocabulary: int, rate: float) -> None:
+        super().__init__()
+        self.vocabulary, self.rate = vocabulary, rate
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Features (B, T, D) of tokens (B, T) to features."""
+        if not self.training:
+            return x
+        return x * F.dropout(x.new_ones(self.vocabulary), self.rate)[tokens].unsqueeze(-1)
+
+
 class LanguageModel(nn.Module):
     """Token ids (B, T) to logits (B, T, vocabulary), through an embedding of `inputs` features and a Core."""
 
@@ -51,6 +70,8 @@ class LanguageModel(nn.Module):
     def __init__(self, *, vocabulary: int, inputs: int, core: Core, config: EmbeddingConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or EmbeddingConfig()
+        rate = config.embedding_dropout
+        self.word_dropout = WordDropout(vocabulary=vocabulary, rate=rate) if rate else None
         shared = config.tied_embedding or bool(config.cutoffs)
         if shared and inputs != core.width:
             raise ValueError(f"a tied embedding needs inputs ({inputs}) equal to the core's width ({core.width})")
@@ -76,9 +97,8 @@ class LanguageModel(nn.Module):
         x: Tensor = self.embedding(tokens)
         if isinstance(self.embedding, nn.Embedding) and self.config.tied_embedding:
             x = math.sqrt(x.shape[-1]) * x
-        if self.training and self.config.embedding_dropout:
-            words, place = tokens.unique(return_inverse=True)
-            x = x * F.dropout(torch.ones_like(words, dtype=x.dtype), self.config.embedding_dropout)[place].unsqueeze(-1)
+        if self.word_dropout is not None:
+            x = self.word_dropout(x, tokens)
         return masked(x, variational_mask(x, self.config.input_dropout, self.training))
 
     def run(self, tokens: Tensor, memory: Any = None) -> tuple[Output, tuple[Tensor, ...]]:

@@ -41,6 +41,13 @@ class TestWhatCounts:
         assert set(made(lstm).numerics) == {"Trainer", "LanguageModel", "CopyMemory", "Recurrent"}
         assert made(DEQ).code == {}
 
+    def test_word_dropout_has_a_version_that_only_its_users_name(self) -> None:
+        named = [
+            set(made(ComponentConfig(name="lstm", settings={"width": 8, "embedding_dropout": r})).numerics) for r in (0.0, 0.1)
+        ]
+        assert named[0] == {"Trainer", "LanguageModel", "CopyMemory", "Recurrent"}
+        assert named[1] == named[0] | {"WordDropout"}
+
     def test_a_raised_version_gives_another_id_to_its_users_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lstm = ComponentConfig(name="lstm", settings={"width": 8})
         before = made(DEQ).run_id("k"), made(lstm).run_id("k")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import bench.training.evaluation
 from baselines import Recurrent
+from bench.instruments.operators import operations
 from bench.records.errors import UserError
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
 from bench.training.adaptive_softmax import AdaptiveEmbedding, adaptive_softmax
@@ -72,6 +73,21 @@ def test_embedding_dropout_drops_all_occurrences_of_a_word() -> None:
         kept.setdefault(token, set()).add(bool(row.any()))
     assert all(len(states) == 1 for states in kept.values())
     assert {True, False} == {next(iter(states)) for states in kept.values()}
+
+
+def test_words_are_dropped_at_their_rate_and_scaled_to_the_same_mean() -> None:
+    model = build_model(ComponentConfig(name="gru", settings={"width": 2, "embedding_dropout": 0.2}), 20_000).train()
+    tokens = torch.arange(20_000).view(1, -1)
+    x, whole = model.embed(tokens), model.embedding(tokens)
+    dropped = (x == 0).all(-1)
+    assert dropped.double().mean().item() == pytest.approx(0.2, abs=0.01)  # three and a half deviations
+    torch.testing.assert_close(x[~dropped], whole[~dropped] / 0.8)
+
+
+@pytest.mark.parametrize(("settings", "waits"), [({"embedding_dropout": 0.5}, 0), ({}, 0), (ADAPTIVE, 9)], ids=str)
+def test_a_training_step_waits_for_a_gpu_only_to_sort_words_by_cluster(settings: Settings, waits: int) -> None:
+    model, (inputs, targets) = gru(**settings).train(), (torch.arange(V).view(1, -1), torch.arange(V).view(1, -1))
+    assert operations(lambda: model.loss(inputs, targets)[0].backward()).syncs == waits
 
 
 @pytest.mark.parametrize("name", ["input_dropout", "output_dropout"])
