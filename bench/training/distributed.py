@@ -61,15 +61,23 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether any rank's flag is set, the same in every rank."""
-        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))).item())
+        return self._any_of(flag)[0]
 
-    def raise_if_interrupted(self, interrupt: Interrupt) -> None:
-        """Raise Interrupted in every rank where any was asked to stop.
+    def _any_of(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether any rank's is set, in one exchange."""
+        if self.size == 1:
+            return list(flags)
+        return [count > 0 for count in self.sum(torch.tensor(flags, dtype=torch.float32)).tolist()]
+
+    def raise_if_interrupted(self, interrupt: Interrupt, flag: bool = False) -> bool:
+        """Raise Interrupted in every rank where any was asked to stop; else return the first rank's flag.
 
         Several processes must defer requests until all get here, or one would wait for another for ever.
         """
-        if self.any(interrupt.asked is not None):
+        stop, found = self._any_of(interrupt.asked is not None, flag and self.first)
+        if stop:
             raise interrupt.asked or Interrupted("another rank was asked to stop")
+        return found
 
     def broadcast_flag(self, flag: bool) -> bool:
         """The first rank's flag."""

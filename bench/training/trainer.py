@@ -148,8 +148,7 @@ class Trainer:
         """Train up to that step; save the state where it is due."""
         while self.done < end:
             self._step(*next(batches))
-            self.ranks.raise_if_interrupted(self.context.interrupt)
-            if self.ranks.broadcast_flag(self.context.checkpoint.due()):
+            if self.ranks.raise_if_interrupted(self.context.interrupt, self.context.checkpoint.due()):
                 self.save()
 
     def _step(self, inputs: Tensor, targets: Tensor) -> None:

@@ -14,7 +14,7 @@ import bench.training.run
 from bench.records.errors import UserError, failure
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec
-from bench.training.checkpoint import Checkpoint, Interrupt
+from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import RunControl
 from bench.training.distributed import Ranks
 from bench.training.run import run
@@ -137,6 +137,37 @@ def test_several_processes_are_interrupted_between_the_probes(at: str, monkeypat
     assert (record.status, record.reason, timed) == ("timeout", "time is up", [])
     assert "test_loss" in record.measures
     assert ("residual_by_nfe" in record.probes) == (at == "as_trained")
+
+
+def test_several_processes_exchange_one_message_a_step_besides_gradients_and_losses() -> None:
+    class Counting(TwoAlike):
+        messages = 0
+
+        def sum(self, values: Tensor) -> Tensor:
+            self.messages += values.dtype == torch.float32  # losses are summed in float64, once a point of the curve
+            return values
+
+    counts = []
+    for steps in (4, 9):
+        ranks = Counting()
+        assert run(spec(role="trial", train={"steps": steps}), suite="test", control=RunControl(ranks=ranks)).status == "ok"
+        counts.append(ranks.messages)
+    assert counts[1] - counts[0] == 5
+
+
+def test_the_message_of_a_step_has_any_ranks_request_and_the_first_ranks_flag() -> None:
+    ranks, asked = TwoAlike(), Interrupt()
+    assert ranks.raise_if_interrupted(Interrupt(), True)
+    assert not ranks.raise_if_interrupted(Interrupt(), False)
+    ranks.rank = 1
+    assert not ranks.raise_if_interrupted(Interrupt(), True)
+    with asked.deferred(raising=False):
+        asked.ask("time is up")
+    with pytest.raises(Interrupted, match="time is up"):
+        ranks.raise_if_interrupted(asked)
+    ranks.sum = lambda values: values + torch.tensor([1.0, 0.0])  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="another rank was asked to stop"):
+        ranks.raise_if_interrupted(Interrupt())
 
 
 def test_all_processes_start_over_where_the_checkpoint_fits_one_and_not_another(tmp_path: Path) -> None:
