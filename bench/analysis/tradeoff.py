@@ -33,7 +33,7 @@ _COSTS = (
     ("peak_live_bytes", "peak of a training step", "MiB", 2.0**-20, False),
     (_CLOCK, "training time", "s", 1.0, False),
     (_STEP, "steps x a full one, timed alone", "s", 1e-3, True),
-    ("energy_J", "energy of the run", "J", 1.0, False),
+    ("energy_J", "energy of the training", "J", 1.0, False),
 )
 
 

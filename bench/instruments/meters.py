@@ -23,11 +23,17 @@ class Clocks:
     """Seconds of each phase. A nested phase stops the clock of the outer one, so that evaluation adds nothing to training.
 
     `synchronize` is called at each change of phase, so that queued device work counts for the phase that queued it; not when an
-    exception ends the phase, since a failing device would hide the exception.
+    exception ends the phase, since a failing device would hide the exception. `entered` is called with the phase after each change,
+    or None between phases.
     """
 
-    def __init__(self, synchronize: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._synchronize, self._clock = synchronize, clock
+    def __init__(
+        self,
+        synchronize: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        entered: Callable[[str | None], None] = lambda phase: None,
+    ) -> None:
+        self._synchronize, self._clock, self._entered = synchronize, clock, entered
         self._seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
@@ -40,12 +46,14 @@ class Clocks:
         self._update()
         self._seconds.setdefault(name, 0.0)
         self._open.append(name)
+        self._entered(name)
         try:
             yield
             self._wait()
         finally:
             self._update()
             self._open.pop()
+            self._entered(self._open[-1] if self._open else None)
 
     def seconds(self, name: Phase) -> float | None:
         """Seconds so far, an open phase included; None for a phase never entered."""

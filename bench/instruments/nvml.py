@@ -46,7 +46,8 @@ class Nvml:
 
     `sample`, called between steps outside the clocks, makes the memory values peaks over samples and detects other processes. For
     energy use a window of at least 5 s: the counter refreshes every 10 to 100 ms, and some devices measure a quarter of the time;
-    the scope states the window. `library`, `cuda`: pynvml, torch.cuda, or stand-ins.
+    the scope states the window. `count_energy` leaves out what the energy is not for. `library`, `cuda`: pynvml, torch.cuda, or
+    stand-ins.
     """
 
     def __init__(
@@ -59,13 +60,16 @@ class Nvml:
     ) -> None:
         self._device, self._library, self._cuda, self._clock = torch.device(device), library, cuda, clock
         self._process_id = os.getpid() if process_id is None else process_id
+        self._faults = {"all": "the meter was not started"}  # the first reason why "all", "process", "device" or "energy" is None
+        self._counting = False
 
     def start(self) -> None:
         """Find the device, and read its memory and energy counter."""
-        self._faults: dict[str, str] = {}  # the first reason why "all", "process", "device" or "energy" is None
-        self._own_listed = False
+        self._faults = {}
+        self._own_listed = self._counting = False
         self._other_processes = 0  # the most listed in a sample without this process
-        self._own_peak = self._device_peak = self._device_start = self._millijoules = 0
+        self._own_peak = self._device_peak = self._device_start = 0
+        self._counted, self._paused = (0, 0.0), False
         if self._device.type != "cuda":
             self._faults["all"] = f"run on the {self._device.type.upper()}"
             return
@@ -81,11 +85,35 @@ class Nvml:
             self._faults["all"] = f"NVML cannot be used ({type(error).__name__}: {error})"
             return
         self.sample()
+        self.count_energy(True)
+
+    def count_energy(self, counting: bool) -> None:
+        """Pause the window of the energy, or go on; the caller has synchronised the device."""
+        if "all" in self._faults or counting == self._counting:
+            return
+        if counting:
+            self._millijoules_before, self._since = self._read_counter(), self._clock()
+        else:
+            self._counted, self._paused = self._count(), True
+        self._counting = counting
+
+    def _count(self) -> tuple[int, float]:
+        """Millijoules and seconds of the window so far."""
+        millijoules, seconds = self._counted
+        if self._counting:
+            grown = self._read_counter() - self._millijoules_before
+            if grown < 0:
+                self._faults.setdefault("energy", "the energy counter went backwards (driver reloaded?)")
+            millijoules, seconds = millijoules + grown, seconds + self._clock() - self._since
+        return millijoules, seconds
+
+    def _read_counter(self) -> int:
+        """The device's energy since the driver was loaded in mJ; 0 with a fault."""
         try:
-            self._millijoules = int(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+            return int(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle))
         except self._library.NVMLError as error:
             self._faults.setdefault("energy", f"no energy counter (NVML: {error})")
-        self._since = self._clock()
+            return 0
 
     def _check_mig(self) -> None:
         try:
@@ -139,7 +167,7 @@ class Nvml:
         """Memory and energy since `start`, each with a value or a reason."""
         energy, seconds = self._energy()
         self.sample()
-        scope = f"device, window of {seconds:.1f} s"
+        scope = f"device, window of {seconds:.1f} s{', pauses left out' if self._paused else ''}"
         if not self._own_listed and not self._other_processes:
             scope += ", sole use unchecked (NVML lists no compute process)"
         power = energy / seconds if seconds > 0 else 0.0
@@ -156,25 +184,16 @@ class Nvml:
         return measured(None if reason else value, unit, method, scope, reason)
 
     def _energy(self) -> tuple[float, float]:
-        """Joules (0 with a fault) and seconds since `start`."""
+        """Joules and seconds of the window."""
         if "all" in self._faults:
             return 0.0, 0.0
         try:
             self._cuda.synchronize(self._device)
         except Exception as error:
             self._faults.setdefault("energy", f"CUDA failed at the end ({error})")
-        seconds = self._clock() - self._since
-        if "energy" in self._faults:
-            return 0.0, seconds
-        try:
-            millijoules = int(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle)) - self._millijoules
-        except self._library.NVMLError as error:
-            self._faults["energy"] = f"NVML: {error}"
-            return 0.0, seconds
-        if millijoules < 0:
-            self._faults["energy"] = "the energy counter went backwards (driver reloaded?)"
-        elif millijoules == 0 or seconds <= 0:
-            self._faults["energy"] = f"the energy counter did not move in a window of {seconds:.3f} s"
+        millijoules, seconds = self._count()
+        if millijoules == 0 or seconds <= 0:
+            self._faults.setdefault("energy", f"the energy counter did not move in a window of {seconds:.3f} s")
         return millijoules / 1000, seconds
 
     def _process_memory(self) -> Measure:

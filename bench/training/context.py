@@ -16,6 +16,8 @@ from bench.tasks.task import Task
 from bench.training.checkpoint import Checkpoint, Interrupt
 from bench.training.distributed import Ranks
 
+_NOT_TRAINING = ("evaluation", "checkpoint", "waiting")  # phases whose energy does not count
+_ENERGY = ("energy_J", "mean_power_W")
 ProgressCallback = Callable[[int, int, float | None], None]  # step, steps, last training loss
 
 
@@ -63,12 +65,27 @@ class TrainingContext(RunControl):
                 measures[name] = measure.model_copy(update={"value": value, "reason": reason, "method": method})
         return measures
 
+    def energy_of_ranks(self, measures: Mapping[str, Measure]) -> dict[str, Measure]:
+        """Energy and mean power summed over the processes, each with a GPU of its own; None where one is None."""
+        parts = self.ranks.gather({name: measures[name].model_dump() for name in _ENERGY})
+        found = {}
+        for name in _ENERGY:
+            each = [Measure(**part[name]) for part in parts]
+            reason = next((one.reason for one in each if one.value is None), None)
+            total = None if reason else sum(one.value or 0 for one in each)
+            scope = f"{len(each)} devices, one a process; {each[0].scope}"
+            found[name] = each[0].model_copy(update={"value": total, "reason": reason, "scope": scope})
+        return found
+
 
 def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -> TrainingContext:
     """The context of a run, with new instruments."""
     control = control or RunControl()
-    clocks = Clocks(torch.cuda.synchronize if spec.device == "cuda" else None)
-    ranks = control.ranks
+    ranks, nvml = control.ranks, Nvml(spec.device)
+    clocks = Clocks(
+        torch.cuda.synchronize if spec.device == "cuda" else None,
+        entered=lambda phase: nvml.count_energy(phase not in _NOT_TRAINING),
+    )
     return TrainingContext(
         **vars(control),
         spec=spec,
@@ -78,5 +95,5 @@ def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -
         contention=Contention(spec.threads * ranks.size, sum_ranks=ranks.total),
         host=HostMemory(),
         cuda=CudaMemory(spec.device),
-        nvml=Nvml(spec.device),
+        nvml=nvml,
     )

@@ -185,6 +185,8 @@ class _Execution:
             with context.interrupt.deferred():
                 self._contended = context.contention.read(local=not finished)  # another rank may have failed
                 self.measures |= context.read_peaks(trainer.resumed_peaks)  # before the probes, which allocate memory
+                if finished and context.ranks.size > 1:
+                    self.measures |= context.energy_of_ranks(self.measures)
                 if finished:
                     trainer.save()  # before the probes, which run steps
 

@@ -94,6 +94,20 @@ class TestClocks:
         assert (clocks.seconds("train"), clocks.seconds("evaluation")) == (6, 2)
         assert "synchronised" in clocks.read()["train_s"].method
 
+    def test_each_change_of_phase_is_announced_and_so_is_the_return_to_the_outer_one(self) -> None:
+        seen: list[str | None] = []
+        clocks = Clocks(clock=Clock(), entered=seen.append)
+
+        def fail() -> None:
+            with clocks.phase("train"), clocks.phase("waiting"):
+                raise RuntimeError
+
+        with clocks.phase("train"), clocks.phase("evaluation"):
+            pass
+        with pytest.raises(RuntimeError):
+            fail()
+        assert seen == ["train", "evaluation", "train", None, "train", "waiting", "train", None]
+
     def test_a_broken_device_does_not_hide_the_failure(self) -> None:
         broken = False
 

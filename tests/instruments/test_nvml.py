@@ -7,86 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from nvml_stand_ins import GPU, Cuda, Library
 
 from bench.instruments import nvml
 from bench.instruments.nvml import Nvml
 from bench.records.record import Measure
 
 MIB = 1 << 20
-GPU = "GPU-11111111-2222-3333-4444-555555555555"
-
-
-class Cuda:
-    """A stand-in for torch.cuda with one device."""
-
-    def __init__(self, properties: Any = None) -> None:
-        self.properties = properties or SimpleNamespace(uuid=GPU.removeprefix("GPU-"))
-        self.broken = False
-
-    def get_device_properties(self, device: torch.device) -> Any:
-        return self.properties
-
-    def synchronize(self, device: torch.device) -> None:
-        if self.broken:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-
-class NVMLError(Exception):
-    pass
-
-
-class Library:
-    """A stand-in for pynvml: the state is plain attributes, and an operation named in `failing` raises NVMLError."""
-
-    NVMLError = NVMLError
-    own = 4242
-
-    def __init__(self, failing: dict[str, str] | None = None) -> None:
-        self.failing = failing or {}
-        self.used = 1000 * MIB
-        self.processes: dict[int, int | None] = {self.own: 600 * MIB}
-        self.millijoules = 5_000_000
-        self.sliced = [0, 0]
-        self.asked: list[str] = []
-        self.utilization: list[tuple[int, int, int]] = [(self.own, 90, 50)]  # process, percent, microseconds
-
-    def _check(self, operation: str) -> None:
-        if operation in self.failing:
-            raise NVMLError(self.failing[operation])
-
-    def nvmlInit(self) -> None:
-        self._check("init")
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        self.asked.append(uuid)
-        self._check("uuid")
-        return "handle"
-
-    def nvmlDeviceGetHandleByPciBusId(self, address: str) -> str:
-        self.asked.append(address)
-        return "handle"
-
-    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
-        self._check("mig")
-        return self.sliced
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
-        self._check("memory")
-        return SimpleNamespace(used=self.used)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
-        self._check("processes")
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
-
-    def nvmlDeviceGetProcessUtilization(self, handle: str, since_us: int) -> list[Any]:
-        self._check("utilization")
-        return [SimpleNamespace(pid=pid, smUtil=share) for pid, share, at in self.utilization if at > since_us]
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
-        self._check("energy")
-        return self.millijoules
-
-
 MEMORY = ("nvml_process_bytes", "nvml_device_bytes")
 ENERGY = ("energy_J", "mean_power_W")
 
@@ -137,6 +64,47 @@ class TestNvml:
         assert measures["energy_J"].scope == "device, window of 8.0 s"
         assert [measures[name].unit for name in (*MEMORY, *ENERGY)] == ["B", "B", "J", "W"]
         assert measures["nvml_process_bytes"].method == "NVML compute process usedGpuMemory, peak of samples"
+
+    def test_pauses_are_left_out_of_energy_and_time(self) -> None:
+        """3 s and 5 J of 30 s and 55,555 J count, also where it is read in a pause."""
+        library, now = Library(), [0.0]
+        meter = Nvml("cuda", library, Cuda(), process_id=Library.own, clock=lambda: now[0])
+
+        def spend(seconds: float, joules: int) -> None:
+            now[0] += seconds
+            library.millijoules += 1000 * joules
+
+        meter.count_energy(True)  # before the start: nothing
+        meter.start()
+        spend(1, 2)
+        for _ in range(2):  # the second time changes nothing
+            meter.count_energy(False)
+            spend(10, 50_000)
+        meter.count_energy(True)
+        spend(2, 3)
+        meter.count_energy(False)
+        spend(17, 5_550)
+        for _ in range(2):
+            measures = meter.read()
+            assert self.values(measures, ENERGY) == [5, pytest.approx(5 / 3)]
+            assert measures["energy_J"].scope == "device, window of 3.0 s, pauses left out"
+        meter.count_energy(True)
+        spend(1, 1)
+        assert [self.values(meter.read(), ENERGY) for _ in range(2)] == [[6, 1.5]] * 2
+
+    def test_a_counter_that_decreases_in_a_pause_of_the_window_is_not_seen_and_one_before_it_is(self) -> None:
+        for paused in (True, False):
+            library = Library()
+            meter = Nvml("cuda", library, Cuda(), process_id=Library.own)
+            meter.start()
+            library.millijoules += 3000
+            meter.count_energy(not paused)
+            library.millijoules -= 1_000_000
+            meter.count_energy(True)
+            library.millijoules += 4000
+            found = meter.read()["energy_J"]
+            assert found.value == (7 if paused else None)
+            assert paused or "went backwards" in str(found.reason)
 
     def test_samples_make_a_peak(self) -> None:
         library = Library()
