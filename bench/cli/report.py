@@ -90,7 +90,7 @@ def claims(
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
-        print(plain(table))
+        print(plain(table, (0, 3, 5, 1) if table is not copied else None))
 
 
 def _measure(results: Path, data: list[str] | None, jobs: int | None) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from bench.analysis.aggregate import Group, groups, slug, unequal_terms
 from bench.analysis.grid import Cell, Table, cut
@@ -18,6 +17,7 @@ from bench.records.errors import UserError, unknown
 from bench.records.escape import csv_cell, latex_escape, markdown_escape, one_line
 from bench.records.record import Record, write_text
 from bench.records.store import Store
+from bench.report.console import terminal_width, text_table
 from bench.report.figures import FIGURES, render, write
 from bench.report.style import assign_styles
 
@@ -81,12 +81,16 @@ def csv_text(table: Table) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def plain(table: Table) -> str:
-    """The table for a terminal; a star stands for bold."""
+def plain(table: Table, columns: Sequence[int] | None = None) -> str:
+    """The table for a terminal, or only some of its columns; a star stands for bold."""
+    shown = range(len(table.heads)) if columns is None else columns
     heads = [f"{one_line(name)}\n({one_line(unit)})" if unit else one_line(name) for name, unit in table.heads]
-    rows = [[one_line(e.text) + ("*" if e.bold else "") + _superscript(e.notes) for e in row] for row in table.rows]
-    align = ["left" if left else "right" for left in _left(table)]
-    body = tabulate(rows, headers=heads, tablefmt="simple", disable_numparse=True, colalign=align)
+    rows = [
+        [one_line(e.text) + ("*" if e.bold and e.value is not None else "") + _superscript(e.notes) for e in row]
+        for row in table.rows
+    ]
+    left = [place for place, index in enumerate(shown) if _left(table)[index]]
+    body = text_table([heads[index] for index in shown], [[row[index] for index in shown] for row in rows], left, terminal_width())
     notes = [f"{_superscript([number])} {one_line(note)}" for number, note in enumerate(table.notes, 1)]
     return "\n".join([one_line(table.title), "", body, *notes, one_line(table.caption)]) + "\n"
 

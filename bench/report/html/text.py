@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from tabulate import tabulate
-
 from bench.analysis.statistics import significant
 from bench.claims.claim import Finding
 from bench.records.escape import one_line
+from bench.report.console import terminal_width, text_table
 from bench.report.html.sources import CellSource
 
 
@@ -16,9 +15,9 @@ def render(found: CellSource | Finding) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    align = ["right" if index in right else "left" for index in range(len(heads))]
     cells = [[one_line(cell) for cell in row] for row in rows]
-    body = tabulate(cells, headers=list(map(one_line, heads)), tablefmt="simple", disable_numparse=True, colalign=align)
+    words = [index for index in range(len(heads)) if index not in right]
+    body = text_table(list(map(one_line, heads)), cells, words, terminal_width())
     return f"{one_line(title)}\n\n{body}\n"
 
 
