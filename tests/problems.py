@@ -135,3 +135,13 @@ class Counted:
     def __call__(self, z: Tensor) -> Tensor:
         self.calls += 1
         return self.f(z)
+
+
+def recurrence_by_loop(decay: Tensor, entering: Tensor, state: Tensor | None = None) -> Tensor:
+    """h_t = decay_t h_{t-1} + entering_t (B, T, S) from h_{-1} = `state` (B, S), position by position."""
+    h = torch.zeros_like(entering[:, 0]) if state is None else state
+    found = []
+    for t in range(decay.shape[1]):
+        h = decay[:, t] * h + entering[:, t]
+        found.append(h)
+    return torch.stack(found, dim=1)

@@ -1,45 +1,10 @@
-"""The state-space model against its recurrence written as a loop, and the scan's gradient against the loop's."""
+"""The state-space model against its recurrence written as a loop."""
 
 import pytest
 import torch
-from torch import Tensor
+from problems import recurrence_by_loop
 
 from baselines import StateSpace
-from baselines.state_space import linear_recurrence
-
-
-def by_loop(decay: Tensor, entering: Tensor, state: Tensor | None = None) -> Tensor:
-    h = torch.zeros_like(entering[:, 0]) if state is None else state
-    found = []
-    for t in range(decay.shape[1]):
-        h = decay[:, t] * h + entering[:, t]
-        found.append(h)
-    return torch.stack(found, dim=1)
-
-
-def inputs(times: int, batch: int = 3, states: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(times)
-    decay = 2 * torch.rand(batch, times, states, generator=generator, dtype=torch.float64) - 1
-    entering = torch.randn(batch, times, states, generator=generator, dtype=torch.float64)
-    state = torch.randn(batch, states, generator=generator, dtype=torch.float64)
-    return decay.requires_grad_(), entering.requires_grad_(), state.requires_grad_()
-
-
-@pytest.mark.parametrize("times", [1, 2, 3, 4, 5, 8, 17, 64, 100])
-def test_the_scan_is_the_recurrence(times: int) -> None:
-    decay, entering, state = inputs(times)
-    for start in (None, state):
-        wanted = [one for one in (decay, entering, start) if one is not None]
-        scanned, looped = linear_recurrence(decay, entering, start), by_loop(decay, entering, start)
-        torch.testing.assert_close(scanned, looped, rtol=1e-12, atol=1e-12)
-        v = torch.randn(looped.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        for found, exact in zip(torch.autograd.grad(scanned, wanted, v), torch.autograd.grad(looped, wanted, v), strict=True):
-            torch.testing.assert_close(found, exact, rtol=1e-11, atol=1e-12)
-
-
-def test_second_derivatives_are_right() -> None:
-    decay, entering, state = inputs(6, batch=1, states=2)
-    assert torch.autograd.gradgradcheck(linear_recurrence, (decay, entering, state))
 
 
 @pytest.mark.parametrize("negative", [False, True])
@@ -51,7 +16,7 @@ def test_a_block_is_its_formula(negative: bool) -> None:
     u = block.norms[0](x)
     a, b, g = (u @ block.project.weight.T + block.project.bias).split(5, dim=-1)
     a = torch.tanh(a) if negative else torch.sigmoid(a)
-    h = by_loop(a, (1 - a.abs()) * b)
+    h = recurrence_by_loop(a, (1 - a.abs()) * b)
     y = x + block.mix(h * g * torch.sigmoid(g))
     z = y + block.contract(torch.relu(block.expand(block.norms[1](y))))
     torch.testing.assert_close(core(x).y, core.norm(z), rtol=1e-12, atol=1e-12)
