@@ -8,7 +8,8 @@ solve.py     the one solve loop, forward and adjoint: a Solver proposes iterates
 samples.py   the best iterate of every sample and how it ended; stop.py: Stop and Status
 solvers/     SOLVERS: Picard, Anderson, Broyden, Reversible
 adjoints/    ADJOINTS: Implicit, GMRES, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
-cells/       CELLS: MLP, energy, transformer, Transformer-XL and trellis cells give the map
+cells/       CELLS: MLP, energy, transformer, Transformer-XL, trellis and contraction cells give the map
+recurrence.py  a diagonal linear recurrence by a parallel scan
 layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
 """
 
@@ -25,7 +26,16 @@ from deq.adjoints import (
     StoppedAdjoint,
     Unroll,
 )
-from deq.cells import CELLS, Cell, EnergyCell, MLPCell, TransformerCell, TransformerXLCell, TrellisCell
+from deq.cells import (
+    CELLS,
+    Cell,
+    ContractionCell,
+    EnergyCell,
+    MLPCell,
+    TransformerCell,
+    TransformerXLCell,
+    TrellisCell,
+)
 from deq.core import Core, Output
 from deq.layer import DEQ
 from deq.solve import Map, Solution, Solver, Status, Stop, solve
@@ -34,8 +44,8 @@ from deq.stability import Jacobian, jacobian_penalty, spectral_radius
 from deq.stack import Stack
 
 __all__ = [
-    "ADJOINTS", "CELLS", "DEQ", "GMRES", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "Core", "EnergyCell",
-    "EquilibriumPropagation", "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Reverse", "Reversible",
-    "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "StoppedAdjoint", "TransformerCell",
-    "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
+    "ADJOINTS", "CELLS", "DEQ", "GMRES", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "ContractionCell", "Core",
+    "EnergyCell", "EquilibriumPropagation", "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Reverse",
+    "Reversible", "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "StoppedAdjoint",
+    "TransformerCell", "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
 ]  # fmt: skip

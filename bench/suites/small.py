@@ -24,6 +24,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
     tied, levels, trellis = f"tied Transformer {_DEPTH}", f"TrellisNet {_LEVELS}", {"depth": _LEVELS, "auxiliary_every": 8}
     # A trellis evaluation moves information by one position, attention by any distance: solves take more steps.
     equilibrium: Settings = {**SOLVE, "cell": "trellis", "width": _WIDTH, "steps": 30, "backward_steps": 20}
+    plain: Settings = {"solver": "picard", "steps": 60, "backward_steps": 60, "evaluation_steps": 60}
     supervised = Recipe(auxiliary=0.05)
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
     return {
@@ -40,10 +41,9 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "DEQ-Transformer, stack of 2": row("deq", {**deq, "layers": 2, "width": 24}, match="cell.feedforward"),
         "DEQ, rotary": row("deq", {**SOLVE, **ROTARY, "width": _WIDTH, "cell.memory_length": memory}, match="cell.feedforward"),
         "DEQ-TrellisNet": row("deq", equilibrium, match="inputs"),
-        "DEQ-TrellisNet, Picard": row(
-            "deq", {**equilibrium, "solver": "picard", "steps": 60, "backward_steps": 60}, match="inputs"
-        ),
+        "DEQ-TrellisNet, Picard": row("deq", {**equilibrium, **plain}, match="inputs"),
         "DEQ-TrellisNet, Jacobian": row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
+        "DEQ, unique": row("deq", {"cell": "contraction", **plain}),
         "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: row("tied", {**cell, "depth": _DEPTH}),
         f"looped Transformer {_DEPTH}": row("looped", {**cell, "depth": _DEPTH}),

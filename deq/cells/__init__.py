@@ -1,6 +1,7 @@
 """The cells, one file each, and the registry of their names. Imports deq.solve, never adjoints or layers."""
 
 from deq.cells.cell import Cell
+from deq.cells.contraction import ContractionCell
 from deq.cells.energy import EnergyCell
 from deq.cells.mlp import MLPCell
 from deq.cells.transformer import TransformerCell
@@ -8,6 +9,7 @@ from deq.cells.transformer_xl import TransformerXLCell
 from deq.cells.trellis import TrellisCell
 
 CELLS: dict[str, type[Cell]] = {
+    "contraction": ContractionCell,
     "energy": EnergyCell,
     "mlp": MLPCell,
     "transformer": TransformerCell,
@@ -15,4 +17,13 @@ CELLS: dict[str, type[Cell]] = {
     "trellis": TrellisCell,
 }
 
-__all__ = ["CELLS", "Cell", "EnergyCell", "MLPCell", "TransformerCell", "TransformerXLCell", "TrellisCell"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "ContractionCell",
+    "EnergyCell",
+    "MLPCell",
+    "TransformerCell",
+    "TransformerXLCell",
+    "TrellisCell",
+]

@@ -16,6 +16,7 @@ from deq import (
     Anderson,
     Broyden,
     Cell,
+    ContractionCell,
     Core,
     EnergyCell,
     EquilibriumPropagation,
@@ -37,6 +38,7 @@ from deq.adjoints import Adjoint, Shine
 WIDTH = 6
 STOP = Stop(rtol=1e-9, max_steps=60)
 CELLS: dict[str, Callable[[], Cell]] = {
+    "contraction": lambda: ContractionCell(width=WIDTH),
     "energy": lambda: EnergyCell(width=WIDTH),
     "mlp": lambda: MLPCell(width=WIDTH),
     "transformer": lambda: TransformerCell(width=WIDTH, heads=1, memory_length=3),
