@@ -8,7 +8,7 @@ solve.py     the one solve loop, forward and adjoint: a Solver proposes iterates
 samples.py   the best iterate of every sample and how it ended; stop.py: Stop and Status
 solvers/     SOLVERS: Picard, Anderson, Broyden, Reversible
 adjoints/    ADJOINTS: Implicit, GMRES, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
-cells/       CELLS: MLP, energy, transformer, Transformer-XL, trellis and contraction cells give the map
+cells/       CELLS: MLP, energy, transformer, Transformer-XL, trellis, contraction and state-space cells give the map
 recurrence.py  a diagonal linear recurrence by a parallel scan
 layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
 """
@@ -32,6 +32,7 @@ from deq.cells import (
     ContractionCell,
     EnergyCell,
     MLPCell,
+    StateSpaceCell,
     TransformerCell,
     TransformerXLCell,
     TrellisCell,
@@ -46,6 +47,6 @@ from deq.stack import Stack
 __all__ = [
     "ADJOINTS", "CELLS", "DEQ", "GMRES", "SOLVERS", "Adjoint", "Anderson", "Broyden", "Cell", "ContractionCell", "Core",
     "EnergyCell", "EquilibriumPropagation", "Implicit", "Jacobian", "MLPCell", "Map", "Output", "Phantom", "Picard", "Reverse",
-    "Reversible", "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "Status", "Stop", "StoppedAdjoint",
+    "Reversible", "Shine", "Solution", "Solver", "SolvingAdjoint", "Stack", "StateSpaceCell", "Status", "Stop", "StoppedAdjoint",
     "TransformerCell", "TransformerXLCell", "TrellisCell", "Unroll", "jacobian_penalty", "solve", "spectral_radius",
 ]  # fmt: skip

@@ -44,6 +44,10 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "DEQ-TrellisNet, Picard": row("deq", {**equilibrium, **plain}, match="inputs"),
         "DEQ-TrellisNet, Jacobian": row("deq", equilibrium, match="inputs", recipe=Recipe(jacobian=1.0)),
         "DEQ, unique": row("deq", {"cell": "contraction", **plain}),
+        "DEQ state-space": row("deq", {"cell": "state-space", "width": 24, **plain}, match="cell.states"),
+        "DEQ state-space, strict": row(
+            "deq", {"cell": "state-space", "cell.strict": True, "width": 24, **plain}, match="cell.states"
+        ),
         "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: row("tied", {**cell, "depth": _DEPTH}),
         f"looped Transformer {_DEPTH}": row("looped", {**cell, "depth": _DEPTH}),

@@ -10,6 +10,7 @@ from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings
 from bench.suites.recipes import row
 
 _TRELLIS: Settings = {"cell": "trellis", "inputs": 16, "width": 24}
+_STATE_SPACE: Settings = {"cell": "state-space", "inputs": 16, "width": 24}
 _SOLVE: Settings = {"steps": 30, "backward_steps": 30, "evaluation_steps": 300}
 _ATTENTION: Settings = {"cell": "transformer-xl", "cell.heads": 4}
 
@@ -22,6 +23,13 @@ def _rows() -> dict[str, ModelEntry]:
         "DEQ-TrellisNet, Broyden": row("deq", {**deq, "solver": "broyden"}, match="inputs"),
         "DEQ-TrellisNet, reversible": row(
             "deq", {**_TRELLIS, "solver": "reversible", "adjoint": "reverse", "steps": 30, "evaluation_steps": 300}, match="inputs"
+        ),
+        "DEQ state-space": row("deq", {**_STATE_SPACE, **_SOLVE, "solver": "picard"}, match="cell.states"),
+        "DEQ state-space, Anderson": row(
+            "deq", {**_STATE_SPACE, **_SOLVE, "solver": "anderson", "solver.window": 12}, match="cell.states"
+        ),
+        "DEQ state-space, strict": row(
+            "deq", {**_STATE_SPACE, **_SOLVE, "cell.strict": True, "solver": "picard"}, match="cell.states"
         ),
         "TrellisNet 16": row("trellisnet", {"width": 24, "depth": 16}, match="inputs"),
         "looped trellis, 128 tested": row(

@@ -4,6 +4,7 @@ from deq.cells.cell import Cell
 from deq.cells.contraction import ContractionCell
 from deq.cells.energy import EnergyCell
 from deq.cells.mlp import MLPCell
+from deq.cells.state_space import StateSpaceCell
 from deq.cells.transformer import TransformerCell
 from deq.cells.transformer_xl import TransformerXLCell
 from deq.cells.trellis import TrellisCell
@@ -12,6 +13,7 @@ CELLS: dict[str, type[Cell]] = {
     "contraction": ContractionCell,
     "energy": EnergyCell,
     "mlp": MLPCell,
+    "state-space": StateSpaceCell,
     "transformer": TransformerCell,
     "transformer-xl": TransformerXLCell,
     "trellis": TrellisCell,
@@ -23,6 +25,7 @@ __all__ = [
     "ContractionCell",
     "EnergyCell",
     "MLPCell",
+    "StateSpaceCell",
     "TransformerCell",
     "TransformerXLCell",
     "TrellisCell",

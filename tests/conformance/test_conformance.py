@@ -68,6 +68,7 @@ SMALL: dict[str, tuple[str, Settings, Recipe | None]] = {
     "deq-local": ("deq", {"cell": "transformer-xl", "cell.local": 3, "cell.memory_length": 4}, None),
     "deq-pre": ("deq", {"cell": "transformer-xl", "cell.normalisation": "pre", "cell.memory_length": 4}, None),
     "deq-trellis-weight-norm": ("deq", {"cell": "trellis", "cell.weight_norm": True, "cell.hidden": 10}, None),
+    "deq-state-space-strict": ("deq", {"cell": "state-space", "cell.strict": True, "solver": "picard"}, None),
     "deq-propagation": ("deq", {"cell": "energy", "adjoint": "propagation"}, None),
     "deq-phantom": ("deq", {"adjoint": "phantom", "adjoint.steps": 2}, None),
     "deq-shine": ("deq", {"adjoint": "shine", "solver": "broyden", "solver.window": 400}, None),
