@@ -8,6 +8,7 @@ convolution.py      TCN: dilated causal convolutions in residual blocks
 recurrent.py        Recurrent: LSTM and GRU, plain or regularised for language
 state_space.py      StateSpace: a selective diagonal linear recurrence, by a parallel scan
 continuous.py       NeuralODE: dz/dt = f(z) - z over the DEQ's own cell, its gradient by the adjoint
+counted.py          CountedCore: a core that reports how often it evaluated the cell's map
 """
 
 from baselines.continuous import NeuralODE

@@ -1,7 +1,5 @@
 """Neural ODE: the DEQ's own map as a flow, dz/dt = f(z) - z, integrated over a given time."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +7,8 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torchdiffeq import odeint, odeint_adjoint
 
-from deq import Cell, Core, Output
+from baselines.counted import CountedCore
+from deq import Cell, Output
 from deq.adjoints.adjoint import first_derivatives_only
 from deq.checks import check_features
 from deq.graph import leaves
@@ -19,14 +18,7 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
 
 
-@dataclass(frozen=True)
-class Evaluations:
-    """Evaluations of f by an ODE solver."""
-
-    nfe: int
-
-
-class NeuralODE(Core):
+class NeuralODE(CountedCore):
     """The features of z(time) under dz/dt = f(z; x) - z from the cell's initial state; its stationary points are f's fixed points.
 
     With `adjoint` the gradient is the solution of a second ODE, backward in time: constant memory, and a gradient exact to the
@@ -40,6 +32,7 @@ class NeuralODE(Core):
     """
 
     numerics: ClassVar[int] = 1
+    no_residual: ClassVar[str] = "an ODE solver integrates for a given time and looks for no fixed point"
 
     def __init__(
         self,
@@ -65,16 +58,6 @@ class NeuralODE(Core):
         self.cell, self.width = cell, cell.width
         self.time, self.method, self.rtol, self.atol = time, method, rtol, atol
         self.adjoint, self.step_size = adjoint, step_size
-        self._watchers: list[Callable[[str, Evaluations], None]] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the watchers: they belong to the original."""
-        return {**self.__dict__, "_watchers": []}
-
-    def watch(self, watcher: Callable[[str, Evaluations], None]) -> Callable[[], None]:
-        """Call `watcher(phase, evaluations)` after every solve, "forward" or "backward"; returns a function that removes it."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
 
     def forward(self, x: Tensor, memory: Any = None) -> Output:
         """Map features x (B, T, D) to those of z(time), (B, T, width)."""
@@ -92,8 +75,7 @@ class NeuralODE(Core):
             return (known.pop() if known else f(z)).to(z.dtype) - z
 
         def notify(phase: str) -> None:
-            for watcher in tuple(self._watchers):
-                watcher(phase, Evaluations(counted[0]))
+            self._notify(phase, counted[0])
             counted[0] = 0
 
         times = torch.tensor([0.0, self.time], dtype=z0.dtype, device=x.device)

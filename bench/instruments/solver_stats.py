@@ -1,7 +1,7 @@
 """Collect what a model's solvers do while it trains and is evaluated."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,22 +9,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines import NeuralODE
-from baselines.continuous import Evaluations
+from baselines.counted import CountedCore, Evaluations
 from bench.records.record import Measure, measured
 from deq import DEQ, Solution
 
 Split = Literal["train", "evaluation"]
 _EXPLICIT = "an explicit model solves nothing"
-_ODE = "an ODE solver integrates for a given time and looks for no fixed point"
 _SCOPE = {"train": "all training steps", "evaluation": "the test split"}
 
 
 @dataclass
 class _Solves:
-    """NFE of each solve, and residuals and convergence of its samples; of a Neural ODE only the NFE."""
+    """NFE of each solve, and residuals and convergence of its samples; of a CountedCore only the NFE."""
 
-    nfe: list[int] = field(default_factory=list)
+    nfe: list[int | float | Tensor] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
     converged: list[Tensor] = field(default_factory=list)
 
@@ -36,7 +34,7 @@ class SolverStats:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [module for module in model.modules() if isinstance(module, (DEQ, NeuralODE))]
+        self.layers = [module for module in model.modules() if isinstance(module, (DEQ, CountedCore))]
         self.split: Split = "train"
         self.solver_bytes = 0
         self._paused = False
@@ -65,7 +63,7 @@ class SolverStats:
     def state(self) -> dict[str, Any]:
         """What was recorded in training, as tensors and numbers, for a checkpoint."""
         phases = {
-            phase: {"nfe": list(solves.nfe), "residuals": _join(solves.residuals), "converged": _join(solves.converged)}
+            phase: {"nfe": _numbers(solves.nfe), "residuals": _join(solves.residuals), "converged": _join(solves.converged)}
             for (split, phase), solves in self._solves.items()
             if split == "train"
         }
@@ -101,7 +99,8 @@ class SolverStats:
         solves = self._solves["train", phase]
         for kept in (solves.residuals, solves.converged) if count else ():
             kept[-count:] = [tensor.cpu() for tensor in kept[-count:]]
-        nfe, residuals = (solves.nfe[-count:], solves.residuals[-count:]) if count else ([], [])
+        nfe, residuals = (_numbers(solves.nfe[-count:]), solves.residuals[-count:]) if count else ([], [])
+        solves.nfe[len(solves.nfe) - len(nfe) :] = nfe
         mean = sum(nfe) / len(nfe) if nfe else None
         if not residuals:
             return mean, None
@@ -111,23 +110,29 @@ class SolverStats:
     def read(self) -> dict[str, Measure]:
         """Every solver measure; of an explicit model each is None with a reason."""
         measures = self._read("train", "forward") | self._read("train", "backward") | self._read("evaluation", "forward")
-        reason = _EXPLICIT if not self.layers else None if any(isinstance(layer, DEQ) for layer in self.layers) else _ODE
+        reason = _EXPLICIT if not self.layers else self._no_residual
         method = "largest storage of a solver's own memory in one solve, forward or backward"
         value = self.solver_bytes if reason is None else None
         return measures | {"solver_bytes": measured(value, "B", method, _SCOPE["train"], reason)}
+
+    @property
+    def _no_residual(self) -> str | None:
+        """Why no layer has a residual, or None where one has."""
+        reasons = [layer.no_residual for layer in self.layers if isinstance(layer, CountedCore)]
+        return reasons[0] if len(reasons) == len(self.layers) else None
 
     def _read(self, split: str, phase: str) -> dict[str, Measure]:
         scope, solves = _SCOPE[split], self._solves[split, phase]
         prefix = "eval" if split == "evaluation" else "train"
         stem = prefix if phase == "forward" else f"{prefix}_backward"
         reason = _EXPLICIT if not self.layers else None if solves.nfe else f"no {phase} solve on {scope}"
-        no_residual = reason or (None if solves.residuals else _ODE)
+        no_residual = reason or (None if solves.residuals else self._no_residual)
         measures = {}
 
         def add(name: str, value: float | None, unit: str, method: str, reason: str | None) -> None:
             measures[name] = measured(value, unit, method, scope, reason)
 
-        nfe = torch.tensor(solves.nfe, dtype=torch.float64)
+        nfe = torch.tensor(_numbers(solves.nfe), dtype=torch.float64)
         method = f"evaluations of {'f, with the attached one,' if phase == 'forward' else 'the VJP of f'} a solve"
         mean, p95 = (None, None) if reason else (nfe.mean().item(), _quantile(nfe, 0.95))
         add(f"{prefix}_{phase}_nfe_mean", mean, "evaluations", f"mean of {method}", reason)
@@ -139,6 +144,11 @@ class SolverStats:
         share = None if no_residual else torch.cat([c.flatten() for c in solves.converged]).double().mean().item()
         add(f"{stem}_converged_fraction", share, "1", "share of samples whose solve met its tolerance", no_residual)
         return measures
+
+
+def _numbers(nfe: Sequence[int | float | Tensor]) -> list[int | float]:
+    """Evaluations as numbers; reads those that are still on a device."""
+    return [one.item() if isinstance(one, Tensor) else one for one in nfe]
 
 
 def _join(tensors: list[Tensor]) -> tuple[Tensor, list[int]]:

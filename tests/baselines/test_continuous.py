@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines import NeuralODE, Unrolled
-from baselines.continuous import ADAPTIVE, FIXED, Evaluations
+from baselines.continuous import ADAPTIVE, FIXED
+from baselines.counted import Evaluations
 from bench.instruments.probes import peak_live_bytes
 from deq import DEQ, Anderson, Cell, Map, MLPCell, Stop, TransformerXLCell, TrellisCell
 
