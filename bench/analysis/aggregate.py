@@ -21,7 +21,7 @@ from bench.records.spec import RunSpec
 Family = Literal["deq", "ode", "tied", "attention", "convolution", "recurrent", "other"]
 FAMILIES: dict[str, Family] = {
     **{"deq": "deq", "ode": "ode", "tied": "tied", "looped": "tied", "transformer-xl": "attention", "trellisnet": "convolution"},
-    **{"tcn": "convolution", "lstm": "recurrent", "gru": "recurrent", "state-space": "recurrent"},
+    **{"adaptive-loop": "tied", "tcn": "convolution", "lstm": "recurrent", "gru": "recurrent", "state-space": "recurrent"},
 }
 ORDER: tuple[Family, ...] = ("deq", "ode", "tied", "attention", "convolution", "recurrent", "other")
 # Endings of the files that one group writes: a group so named would overwrite another's.

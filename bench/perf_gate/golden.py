@@ -27,6 +27,7 @@ _OWN: dict[str, Settings] = {  # settings of a model other than its width
     "transformer-xl": {"heads": 2},
     "tied": {"depth": 3, **_HEADS},
     "looped": {"depth": 3, "backward_depth": 2, **_HEADS},
+    "adaptive-loop": {"depth": 4, "initial_bias": 0.0, **_HEADS},
     "ode": {"time": 1.0, **_HEADS},
     "deq": {"steps": 40, "rtol": 1e-6, "backward_rtol": 1e-6, "backward_steps": 40, **_HEADS},
     "trellisnet": {"depth": 3},

@@ -51,6 +51,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}),
         tied: row("tied", {**cell, "depth": _DEPTH}),
         f"looped Transformer {_DEPTH}": row("looped", {**cell, "depth": _DEPTH}),
+        f"adaptive Transformer {_DEPTH}": row("adaptive-loop", {**cell, "depth": _DEPTH, "initial_bias": -2.0}),
         f"{tied}, checkpoint sqrt": row("tied", {**cell, "depth": _DEPTH, "checkpointing": "sqrt"}, like=tied),
         "Transformer-XL 4": row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),
         f"Transformer-XL {_DEPTH}, tied": row(

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from baselines import TCN, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, AdaptiveLoop, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import UserError
 from bench.records.spec import ComponentConfig, Recipe
 from bench.training.language_model import LanguageModel, build_model
 from deq import DEQ, Core, Jacobian, Stack, Stop, StoppedAdjoint
 
-_UNSUPERVISED = (NeuralODE, Recurrent, StateSpace, TCN, TransformerXL)  # never have auxiliary features
+_UNSUPERVISED = (AdaptiveLoop, NeuralODE, Recurrent, StateSpace, TCN, TransformerXL)  # never have auxiliary features
 
 
 class RecipeSchedule:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from baselines import TCN, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, AdaptiveLoop, Looped, NeuralODE, Recurrent, StateSpace, TransformerXL, TrellisNet, Unrolled
 from bench.records.errors import UserError, unknown
 from bench.records.spec import ComponentConfig, Settings
 from bench.tasks.agreement import Agreement
@@ -123,6 +123,25 @@ def looped(
     )
 
 
+def adaptive_loop(
+    inputs: int,
+    width: int,
+    parts: Parts,
+    *,
+    cell: str = "transformer",
+    depth: int = 12,
+    ponder_cost: float = 0.01,
+    epsilon: float = 0.01,
+    initial_bias: float = 1.0,
+) -> Core:
+    """A cell iterated at each position until it halts, at most `depth` times (adaptive computation time; Universal Transformer).
+
+    `ponder_cost` times the mean number of iterations is added to the loss.
+    """
+    f = _cell(cell, inputs, width, parts)
+    return AdaptiveLoop(f, depth=depth, ponder_cost=ponder_cost, epsilon=epsilon, initial_bias=initial_bias)
+
+
 def ode(
     inputs: int,
     width: int,
@@ -190,6 +209,7 @@ MODELS: dict[str, Builder] = {
     "deq": deq,
     "tied": tied,
     "looped": looped,
+    "adaptive-loop": adaptive_loop,
     "trellisnet": trellisnet,
     "transformer-xl": TransformerXL,
     "ode": ode,

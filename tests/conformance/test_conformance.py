@@ -97,6 +97,7 @@ SMALL: dict[str, tuple[str, Settings, Recipe | None]] = {
     "gru": ("gru", {}, None),
     "looped": ("looped", {"cell": "transformer-xl", "depth": 3, "random_depth": False}, None),
     "looped-supervised": ("looped", {"cell": "mlp", "depth": 2, "random_depth": False, "segments": 2}, Recipe(auxiliary=0.5)),
+    "adaptive-loop": ("adaptive-loop", {"cell": "transformer-xl", "depth": 4, "initial_bias": -0.5}, None),
     "state-space": ("state-space", {}, None),
     "state-space-negative": ("state-space", {"layers": 1, "negative": True, "states": 5, "dropout": 0.1}, None),
     "gru-regularised": ("gru", {"layers": 2, "weight_dropout": 0.2, "hidden_dropout": 0.1}, None),
@@ -328,4 +329,4 @@ def test_every_model_trains_a_few_steps_on_both_tasks(form: str, task: str, monk
     assert same == [], "parameters that training left as they were"
     counts = [value for key in ("train_forward_nfe_mean", "train_backward_nfe_mean") if (value := record.value(key)) is not None]
     idle = settings.get("adjoint") in ("phantom", "reverse", "shine", "unroll")  # nothing is solved backward
-    assert len(counts) == {"deq": 2, "ode": 2}.get(name, 0) - idle
+    assert len(counts) == {"deq": 2, "ode": 2, "adaptive-loop": 1}.get(name, 0) - idle

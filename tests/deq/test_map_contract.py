@@ -8,7 +8,7 @@ import torch
 from problems import norms
 from torch import Tensor, nn
 
-from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, AdaptiveLoop, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from deq import (
     CELLS,
     DEQ,
@@ -305,6 +305,7 @@ CORES: dict[str, Callable[[], Core]] = {
         for cell, make in CELLS.items()
     },
     "tied": lambda: Unrolled(TransformerCell(width=4, heads=2, memory_length=2), depth=2),
+    "adaptive loop": lambda: AdaptiveLoop(MLPCell(width=4), depth=2),
     "trellisnet": lambda: TrellisNet(TrellisCell(width=4), depth=2),
     "transformer-xl": lambda: TransformerXL(inputs=4, width=4, heads=2, layers=2, memory_length=2),
     "tcn": lambda: TCN(inputs=4, width=4),

@@ -10,7 +10,7 @@ from cases import product
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from baselines import TCN, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
+from baselines import TCN, AdaptiveLoop, NeuralODE, Recurrent, TransformerXL, TrellisNet, Unrolled
 from deq import (
     DEQ,
     Anderson,
@@ -70,6 +70,7 @@ CORES: dict[str, Callable[[], Core]] = {
     "stack": lambda: Stack([deq("mlp", "implicit"), deq("transformer", "shine")]),
     "tied": lambda: Unrolled(CELLS["transformer"](), depth=3),
     "tied checkpointed": lambda: Unrolled(CELLS["transformer-xl"](), depth=4, checkpointing="sqrt"),
+    "adaptive loop": lambda: AdaptiveLoop(CELLS["transformer"](), depth=3, initial_bias=-1.0),
     "trellisnet": lambda: TrellisNet(TrellisCell(width=WIDTH), depth=3),
     "transformer-xl": lambda: TransformerXL(inputs=WIDTH, width=WIDTH, heads=1, layers=2, memory_length=3),
     "tcn": lambda: TCN(inputs=WIDTH, width=WIDTH),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines import NeuralODE, Recurrent
+from baselines import AdaptiveLoop, NeuralODE, Recurrent
 from bench.instruments.solver_stats import SolverStats
 from deq import DEQ, Anderson, Cell, Implicit, Map, MLPCell, Phantom, Picard, Stop
 
@@ -163,3 +163,22 @@ def test_of_a_neural_ode_only_the_evaluations_are_measured() -> None:
     assert len(others) >= 10
     assert all(one.value is None and "no fixed point" in str(one.reason) for one in others)
     assert stats.recent("forward", 1) == (8, None)
+
+
+def test_of_an_adaptive_loop_the_mean_iterations_of_a_position_are_measured() -> None:
+    model = AdaptiveLoop(MLPCell(width=3), depth=9, initial_bias=-0.5)
+    stats, expected = SolverStats(model), list[float]()
+    model.watch(lambda phase, evaluations: expected.append(float(evaluations.nfe)))
+    for scale in (0.1, 30.0):
+        with torch.no_grad():
+            model.halt.weight.mul_(scale)
+        model(torch.randn(2, 4, 3))
+    assert expected[0] != expected[1]
+    read = stats.read()
+    assert read["train_forward_nfe_mean"].value == pytest.approx(sum(expected) / 2)
+    assert stats.recent("forward", 1)[0] == pytest.approx(expected[1])
+    assert read["train_residual_max"].value is None
+    assert "learned decision" in str(read["train_residual_max"].reason)
+    saved = stats.state()["phases"]["forward"]["nfe"]
+    assert saved == pytest.approx(expected)
+    assert all(isinstance(one, float) for one in saved)

@@ -61,6 +61,7 @@ MODELS = {
     "deq, memory": named("deq", cell__memory_length=6, **XL),
     "deq, trellis": named("deq", cell="trellis", cell__hidden=20, solver="broyden", steps=5, backward_steps=4),
     "deq, state space": named("deq", cell="state-space", solver="broyden", steps=5, backward_steps=4),
+    "adaptive loop": named("adaptive-loop", depth=4, **HEADS),
     "deq, adaptive": named("deq", cutoffs="20,50", div_value=2.0, tied_embedding=True, **XL),
     "deq, stack": named("deq", layers=2, **XL),
     "deq, mlp": named("deq", cell="mlp", steps=5),
@@ -77,7 +78,7 @@ MODELS = {
 DISTINCT = [
     *("gru", "lstm, AWD", "tcn", "transformer-xl", "trellisnet", "tied, sqrt", "deq, anderson", "deq, broyden", "deq, memory"),
     *("deq, adaptive", "deq, phantom", "deq, shine", "deq, shine refined", "deq, unroll", "deq, propagation"),
-    *("ode, adjoint", "a user's", "deq, state space"),
+    *("ode, adjoint", "a user's", "deq, state space", "adaptive loop"),
 ]
 
 
