@@ -123,6 +123,17 @@ def test_nvml_sees_what_the_allocator_reserves() -> None:
         assert process.value >= measures["cuda_reserved_peak_bytes"].value
 
 
+def test_workspaces_of_cublas_are_apart_from_the_tensors() -> None:
+    cuda = CudaMemory(DEVICE)
+    x = torch.ones(256, 256, device=DEVICE, requires_grad=True)
+    cuda.start()
+    (x @ x).sum().backward()  # backward has a thread, and a workspace, of its own
+    measures = cuda.read()
+    tensors = measures["cuda_allocated_peak_bytes"].value - measures["cuda_baseline_bytes"].value
+    assert 2 * 2**18 <= tensors <= 6 * 2**18
+    assert measures["cublas_workspace_bytes"].value > 6 * 2**18
+
+
 def on_gpu(spec: RunSpec, **train: Any) -> RunSpec:
     return spec.model_copy(update={"device": "cuda", "role": "final", "train": spec.train.model_copy(update=train)})
 

@@ -49,7 +49,9 @@ MEMORY = (
     Column(name="cuda_reserved_peak_bytes", head="CUDA reserved"),
     Column(name="nvml_process_bytes", head="NVML process"),
 )
-MEMORY_MORE = tuple(Column(name=name, head=name) for name in ("cuda_requested_peak_bytes", "nvml_device_bytes"))
+MEMORY_MORE = tuple(
+    Column(name=name, head=name) for name in ("cuda_requested_peak_bytes", "cublas_workspace_bytes", "nvml_device_bytes")
+)
 SOLVER = (
     Column(name="train_forward_nfe_mean", head="train NFE forward"),
     Column(name="train_backward_nfe_mean", head="train NFE backward"),

@@ -192,7 +192,7 @@ def _memory(results: Path) -> str:
     record = MEMORY.read(results / "memory" / NAME) or {}
     if record["device"]["reason"] is not None:
         return str(record["device"]["reason"])
-    ratios = [row[6].value for row in tables.on_device(record).rows if row[6].value is not None]
+    ratios = [row[-2].value for row in tables.on_device(record).rows if row[-2].value is not None]
     times = [f"{row[2].text} {row[6].text}" for row in tables.times(record).rows]
     return f"allocated / predicted {min(ratios):.3f} to {max(ratios):.3f}; DEQ / explicit, time: {', '.join(times)}"
 

@@ -16,6 +16,7 @@ import torch
 
 from bench.records.record import Measure, measured
 
+_CURRENT = "allocated_bytes.all.current"
 Phase = Literal["build", "warmup", "train", "evaluation", "probe", "checkpoint", "waiting"]
 
 
@@ -141,16 +142,26 @@ class HostMemory:
             return 0
 
 
+def free_workspaces() -> None:
+    """Give the workspaces that cuBLAS keeps back to torch's allocator; the next matrix product makes new ones."""
+    torch._C._cuda_clearCublasWorkspaces()
+
+
 class CudaMemory:
     """Peaks of torch's CUDA allocator: requested (by the tensors), allocated (rounded up), reserved (held from the device).
 
     Resetting a peak sets it to the present value, so the bytes allocated at `start` are the baseline. Not included: the CUDA
-    context, libraries and other allocators, which `Nvml` includes. `cuda`: torch.cuda, or a stand-in.
+    context, libraries and other allocators, which `Nvml` includes. torch takes cuBLAS's workspaces (8 MiB, on Hopper 32 MiB, for
+    each thread that multiplies; CUBLAS_WORKSPACE_CONFIG) from the same allocator: they are no tensors, have a measure of their own,
+    and are left out of requested, allocated and baseline. They are freed for it, by `start` and `read`: a CUDA graph that uses
+    them must not be replayed later. `cuda`: torch.cuda, or a stand-in.
     """
 
-    def __init__(self, device: torch.device | str, cuda: Any = torch.cuda) -> None:
+    def __init__(
+        self, device: torch.device | str, cuda: Any = torch.cuda, free_workspaces: Callable[[], None] = free_workspaces
+    ) -> None:
         self._device = torch.device(device)
-        self._cuda = cuda
+        self._cuda, self._free_workspaces = cuda, free_workspaces
         self._baseline: int | None = None
         self._fault: str | None = None
 
@@ -162,28 +173,40 @@ class CudaMemory:
         try:
             gc.collect()
             self._cuda.synchronize(self._device)
+            self._free_workspaces()
             self._cuda.empty_cache()  # or reserved blocks of earlier work count as this run's
             self._cuda.reset_peak_memory_stats(self._device)
-            self._baseline = self._cuda.memory_stats(self._device).get("allocated_bytes.all.current")
+            self._baseline = self._cuda.memory_stats(self._device).get(_CURRENT)
         except Exception as error:  # CUDA reports its failures as RuntimeError, AssertionError and subclasses of both
             self._fault = f"CUDA failed at start ({error})"
 
     def read(self) -> dict[str, Measure]:
-        """Requested, allocated and reserved peaks, and the baseline."""
+        """Requested, allocated and reserved peaks, the baseline, and cuBLAS's workspaces."""
         statistics: dict[str, int] = {}
+        workspaces = None
         if self._fault is None:
             try:
                 self._cuda.synchronize(self._device)
                 statistics = self._cuda.memory_stats(self._device)
+                self._free_workspaces()
+                if _CURRENT in statistics:
+                    workspaces = statistics[_CURRENT] - self._cuda.memory_stats(self._device)[_CURRENT]
             except Exception as error:
                 self._fault = f"CUDA failed at the end ({error})"
 
-        def measure(value: int | None, key: str, when: str) -> Measure:
+        def measure(value: int | None, key: str, when: str, method: str = "") -> Measure:
             reason = self._fault or (f"the allocator keeps no {key}" if value is None else None)
             scope = f"device, torch's allocator, {when} start"
-            return measured(None if reason else value, "B", f"torch.cuda.memory_stats {key}", scope, reason)
+            return measured(None if reason else value, "B", method or f"torch.cuda.memory_stats {key}", scope, reason)
 
-        peaks = {name: f"{name}_bytes.all.peak" for name in ("requested", "allocated", "reserved")}
-        measures = {f"cuda_{name}_peak_bytes": measure(statistics.get(key), key, "since") for name, key in peaks.items()}
-        measures["cuda_baseline_bytes"] = measure(self._baseline, "allocated_bytes.all.current", "at")
+        measures = {}
+        for name in ("requested", "allocated", "reserved"):
+            key = f"{name}_bytes.all.peak"
+            value, without = statistics.get(key), name != "reserved" and workspaces is not None
+            method = f"torch.cuda.memory_stats {key}" + (" without cuBLAS's workspaces" if without else "")
+            value = value - (workspaces or 0) if without and value is not None else value
+            measures[f"cuda_{name}_peak_bytes"] = measure(value, key, "since", method)
+        measures["cuda_baseline_bytes"] = measure(self._baseline, _CURRENT, "at")
+        freed = f"bytes by which {_CURRENT} falls when torch frees cuBLAS's workspaces"
+        measures["cublas_workspace_bytes"] = measure(workspaces, _CURRENT, "since", freed)
         return measures

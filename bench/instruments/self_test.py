@@ -144,7 +144,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Outcome], tuple[str, ...]], ...] = (
     ("live bytes", _live_bytes, ("peak_live_bytes", "held_bytes")),
     ("FLOPs", _flops, ("train_step_flops", "forward_flops")),
     ("VmHWM", _host_memory, ("host_peak_bytes",)),
-    ("CUDA", _cuda, (*_CUDA_PEAKS, "cuda_baseline_bytes")),
+    ("CUDA", _cuda, (*_CUDA_PEAKS, "cuda_baseline_bytes", "cublas_workspace_bytes")),
     ("NVML", _nvml, ("nvml_process_bytes", "nvml_device_bytes")),
     ("energy", _energy, ("energy_J", "mean_power_W")),
     ("one NVML binding", _one_nvml_binding, ()),

@@ -15,7 +15,10 @@ from bench.records.record import Measure, measured
 from bench.records.spec import ComponentConfig
 
 _STEPS = 5
-PEAKS = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "nvml_process_bytes")
+PEAKS = (
+    *("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cublas_workspace_bytes"),
+    *("cuda_reserved_peak_bytes", "nvml_process_bytes"),
+)
 WITHIN = 0.03  # of the prediction, for the allocator's allocated peak
 MODES = ("training", "inference")
 
@@ -23,8 +26,7 @@ MODES = ("training", "inference")
 def measure_step(model: ComponentConfig, shape: Shape, device: str) -> dict[str, Measure]:
     """Peaks of a training step on the device, and seconds of a step and of a forward pass in evaluation, solves at their caps.
 
-    A step before it creates the libraries' workspaces. Where the device runs out of memory, the measures
-    are null with that reason.
+    A step before it loads the libraries. Where the device runs out of memory, the measures are null with that reason.
     """
     torch.manual_seed(0)
     cuda, nvml = CudaMemory(device), Nvml(device)

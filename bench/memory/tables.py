@@ -171,11 +171,14 @@ def on_device(record: dict[str, Any]) -> Table:
             {"suite": "paper", "group": "memory", "label": row["label"], "column": name, "value": value, "unit": "B"}
             for name, value in {"predicted": predicted, **sizes}.items()
         ]
-    kinds = _units(("predicted", "requested", "allocated", "reserved", "NVML, process"), "GB")
+    kinds = _units(("predicted", "requested", "allocated", "cuBLAS workspaces", "reserved", "NVML, process"), "GB")
     heads = [("model", ""), *kinds, *_units(("allocated / predicted", "within 3 %"), "")]
     title = "Memory of a training step on a GPU, predicted and measured"
     rule = "Within 3 %: the allocator's allocated peak and the prediction."
-    caption = f"The whole model with its embeddings, length 150, batch size 15, every solve at its cap. {_place(record)}"
+    caption = (
+        "The whole model with its embeddings, length 150, batch size 15, every solve at its cap. Requested and allocated are "
+        f"without cuBLAS's workspaces. {_place(record)}"
+    )
     return _table("device", title, heads, lines, rule=rule, caption=caption, data=tuple(data))
 
 

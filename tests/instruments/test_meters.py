@@ -219,13 +219,16 @@ class Cuda:
 
 
 class TestCudaMemory:
-    NAMES = ("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes", "cuda_baseline_bytes")
+    NAMES = (
+        *("cuda_requested_peak_bytes", "cuda_allocated_peak_bytes", "cuda_reserved_peak_bytes"),
+        *("cuda_baseline_bytes", "cublas_workspace_bytes"),
+    )
 
     def test_the_peaks_are_read_after_a_reset(self) -> None:
         cuda = Cuda(allocated_bytes__all__current=512)
-        meter = CudaMemory("cuda:0", cuda)
+        meter = CudaMemory("cuda:0", cuda, lambda: cuda.diary.append("free"))
         meter.start()
-        assert cuda.diary == ["synchronize", "empty_cache", "reset"]
+        assert cuda.diary == ["synchronize", "free", "empty_cache", "reset"]
         cuda.statistics = {
             "requested_bytes__all__peak": 1000,
             "allocated_bytes__all__peak": 1024,
@@ -233,13 +236,53 @@ class TestCudaMemory:
             "allocated_bytes__all__current": 700,
         }
         measures = meter.read()
-        assert [measures[name].value for name in self.NAMES] == [1000, 1024, 2 * MIB, 512]
+        assert [measures[name].value for name in self.NAMES] == [1000, 1024, 2 * MIB, 512, 0]
         assert {measure.unit for measure in measures.values()} == {"B"}
-        assert cuda.diary[-1] == "synchronize"
+        assert cuda.diary[4:] == ["synchronize", "free"]
+
+    def test_the_workspaces_of_cublas_are_left_out_of_the_tensors_peaks_and_of_the_baseline(self) -> None:
+        """Two threads' workspaces of 32 MiB: there at the start, freed, and made again by the first products."""
+        cuda = Cuda()
+        tensors, workspaces, peak = 5 * MIB, 64 * MIB, 0
+
+        def update() -> None:
+            nonlocal peak
+            peak = max(peak, tensors + workspaces)
+            cuda.statistics = {
+                "allocated_bytes__all__current": tensors + workspaces,
+                "requested_bytes__all__peak": peak - 100,
+                "allocated_bytes__all__peak": peak,
+                "reserved_bytes__all__peak": peak + 7 * MIB,
+            }
+
+        def free() -> None:
+            nonlocal workspaces
+            workspaces = 0
+            update()
+
+        def reset(device: torch.device) -> None:
+            nonlocal peak
+            peak = 0
+            update()
+
+        cuda.reset_peak_memory_stats = reset  # type: ignore[method-assign]
+        update()
+        meter = CudaMemory("cuda", cuda, free)
+        meter.start()
+        for _ in range(2):  # the second read is of a resumed window
+            tensors, workspaces = 20 * MIB, 64 * MIB
+            update()
+            tensors = 6 * MIB
+            update()
+            measures = meter.read()
+            expected = [20 * MIB - 100, 20 * MIB, 91 * MIB, 5 * MIB, 64 * MIB]
+            assert [measures[name].value for name in self.NAMES] == expected
+        assert "without cuBLAS's workspaces" in measures["cuda_allocated_peak_bytes"].method
+        assert "without" not in measures["cuda_reserved_peak_bytes"].method
 
     def test_a_missing_statistic_makes_one_measure_none(self) -> None:
         cuda = Cuda(allocated_bytes__all__current=0, allocated_bytes__all__peak=8, reserved_bytes__all__peak=8)
-        meter = CudaMemory("cuda", cuda)
+        meter = CudaMemory("cuda", cuda, lambda: None)
         meter.start()
         measures = meter.read()
         assert measures["cuda_requested_peak_bytes"].reason == "the allocator keeps no requested_bytes.all.peak"
@@ -261,7 +304,7 @@ class TestCudaMemory:
 
     def test_a_device_that_breaks_during_the_run_is_null(self) -> None:
         cuda = Cuda(allocated_bytes__all__peak=8, allocated_bytes__all__current=8)
-        meter = CudaMemory("cuda", cuda)
+        meter = CudaMemory("cuda", cuda, lambda: None)
         meter.start()
         cuda.broken = True
         assert all("illegal memory access" in str(measure.reason) for measure in meter.read().values())

@@ -387,7 +387,11 @@ def test_the_device_tables_compare_prediction_and_allocation() -> None:
     labels = [label for pair in cost.TABLE_4 for label in pair[:2]]
     sizes = dict(zip(labels, (1020, 1040, None, 1000), strict=True))
     on = {
-        label: {"cuda_allocated_peak_bytes": {"value": size}, "training_s": {"value": size and 0.001 * size}}
+        label: {
+            "cuda_allocated_peak_bytes": {"value": size},
+            "cublas_workspace_bytes": {"value": size and 2**26},
+            "training_s": {"value": size and 0.001 * size},
+        }
         for label, size in sizes.items()
     }
     made = {
@@ -396,6 +400,7 @@ def test_the_device_tables_compare_prediction_and_allocation() -> None:
     }
     lines = {row[0].text: [entry.text for entry in row] for row in tables.on_device(made).rows}
     assert [lines[label][-2:] for label in labels] == [["1.020", "yes"], ["1.040", "NO"], ["n/a", "n/a"], ["1.000", "yes"]]
+    assert [lines[label][4] for label in labels] == ["0.0625", "0.0625", "n/a", "0.0625"]
     assert [[entry.text for entry in row][-1] for row in tables.times(made).rows] == ["0.98", "n/a", "n/a", "n/a"]
     nothing = {**made, "device": {"device": None, "reason": "no GPU", "rows": {}}}
     assert "n/a: no GPU." in tables.on_device(nothing).caption
