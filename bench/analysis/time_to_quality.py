@@ -18,7 +18,7 @@ from bench.records.record import Record
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 _LEGEND = (
-    "Level: the median over seeds of the row's final validation. Times: median over seeds of the seconds of training until a "
+    "Level: the row's final validation, median over seeds. Times: median over seeds of the seconds of training until a "
     "validation is first as good (evaluation not counted; clocks with the machine to themselves). The envelope is the fastest of "
     "the other explicit rows, of any depth and length. Ratio: a row's time over the envelope's; below 1 is faster, 0 means that no "
     "other explicit row gets there in half of its seeds. In brackets the central 95 % of 2,000 resamples of the seeds, each with a "
@@ -147,7 +147,7 @@ def quality_table(group: Group) -> Table | None:
         rule=_LEGEND,
         heads=(
             *(("model", ""), ("steps", ""), ("whole training", "s"), (f"final valid {found.headline}", found.unit)),
-            *(("level", found.unit), (f"to the level {ARROWS['lower']}", "s"), ("envelope", "s"), ("by", "")),
+            *((f"to that level {ARROWS['lower']}", "s"), ("envelope", "s"), ("by", "")),
             *((f"ratio {ARROWS['lower']}", ""), ("test residual p99", ""), ("as trained / solved", "")),
         ),
         rows=tuple(_line(found, label, families[label]) for label in found.ratios),
@@ -162,7 +162,7 @@ def quality_table(group: Group) -> Table | None:
             }
             for label, ratio in found.ratios.items()
         ),
-        words=(0, 7),
+        words=(0, 6),
     )
 
 
@@ -195,7 +195,6 @@ def _line(found: Quality, label: str, family: str) -> Line:
         f"{int(table['steps'].median()):,}",
         cell(table["trained"].median(), 3, "s", samples("trained")),
         cell(table["final"].median(), 4, found.unit, samples("final")),
-        cell(ratio.level, 4, found.unit),
         cell(ratio.seconds, 3, "s", own),
         cell(ratio.rival_seconds, 3, "s", rival) if ratio.rival else Cell("never"),
         ratio.rival or "—",

@@ -74,7 +74,7 @@ def seeds_needed(values: Sequence[float], limits: Sequence[float], scale: Scale)
     if nearest == 0 or spread <= _ROUNDING * max(1.0, *np.abs(data)):
         return None
     factor = float(norm.ppf(LEVEL) + norm.ppf(_POWER))
-    return max(3, math.ceil((factor * spread / nearest) ** 2) + 1)
+    return max(len(data) + 1, math.ceil((factor * spread / nearest) ** 2) + 1)
 
 
 def bound(failures: int, n: int) -> str:
