@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from bench.analysis.statistics import LEVEL, significant
+from bench.analysis.statistics import LEVEL, Interval, significant
 from bench.claims.hypothesis_tests import holm
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Part:
 
     `p_for` and `p_against` are the p-values of the one-sided tests for and against the requirement; `decide` adds the verdict
     and `adjusted`, the p-value that it rests on. A `fact` is a count: it has a verdict and no p-value. `samples`: one number per
-    seed, whose mean is the value. `needed`: about how many seeds would decide, if they spread as these.
+    seed, whose mean is the value; `estimate`: that mean with its interval; `limits`: what it must lie between (None: no limit);
+    `needed`: about how many seeds would decide, if they spread as these.
     """
 
     about: str
@@ -52,6 +53,8 @@ class Part:
     note: str = ""
     needed: int | None = None
     samples: tuple[float, ...] = ()
+    estimate: Interval | None = None
+    limits: tuple[float | None, float | None] | None = None
     sources: tuple[Source, ...] = ()
 
     @property

@@ -42,13 +42,14 @@ def mean_within(
     asked = f"from {low:.3g} to {high:.3g}" if low > -math.inf else f"below {high:g}"
     asked = f"above {low:g}" if high == math.inf else asked
     samples = tuple(values.values())
-    part = Part(about=about, value="—", asked=f"{asked}{unit}", sources=sources, samples=samples)
+    limits = (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+    part = Part(about=about, value="—", asked=f"{asked}{unit}", sources=sources, samples=samples, limits=limits)
     if not samples:
         return replace(part, verdict="not tested", note="no seeds in common")
     tests = [(limit, seed_test(samples, limit, scale)) for limit in (low, high) if math.isfinite(limit)]
     _, test = tests[-1]
     if test.estimate is not None:
-        part = replace(part, value=f"{written(test.estimate)}{unit}")
+        part = replace(part, value=f"{written(test.estimate)}{unit}", estimate=test.estimate)
     p_values = [one.p if limit == high else one.p[::-1] for limit, one in tests if one.p is not None]  # for, against
     if not p_values:
         return replace(part, verdict="inconclusive", note=test.method)

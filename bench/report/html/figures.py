@@ -1,64 +1,222 @@
-"""The published figures of a results folder as they are, to be embedded in the page."""
+"""The data of the page's interactive figures; charts.py has the templates that draw them.
 
-import base64
-import gzip
-from pathlib import Path
+A figure is a dictionary: `id`, `title`, `kind` (of charts.py), `views` (what its selector offers) and `colours` by series. The
+views of `lines` share the x values in `xs`: a series is [name, run, index into xs, y values], the run of a mean is empty.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-from bench.records.errors import UserError
-from bench.report.figures import FIGURES, Kind
+from matplotlib.colors import to_hex
 
-# Alternative texts, by the figure's name.
-_ALT = {
-    "tradeoff": "Test score against FLOPs, peak live bytes, time and energy of training, a point a model",
-    "quality": "Seconds of training until the target against the median residual, a point a model",
-    "curves-steps": "Validation score and training loss against training steps, a line a model",
-    "curves-seconds": "Validation score and training loss against seconds, a line a model",
-    "solver": "Evaluations a solve and residuals against training steps, a line a model",
-    "residual": "Relative residual against evaluations, a line a solver",
-    "memory": "Bytes saved for backward and peak live bytes against depth, a line a method",
-    "waterfall": "Stacked bars of bytes at the peak by kind, a bar a model",
-    "depth": "Peak live bytes against depth or solver steps, a line a model",
-    "shape": "Peak live bytes against each, a line a model",
-    "fig2-steps": "Evaluations against training steps, a panel a task",
-    "fig2-residual": "Relative residual against evaluations, a line a solver",
-    "fig3-tolerance": "Loss and evaluations against tolerance",
-    "fig3-cap": "Loss and evaluations against the cap",
-    "work-precision": "Validation loss against evaluations, a line a seed",
-    "fig4-layers": "Relative change a layer and validation loss against layers",
-    "gradient-fidelity": "Relative distance to the exact gradient against tolerances and steps",
-    "dependency-length": "Loss and excess over the entropy rate, a line a model",
+from bench.analysis.aggregate import ORDER, Family, Group
+from bench.analysis.columns import metric_scale, metrics
+from bench.analysis.probe_data import depth_probe, residual_probe
+from bench.analysis.statistics import Interval, Scale, over_seeds
+from bench.analysis.tradeoff import costs, front
+from bench.records.record import CurvePoint, Record
+from bench.report.style import METHOD_HUES, LineStyle, line_style
+
+Figure = dict[str, Any]
+FAMILY_NAMES: dict[Family, str] = {
+    **{"deq": "DEQ", "ode": "Neural ODE", "tied": "weight-tied", "attention": "attention"},
+    **{"convolution": "convolution", "recurrent": "recurrent", "other": "other"},
 }
+_POINTS = 24  # of a learning curve
+MIB = 2.0**-20
 
 
-def embedded_figures(
-    folder: Path, kind: Kind, command: str, prefix: str = "", about: str = "DEQ and explicit networks"
-) -> list[dict[str, Any]]:
-    """The figures of a kind that are in a folder, as the template shows them: title, alternative text, image, whether it is opened.
-
-    `command` writes them, `about` ends their alternative texts.
-    """
-    paths = {name: folder / f"{prefix}{name}.svg" for name in FIGURES[kind]}
-    return [
-        {
-            **{"title": FIGURES[kind][name].title, "alt": f"{_ALT.get(name, FIGURES[kind][name].title)}. {about}."},
-            **{"svg": embed(path, command), "opened": name == "tradeoff"},
-        }
-        for name, path in paths.items()
-        if path.is_file() and not path.is_symlink()
-    ]
+def number(value: float | None) -> float | int | None:
+    """A number with seven significant digits, as the page shows it; None for what JSON cannot hold."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def embed(path: Path, command: str) -> str:
-    """An SVG file, compressed and in base64; UserError that names the command where it is damaged.
+def family_colours() -> dict[str, str]:
+    """The colour of each family, the same in all figures."""
+    return {FAMILY_NAMES[family]: to_hex(line_style(family, 0).colour) for family in ORDER}
 
-    The page shows it as an image, in which a browser runs no script and loads nothing.
-    """
-    try:
-        content = path.read_bytes()
-        if ElementTree.fromstring(content).tag != "{http://www.w3.org/2000/svg}svg":
-            raise ValueError("not an SVG image")
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise UserError(f"{path}: damaged figure ({error}); `{command}` makes it again") from error
-    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+
+class Lines:
+    """Builds a figure of lines."""
+
+    def __init__(self, id_: str, title: str) -> None:
+        self._xs: dict[tuple[float | int | None, ...], int] = {}
+        self._figure: Figure = {"id": id_, "title": title, "kind": "lines", "views": [], "colours": {}}
+
+    def view(self, name: str, x: str, y: str, *, log: str = "", limits: Iterable[tuple[float, str]] = ()) -> None:
+        """Begin a view; `log` names its logarithmic axes."""
+        view = {"name": name, "x": x, "y": y, "log": log, "limits": [list(one) for one in limits], "series": []}
+        self._figure["views"].append(view)
+
+    def add(self, series: str, run: str, points: Iterable[tuple[float, float | None]]) -> None:
+        """Add a run's line to the last view, or with `run` empty the mean's."""
+        known = [(number(x), number(y)) for x, y in points if y is not None]
+        if known:
+            xs, ys = zip(*known, strict=True)
+            self._figure["views"][-1]["series"].append([series, run, self._xs.setdefault(xs, len(self._xs)), ys])
+
+    def add_seeds(
+        self, series: str, runs: Mapping[str, Sequence[tuple[float, float | None]]], scale: Scale = "log", timed: bool = False
+    ) -> None:
+        """Add the lines of several runs, and of their mean: at each x that all have, or of times, which differ, point by point."""
+        lines = [[pair for pair in points if pair[1] is not None] for points in runs.values()]
+        for run, points in runs.items() if len(runs) > 1 else ():
+            self.add(series, run, points)
+        if lines and not timed:
+            shared = set.intersection(*({x for x, _ in line} for line in lines))
+            lines = [[pair for pair in line if pair[0] in shared] for line in lines]
+        mean = []
+        for at in zip(*lines, strict=False):
+            xs, ys = zip(*at, strict=True)
+            mean.append((over_seeds(xs, "log").mean if timed else xs[0], over_seeds(ys, scale).mean))
+        self.add(series, "", mean)
+
+    def done(self, colours: Mapping[str, str] | None = None) -> list[Figure]:
+        """The figure, in a list; none where no view has a line. Without colours, those of methods."""
+        figure = self._figure
+        figure["views"] = [view for view in figure["views"] if view["series"]]
+        names = list(dict.fromkeys(series[0] for view in figure["views"] for series in view["series"]))
+        hues = {name: METHOD_HUES[place % len(METHOD_HUES)] for place, name in enumerate(names)}
+        figure["colours"] = {name: (colours or hues)[name] for name in names}
+        figure["xs"] = list(self._xs)
+        return [figure] if figure["views"] else []
+
+
+def comparison_figures(group: Group, styles: Mapping[str, LineStyle]) -> list[Figure]:
+    """The figures of a comparison that have something to show."""
+    colours = {label: to_hex(style.colour) for label, style in styles.items()}
+    return [*tradeoff(group), *_curves(group, colours), *_residual(group), *depth(group), *_length(group, colours)]
+
+
+def ends(one: Interval) -> list[float | int | None]:
+    """Mean, low and high end."""
+    return [number(one.mean), number(one.low), number(one.high)]
+
+
+def tradeoff(group: Group) -> list[Figure]:
+    """Score against cost: a view a cost, a point a row."""
+    found = costs(group)
+    if found is None:
+        return []
+    score, panels = found
+    headline, known = metrics(group.records)
+    views = []
+    for cost in panels:
+        least = {point.row.label for point in front(cost.points, score.better)}
+        points = [
+            {
+                **{"model": point.row.label, "series": FAMILY_NAMES[point.row.family], "front": point.row.label in least},
+                **{"x": ends(point.cost), "y": ends(point.score), "runs": " ".join(r.run_id for r in point.row.ok)},
+            }
+            for point in cost.points
+        ]
+        better = {"lower": "lower is better", "higher": "higher is better"}.get(score.better or "", "")
+        name = f"test {score.head} ({known[headline].unit}), {better}".replace("(1), ", "")
+        views.append(
+            {
+                **{"name": cost.head, "x": f"{cost.head} ({cost.unit})", "y": name, "better": score.better},
+                **{"log": "xy" if score.scale == "log" else "x", "points": points},
+            }
+        )
+    return [{"id": "tradeoff", "title": "Score against cost", "kind": "points", "views": views, "colours": family_colours()}]
+
+
+def _thinned(record: Record) -> list[CurvePoint]:
+    """The points of a learning curve that the page shows: those with a validation, and of many every so many."""
+    every = math.ceil(len(record.curve) / _POINTS)
+    return [point for place, point in enumerate(record.curve, 1) if point.valid or place % every == 0]
+
+
+def _curves(group: Group, colours: Mapping[str, str]) -> list[Figure]:
+    """Validation, training loss and solver against steps and seconds."""
+    headline, known = metrics(group.records)
+    metric = known.get(headline)
+    scale: Scale = "log" if metric is None else metric_scale(headline, metric)
+    clocked = all(record.value("train_s") is not None for row in group.rows for record in row.ok)
+    limits = [(v, n) for n in ("chance", "optimum") if (v := getattr(metric, n, None)) is not None and (v > 0 or scale != "log")]
+    measures: tuple[tuple[str, Callable[[CurvePoint], float | None], Scale, str], ...] = (
+        (f"validation {headline.replace('_', ' ')}", lambda point: point.valid.get(headline), scale, metric.unit if metric else ""),
+        ("training loss", lambda point: point.train_loss, "log", "nats"),
+        ("evaluations a forward solve", lambda point: point.forward_nfe, "linear", ""),
+        ("evaluations a backward solve", lambda point: point.backward_nfe, "linear", ""),
+        ("relative residual left", lambda point: point.residual, "log", ""),
+    )
+    lines = Lines("curves", "During training: scores, losses and solves")
+    for place, (name, read, how, unit) in enumerate(measures):
+        for against in ("steps", "seconds") if place < 2 else ("steps",):
+            x = {"steps": "training steps", "seconds": "seconds of training" if clocked else "steps x the step timed alone (s)"}
+            y = f"{name} ({unit})" if unit not in ("", "1") else name
+            lines.view(f"{name} by {against}", x[against], y, log="y" if how == "log" else "", limits=() if place else limits)
+            for row in group.rows:
+                runs = {one.run_id: _run_curve(one, read, against == "seconds", clocked) for one in row.ok}
+                if runs and all(runs.values()):
+                    lines.add_seeds(row.label, runs, how, timed=against == "seconds")
+    return lines.done(colours)
+
+
+def _run_curve(
+    record: Record, read: Callable[[CurvePoint], float | None], by_time: bool, clocked: bool
+) -> list[tuple[float, float | None]]:
+    step_ms = record.value("step_ms_median")
+    if by_time and not clocked and step_ms is None:
+        return []
+
+    def x_of(point: CurvePoint) -> float:
+        if not by_time:
+            return point.step
+        return point.seconds if clocked else point.step * (step_ms or 0.0) / 1e3
+
+    # A point at step 0 has no place on a mean of logarithms of time.
+    return [(x_of(point), value) for point in _thinned(record) if (value := read(point)) is not None and point.step]
+
+
+def _residual(group: Group) -> list[Figure]:
+    lines = Lines("residual", "Residual against solver work, after training")
+    for row in group.rows:
+        solvers, run = residual_probe(row)
+        lines.view(row.label, "evaluations of f", "relative residual, lower is better", log="y")
+        for solver, curve in solvers.items():
+            lines.add(solver, "", [(nfe, p50) for nfe, p50, _ in curve if p50 > 0])
+            lines.add(solver, f"{run}, 95th percentile", [(nfe, p95) for nfe, _, p95 in curve if p95 > 0])
+    return lines.done()
+
+
+def depth(group: Group) -> list[Figure]:
+    """Bytes of a training step against depth, a line a method; rows with equal counts share it."""
+    lines, probes = (
+        Lines("depth", "Memory of a training step against depth"),
+        [(row.label, *depth_probe(row)) for row in group.rows],
+    )
+    for name, head in (("saved_bytes", "saved for backward"), ("peak_live_bytes", "peak live"), ("solver_bytes", "solver storage")):
+        lines.view(head, "depth, or solver steps", f"{head} (MiB), lower is better", log="xy")
+        seen: dict[tuple[str, tuple[tuple[int, float], ...]], str] = {}
+        for label, methods, run in probes:
+            for method, points in methods.items():
+                pairs = tuple((p.depth, amount * MIB) for p in points if (amount := getattr(p, name)) is not None and amount > 0)
+                if pairs and seen.setdefault((method, pairs), label) == label:
+                    others = [one for one, _ in seen if one == method]
+                    lines.add(method if len(others) == 1 else f"{method} ({label})", "", pairs)
+                    lines.add(method if len(others) == 1 else f"{method} ({label})", run or "", pairs[:1])
+    return lines.done()
+
+
+def _length(group: Group, colours: Mapping[str, str]) -> list[Figure]:
+    """Accuracy at the last position against the length of test sequences."""
+    _, known = metrics(group.records)
+    lengths = sorted((int(found[1]), name) for name in known if (found := re.fullmatch(r"accuracy_last_T(\d+)", name)))
+    if len(lengths) < 2:
+        return []
+    chance = known[lengths[0][1]].chance
+    lines = Lines("length", "Accuracy against the length of test sequences")
+    limits = [] if chance is None else [(chance, "chance")]
+    lines.view(
+        "accuracy", "length of the test sequences", "accuracy at the last position, higher is better", log="x", limits=limits
+    )
+    for row in group.rows:
+        runs = {record.run_id: [(length, record.value(f"test_{name}")) for length, name in lengths] for record in row.ok}
+        lines.add_seeds(row.label, {run: points for run, points in runs.items() if all(y is not None for _, y in points)}, "linear")
+    return lines.done(colours)

@@ -1,30 +1,39 @@
 """The page: one HTML file that loads nothing from a network, the same bytes for the same records.
 
 The template escapes every text of a record, and a content security policy lets the browser run and show only what is in the file.
+What is behind a fold is data until the fold opens (data.py); Vega-Lite's runtime is unpacked when the first figure is drawn.
 """
 
 import base64
 import gzip
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bench.analysis.aggregate import Group, groups, slug
+from bench.analysis.grid import Table, gathered, line
 from bench.claims.claim import Claim, Finding, judge_claims, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
+from bench.claims.guide import deciding, guide
 from bench.records.escape import visible
-from bench.report.html.figures import embedded_figures
-from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables
-from bench.report.html.text import render
+from bench.records.record import Record
+from bench.report.html.answer import answer, as_json
+from bench.report.html.charts import templates
+from bench.report.html.data import Part, claim_data, pack
+from bench.report.html.evidence_figures import memory_figures, study_figures
+from bench.report.html.figures import comparison_figures, tradeoff
+from bench.report.html.sources import SourcedTable, memory_tables, peer_tables, sourced_group_tables
 from bench.report.report import environments, read_suites, terms
+from bench.report.style import assign_styles
 
 _VERDICTS = (
     ("holds", "hold"),
@@ -32,39 +41,46 @@ _VERDICTS = (
     ("is inconclusive", "are inconclusive"),
     ("is not tested", "are not tested"),
 )
+_SCRIPTS = ("core.js", "tables.js", "plots.js", "page.js")
+# Patterns of claims' ids by theme, the first that fits; a claim that none fits is shown last.
+THEMES = {
+    "Time": ("*-time", "checkpointing-cost", "computation", "steps-grow", "backward-shorter"),
+    "Memory": ("memory*", "checkpointing*"),
+    "Quality": ("perplexity", "copy*", "cell", "stacking"),
+    "Solver": ("converges", "solver", "tolerance", "cap", "tied-rest", "root", "gradient", "batch", "no-fixed-point"),
+    "Generalisation": ("length*", "generalis*", "track*", "dependency*"),
+}
+_ORDER = ("Memory", "Time", "Quality", "Solver", "Generalisation")
 
 
 def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     """The page of a results folder, judged by these claims (None: all of the package); UserError where there are no records."""
     suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
     records = [record for found in suites.values() for group in found for record in group.records]
-    findings = judge_claims(CLAIMS if claims is None else claims, Evidence(results, read=suites))
-    keys: dict[str, int] = {}  # by the text of a source: its number on the page
-
-    def key(source: CellSource) -> int:
-        return keys.setdefault(visible(render(source)), len(keys))
-
+    evidence = Evidence(results, read=suites)
+    findings = judge_claims(CLAIMS if claims is None else claims, evidence)
+    first = answer(evidence, findings)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"key": key, "sort_value": _sort_value, "slug": slug, "zip": zip}
-    style, script = _file("page.css"), _file("page.js")
+    environment.globals |= {"slug": slug, "deciding": deciding}
+    style, script, runtime = _file("page.css"), _script(), f"(()=>{{{vl_convert.javascript_bundle()}}})();"
+    parts = dict(_parts(suites, findings, evidence, records)) | {
+        "index": {"templates": templates(), "cards": as_json(first), "tradeoff": dict(_tradeoffs(suites))},
+        "claims": {finding.claim.id: claim_data(finding) for finding in findings},
+    }
     page = environment.from_string(_file("page.html")).render(
-        policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)} {_digest(runtime)}; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),
+        answer=first,
+        guide=guide(evidence, findings),
         summary=_summary(list(suites.values()), findings),
-        findings=findings,
+        themes=by_theme(findings),
         tally=tally(findings),
-        claim_figures=embedded_figures(results / "claims", "experiments", "python -m bench claims --measure"),
-        suites={suite: [_comparison(results, group) for group in found] for suite, found in suites.items()},
-        memory={
-            "tables": memory_tables(results),
-            "figures": embedded_figures(results / "memory", "memory", "python -m bench memory"),
-        },
-        peers={"tables": peer_tables(results), "figures": []},
-        environments=environments(records),
-        failures=[record for record in records if record.status != "ok"],
-        packed_sources=lambda: _pack(list(keys)),  # called at the end, when all keys are known
+        suites=suites,
+        largest=max((one for found in suites.values() for one in found), key=lambda one: (len(one.rows), one.name)),
+        parts={name: pack(content) for name, content in parts.items()},
+        runtime=base64.b64encode(gzip.compress(runtime.encode(), 9, mtime=0)).decode(),
     )
     return visible(page)
 
@@ -73,36 +89,66 @@ def _file(name: str) -> str:
     return files("bench.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
+def _script() -> str:
+    """The script's files in one scope."""
+    return "\n".join(["(() => {", '"use strict";', *map(_file, _SCRIPTS), "})();"])
+
+
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _pack(texts: Sequence[str]) -> str:
-    return base64.b64encode(gzip.compress(json.dumps(texts).encode(), mtime=0)).decode()
+def by_theme(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """The findings by theme, in the page's order."""
+    found = gathered((theme(one.claim.id), one) for one in findings)
+    return {name: found[name] for name in (*_ORDER, "Other") if name in found}
 
 
-def _sort_value(source: CellSource | None) -> str:
-    """The number that a cell is sorted by, as JavaScript reads it; empty where there is none."""
-    value = source.cell.value if source else None
-    if not isinstance(value, int | float) or math.isnan(value):
-        return ""
-    return f"{value:.10g}" if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+def theme(claim: str) -> str:
+    """The theme of a claim by its id; Other where no pattern fits."""
+    return next((name for name, ids in THEMES.items() if any(fnmatchcase(claim, one) for one in ids)), "Other")
 
 
-def _comparison(results: Path, group: Group) -> dict[str, Any]:
-    """What the page shows of a group."""
-    text, unequal = terms(group)
-    labels = ", ".join(row.label for row in group.rows)
-    return {
-        "name": group.name,
-        "anchor": f"{slug(group.suite)}-{group.slug}",
-        "terms": text,
-        "unequal": unequal,
-        "tables": sourced_group_tables(group),
-        "figures": embedded_figures(
-            results / "figures" / group.suite, "comparison", "python -m bench report", f"{group.slug}-", f"{group.name}: {labels}"
-        ),
-    }
+def _tradeoffs(suites: Mapping[str, Sequence[Group]]) -> Iterator[tuple[str, Any]]:
+    for suite, found in suites.items():
+        for group in found:
+            for figure in tradeoff(group):
+                yield f"{suite}/{group.name}", figure
+
+
+def _parts(
+    suites: Mapping[str, Sequence[Group]], findings: Sequence[Finding], evidence: Evidence, records: Sequence[Record]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts by name: a comparison is suite/name."""
+    for suite, found in suites.items():
+        styles = assign_styles(found)
+        for group in found:
+            text, unequal = terms(group)
+            text += f" Not on equal terms: the rows differ in {unequal}." if unequal else ""
+            tables, figures = sourced_group_tables(group), comparison_figures(group, styles)
+            yield f"{suite}/{group.name}", Part().data(tables, figures, group.records, terms=text)
+    memory = evidence.memory
+    yield "memory", Part().data(memory_tables(evidence.results), memory_figures(memory) if memory else [])
+    yield "solver", Part().data((), study_figures(evidence.studies))
+    yield "peers", Part().data(peer_tables(evidence.results))
+    yield "runs", Part().data(_provenance(records))
+
+
+def _provenance(records: Sequence[Record]) -> Iterator[SourcedTable]:
+    """The environments of the runs, and those that failed, as tables without evidence."""
+    machines = environments(records)
+    lost = [(one.run_id, one.suite, one.spec.role, one.status, one.reason or "") for one in records if one.status != "ok"]
+    for title, heads, rows in (
+        ("Environments of the runs", tuple(machines[0]), [tuple(one.values()) for one in machines]),
+        ("Runs that did not end ok", ("run", "suite", "role", "status", "reason"), lost),
+    ):
+        lines = tuple(line(*row) for row in rows)
+        caption = "Times from different environments do not compare." if rows is not lost else f"{len(lost)} runs."
+        words = tuple(range(len(heads)))
+        table = Table(
+            ending=slug(title), title=title, caption=caption, heads=tuple((h, "") for h in heads), rows=lines, words=words
+        )
+        yield SourcedTable(table=table, sources=tuple((None,) * len(row) for row in lines))
 
 
 def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> str:
@@ -110,8 +156,8 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     found = [group for members in suites for group in members]
     rows = [row for group in found for row in group.rows]
     tasks = {json.dumps(row.finals[0].spec.task.model_dump(), sort_keys=True) for row in rows}
-    text = f"Deep equilibrium models and explicit networks: {sum(len(row.finals) for row in rows):,} training runs of "
-    text += f"{len({row.label for row in rows})} models on {len(tasks)} tasks, and {sum(len(g.trials) for g in found):,} trials of "
-    text += "learning rates. "
+    runs, models = sum(len(row.finals) for row in rows), len({row.label for row in rows})
+    text = f"{runs:,} training runs of {models} models on {len(tasks)} tasks, "
+    text += f"and {sum(len(g.trials) for g in found):,} trials of learning rates. "
     counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n]
     return text + (f"Of {len(findings)} claims of the paper, {', '.join(counts)}." if findings else "No claims are judged here.")

@@ -1,0 +1,264 @@
+"""The decision guide: when to use a deep equilibrium model, each row a function of the records and findings.
+
+To add a row, write a rule: it takes the Evidence and the findings by claim id, and yields an Advice where its records exist.
+Every number in a text comes from a record. `evidence` is the address of the cell, or the id of the claim, that the number is from.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import Column, metric_columns, metrics
+from bench.analysis.probe_data import depth_probe
+from bench.analysis.statistics import DECIDES, Interval, interval, significant
+from bench.claims.claim import Finding, Part
+from bench.claims.evidence import Evidence, by_seed
+from bench.records.store import Store
+
+Findings = Mapping[str, Finding]
+Outcome = Literal["ahead", "undecided", "behind"]
+OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
+_SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
+_LEAK = Column(name="future_leak_nats", head="future leak")
+_STEP = Column(name="step_ms_median", head="step")
+_SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
+_PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """A row of the guide: in a situation use this, because of a number from `n` runs, at a cost."""
+
+    situation: str
+    use: str
+    reason: str
+    n: int
+    cost: str
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The best DEQ of a comparison and its best explicit network, by the mean test score; `outcome` is the DEQ's.
+
+    Undecided: the 95 % interval of their ratio (of their difference, where a score is no ratio), paired by seed, holds equality.
+    """
+
+    group: Group
+    column: Column
+    unit: str
+    deq: ResultRow
+    rival: ResultRow
+    scores: tuple[Interval, Interval]
+    outcome: Outcome
+
+    def address(self, row: ResultRow) -> str:
+        """The address of a row's score."""
+        return cell(self.group, row, self.column)
+
+    def score(self, of: int) -> str:
+        """The score of the DEQ (0) or the rival (1), with its unit."""
+        return f"{significant(self.scores[of].mean, 3)} {self.unit if self.unit != '1' else ''}".strip()
+
+
+Rule = Callable[[Evidence, Findings, Sequence[Contest]], Iterator[Advice]]
+
+
+def guide(evidence: Evidence, findings: Sequence[Finding]) -> list[Advice]:
+    """The rows that the records can fill, in the order of the rules."""
+    by_id, found = {one.claim.id: one for one in findings}, contests(evidence)
+    return [advice for rule in RULES for advice in rule(evidence, by_id, found)]
+
+
+def cell(group: Group, row: ResultRow, column: Column) -> str:
+    """The address of a row's cell, as `explain` takes it."""
+    return f"{group.suite}/{group.name}/{row.label}/{column.head}"
+
+
+def comparisons(evidence: Evidence) -> list[Group]:
+    """The comparisons of all suites; of several on one task that with the most final runs."""
+    best: dict[str, Group] = {}
+    for suite in Store(evidence.results).suites():
+        for group in evidence.groups(suite):
+            best[group.name] = max(best.get(group.name, group), group, key=_finals)
+    return list(best.values())
+
+
+def _finals(group: Group) -> int:
+    return sum(len(row.finals) for row in group.rows)
+
+
+def contests(evidence: Evidence) -> list[Contest]:
+    """A contest for each task on which a DEQ and an explicit network ended."""
+    return [contest for group in comparisons(evidence) if (contest := contest_of(group)) is not None]
+
+
+def contest_of(group: Group) -> Contest | None:
+    """The contest of a comparison; None where it has no DEQ or no explicit network with a score."""
+    headline, known = metrics(group.records)
+    column = next((one for one in metric_columns(group.records) if one.name == f"test_{headline}"), None)
+    if column is None:
+        return None
+    deq = _best([row for row in group.rows if row.family == "deq"], column)
+    rival = _best([row for row in group.rows if row.family not in ("deq", "ode")], column)
+    if deq is None or rival is None:
+        return None
+    scores = (deq[1], rival[1])
+    unit, outcome = known[headline].unit, _outcome(deq[0], rival[0], column)
+    return Contest(group=group, column=column, unit=unit, deq=deq[0], rival=rival[0], scores=scores, outcome=outcome)
+
+
+def _outcome(deq: ResultRow, rival: ResultRow, column: Column) -> Outcome:
+    ours, theirs = by_seed(deq, column.name), by_seed(rival, column.name)
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
+        return "undecided"
+    ratio = column.scale == "log" and min(min(pair) for pair in pairs) > 0
+    one = interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
+    equal = 1.0 if ratio else 0.0
+    if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
+        return "undecided"
+    return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
+
+
+def _best(rows: Sequence[ResultRow], column: Column) -> tuple[ResultRow, Interval] | None:
+    scored = [(row, one) for row in rows if (one := aggregate(row, column).estimate) is not None]
+    return min(scored, key=lambda pair: (-1 if column.better == "higher" else 1) * pair[1].mean) if scored else None
+
+
+def value(row: ResultRow, column: Column) -> float | None:
+    """A row's mean of a measure."""
+    one = aggregate(row, column).estimate
+    return None if one is None else one.mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase:
+    """Rows of one comparison for the memory of a training step: a DEQ, the deepest tied network, and that network checkpointed."""
+
+    group: Group
+    deq: ResultRow
+    tied: ResultRow
+    checkpointed: ResultRow | None
+
+    def mib(self, row: ResultRow, saved: bool = True) -> float:
+        """A row's bytes saved for backward, or its peak, in MiB."""
+        return (value(row, _SAVED if saved else _PEAK) or 0.0) / 2**20
+
+    @property
+    def ratio(self) -> float:
+        """Bytes that the tied network saves over the DEQ's."""
+        return self.mib(self.tied) / self.mib(self.deq)
+
+
+def memory_case(evidence: Evidence) -> MemoryCase | None:
+    """A comparison with a DEQ and a tied network; one probed by depth and with checkpointing first; None without any."""
+    cases = []
+    for suite in Store(evidence.results).suites():
+        for group in evidence.groups(suite):
+            known = [row for row in group.rows if row.ok and value(row, _SAVED)]
+            deq = [row for row in known if row.family == "deq"]
+            tied = [row for row in known if row.family == "tied"]
+            plain = [row for row in tied if not _checkpointed(row)]
+            if deq and plain:
+                deepest, probed = max(plain, key=_depth), max(deq, key=_probed)
+                less = [row for row in tied if _checkpointed(row) and _depth(row) == _depth(deepest)]
+                least = min(less, key=lambda row: value(row, _PEAK) or 0.0) if less else None
+                cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
+    return max(cases, key=lambda case: (_probed(case.deq), case.checkpointed is not None), default=None)
+
+
+def _probed(row: ResultRow) -> int:
+    """At how many depths a row's memory was probed."""
+    return max((len(points) for points in depth_probe(row)[0].values()), default=0)
+
+
+def _depth(row: ResultRow) -> int:
+    depth = row.finals[0].spec.model.settings.get("depth", 0)
+    return depth if isinstance(depth, int) else 0
+
+
+def _checkpointed(row: ResultRow) -> bool:
+    return row.finals[0].spec.model.settings.get("checkpointing", "none") != "none"
+
+
+def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    case = memory_case(evidence)
+    if case is None or case.ratio <= 1:
+        return
+    time = [value(row, _STEP) for row in (case.deq, case.tied)]
+    yield Advice(
+        situation=f"Memory for backward limits the depth of a weight-tied network ({case.tied.label})",
+        use="a DEQ" if case.checkpointed is None else "a DEQ, or gradient checkpointing",
+        reason=f"a DEQ saves {case.mib(case.deq):.2f} MiB at any number of steps, {case.tied.label} {case.mib(case.tied):.2f} MiB",
+        n=len(case.deq.ok),
+        cost=f"{time[0] / time[1]:.2f} times the step time of {case.tied.label}" if time[0] and time[1] else "",
+        evidence=cell(case.group, case.deq, _SAVED),
+    )
+    if (rival := case.checkpointed) is not None:
+        peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, _STEP) for r in (case.deq, rival)]
+        yield Advice(
+            situation="Gradient checkpointing is possible",
+            use="a DEQ" if peaks[0] < peaks[1] else "checkpointing: its peak is lower",
+            reason=f"peak of a training step: DEQ {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
+            n=len(rival.ok),
+            cost=f"{steps[1] / steps[0]:.2f} times the step time of the DEQ" if steps[0] and steps[1] else "",
+            evidence=cell(case.group, rival, _PEAK),
+        )
+
+
+def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    for one in found:
+        use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": f"either: {one.deq.label} or {one.rival.label}"}
+        steps = [value(row, _STEP) for row in (one.deq, one.rival)]
+        yield Advice(
+            situation=f"The task is like {one.group.name}",
+            use=use[one.outcome],
+            reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} ({one.outcome})",
+            n=min(one.scores[0].n, one.scores[1].n),
+            cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
+            evidence=one.address(one.deq),
+        )
+
+
+def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    leaks = [(leak, one, row) for one in found for row in one.group.rows if row.family == "deq" and (leak := value(row, _LEAK))]
+    if leaks:
+        leak, one, row = max(leaks, key=lambda entry: entry[0])
+        share = value(row, _SOLVED)
+        yield Advice(
+            situation="Predictions must not depend on later positions",
+            use="an explicit network, or a DEQ whose solves converge",
+            reason=f"unsolved, {row.label} leaks {significant(leak, 3)} nats of the future on {one.group.name}",
+            n=len(row.ok),
+            cost="" if share is None else f"{100 * share:.0f} % of its test solves converge",
+            evidence=cell(one.group, row, _LEAK),
+        )
+
+
+def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    for id_, situation, use in (
+        ("training-time", "Training time is the limit", {"holds": "an explicit network", "does not hold": "compare step times"}),
+        ("inference-time", "Inference time is the limit", {"holds": "an explicit network"}),
+        ("gradient", "Gradients must be exact", {"holds": "a DEQ with the implicit gradient"}),
+        ("tolerance", "Solves take too long at test time", {"holds": "a looser tolerance"}),
+    ):
+        one = findings.get(id_)
+        if one is not None and (part := deciding(one)) is not None:
+            yield Advice(
+                situation=situation,
+                use=use.get(one.verdict, "undecided"),
+                reason=f"{part.about}: {part.value}",
+                n=len(part.samples),
+                cost="",
+                evidence=id_,
+            )
+
+
+def deciding(finding: Finding) -> Part | None:
+    """The first part with the claim's verdict, or the first part."""
+    return next((part for part in finding.parts if part.verdict == finding.verdict), next(iter(finding.parts), None))
+
+
+RULES: tuple[Rule, ...] = (_memory, _claims, _solved, _quality)

@@ -1,0 +1,106 @@
+"""The decision guide follows the records: who is ahead, which rows exist, and numbers that stand in the records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from running import IDENTITY
+
+from bench.analysis.aggregate import groups
+from bench.claims.claim import Claim, Part, judge_claims
+from bench.claims.evidence import Evidence
+from bench.claims.guide import Contest, contest_of, contests, guide, memory_case
+from bench.records.metric import Metric
+from bench.records.record import Record, measured, write_record
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
+
+TRAIN = TrainConfig(steps=10, batch=4, learning_rate=1e-3)
+DEQ, LSTM = ComponentConfig(name="deq"), ComponentConfig(name="lstm")
+TIED = ComponentConfig(name="tied", settings={"depth": 12})
+CHECKPOINTED = ComponentConfig(name="tied", settings={"depth": 12, "checkpointing": "sqrt"})
+
+
+def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", **values: float) -> Record:
+    spec = RunSpec(group="a task", label=label, model=model, task=ComponentConfig(name="copy"), train=TRAIN, seed=seed)
+    unit = "nats" if better == "lower" else "fraction"
+    return Record(
+        run_id=IDENTITY.run_id(spec.key),
+        suite="mine",
+        status="ok",
+        spec=spec,
+        identity=IDENTITY,
+        headline="loss" if better == "lower" else "accuracy",
+        metrics={"loss" if better == "lower" else "accuracy": Metric(unit=unit, better=better)},  # type: ignore[arg-type]
+        measures={name: measured(value, "1", "a", "b") for name, value in values.items()},
+    )
+
+
+def pair(deq: Sequence[float], rival: Sequence[float], better: str = "lower") -> Contest:
+    name = "test_loss" if better == "lower" else "test_accuracy"
+    records = [run("DEQ", DEQ, seed, better, **{name: value}) for seed, value in enumerate(deq)]
+    records += [run("LSTM", LSTM, seed, better, **{name: value}) for seed, value in enumerate(rival)]
+    (group,) = groups("mine", records)
+    found = contest_of(group)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("deq", "rival", "better", "outcome"), [
+    ((1.00, 1.02, 1.01), (1.10, 1.12, 1.11), "lower", "ahead"),
+    ((1.10, 1.12, 1.11), (1.00, 1.02, 1.01), "lower", "behind"),
+    ((1.0, 1.5, 0.7), (1.1, 1.0, 1.2), "lower", "undecided"),
+    ((1.0, 2.0, 4.0), (1.1, 2.2, 4.4), "lower", "undecided"),  # equal ratios of three seeds decide nothing
+    ((1.0, 2.0, 4.0, 8.0, 3.0), (1.1, 2.21, 4.4, 8.81, 3.3), "lower", "ahead"),  # paired: seeds differ more than models
+    ((0.9, 0.91, 0.92), (0.8, 0.81, 0.83), "higher", "ahead"),
+    ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), "lower", "undecided"),
+    ((1.0,), (2.0,), "lower", "undecided"),
+])  # fmt: skip
+def test_an_outcome_is_what_pairs_of_seeds_decide(deq: Sequence[float], rival: Sequence[float], better: str, outcome: str) -> None:
+    assert pair(deq, rival, better).outcome == outcome
+
+
+def save(folder: Path, records: Sequence[Record]) -> Evidence:
+    for record in records:
+        write_record(folder / "runs" / record.suite / f"{record.run_id}.json", record)
+    return Evidence(folder)
+
+
+def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
+    def mib(count: float) -> float:
+        return count * 2**20
+
+    rows = (
+        ("DEQ", DEQ, 1.3, 3.4, 10.0),
+        ("tied 12", TIED, 13.5, 14.0, 20.0),
+        ("tied 12, checkpoint", CHECKPOINTED, 1.1, 3.3, 30.0),
+    )
+    records = [
+        run(label, model, seed, test_loss=1.0 + seed, saved_bytes=mib(saved), peak_live_bytes=mib(peak), step_ms_median=ms)
+        for label, model, saved, peak, ms in rows
+        for seed in range(2)
+    ]
+    evidence = save(tmp_path, records)
+    case = memory_case(evidence)
+    assert case is not None
+    assert case.ratio == pytest.approx(13.5 / 1.3)
+    limit, checkpoint, task = guide(evidence, ())
+    assert (limit.n, limit.evidence) == (2, "mine/a task/DEQ/saved for backward")
+    assert "1.30 MiB" in limit.reason
+    assert "13.50 MiB" in limit.reason
+    assert limit.cost == "0.50 times the step time of tied 12"
+    assert checkpoint.use == "checkpointing: its peak is lower"
+    assert checkpoint.cost == "3.00 times the step time of the DEQ"
+    assert task.use.startswith("either")
+
+
+def test_a_claim_fills_its_row_with_the_part_that_decides(tmp_path: Path) -> None:
+    parts = (Part(about="a", value="1", asked="2", verdict="holds"), Part(about="b", value="9", asked="2", verdict="does not hold"))
+    text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
+    findings = judge_claims([Claim(id="training-time", judge=lambda _: parts, **text)], Evidence(tmp_path))
+    (row,) = guide(Evidence(tmp_path), findings)
+    assert (row.reason, row.evidence) == ("b: 9", "training-time")
+
+
+def test_without_records_there_is_no_advice(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path)
+    assert (guide(evidence, ()), contests(evidence), memory_case(evidence)) == ([], [], None)
