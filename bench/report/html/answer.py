@@ -11,7 +11,7 @@ from bench.analysis.probe_data import depth_probe
 from bench.analysis.statistics import significant
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import Contest, MemoryCase, contests, memory_case, value
+from bench.claims.guide import Contest, MemoryCase, cell, contests, memory_case, value
 from bench.report.html.evidence_figures import claim_figure, outcomes
 from bench.report.html.figures import MIB, Figure, Lines
 from bench.report.style import line_style
@@ -27,6 +27,7 @@ class Card:
     number: str
     unit: str
     but: str
+    but_evidence: str
     evidence: str
     more: tuple[str, str]
     figure: Figure | None
@@ -35,9 +36,9 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Two sentences and the cards, those that the records can fill."""
+    """Two sentences, each with a link to its evidence, and the cards, those that the records can fill."""
 
-    sentences: tuple[str, ...]
+    sentences: tuple[tuple[str, str], ...]
     cards: tuple[Card, ...]
 
 
@@ -48,13 +49,17 @@ def answer(evidence: Evidence, findings: Sequence[Finding]) -> Answer:
     cards = [_memory(case)] if case else []
     cards += [_time(times, findings)] if times else []
     cards += [_quality(found)] if found else []
-    return Answer(sentences=tuple(filter(None, (_on_quality(found), _on_cost(case, times)))), cards=tuple(cards))
+    sentences = [(_on_quality(found), "#guide")] if found else []
+    sentences += [(_on_cost(case, times), _saved(case))] if case else []
+    return Answer(sentences=tuple(sentences), cards=tuple(cards))
+
+
+def _saved(case: MemoryCase) -> str:
+    return f"#cell={case.group.suite}/{case.group.name}/{case.deq.label}/saved for backward"
 
 
 def _on_quality(found: Sequence[Contest]) -> str:
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
-    if not found:
-        return ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     return (
         f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best explicit "
@@ -62,9 +67,7 @@ def _on_quality(found: Sequence[Contest]) -> str:
     )
 
 
-def _on_cost(case: MemoryCase | None, times: Finding | None) -> str:
-    if case is None:
-        return ""
+def _on_cost(case: MemoryCase, times: Finding | None) -> str:
     text = (
         f"For memory, {'yes, unless you checkpoint' if case.ratio > 1 else 'no'}: a training step saves {case.mib(case.deq):.2f} "
     )
@@ -93,7 +96,8 @@ def _memory(case: MemoryCase) -> Card:
         number=f"{case.ratio:.1f} \N{MULTIPLICATION SIGN}",
         unit=f"less saved for backward than {case.tied.label}",
         but=but,
-        evidence=f"#cell={case.group.suite}/{case.group.name}/{case.deq.label}/saved for backward",
+        but_evidence=f"#cell={case.group.suite}/{case.group.name}/{(rival or case.deq).label}/peak live",
+        evidence=_saved(case),
         more=("#claims-memory", "Claims on memory"),
         figure=next(iter(lines.done(colours)), None),
         shows="MiB saved for backward, by depth or solver steps",
@@ -111,6 +115,7 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
         but=f"A solve at test time takes {_span(inference)} times as long as the weight-tied network."
         if inference
         else "Solves at test time were not timed.",
+        but_evidence="#claim=inference-time" if inference else "#claims-time",
         evidence="#claim=training-time",
         more=("#claims-time", "Claims on time"),
         figure=figure,
@@ -121,16 +126,18 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
 def _quality(found: Sequence[Contest]) -> Card:
     ahead = [one for one in found if one.outcome == "ahead"]
     shares = [(share, one) for one in found if (share := value(one.deq, _SOLVED)) is not None]
-    but = "Where a solve does not converge, its score is not causal."
+    but, converged = "Where a solve does not converge, its score is not causal.", "#guide"
     if shares:
         share, one = min(shares, key=lambda pair: pair[0])
         but = f"On {one.group.name} {significant(100 * share, 2)} % of the DEQ's test solves converge; others may see the future."
+        converged = f"#cell={cell(one.group, one.deq, _SOLVED)}"
     first = (ahead or list(found))[0]
     return Card(
         title="Quality",
         number=f"{len(ahead)} of {len(found)}",
         unit="tasks on which the best DEQ beats the best explicit network",
         but=but,
+        but_evidence=converged,
         evidence=f"#cell={first.address(first.deq)}",
         more=("#claims-quality", "Claims on quality"),
         figure=outcomes(found),

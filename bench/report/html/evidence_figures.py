@@ -157,6 +157,9 @@ _STUDIES: dict[str, tuple[str, str, str, str, str, Callable[[Mapping[str, Any]],
 
 def claim_link(finding: Finding) -> tuple[str, str] | None:
     """The section and the figure that show a claim's evidence over all settings, where one does."""
+    sources = finding.parts[0].sources if finding.parts else ()
+    if finding.claim.id == "memory-saved" and sources:
+        return f"{sources[0].path.removeprefix('runs/')}/{finding.parts[0].about.partition(': ')[0]}", "depth"
     return _SHOWS.get(finding.claim.id)
 
 
