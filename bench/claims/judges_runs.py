@@ -75,7 +75,8 @@ def similar_computation(evidence: Evidence) -> list[Part]:
         sources = runs("speed", *(row for row in group.rows if row.label in ("DEQ", one.rival)))
         value = written(Interval(mean=one.ratio, low=one.low, high=one.high, n=0, scale="linear"))
         note = "95 % of resampled seeds" if one.rival else "no explicit network gets there in half of its seeds"
-        part = Part(about=f"{group.name}: DEQ over {one.rival or 'all explicit networks'}", value=value, asked="at most 2", sources=sources, note=note)
+        about = f"{group.name}: DEQ over {one.rival or 'all explicit networks'}"
+        part = Part(about=about, value=value, asked="at most 2", sources=sources, note=note)
         verdict: Verdict = "inconclusive"
         if one.low is not None and one.high is not None:
             verdict = "holds" if one.high <= 2 else "does not hold" if one.low > 2 else verdict

@@ -39,6 +39,7 @@ _VERDICTS = (
     ("holds", "hold"),
     ("does not hold", "do not hold"),
     ("is inconclusive", "are inconclusive"),
+    ("cannot be told", "cannot be told"),
     ("is not tested", "are not tested"),
 )
 _SCRIPTS = ("core.js", "tables.js", "plots.js", "page.js")
