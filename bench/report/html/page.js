@@ -42,7 +42,8 @@ const openClaim = async (fold) => {
   await findRuns();
   const claim = (await part("claims"))[id], [where, what] = claim.shows ?? [];
   const to = where && link({ [where.includes("/") ? "task" : "part"]: where, show: what });
-  const rows = claim.parts.map((one) => [...one.cells, badge(one.verdict), one.p, one.note, one.samples.map(shown).join(", ")]);
+  const seeds = (one) => one.samples.map((value) => (value === null ? "n/a" : String(Number(value.toPrecision(4))))).join(", ");
+  const rows = claim.parts.map((one) => [...one.cells, badge(one.verdict), one.p, one.note, seeds(one)]);
   const records = claim.records.map(([path, runs]) => el("li", {}, el("code", {}, path), runs.length ? `: ${runs.length} runs` : "",
     runs.flatMap((run) => [" ", runOwner[run] ? runLink(runOwner[run], run) : run])));
   holder.append(
