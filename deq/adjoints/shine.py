@@ -164,6 +164,8 @@ class _Preconditioned:
 def _check_memory(memory: Any, solver: Solver, stop: Stop) -> None:
     if not all(hasattr(memory, part) for part in ("steps", "divisors", "stored", "window")):
         raise TypeError(f"Shine uses the estimate of Broyden's method, which {type(solver).__name__} does not make")
+    if getattr(memory, "trials", None) is not None:
+        raise ValueError("Shine needs full steps, Broyden with backtrack=None")
     if memory.window < stop.max_steps - 1:
         raise ValueError(f"Shine needs a window for all {stop.max_steps - 1} steps of the solve, got {memory.window}")
 
