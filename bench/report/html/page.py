@@ -63,7 +63,8 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     first = answer(evidence, findings)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"slug": slug, "deciding": deciding}
-    style, script, runtime = _file("page.css"), _script(), f"(()=>{{{vl_convert.javascript_bundle(None)}}})();"
+    style, script = _file("page.css"), _script()
+    runtime = "(() => {" + vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") + "})();"
     parts = dict(_parts(suites, findings, evidence, records)) | {
         "index": {"templates": templates(), "cards": as_json(first), "tradeoff": dict(_tradeoffs(suites))},
         "claims": {finding.claim.id: claim_data(finding) for finding in findings},
