@@ -30,6 +30,7 @@ COPY = _case("copy memory T=20", "copy", {"T": 20, "test_samples": 256}, "T", (2
 AGREEMENT = _case("agreement language", "agreement", {"test_samples": 128}, "dependency", (10, 20, 40))
 _CHARACTERS: Settings = {"data": "tinyshakespeare", "unit": "char", "length": 32, "windows": 256}
 TEXT = _case("tinyshakespeare by character", "text", _CHARACTERS, "length", (32, 64, 128))
+ENERGY = Case("Markov chain, energy cell", ComponentConfig(name="markov", settings={"test_samples": 128}), 8e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Config:
 
     `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `most`: evaluations of a solve or
     an iteration after training. `alone`: sequences that are solved alone and in `batches`. `rounds`: timings of inference.
+    `energy`: a task of single positions, for the DEQ that equilibrium propagation applies to.
     """
 
     cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
@@ -76,6 +78,8 @@ class Config:
     dependencies: tuple[int, ...] = (5, 10, 20, 40)
     dependency_seeds: tuple[int, ...] = (0, 1, 2)
     dependency_samples: int = 128
+    energy: Case = ENERGY
+    adjoint_tolerances: tuple[float, ...] = (1e-3, 1e-6)
 
     @property
     def tied_label(self) -> str:
@@ -93,6 +97,11 @@ class Config:
         if label == self.tied_label:
             return ComponentConfig(name="tied", settings={**cell, "depth": self.depth})
         return ComponentConfig(name="deq", settings={**cell, **self.solves})
+
+    @property
+    def energy_model(self) -> ComponentConfig:
+        """The DEQ of an energy."""
+        return ComponentConfig(name="deq", settings={"cell": "energy", "width": self.width, **self.solves})
 
     def spec(self, case: Case, label: str, seed: int, model: ComponentConfig | None = None) -> RunSpec:
         """Spec of a training; the role of a trial leaves out the probes of final runs."""

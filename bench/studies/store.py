@@ -17,6 +17,7 @@ from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
 from bench.report.report import code_revision
 from bench.studies import (
+    adjoints,
     batches,
     dependency,
     gradient_error,
@@ -47,6 +48,7 @@ def all_studies(config: Config = FULL) -> tuple[Study, ...]:
         *residual.studies(config),
         solver_agreement.study(config),
         gradient_error.study(config),
+        adjoints.study(config),
         batches.study(config),
         *pathological.studies(config),
         recompute.study(config),
@@ -64,7 +66,7 @@ def measure_studies(
 ) -> dict[str, Any]:
     """Measure the rows that the record in `out` lacks, or has from other settings, numerics or data; return the whole record.
 
-    Rows without their corpus get a reason and no values. All rows take about twelve minutes on two cores.
+    Rows without their corpus get a reason and no values. All rows take about fifteen minutes on two cores.
     """
     models = Models(out / ".cache", data or {})
     studies = all_studies(config)

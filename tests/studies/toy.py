@@ -20,6 +20,7 @@ SIZES: dict[str, Any] = {
     **{"heads": 2, "width": 16, "depth": 3, "steps": 6, "batch": 4, "warmup": 2, "points": 3, "cap": 12, "most": 20, "samples": 4},
     **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
     **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
+    "energy": Case("markov", ComponentConfig(name="markov", settings={"length": 4, "test_samples": 8}), 1e-2),
     **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
 }
 TOY = Config(cases=(CASE,), gradient=GRADIENT, **SIZES)
