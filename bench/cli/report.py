@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,10 @@ def claims(
     suite: Annotated[
         list[str] | None, typer.Option(help="a suite of your own in the results folder, judged too; may be repeated")
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="first run the studies that some claims need (12 minutes)")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first run the studies that some claims need (15 minutes)")] = False,
+    study: Annotated[
+        list[str] | None, typer.Option(help="with --measure, only this study; the others stay as recorded; may be repeated")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="with --measure, a corpus: NAME=PATH; tinyshakespeare is needed")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="with --measure: processes (default: one a core)")] = None,
     as_json: Json = False,
@@ -63,9 +67,9 @@ def claims(
     if only is not None and only not in {claim.id for claim in CLAIMS}:
         raise unknown("claim", only, [claim.id for claim in CLAIMS])
     if measure:
-        _measure(results, data, jobs)
-    elif data or jobs:
-        raise UserError("claims: --data and --jobs are for --measure")
+        _measure(results, data, jobs, study or ())
+    elif data or jobs or study:
+        raise UserError("claims: --data, --jobs and --study are for --measure")
     own = tuple(dict.fromkeys(suite or ()))
     recorded = [name for name in Store(results).suites() if name not in SUITES]
     for name in own:
@@ -93,10 +97,11 @@ def claims(
         print(plain(table, (0, 3, 5, 1) if table is not copied else None))
 
 
-def _measure(results: Path, data: list[str] | None, jobs: int | None) -> None:
+def _measure(results: Path, data: list[str] | None, jobs: int | None, only: Collection[str]) -> None:
     from bench.instruments.environment import usable_cores
     from bench.studies.store import measure_studies, write_studies
 
     out = results / "claims"
-    record = measure_studies(jobs or usable_cores() or 1, parse_data(data), out, report=lambda text: print(text, file=sys.stderr))
+    jobs = jobs or usable_cores() or 1
+    record = measure_studies(jobs, parse_data(data), out, report=lambda text: print(text, file=sys.stderr), only=only)
     write_studies(record, out)

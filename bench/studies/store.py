@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.instruments.contention import CONTENDED
-from bench.records.errors import UserError
+from bench.records.errors import UserError, unknown
 from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
@@ -63,22 +63,28 @@ def measure_studies(
     out: Path = FOLDER,
     config: Config = FULL,
     report: Callable[[str], None] = lambda text: None,
+    only: Collection[str] = (),
 ) -> dict[str, Any]:
     """Measure the rows that the record in `out` lacks, or has from other settings, numerics or data; return the whole record.
 
-    Rows without their corpus get a reason and no values. All rows take about fifteen minutes on two cores.
+    Rows without their corpus get a reason and no values. With `only`, names of studies, the others stay as they are recorded.
+    All rows take about fifteen minutes on two cores.
     """
     models = Models(out / ".cache", data or {})
     studies = all_studies(config)
-    rows, missing = _current(studies, models, out)
+    names = [study.name for study in studies]
+    if wrong := [name for name in only if name not in names]:
+        raise unknown("study", wrong[0], names)
+    others = _recorded(out, [name for name in names if only and name not in only])
+    rows, missing = _current([study for study in studies if not only or study.name in only], models, out)
     revision = code_revision(models.here)
     for count, ((study, row, made_by), values, reason) in enumerate(_measured(missing, models, jobs), start=1):
         found = {"made_by": made_by, "revision": revision, "values": values, "reason": reason}
         rows[_key(study, row)] = row.subject | found
-        _write(_record(studies, rows, models.here), out)
+        _write(_record(studies, rows, models.here, others), out)
         report(f"{count}/{len(missing)} {study.name}: {', '.join(str(value) for value in row.subject.values())}")
     shutil.rmtree(models.folder, ignore_errors=True)
-    return _record(studies, rows, models.here)
+    return _record(studies, rows, models.here, others)
 
 
 def _key(study: Study, row: PlannedRow) -> str:
@@ -113,8 +119,18 @@ def _old_rows(out: Path) -> dict[str, Row]:
     return {row["made_by"]: row for row in rows if not (row["reason"] or "").startswith(CONTENDED)}
 
 
-def _record(studies: Sequence[Study], rows: Mapping[str, Row], here: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
+def _recorded(out: Path, names: Collection[str]) -> dict[str, Row]:
+    """The studies of these names as they are recorded, each with the environment that it was measured in."""
+    record = (EXPERIMENTS.read(out / NAME) if names else None) or {"experiments": {}}
+    found = {name: record["experiments"][name] for name in names if name in record["experiments"]}
+    return {name: {"environment": record.get("environment"), **study} for name, study in found.items()}
+
+
+def _record(
+    studies: Sequence[Study], rows: Mapping[str, Row], here: Mapping[str, Any], others: Mapping[str, Row]
+) -> dict[str, Any]:
+    """The whole record; `others` are studies that are kept, with their environment where it is not this one."""
+    found: dict[str, Row] = {
         study.name: {
             "measured": study.measured,
             "units": study.units,
@@ -124,8 +140,11 @@ def _record(studies: Sequence[Study], rows: Mapping[str, Row], here: Mapping[str
         }
         for study in studies
     }
-    kept = {name: value for name, value in here.items() if name != "git"}  # each row has its revision
-    return {"environment": kept, "experiments": found}
+    environment = {name: value for name, value in here.items() if name != "git"}  # each row has its revision
+    for name, study in others.items():
+        same = study["environment"] == environment
+        found[name] = {key: value for key, value in study.items() if not (same and key == "environment")}
+    return {"environment": environment, "experiments": found}
 
 
 def _measured(missing: Sequence[Missing], models: Models, jobs: int) -> Iterator[tuple[Missing, Values | None, str | None]]:

@@ -184,6 +184,8 @@ class TestRefused:
             (("trian",), ["trian"]),
             (("show", "x"), ["no runs"]),
             (("report",), ["no records"]),
+            (("claims", "--study", "adjoints"), ["--data, --jobs and --study are for --measure"]),
+            (("claims", "--measure", "--study", "adjoint"), ["unknown study 'adjoint'", "did you mean 'adjoints'"]),
         ],
         ids=str,
     )

@@ -62,6 +62,44 @@ def test_only_rows_of_other_settings_are_measured_again(made: Made, measured: li
     assert found["cap"] == made[0]["experiments"]["cap"]  # with the revision that measured it
 
 
+def test_one_study_is_measured_alone_and_the_others_stay_as_recorded(made: Made, measured: list[str], tmp_path: Path) -> None:
+    """Also those that other settings, or another environment, would change."""
+    record = store.read_studies(tmp_path)
+    record["environment"]["torch"] = "1.0"
+    record["experiments"]["batch"]["settings"]["alone"] = 99
+    store._write(record, tmp_path)
+    changed = replace(TOY, alone=2, adjoint_tolerances=(1e-2,))
+    found = store.measure_studies(out=tmp_path, config=changed, only=["adjoints"])
+    assert measured == ["adjoints"] * 2
+    assert found == store.read_studies(tmp_path)
+    assert list(found["experiments"]) == [study.name for study in store.all_studies(TOY)]
+    for name, study in found["experiments"].items():
+        if name == "adjoints":
+            assert "environment" not in study
+            assert [row["values"] for row in study["rows"]] == [{"count": 1}, {"count": 2}]
+        else:
+            assert study == record["experiments"][name] | {"environment": record["environment"]}
+    again = store.measure_studies(out=tmp_path, config=changed, only=["adjoints"])
+    assert again == found
+    assert len(measured) == 2
+
+
+def test_studies_of_the_same_environment_do_not_repeat_it(made: Made, measured: list[str], tmp_path: Path) -> None:
+    found = store.measure_studies(out=tmp_path, config=TOY, only=["adjoints"])
+    assert measured == []
+    assert found["experiments"] == made[0]["experiments"]
+    with pytest.raises(UserError, match="unknown study 'adjoint'; did you mean 'adjoints'"):
+        store.measure_studies(out=tmp_path, config=TOY, only=["adjoint"])
+
+
+def test_a_study_measured_alone_into_an_empty_folder_is_all_of_its_record(measured: list[str], tmp_path: Path) -> None:
+    (tmp_path / store.NAME).unlink()
+    found = store.measure_studies(out=tmp_path, config=TOY, only=["batch"])["experiments"]
+    assert measured == ["batch"]
+    assert {name for name, study in found.items() if study["rows"]} == {"batch"}
+    assert render("experiments", figures.Rows({"experiments": found})) == {}
+
+
 def test_a_row_depends_on_numerics_arguments_trainings_and_environment(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     study = batches.study(TOY)
     row = study.rows[0]
