@@ -51,11 +51,11 @@ def claims(
     jobs: Annotated[int | None, typer.Option(min=1, help="with --measure: processes (default: one a core)")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the paper's claims by the records; write CLAIMS.md, its table for LaTeX, and all parts as CSV to the results folder.
+    """Judge the paper's claims by the records; write CLAIMS.md, its tables for LaTeX, and all parts as CSV to the results folder.
 
     A claim whose runs are missing names them. `--measure` trains small models and measures how tolerance, cap, solver, batch and
     adjoint change them, and solves maps without a fixed point. An interrupted measurement resumes."""
-    from bench.claims import copying, tables
+    from bench.claims import copying, gradients, tables
     from bench.claims.audit import audit_table
     from bench.claims.claim import judge_claims
     from bench.claims.entries import CLAIMS, SUITES
@@ -89,12 +89,13 @@ def claims(
     audited = audit_table(evidence, (*SUITES, *own))
     write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
     write_text(results / "claims" / "audit.csv", csv_text(audited))
-    for table in filter(None, [tables.summary(found, "claims"), tables.summary(found, "identities"), copied]):
+    ledgers = [tables.summary(found, "claims"), tables.summary(found, "identities")]
+    for table in filter(None, [*ledgers, copied, gradients.table(evidence)]):
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
-        print(plain(table, (0, 3, 5, 1) if table is not copied else None))
+        print(plain(table, (0, 3, 5, 1) if table in ledgers else None))
 
 
 def _measure(results: Path, data: list[str] | None, jobs: int | None, only: Collection[str]) -> None:

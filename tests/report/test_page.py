@@ -22,11 +22,12 @@ from bench.claims.entries import CLAIMS as CLAIMS_OF_THE_PACKAGE
 from bench.cli.main import app
 from bench.records.errors import UserError
 from bench.records.escape import one_line
+from bench.records.side_file import EXPERIMENTS
 from bench.records.store import Store
 from bench.report.html.figures import number
 from bench.report.html.lookup import find
 from bench.report.html.page import render_page, theme
-from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables
+from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables, study_tables
 from bench.report.html.text import render
 from bench.report.report import read_suites
 
@@ -352,3 +353,16 @@ def test_table_1_opens_its_runs_and_names_what_is_printed(tmp_path: Path) -> Non
     assert [(one.about, one.value, one.run) for one in measured.cell.samples] == expected
     printed = cell(results, "copy/copy T30: table-1/GRU/paper: loss")
     assert (printed.cell.text, printed.statistic, printed.cell.samples) == ("0.0491", "printed in the paper: not measured here", ())
+
+
+def test_the_table_of_adjoints_is_on_the_page(tmp_path: Path) -> None:
+    results = save(tmp_path / "results", [record("LSTM", 0)])
+    counts = {"evaluations": 8, "products": 3, "forward": {"nfe": 8, "converged": 1.0}, "backward": None}
+    point = {"adjoint": "unroll <i>", "solver": "Picard", "rtol": 1e-3, "distance": 0.5, "one_less_cosine": 0.1, **counts}
+    rows = [{"task": "copy", "seed": 0, "values": {"points": [point]}, "reason": None}]
+    study = {"rows": rows, "settings": {"batch": 4, "cap": 60, "steps": 300}, "seeds": [0]}
+    (results / "claims").mkdir()
+    (results / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed({"experiments": {"adjoints": study}})))
+    (table,) = study_tables(results)
+    assert "the gradient of the truncated solve" in " ".join((table.table.caption, table.table.rule, *table.table.remarks))
+    assert "unroll <i>" in json.dumps(Read(render_page(results, CLAIMS)).parts["solver"])

@@ -10,9 +10,13 @@ from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.records.errors import UserError, unknown
 from bench.records.store import Store
-from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables
+from bench.report.html.sources import CellSource, memory_tables, peer_tables, sourced_group_tables, study_tables
 
-_RECORDS = {"memory": ("paper.json", memory_tables), "peers": ("peers.json", peer_tables)}
+_RECORDS = {
+    "memory": ("paper.json", memory_tables),
+    "peers": ("peers.json", peer_tables),
+    "claims": ("experiments.json", study_tables),
+}
 
 
 def find(results: Path, address: str, claims: Sequence[Claim] | None = None) -> CellSource | Finding:

@@ -31,7 +31,7 @@ from bench.report.html.charts import templates
 from bench.report.html.data import Part, claim_data, pack
 from bench.report.html.evidence_figures import memory_figures, study_figures
 from bench.report.html.figures import comparison_figures, tradeoff
-from bench.report.html.sources import SourcedTable, memory_tables, peer_tables, sourced_group_tables
+from bench.report.html.sources import SourcedTable, memory_tables, peer_tables, sourced_group_tables, study_tables
 from bench.report.report import environments, read_suites, terms
 from bench.report.style import assign_styles
 
@@ -131,7 +131,7 @@ def _parts(
             yield f"{suite}/{group.name}", Part().data(tables, figures, group.records, terms=text)
     memory = evidence.memory
     yield "memory", Part().data(memory_tables(evidence.results), memory_figures(memory) if memory else [])
-    yield "solver", Part().data((), study_figures(evidence.studies))
+    yield "solver", Part().data(study_tables(evidence.results), study_figures(evidence.studies))
     yield "peers", Part().data(peer_tables(evidence.results))
     yield "runs", Part().data(_provenance(records))
 

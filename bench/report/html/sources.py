@@ -13,7 +13,8 @@ from typing import Any
 from bench.analysis.aggregate import Group
 from bench.analysis.grid import ARROWS, Cell, Line, Table
 from bench.analysis.tables import MEASURE_TABLES, group_tables, measure_tables
-from bench.claims import copying
+from bench.claims import copying, gradients
+from bench.claims.evidence import Evidence
 from bench.records import side_file
 from bench.records.record import Record
 from bench.suites import SUITES
@@ -157,6 +158,12 @@ def memory_tables(results: Path) -> list[SourcedTable]:
 
     tables = ((table.ending, table) for table in paper_tables(record))
     return attach_sources("memory", tables, lambda row: "python -m bench memory --suite paper")
+
+
+def study_tables(results: Path) -> list[SourcedTable]:
+    """The tables of the record of studies; none without their study."""
+    table = gradients.table(Evidence(results))
+    return attach_sources("claims", [(table.ending, table)], lambda row: gradients.COMMAND) if table is not None else []
 
 
 def peer_tables(results: Path) -> list[SourcedTable]:
