@@ -38,6 +38,9 @@ def _rows() -> dict[str, ModelEntry]:
         "looped trellis, 128 tested": row(
             "looped", {**_TRELLIS, "depth": 16, "backward_depth": 16, "evaluation_depth": 128}, match="inputs"
         ),
+        "adaptive trellis, 128 tested": row(
+            "adaptive-loop", {**_TRELLIS, "depth": 24, "evaluation_depth": 128, "initial_bias": -2.0}, match="inputs"
+        ),
         "DEQ-Transformer": row(
             "deq", {**_ATTENTION, **_SOLVE, "width": 16, "solver": "anderson", "solver.window": 12}, match="cell.feedforward"
         ),

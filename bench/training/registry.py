@@ -130,6 +130,7 @@ def adaptive_loop(
     *,
     cell: str = "transformer",
     depth: int = 12,
+    evaluation_depth: int | None = None,
     ponder_cost: float = 0.01,
     epsilon: float = 0.01,
     initial_bias: float = 1.0,
@@ -138,8 +139,14 @@ def adaptive_loop(
 
     `ponder_cost` times the mean number of iterations is added to the loss.
     """
-    f = _cell(cell, inputs, width, parts)
-    return AdaptiveLoop(f, depth=depth, ponder_cost=ponder_cost, epsilon=epsilon, initial_bias=initial_bias)
+    return AdaptiveLoop(
+        _cell(cell, inputs, width, parts),
+        depth=depth,
+        evaluation_depth=evaluation_depth,
+        ponder_cost=ponder_cost,
+        epsilon=epsilon,
+        initial_bias=initial_bias,
+    )
 
 
 def ode(

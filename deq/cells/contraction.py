@@ -13,7 +13,9 @@ from deq.solve import Map
 
 
 class ContractionCell(Cell):
-    """f(z)_t = a_t f(z)_{t-1} + (1 - a_t) tanh(W z_t + U x_t + b), a_t = sigmoid(A x_t + c), which has exactly one fixed point.
+    """A gated recurrence that contracts, so that it has exactly one fixed point (row sums as in arXiv 1908.06315).
+
+        f(z)_t = a_t f(z)_{t-1} + (1 - a_t) tanh(W z_t + U x_t + b),   a_t = sigmoid(A x_t + c)
 
     Where the absolute values of a row of W sum to more than `rate` < 1, the row is scaled down to that sum. Then f is a contraction
     in the largest absolute value over positions and channels, |z| = max_{t,i} |z_{t,i}|: tanh has no slope above one, so that the
@@ -22,13 +24,13 @@ class ContractionCell(Cell):
         |f(z)_t - f(z')_t| <= a_t rate |z - z'| + (1 - a_t) rate |z - z'| = rate |z - z'|.
 
     By Banach's theorem there is one fixed point z*, whatever the weights, the input and its length, and k evaluations of plain
-    iteration from z_0 end within rate^k / (1 - rate) |f(z_0) - z_0| of it. Row sums are exact: nothing is estimated. At z* the cell
-    is an implicit recurrent network with an input gate. The price: a change of z*_{t-1} reaches z*_t by a factor of at most
-    max_i a_{t,i} / (1 - (1 - a_{t,i}) rate) < 1, so that no state is kept for ever.
+    iteration from z_0 end within rate^k / (1 - rate) |f(z_0) - z_0| of it. Row sums are exact: nothing is estimated. The price: a
+    change of z*_{t-1} reaches z*_t by a factor of at most max_i a_{t,i} / (1 - (1 - a_{t,i}) rate) < 1, so that no state is kept
+    for ever.
 
     Initial a_t are spread over [0.1, 0.99] by channel; x has `inputs` (default `width`) channels; the memory is z* at the last
-    position. The bound is that of implicit deep learning (El Ghaoui et al. 2019, arXiv 1908.06315), over a selective diagonal
-    recurrence as in fixed-point RNNs (Movahedi et al. 2025, arXiv 2503.10799). Parameters: D^2 + 2 D I + 2 D for I inputs.
+    position. The bound is that of implicit deep learning (El Ghaoui et al. 2019), over a selective diagonal recurrence as in
+    fixed-point RNNs (Movahedi et al. 2025, arXiv 2503.10799). Parameters: D^2 + 2 D I + 2 D for I inputs.
     """
 
     numerics: ClassVar[int] = 1

@@ -22,13 +22,15 @@ class StateSpaceMemory(NamedTuple):
 
 
 class StateSpaceCell(Cell):
-    """f(z) = LN(P (h * silu(g))), h_t = a_t h_{t-1} + (1 - a_t) b_t, where (sigmoid^-1(a_t), b_t, g_t) = W z_t + U x_t + c.
+    """An implicit state-space model: decays, inputs and gates of its scan read the iterate (Schöne 2025, arXiv 2502.07827).
+
+        f(z) = LN(P (h * silu(g))),   h_t = a_t h_{t-1} + (1 - a_t) b_t,   (logit a_t, b_t, g_t) = W z_t + U x_t + c
 
     For a given z the recurrence is linear and diagonal, and a scan computes all positions at once, as in an explicit state-space
     model; at the fixed point its decays depend on its states, so that it is a non-linear recurrent network with dense transitions.
-    Schöne et al. (ICML 2025), arXiv 2502.07827, with the recurrence of minGRU in place of Mamba-2's; their residual connection,
-    which before a normalisation only relaxes the iteration, is left to the solver. A fixed point exists: f is continuous and maps
-    into the ball of radius sqrt(D) at each position. It need not be unique, nor need plain iteration find it.
+    The recurrence is minGRU's, in place of the paper's Mamba-2; its residual connection, which before a normalisation only relaxes
+    the iteration, is left to the solver. A fixed point exists: f is continuous and maps into the ball of radius sqrt(D) at each
+    position. It need not be unique, nor need plain iteration find it.
 
     With `strict`, a_t, b_t and g_t read z_{t-1} instead of z_t, a shift as in fixed-point RNNs (Movahedi et al. 2025, arXiv
     2503.10799). Then f(z)_t depends on z at positions before t alone. So the fixed point is unique, whatever the weights; plain

@@ -103,6 +103,12 @@ def test_where_none_halts_it_is_the_weight_tied_network(name: str) -> None:
     assert output.penalty.item() == pytest.approx(0.3 * 8)
 
 
+def test_in_evaluation_it_may_take_more_iterations() -> None:
+    core, x = loop(initial_bias=-800.0, scale=0.0, evaluation_depth=30), features()
+    torch.testing.assert_close(core(x).y, Unrolled(core.cell, depth=7)(x).y)
+    torch.testing.assert_close(core.eval()(x).y, Unrolled(core.cell, depth=30)(x).y)
+
+
 @pytest.mark.parametrize(("bias", "iterations"), [(1.0, 2), (0.0, 2), (-2.0, 9)])
 def test_the_initial_bias_gives_the_stated_iterations(bias: float, iterations: int) -> None:
     core = AdaptiveLoop(MLPCell(width=D), depth=20, initial_bias=bias)
@@ -180,7 +186,15 @@ def test_a_copy_does_not_report_to_the_originals_watchers() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"depth": 0}, {"ponder_cost": -1.0}, {"ponder_cost": math.nan}, {"epsilon": 0.0}, {"epsilon": 1.0}, {"epsilon": math.nan}],
+    [
+        {"depth": 0},
+        {"evaluation_depth": 0},
+        {"ponder_cost": -1.0},
+        {"ponder_cost": math.nan},
+        {"epsilon": 0.0},
+        {"epsilon": 1.0},
+        {"epsilon": math.nan},
+    ],
     ids=str,
 )
 def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
