@@ -22,9 +22,10 @@ class StateTracking(Generated):
     With `generators` each element is one of two that generate the group: a transposition (in A5 a cycle of three) or the cycle of
     all. A model then has fewer transitions of the automaton to learn, but few states are within reach of few tokens.
 
-    `parity` is the group of two elements; S3 has 6, A5 60, S5 120 (permutations in lexicographic order). The product is the state
-    of an automaton with as many states: a recurrent network needs one step a token, while the word problem of A5 and S5 is beyond
-    constant depth unless TC0 = NC1 (Barrington 1989; Merrill, Petty, Sabharwal 2024, arXiv 2404.08819).
+    `parity` is the group of two elements: the prefix sums modulo 2 of Schwarzschild et al. (2021), arXiv 2106.04537. S3 has 6
+    elements, A5 60, S5 120 (permutations in lexicographic order). The product is the state of an automaton with as many states: a
+    recurrent network needs one step a token, while the word problem of A5 and S5 is beyond constant depth unless TC0 = NC1
+    (Barrington 1989; Merrill, Petty, Sabharwal 2024, arXiv 2404.08819).
 
     Training and validation sequences have `length` tokens: a causal model sees every shorter one as a prefix. The test split has
     `test_samples` sequences of every length of `test_lengths` (numbers with commas), each solved on its own. `accuracy_T64` is the

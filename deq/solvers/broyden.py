@@ -109,7 +109,7 @@ class Broyden:
 
     def step(self, f: Map, z: Tensor, fz: Tensor, memory: BroydenMemory) -> tuple[Tensor, BroydenMemory]:
         """Make two passes over the stored steps and a triangular solve; the new Gram row follows without a third pass."""
-        last, before = memory.steps.select(1, memory.stored - 1), memory.square
+        earlier = memory
         if memory.stored == memory.steps.shape[1]:
             memory = _grown(memory) if memory.stored < memory.window else memory._replace(stored=0)
         old = z.flatten(1)
@@ -135,7 +135,7 @@ class Broyden:
                 system[:, count, :count].addcmul_(trials.own[:, :count], gram[:, count, :count])
         move = newer
         if trials is not None:
-            trials, move = trials.next(newer, last, square / before)
+            trials, move = trials.next(newer, earlier.steps.select(1, earlier.stored - 1), square / earlier.square)
         return torch.add(old, move).view(z.shape), BroydenMemory(steps, gram, system, square, one, count + 1, window, trials)
 
     @staticmethod
