@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from baselines import Unrolled
+from baselines import Looped, Unrolled
 from bench.instruments.environment import environment
 from bench.records.identity import Identity
 from bench.records.record import Record, read_record, write_record
@@ -88,8 +88,8 @@ class Models:
 
 
 def cell_of(model: LanguageModel) -> Cell:
-    """The cell of a DEQ or of a weight-tied network."""
-    if not isinstance(model.core, (DEQ, Unrolled)):
+    """The cell of a DEQ, a looped or a weight-tied network."""
+    if not isinstance(model.core, (DEQ, Looped, Unrolled)):
         raise TypeError(f"a {type(model.core).__name__} has no cell")
     return model.core.cell
 

@@ -22,11 +22,14 @@ from bench.studies import (
     dependency,
     gradient_error,
     inference,
+    path_independence,
     pathological,
     quality,
     recompute,
     residual,
     solver_agreement,
+    solver_window,
+    tables,
     training_curves,
 )
 from bench.studies.config import FULL, Config
@@ -54,6 +57,8 @@ def all_studies(config: Config = FULL) -> tuple[Study, ...]:
         recompute.study(config),
         dependency.study(config),
         inference.study(config),
+        solver_window.study(config),
+        path_independence.study(config),
     )
 
 
@@ -175,8 +180,9 @@ def read_studies(folder: Path) -> dict[str, Any]:
 
 
 def write_studies(record: Mapping[str, Any], out: Path = FOLDER) -> None:
-    """Write the record and its figures."""
+    """Write the record, its tables and its figures."""
     _write(record, out)
+    tables.write(out, Rows(record))
     figures.write(out, figures.render("experiments", Rows(record)))
 
 

@@ -1,0 +1,129 @@
+"""Tables of studies, by seeds' means: solver windows and path independence."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.analysis.grid import Cell, Line, Sample, Table, line
+from bench.analysis.statistics import Scale, over_seeds, significant, written
+from bench.records.record import write_text
+from bench.report.report import csv_text, latex, markdown
+from bench.studies.figures import Rows
+
+Found = Sequence[Mapping[str, Any]]  # the rows of all seeds
+_SEEDS = "Means over seeds with two-sided 95 % t-intervals; (3/5): of three of five seeds, the others having no value."
+_WINDOW = (
+    "Test sequences of trained DEQs, solved to a relative residual of {rtol:g} within {cap} evaluations, as trained and at the "
+    "greater length; an unsolved one counts all {cap}. Worst token: the largest relative residual of a token of a solved sequence, "
+    "as trained; median over sequences, and the largest over sequences and seeds. Backtracking rejects trials that multiply a gap "
+    "by more than {backtrack:g}."
+)
+_PATHS = (
+    "Test sequences in float64, to a relative residual of {rtol:g} within {cap} evaluations: a DEQ by Anderson, a looped network "
+    "by its own iteration. Starts: zero; normal, {draws} draws at the scale of the states; warm, the state found for another "
+    "sequence. Against the state found from zero: relative distance (median over sequences; the largest over sequences and seeds), "
+    "mean cosine (from warm: the asymptotic alignment of arXiv 2211.09961); same: of the pairs that both converged, those nearer "
+    "than {same:g}. Loss and accuracy are over all sequences, converged or not."
+)
+
+
+def tables(rows: Rows) -> list[Table]:
+    """The tables that have rows."""
+    makers = {"solver window": solver_window, "path independence": path_independence}
+    return [make(rows) for study, make in makers.items() if study in rows.settings and rows.unique(study, "task")]
+
+
+def write(out: Path, rows: Rows) -> None:
+    """Write every table as Markdown, LaTeX and CSV."""
+    for table in tables(rows):
+        write_text(out / f"{table.ending}.md", markdown(table))
+        write_text(out / f"{table.ending}.tex", latex(table, f"tab:{table.ending}"))
+        write_text(out / f"{table.ending}.csv", csv_text(table))
+
+
+def solver_window(rows: Rows) -> Table:
+    """Share unsolved and evaluations, as trained and at a greater length, and residuals of single tokens, by task and solver."""
+    study, lines = "solver window", []
+    for task in rows.unique(study, "task"):
+        found = rows.values(study, task=task)
+        trained, longer = found[0]["lengths"]
+        for solver in found[0]["lengths"][trained]:
+            cells = []
+            for length in (trained, longer):
+                at = "lengths", length, solver
+                cells += [_mean(found, (*at, "unsolved"), "fraction", "fraction")]
+                cells += [_mean(found, (*at, "evaluations", "mean"), "log", "evaluations")]
+            at = "lengths", trained, solver
+            tokens = _mean(found, (*at, "token", "median"), "log"), _largest(found, (*at, "token", "largest"))
+            lines.append(line(f"{task}; {longer}", solver, *cells, *tokens, method=solver))
+    heads = (
+        *(("task; greater length", ""), ("solver", ""), ("unsolved ↓", "fraction"), ("evaluations ↓", "")),
+        *(("unsolved, longer ↓", "fraction"), ("evaluations, longer ↓", "")),
+        *(("worst token: median", ""), ("worst token: largest", "")),
+    )
+    title = "Evaluations until a sequence is solved, by solver and window"
+    return _table("solver-window", title, heads, lines, _WINDOW.format(**rows.settings[study]), keys=2)
+
+
+def path_independence(rows: Rows) -> Table:
+    """Convergence, agreement with the state found from zero, and scores, by task, model and start."""
+    study, lines = "path independence", []
+    for task in rows.unique(study, "task"):
+        for model in rows.unique(study, "model"):
+            found = rows.values(study, task=task, model=model)
+            for start in ("zero", "normal", "warm") if found else ():
+                accuracy = [name for name in found[0][start]["scores"] if name.startswith("accuracy")]
+                cells = (
+                    _mean(found, (start, "converged"), "fraction", "fraction"),
+                    _mean(found, (start, "distance", "median"), "log"),
+                    _largest(found, (start, "distance", "largest")),
+                    _mean(found, (start, "alignment"), "linear"),
+                    _mean(found, (start, "same"), "fraction", "fraction"),
+                    _mean(found, (start, "scores", found[0]["metric"]), "log", "nats"),
+                    _mean(found, (start, "scores", *accuracy[:1]), "fraction", "fraction") if accuracy else Cell("—"),
+                )
+                lines.append(line(task, model, start, *cells, method=f"{model} from {start}"))
+    heads = (
+        *(("task", ""), ("model", ""), ("start", ""), ("converged ↑", "fraction"), ("distance ↓", ""), ("largest ↓", "")),
+        *(("alignment ↑", "cosine"), ("same ↑", "fraction"), ("loss ↓", "nats"), ("accuracy ↑", "fraction")),
+    )
+    title = "Path independence: whether a network's limit depends on its start"
+    return _table("path-independence", title, heads, lines, _PATHS.format(**rows.settings[study]), keys=3)
+
+
+def _table(ending: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], caption: str, *, keys: int) -> Table:
+    return Table(
+        ending=ending,
+        title=title,
+        caption=f"{caption} {_SEEDS}",
+        heads=tuple(heads),
+        rows=tuple(lines),
+        words=tuple(range(keys)),
+        keys=keys,
+        group=("studies", ending),
+    )
+
+
+def _at(row: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    """The number at a path; None where there is none."""
+    found: Any = row
+    for name in path:
+        found = None if found is None else found.get(name)
+    return None if found is None else float(found)
+
+
+def _mean(found: Found, path: Sequence[str], scale: Scale, unit: str = "1") -> Cell:
+    """The mean over seeds of the number at a path."""
+    samples = tuple(Sample(about=f"seed {row['seed']}", value=_at(row, path), run=row["made_by"]) for row in found)
+    values = [float(sample.value) for sample in samples if sample.value is not None]
+    if not values:
+        return Cell("—", unit=unit)
+    estimate = over_seeds(values, scale)
+    text = written(estimate) + (f" ({len(values)}/{len(found)})" if len(values) < len(found) else "")
+    return Cell(text, value=estimate.mean, interval=estimate, unit=unit, samples=samples)
+
+
+def _largest(found: Found, path: Sequence[str]) -> Cell:
+    """The largest number at a path."""
+    values = [value for row in found if (value := _at(row, path)) is not None]
+    return Cell(significant(max(values), 3), value=max(values), unit="1") if values else Cell("—")
