@@ -31,6 +31,7 @@ AGREEMENT = _case("agreement language", "agreement", {"test_samples": 128}, "dep
 _CHARACTERS: Settings = {"data": "tinyshakespeare", "unit": "char", "length": 32, "windows": 256}
 TEXT = _case("tinyshakespeare by character", "text", _CHARACTERS, "length", (32, 64, 128))
 ENERGY = Case("Markov chain, energy cell", ComponentConfig(name="markov", settings={"test_samples": 128}), 8e-3)
+PTB = _case("Penn Treebank by character", "text", {"data": "ptb", "unit": "char", "length": 32, "windows": 640}, "length", ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class GradientConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sizes; the defaults are those of the published record.
+    """Sizes; the defaults are those of the published record. `streams`: texts that carry a memory.
 
     `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `most`: evaluations of a solve or
     an iteration after training. `alone`: sequences that are solved alone and in `batches`. `rounds`: timings of inference.
@@ -54,6 +55,7 @@ class Config:
     """
 
     cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
+    streams: tuple[Case, ...] = (PTB,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     heads: int = 4
     width: int = 32

@@ -31,6 +31,7 @@ from bench.studies import (
     solver_window,
     tables,
     training_curves,
+    warm_start,
 )
 from bench.studies.config import FULL, Config
 from bench.studies.figures import Rows
@@ -59,6 +60,7 @@ def all_studies(config: Config = FULL) -> tuple[Study, ...]:
         inference.study(config),
         solver_window.study(config),
         path_independence.study(config),
+        warm_start.study(config),
     )
 
 

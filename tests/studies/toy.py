@@ -6,12 +6,20 @@ from typing import Any
 
 from bench.records.spec import ComponentConfig
 from bench.studies.config import Case, Config, GradientConfig
+from bench.tasks.text import Text
 
 Made = tuple[dict[str, Any], Path]
 
 
 def copying(T: int) -> ComponentConfig:
     return ComponentConfig(name="copy", settings={"T": T, "samples": 64, "test_samples": 16})
+
+
+class Stream(Text):
+    """The licence, by character."""
+
+    def __init__(self, *, length: int = 8) -> None:
+        super().__init__(data="licence", paths={"licence": Path(__file__).parents[2] / "LICENSE"}, length=length)
 
 
 CASE = Case("copy", copying(2), 1e-2, tuple((f"T={T}", copying(T)) for T in (2, 3, 4)))
@@ -23,7 +31,8 @@ SIZES: dict[str, Any] = {
     "energy": Case("markov", ComponentConfig(name="markov", settings={"length": 4, "test_samples": 8}), 1e-2),
     **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
 }
-TOY = Config(cases=(CASE,), gradient=GRADIENT, **SIZES)
+STREAM = Case("stream", ComponentConfig(name="toy:Stream", settings={"length": 8}), 1e-2)
+TOY = Config(cases=(CASE,), streams=(STREAM,), gradient=GRADIENT, **SIZES)
 DEQ_SPEC, TIED_SPEC = (TOY.spec(CASE, label, 0) for label in ("DEQ", TOY.tied_label))
 
 
