@@ -18,12 +18,12 @@ from bench.records.record import Record
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 _LEGEND = (
-    "Level: the row's final validation, median over seeds. Times: median over seeds of the seconds of training until a "
-    "validation is first as good (evaluation not counted; clocks with the machine to themselves). The envelope is the fastest of "
-    "the other explicit rows, of any depth and length. Ratio: a row's time over the envelope's; below 1 is faster, 0 means that no "
-    "other explicit row gets there in half of its seeds. In brackets the central 95 % of 2,000 resamples of the seeds, each with a "
-    "level, medians and a fastest rival of its own; with five seeds these cover less than 95 %. The other columns are medians too, "
-    "the test residual is the largest."
+    "Level: the row's final validation, median over seeds (of an even number, what half of them reach). Times: median over "
+    "seeds of the seconds of training until a validation is first as good (evaluation not counted; clocks with the machine to "
+    "themselves). The envelope is the fastest of the other explicit rows, of any depth and length. Ratio: a row's time over the"
+    " envelope's; below 1 is faster, 0 means that no other explicit row gets there in half of its seeds. In brackets the "
+    "central 95 % of 2,000 resamples of the seeds, each with a level, medians and a fastest rival of its own; with five seeds "
+    "these cover less than 95 %. The other columns are medians too, the test residual is the largest."
 )
 
 
@@ -80,11 +80,12 @@ def _ratio(runs: pd.DataFrame, label: str, explicit: tuple[str, ...], lower: boo
     draws = np.random.default_rng(0).integers(len(seeds), size=(_RESAMPLES, len(seeds)))
     samples = np.vstack([np.arange(len(seeds)), draws])  # the seeds themselves first
     finals = np.array([scores[label, seed].iloc[-1] for seed in seeds])
-    levels = np.median(finals[samples], axis=1)
+    # Of an even number of seeds the value that half of them reach, so that a row reaches its own level.
+    levels = np.quantile(finals[samples], 0.5, axis=1, method="higher" if lower else "lower")
 
     def medians(name: str) -> Floats:
         times = np.stack([_first(scores[name, seed], levels, lower) for seed in seeds], axis=1)
-        found: Floats = np.median(np.take_along_axis(times, samples, axis=1), axis=1)
+        found: Floats = np.quantile(np.take_along_axis(times, samples, axis=1), 0.5, axis=1, method="lower")
         return found
 
     rivals = [name for name in explicit if name != label]

@@ -87,10 +87,17 @@ def test_the_interval_is_that_of_resampled_seeds_with_the_rival_chosen_again() -
     rows += [record("tied 8", seed, [3.0, 2.0, 1.0], 3.0) for seed in range(2)]  # 9 s
     found = quality(group(rows))
     assert found is not None
-    exact = [6 / 3, 7.5 / 7.5, 7.5 / 7.5, 9 / 9]  # seeds (0, 0), (0, 1), (1, 0), (1, 1)
+    exact = [6 / 3, 6 / 3, 6 / 3, 9 / 9]  # seeds (0, 0), (0, 1), (1, 0), (1, 1)
     fast = found.ratios["fast"]
-    assert (fast.ratio, fast.rival) == (1.0, "tied 2")
+    assert (fast.ratio, fast.rival) == (2.0, "tied 2")
     assert (fast.low, fast.high) == (min(exact), max(exact))
+
+
+def test_of_two_seeds_a_row_reaches_its_own_level() -> None:
+    rows = [record(label, seed, [3.0, 2.0, 1.0 + seed], 1.0) for label in ("fast", "tied 2", "tied 8") for seed in range(2)]
+    found = quality(group(rows))
+    assert found is not None
+    assert {(one.level, one.seconds, one.ratio) for one in found.ratios.values()} == {(2.0, 2.0, 1.0)}
 
 
 def test_a_score_that_is_better_the_higher_is_compared_the_other_way_round() -> None:
