@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, tables
 from bench.claims.audit import audit_table
-from bench.claims.claim import Claim, Finding, Part, judge_claims
+from bench.claims.claim import Claim, Finding, Ledger, Part, judge_claims
 from bench.claims.entries import CLAIMS, SUITES
 from bench.claims.evidence import Evidence
 from bench.cli.main import app
@@ -248,8 +248,10 @@ def test_the_published_page_is_that_of_the_published_records(published: tuple[Fi
     assert text.partition("\n")[2] == tables.page(
         published, copying.table(Evidence(RESULTS)), audit_table(Evidence(RESULTS), SUITES)
     )
-    lines = list(csv.DictReader(io.StringIO((RESULTS / "claims" / "claims.csv").read_text(encoding="utf-8"))))
-    assert [line["value"] for line in lines] == [one.value for found in published for one in found.parts]
+    for ledger in get_args(Ledger):
+        lines = list(csv.DictReader(io.StringIO((RESULTS / "claims" / f"{ledger}.csv").read_text(encoding="utf-8"))))
+        listed = [found for found in published if found.claim.ledger == ledger]
+        assert [line["value"] for line in lines] == [one.value for found in listed for one in found.parts]
 
 
 def test_every_number_of_the_published_record_is_traced(published: tuple[Finding, ...]) -> None:
