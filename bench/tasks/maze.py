@@ -13,8 +13,8 @@ from bench.tasks.generated import Generated, Ids, parse_difficulties
 from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 RIGHT, BELOW, LEFT, ABOVE, START, END, ASK = 1, 2, 4, 8, 16, 32, 48
-LEAST = 3  # cells a side: of 192 mazes each split has some, of the 4 mazes of 2 x 2 it might have none
-_HELD_OUT: dict[int, Split] = {0: "valid", 1: "test"}  # by a hash of the tree modulo 10; the rest is for training
+LEAST = 3  # cells a side: of 192 mazes each split has some, of the 4 of 2 x 2 it might have none
+_HELD_OUT: dict[int, Split] = {0: "valid", 1: "test"}  # by a hash of the tree modulo 5; the others are for training
 
 
 class Maze(Generated):
@@ -30,15 +30,15 @@ class Maze(Generated):
     equally far in the sequence at every size, so that harder instances do not also have positions that were never trained. A hash
     of the tree decides its split, so that no split has a maze of another.
 
-    `solved_n6` is the share of mazes of 6 x 6 whose answers are all right, `accuracy_n6` that of their cells answered right; `loss`
-    is of `size`, as `loss_n6`. Chance knows how often each token is a target in these mazes: it answers 0 throughout. Mazes as
+    `solved_n5` is the share of mazes of 5 x 5 whose answers are all right, `accuracy_n5` that of their cells answered right; `loss`
+    is of `size`, as `loss_n5`. Chance knows how often each token is a target in these mazes: it answers 0 throughout. Mazes as
     instances that are harder than the trained ones: Schwarzschild et al. (2021), arXiv 2106.04537.
     """
 
     numerics: ClassVar[int] = 1
     name = "maze"
 
-    def __init__(self, *, size: int = 4, test_sizes: str = "4,5,6", test_samples: int = 500, data_seed: int = 0) -> None:
+    def __init__(self, *, size: int = 3, test_sizes: str = "3,4,5", test_samples: int = 500, data_seed: int = 0) -> None:
         check_positive(self.name, size=size, test_samples=test_samples)
         self.sizes = parse_difficulties(self.name, "test_sizes", test_sizes, size, least=LEAST)
         self.size, self.side, self.parts = size, max(self.sizes), len(self.sizes)
@@ -73,7 +73,7 @@ class Maze(Generated):
         found = np.zeros((samples, 2, self.side, self.side), dtype=np.int64)
         for maze, answer in found:
             tree = draw_tree(near, generator)
-            while _HELD_OUT.get(derive_seed(self.name, self._data_seed, *tree) % 10, "train") != split:
+            while _HELD_OUT.get(derive_seed(self.name, self._data_seed, *tree) % 5, "train") != split:
                 tree = draw_tree(near, generator)
             start, end = generator.choice(len(near), size=2, replace=False).tolist()
             row, column = generator.integers(self.side - size + 1, size=2)
