@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Verdict = Literal["holds", "does not hold", "inconclusive", "cannot tell", "not tested"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 PLURAL: dict[Verdict, str] = dict(
-    zip(VERDICTS, ("hold", "do not hold", "inconclusive", "cannot be told", "not tested"), strict=True)
+    zip(VERDICTS, ("hold", "do not hold", "inconclusive", "cannot be judged", "not tested"), strict=True)
 )
 Ledger = Literal["claims", "identities"]
 Fixed = Literal["before its runs", "threshold before, protocol after", "after its records were known"]
@@ -120,13 +120,15 @@ def judge_claims(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding
     """Judge every claim.
 
     A claim holds where all of its parts do: each at 5 %, which is 5 % for all (an intersection-union test). It does not hold
-    where one does not, the p-values of its parts corrected for each other (Holm). Where a part cannot be told from the evidence,
-    nor can the claim. It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly
-    any decided with three seeds, and is reported next to it.
+    where one does not, the p-values of its parts corrected for each other (Holm). "Cannot tell" of one part is that of the claim.
+    It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly any decided with
+    three seeds, and is reported next to it.
     """
     findings = tuple(_judge(claim, claim.judge(evidence)) for claim in claims)
-    tested = [one for one in findings if one.p is not None]
-    corrected = dict(zip((one.claim.id for one in tested), holm([one.p or 0.0 for one in tested]), strict=True))
+    corrected: dict[str, float] = {}
+    for ledger in get_args(Ledger):
+        tested = {one.claim.id: one.p for one in findings if one.claim.ledger == ledger and one.p is not None}
+        corrected |= zip(tested, holm(list(tested.values())), strict=True)
     return tuple(replace(one, ledger_p=corrected.get(one.claim.id)) for one in findings)
 
 

@@ -5,7 +5,7 @@ Every number in a text comes from a record. `evidence` is the address of the cel
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
@@ -40,7 +40,7 @@ class Advice:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """The best DEQ of a comparison and its best explicit network, by the mean test score; `outcome` is the DEQ's.
+    """The best DEQ of a comparison and its best explicit network by validation, with their test scores; `outcome` is the DEQ's.
 
     Undecided: the 95 % interval of their ratio (of their difference, where a score is no ratio), paired by seed, holds equality.
     """
@@ -95,18 +95,21 @@ def contests(evidence: Evidence) -> list[Contest]:
 
 
 def contest_of(group: Group) -> Contest | None:
-    """The contest of a comparison; None where it has no DEQ or no explicit network with a score."""
+    """The contest of a comparison; None where it has no DEQ or no explicit network with a score. Both are picked by validation."""
     headline, known = metrics(group.records)
     column = next((one for one in metric_columns(group.records) if one.name == f"test_{headline}"), None)
     if column is None:
         return None
-    deq = _best([row for row in group.rows if row.family == "deq"], column)
-    rival = _best([row for row in group.rows if row.family not in ("deq", "ode")], column)
+    chosen = replace(column, name=f"valid_{headline}")
+    deq = _best([row for row in group.rows if row.family == "deq"], chosen)
+    rival = _best([row for row in group.rows if row.family not in ("deq", "ode")], chosen)
     if deq is None or rival is None:
         return None
-    scores = (deq[1], rival[1])
-    unit, outcome = known[headline].unit, _outcome(deq[0], rival[0], column)
-    return Contest(group=group, column=column, unit=unit, deq=deq[0], rival=rival[0], scores=scores, outcome=outcome)
+    ours, theirs = (aggregate(row, column).estimate for row in (deq, rival))
+    if ours is None or theirs is None:
+        return None
+    unit, outcome = known[headline].unit, _outcome(deq, rival, column)
+    return Contest(group=group, column=column, unit=unit, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
 
 
 def _outcome(deq: ResultRow, rival: ResultRow, column: Column) -> Outcome:
@@ -122,9 +125,9 @@ def _outcome(deq: ResultRow, rival: ResultRow, column: Column) -> Outcome:
     return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
 
 
-def _best(rows: Sequence[ResultRow], column: Column) -> tuple[ResultRow, Interval] | None:
-    scored = [(row, one) for row in rows if (one := aggregate(row, column).estimate) is not None]
-    return min(scored, key=lambda pair: (-1 if column.better == "higher" else 1) * pair[1].mean) if scored else None
+def _best(rows: Sequence[ResultRow], column: Column) -> ResultRow | None:
+    scored = [(row, mean) for row in rows if (mean := value(row, column)) is not None]
+    return min(scored, key=lambda pair: (-1 if column.better == "higher" else 1) * pair[1])[0] if scored else None
 
 
 def value(row: ResultRow, column: Column) -> float | None:

@@ -80,7 +80,7 @@ def similar_computation(evidence: Evidence) -> list[Part]:
         verdict: Verdict = "inconclusive"
         if one.low is not None and one.high is not None:
             verdict = "holds" if one.high <= 2 else "does not hold" if one.low > 2 else verdict
-        parts.append(replace(part, verdict=verdict, fact=True))
+        parts.append(replace(part, verdict=verdict))
     return parts
 
 

@@ -29,15 +29,12 @@ def study(config: Config) -> Study:
         measure=measure,
         units={"unsolved": "fraction", "evaluations": "1", "token": "1"},
         settings={"rtol": config.rtol, "cap": _CAP, **sizes},
-        rows=tuple(
-            PlannedRow(subject, (spec,), ((case.lengths[0], case.lengths[-1]), config.samples, stop))
-            for case, subject, spec in config.deqs()
-        ),
+        rows=tuple(PlannedRow(subject, (spec,), (case.lengths[:2], config.samples, stop)) for case, subject, spec in config.deqs()),
     )
 
 
 def measure(models: Models, spec: RunSpec, lengths: tuple[tuple[str, ComponentConfig], ...], samples: int, stop: Stop) -> Values:
-    """A trained DEQ's test sequences by each solver, at the length it was trained at and at a greater one: the share `unsolved` at
+    """A trained DEQ's test sequences by each solver, at the length it was trained at and at twice that: the share `unsolved` at
     the cap; the `evaluations` until a sequence meets the tolerance, mean (an unsolved one counts the cap) and median (null: half do
     not). `token`: the largest relative residual ||f(z) - z|| / ||f(z)|| of a token of a sequence that is solved, median and largest
     over sequences."""

@@ -14,7 +14,7 @@ Found = Sequence[Mapping[str, Any]]  # the rows of all seeds
 _SEEDS = "Means over seeds with two-sided 95 % t-intervals; (3/5): of three of five seeds, the others having no value."
 _WINDOW = (
     "Test sequences of trained DEQs, solved to a relative residual of {rtol:g} within {cap} evaluations, as trained and at the "
-    "greater length; an unsolved one counts all {cap}. Worst token: the largest relative residual of a token of a solved sequence, "
+    "longer length; an unsolved one counts all {cap}. Worst token: the largest relative residual of a token of a solved sequence, "
     "as trained; median over sequences, and the largest over sequences and seeds. Backtracking rejects trials that multiply a gap "
     "by more than {backtrack:g}."
 )
@@ -57,7 +57,7 @@ def solver_window(rows: Rows) -> Table:
             tokens = _mean(found, (*at, "token", "median"), "log"), _largest(found, (*at, "token", "largest"))
             lines.append(line(f"{task}; {longer}", solver, *cells, *tokens, method=solver))
     heads = (
-        *(("task; greater length", ""), ("solver", ""), ("unsolved ↓", "fraction"), ("evaluations ↓", "")),
+        *(("task; longer length", ""), ("solver", ""), ("unsolved ↓", "fraction"), ("evaluations ↓", "")),
         *(("unsolved, longer ↓", "fraction"), ("evaluations, longer ↓", "")),
         *(("worst token: median", ""), ("worst token: largest", "")),
     )

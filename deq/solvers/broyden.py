@@ -76,8 +76,8 @@ class Broyden:
 
     With `backtrack`, a trial that multiplies a sample's gap by more than that is rejected: its secant updates the estimate, and the
     next trial starts from the same iterate in the new direction, at most half as far. That is a search without derivatives, one
-    evaluation a step, for maps where full steps diverge or cycle; where they converge it may take longer. At a bound of 1.5 it
-    solves 0.56 of tanh maps of 30 numbers with spectral radius 10, full steps 0.35. A trial may still end its sample, by
+    evaluation a step, for maps where full steps diverge or cycle; where they converge it may take longer. Of 150 tanh maps
+    of 20 numbers with spectral radius 10 it solves 0.74 at a bound of 1.5, full steps 0.61. A trial may still end its sample, by
     `Stop.growth`. Powell's hybrid method (1970) learns from failed trials and halves likewise.
     """
 

@@ -23,6 +23,7 @@ CHECKPOINTED = ComponentConfig(name="tied", settings={"depth": 12, "checkpointin
 def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", **values: float) -> Record:
     spec = RunSpec(group="a task", label=label, model=model, task=ComponentConfig(name="copy"), train=TRAIN, seed=seed)
     unit = "nats" if better == "lower" else "fraction"
+    values = {name.replace("test_", "valid_"): value for name, value in values.items()} | values
     return Record(
         run_id=IDENTITY.run_id(spec.key),
         suite="mine",
@@ -43,6 +44,16 @@ def pair(deq: Sequence[float], rival: Sequence[float], better: str = "lower") ->
     found = contest_of(group)
     assert found is not None
     return found
+
+
+def test_the_best_of_each_side_is_picked_by_validation_and_judged_by_the_test() -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.5, valid_loss=1.0) for seed in range(3)]
+    records += [run("DEQ, lucky", DEQ, seed, test_loss=0.5, valid_loss=1.1) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.2, valid_loss=1.2) for seed in range(3)]
+    (group,) = groups("mine", records)
+    found = contest_of(group)
+    assert found is not None
+    assert (found.deq.label, found.scores[0].mean) == ("DEQ", 1.5)
 
 
 @pytest.mark.parametrize(("deq", "rival", "better", "outcome"), [

@@ -60,7 +60,7 @@ def test_the_worst_token_of_a_solved_sequence_is_worse_than_the_sequence() -> No
 
 def test_every_solver_is_measured_at_the_trained_length_and_at_a_greater_one(made: Made) -> None:
     (row,) = rows_of(made, "solver window")
-    assert list(row["values"]["lengths"]) == ["T=2", "T=4"]
+    assert list(row["values"]["lengths"]) == ["T=2", "T=3"]
     for found in row["values"]["lengths"].values():
         assert list(found) == list(solver_window.SOLVERS)
         assert all(0 <= one["unsolved"] <= 1 and 1 <= one["evaluations"]["mean"] <= 300 for one in found.values())

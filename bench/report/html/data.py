@@ -89,9 +89,9 @@ class Part:
     def _run(self, record: Record) -> dict[str, Any]:
         """A run's settings and measures, for its own page and for a comparison of two."""
         spec = record.spec
-        told = {"label": spec.label, "role": spec.role, "seed": spec.seed, "status": record.status, "reason": record.reason}
+        about = {"label": spec.label, "role": spec.role, "seed": spec.seed, "status": record.status, "reason": record.reason}
         machine = {"code": code_revision(record.environment, 12), "processor": record.environment.get("cpu")}
-        settings = {**told, **flat_spec(spec), **machine, "elapsed_s": number(record.elapsed_s)}
+        settings = {**about, **flat_spec(spec), **machine, "elapsed_s": number(record.elapsed_s)}
         measures = [[self._word(name), number(one.value), self._word(one.unit)] for name, one in record.measures.items()]
         return {
             "id": record.run_id,

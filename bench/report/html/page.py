@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import vl_convert
 from jinja2 import Environment, StrictUndefined
@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from bench.analysis.aggregate import Group, groups, slug
 from bench.analysis.grid import Table, gathered, line
-from bench.claims.claim import Claim, Finding, judge_claims, tally
+from bench.claims.claim import Claim, Finding, Fixed, Ledger, judge_claims, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.claims.guide import deciding, guide
@@ -39,7 +39,7 @@ _VERDICTS = (
     ("holds", "hold"),
     ("does not hold", "do not hold"),
     ("is inconclusive", "are inconclusive"),
-    ("cannot be told", "cannot be told"),
+    ("cannot be judged", "cannot be judged"),
     ("is not tested", "are not tested"),
 )
 _SCRIPTS = ("core.js", "tables.js", "plots.js", "page.js")
@@ -79,6 +79,7 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
         summary=_summary(list(suites.values()), findings),
         themes=by_theme(findings),
         tally=tally(findings),
+        fixed=get_args(Fixed),
         suites=suites,
         largest=max((one for found in suites.values() for one in found), key=lambda one: (len(one.rows), one.name)),
         parts={name: pack(content) for name, content in parts.items()},
@@ -102,8 +103,8 @@ def _digest(text: str) -> str:
 
 def by_theme(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     """The findings by theme, in the page's order."""
-    found = gathered((theme(one.claim.id), one) for one in findings)
-    return {name: found[name] for name in (*_ORDER, "Other") if name in found}
+    found = gathered((theme(one.claim.id) if one.claim.ledger == "claims" else "Identities", one) for one in findings)
+    return {name: found[name] for name in (*_ORDER, "Other", "Identities") if name in found}
 
 
 def theme(claim: str) -> str:
@@ -161,5 +162,10 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     runs, models = sum(len(row.finals) for row in rows), len({row.label for row in rows})
     text = f"{runs:,} training runs of {models} models on {len(tasks)} tasks, "
     text += f"and {sum(len(g.trials) for g in found):,} trials of learning rates. "
-    counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n]
-    return text + (f"Of {len(findings)} claims of the paper, {', '.join(counts)}." if findings else "No claims are judged here.")
+    claims, identities = ([one for one in findings if one.claim.ledger == ledger] for ledger in get_args(Ledger))
+    if not claims:
+        return text + "No claims are judged here."
+    counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(claims), _VERDICTS, strict=True) if n]
+    met = sum(one.verdict == "holds" for one in identities)
+    more = f" Of {len(identities)} identities, which mathematics or a count decides, {met} hold." if identities else ""
+    return f"{text}Of {len(claims)} claims of the paper, {', '.join(counts)}.{more}"
