@@ -18,7 +18,7 @@ settings.register_profile("whole", deadline=None, derandomize=True, max_examples
 settings.load_profile("project")  # `--hypothesis-profile` comes after
 _LONG = {"test_survival.py", "test_gate.py", "test_memory.py", "test_cli.py", "test_ray.py", "test_torchrun.py", "test_check.py"}
 # Fixtures that train, start processes or read all published files.
-_END_TO_END = {"finished", "local", "made", "models", "published", "origins", "browser", "usual"}
+_END_TO_END = {"finished", "local", "made", "models", "published", "published_page", "origins", "browser", "usual"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

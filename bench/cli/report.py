@@ -70,6 +70,8 @@ def claims(
         _measure(results, data, jobs, study or ())
     elif data or jobs or study:
         raise UserError("claims: --data, --jobs and --study are for --measure")
+    if not any((results / folder).is_dir() for folder in ("runs", "claims", "memory")):
+        raise UserError(f"no records in {results}: run a suite first")
     own = tuple(dict.fromkeys(suite or ()))
     recorded = [name for name in Store(results).suites() if name not in SUITES]
     for name in own:

@@ -15,7 +15,7 @@ from bench.records.record import write_bytes
 from bench.report.style import STYLE, rendered
 
 Kind = Literal["comparison", "memory", "experiments"]
-Images = dict[str, dict[str, bytes]]  # by name, then by format: png, svg
+Images = dict[str, bytes]  # SVG by name
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def render(kind: Kind, *subject: Any) -> Images:
     return images
 
 
-def write(folder: Path, images: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> list[Path]:
-    """Write `<prefix><name>.<format>` for every image; return the paths."""
-    paths = {folder / f"{prefix}{name}.{kind}": content for name, formats in images.items() for kind, content in formats.items()}
+def write(folder: Path, images: Mapping[str, bytes], prefix: str = "") -> list[Path]:
+    """Write `<prefix><name>.svg` for every image; return the paths."""
+    paths = {folder / f"{prefix}{name}.svg": content for name, content in images.items()}
     for path, content in paths.items():
         write_bytes(path, content)
     return list(paths)

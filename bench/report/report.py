@@ -160,7 +160,7 @@ def _stem(group: Group, folder: str, ending: str) -> str:
 
 
 def _remove_stale(results: Path, written: set[Path]) -> None:
-    for kind, extensions in (("tables", (".md", ".tex", ".csv")), ("figures", (".png", ".svg"))):
+    for kind, extensions in (("tables", (".md", ".tex", ".csv")), ("figures", (".svg",))):
         for path in sorted((results / kind).glob("*/*")):
             if path not in written and path.suffix in extensions and _is_ours(path):
                 path.unlink()
@@ -187,8 +187,8 @@ def _section(group: Group, tables: Sequence[Table], figures: Sequence[str]) -> s
         lines += [markdown(table, level=4, whole=False), f"Methods and runs: {links}", ""]
     for ending in figures:
         path, name = _stem(group, "figures", ending), FIGURES["comparison"][ending].title
-        image = f"![{markdown_escape(f'{name}, {group.name}')}](<{path}.png>)"
-        lines += [image, "", f"{name} ([svg](<{path}.svg>))", ""]
+        image = f"![{markdown_escape(f'{name}, {group.name}')}](<{path}.svg>)"
+        lines += [image, "", name, ""]
     return "\n".join(lines)
 
 
@@ -229,7 +229,7 @@ def _all_tables(suites: dict[str, list[Group]], sections: Sequence[str], records
     counts = [f"{markdown_escape(suite)} ({sum(len(group.records) for group in found)} runs)" for suite, found in suites.items()]
     lines = [f"<!-- {MARK} -->", "# All tables", "", f"Suites: {', '.join(counts)}.", ""]
     lines += [
-        "`runs/` holds a record, one JSON file, for each run. `tables/` (Markdown, LaTeX, CSV), `figures/` (PNG, SVG) and this",
+        "`runs/` holds a record, one JSON file, for each run. `tables/` (Markdown, LaTeX, CSV), `figures/` (SVG) and this",
         "page are written from the records alone by `python -m bench report`, byte for byte the same on every call.",
         *("", "## How to read", "", _READING, f"- Memory against depth. {GROWTH_RULE}", "", *sections),
         *("## Failed runs", "", *_failures(records), "", "## Environments", ""),

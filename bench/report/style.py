@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -83,13 +82,11 @@ def line_style(family: Family, index: int) -> LineStyle:
 METHOD_HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """Both formats, each drawn once: savefig draws once more for the layout, which is solved here with the first."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, "Source": MARK})
-    figure.set_layout_engine("none")
+def rendered(figure: Figure) -> bytes:
+    """The figure as SVG; `savefig` would draw it a second time for the layout."""
+    svg = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Creator": MARK, "Date": None})
-    return {"png": png.getvalue(), "svg": svg.getvalue()}
+    return svg.getvalue()
 
 
 def panels_of(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -9,6 +9,7 @@ from scipy.special import entr
 from torch import Tensor
 from torch.nn import functional
 
+from bench.records.errors import UserError
 from bench.tasks.generated import Generated, Ids, parse_difficulties
 from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
@@ -39,7 +40,9 @@ class Maze(Generated):
     name = "maze"
 
     def __init__(self, *, size: int = 3, test_sizes: str = "3,4,5", test_samples: int = 500, data_seed: int = 0) -> None:
-        check_positive(self.name, size=size, test_samples=test_samples)
+        check_positive(self.name, test_samples=test_samples)
+        if size < LEAST:
+            raise UserError(f"{self.name}: size must be at least {LEAST}, got {size}")
         self.sizes = parse_difficulties(self.name, "test_sizes", test_sizes, size, least=LEAST)
         self.size, self.side, self.parts = size, max(self.sizes), len(self.sizes)
         self.vocabulary, self.length = ASK + 1, 2 * self.side**2

@@ -142,4 +142,4 @@ def test_a_report_writes_it(tmp_path: Path) -> None:
     for one in family():
         Store(tmp_path).write(one)
     names = {path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path)}
-    assert {*(f"tables/s/g-quality.{ending}" for ending in ("md", "csv", "tex")), "figures/s/g-quality.png"} <= names
+    assert {*(f"tables/s/g-quality.{ending}" for ending in ("md", "csv", "tex")), "figures/s/g-quality.svg"} <= names

@@ -287,7 +287,15 @@ def test_the_rows_that_claims_compare_exist() -> None:
 # The command line
 
 
+def test_a_folder_without_records_is_refused_and_not_written_to(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path / "typo")])
+    assert isinstance(result.exception, UserError)
+    assert "no records in" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_writes_the_page_and_tables(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "not tested" in result.output

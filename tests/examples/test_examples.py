@@ -42,8 +42,8 @@ def test_is_short(file: Path) -> None:
 def test_suite_runs_and_is_reported(tmp_path: Path) -> None:
     name, (entry,) = load_suite(str(EXAMPLES / "my_suite.py"), {})
     assert isinstance(entry, Comparison)
-    train = entry.train.model_copy(update={"steps": 4, "evaluate_every": 2, "warmup": 0})
-    short = entry.model_copy(update={"train": train, "seeds": (0,), "depths": (2, 3, 4)})
+    train = entry.train.model_copy(update={"steps": 4, "batch": 4, "evaluate_every": 2, "warmup": 0})
+    short = entry.model_copy(update={"train": train, "seeds": (0,), "depths": (2, 4)})
     records = run_suite(Plan([short]), tmp_path, suite=name, engine=Inline())
     assert {record.spec.label: record.status for record in records} == dict.fromkeys(entry.rows, "ok")
 

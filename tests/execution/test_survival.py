@@ -21,7 +21,7 @@ from bench.records.store import Store
 from bench.report.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("DEQ_BENCH_KILLS", "3"))
+KILLS = int(os.environ.get("DEQ_BENCH_KILLS", "2"))
 SEEDS = 1 if KILLS < 12 else 5  # more kills need more runs
 PERIOD = 4  # one kill of so many is a coordinator's, beginning with the second; the others are runs'
 SUITE = f"""

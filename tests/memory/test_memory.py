@@ -447,7 +447,7 @@ def test_a_users_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: p
     assert [one["label"] for one in found["rows"]] == ["Transformer-XL small, 4 layers", own]
     assert found["rows"][1]["readings"]["core"] > 4 * 250 * 501
     assert own.replace("_", "\\_") in (tmp_path / "paper.md").read_text()
-    assert (tmp_path / "waterfall.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "waterfall.svg").read_bytes()
 
 
 @pytest.mark.parametrize(

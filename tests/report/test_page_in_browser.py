@@ -16,7 +16,6 @@ from bench.report.html.page import render_page
 
 pytestmark = pytest.mark.end_to_end
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 TASK = "quick/copy T30"
 FOCUSABLE = """[...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")]
     .filter((one) => one.tabIndex >= 0 && one.checkVisibility({ contentVisibilityAuto: true }))"""
@@ -161,8 +160,8 @@ def test_arrow_keys_move_in_lists_and_axe_finds_nothing(desktop: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("published"), render_page(RESULTS)) as driver:
+def published(tmp_path_factory: pytest.TempPathFactory, published_page: str) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("published"), published_page) as driver:
         yield driver
 
 

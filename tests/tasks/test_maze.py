@@ -1,6 +1,7 @@
 """Mazes: one path, found by a search that knows only the tokens; every tree equally likely; splits that share no maze."""
 
 import itertools
+import re
 from collections import Counter, deque
 
 import numpy as np
@@ -116,7 +117,14 @@ def test_scores_of_a_search_of_chance_and_of_one_wrong_cell() -> None:
     assert (wrong["solved_n4"], wrong["accuracy_n4"]) == (29, 29 * 16)
 
 
-@pytest.mark.parametrize("wrong", [{"test_sizes": "5,6"}, {"size": 2, "test_sizes": "2"}, {"test_sizes": "4;5"}], ids=str)
-def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="test_sizes must be numbers at least 3 with commas, among them"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"test_sizes": "5,6"}, "test_sizes must be numbers at least 3 with commas, among them 3; got '5,6'"),
+        ({"test_sizes": "4;5"}, "test_sizes must be numbers at least 3 with commas, among them 3; got '4;5'"),
+        ({"size": 2}, "size must be at least 3, got 2"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         Maze(**wrong)  # type: ignore[arg-type]
