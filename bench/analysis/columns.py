@@ -1,5 +1,6 @@
 """Columns of tables: recorded measures with their heads, directions, scales and units."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -109,6 +110,12 @@ def metric_columns(records: Iterable[Record], split: Literal["test", "valid"] = 
         )
         for name, metric in metrics(records)[1].items()
     ]
+
+
+def metric_parts(names: Iterable[str], score: str) -> list[tuple[int, str]]:
+    """The metrics of a score on parts of the test split, as `accuracy_last_T64`, in order of the number that ends each name."""
+    found = [match for name in names if (match := re.fullmatch(rf"{score}_[A-Za-z](\d+)", name))]
+    return sorted((int(match[1]), match[0]) for match in found)
 
 
 def unit(column: Column, measures: Iterable[Measure]) -> str:

@@ -4,12 +4,13 @@ To add a row, write a rule: it takes the Evidence and the findings by claim id, 
 Every number in a text comes from a record. `evidence` is the address of the cell, or the id of the claim, that the number is from.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import Column, metric_columns, metrics
+from bench.analysis.columns import Column, metric_columns, metric_parts, metrics
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.statistics import DECIDES, Interval, interval, significant
 from bench.claims.claim import Finding, Part
@@ -77,16 +78,16 @@ def cell(group: Group, row: ResultRow, column: Column) -> str:
 
 
 def comparisons(evidence: Evidence) -> list[Group]:
-    """The comparisons of all suites; of several on one task that with the most final runs."""
+    """The comparisons of all suites; of several on one task that with the most families of models, then the most final runs."""
     best: dict[str, Group] = {}
     for suite in Store(evidence.results).suites():
         for group in evidence.groups(suite):
-            best[group.name] = max(best.get(group.name, group), group, key=_finals)
+            best[group.name] = max(best.get(group.name, group), group, key=_breadth)
     return list(best.values())
 
 
-def _finals(group: Group) -> int:
-    return sum(len(row.finals) for row in group.rows)
+def _breadth(group: Group) -> tuple[int, int]:
+    return len({row.family for row in group.rows}), sum(len(row.finals) for row in group.rows)
 
 
 def contests(evidence: Evidence) -> list[Contest]:
@@ -240,6 +241,31 @@ def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         )
 
 
+def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    """The best and the worst of both sides on the longest test sequences; of equal scores the one with the cheapest step."""
+    for group in comparisons(evidence):
+        parts = metric_parts(metrics(group.records)[1], "accuracy_last")
+        if len(parts) < 2:
+            continue
+        (short, _), (long, name) = parts[0], parts[-1]
+        column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher")
+        scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
+        scored.sort(key=lambda pair: (-pair[0], value(pair[1], _STEP) or math.inf))
+        deq, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
+        if not (deq and explicit):
+            continue
+        ends = [f"{row.label} {score:.2f}" for side in (deq, explicit) for score, row in (side[0], side[-1])]
+        steps = [value(side[0][1], _STEP) for side in (deq, explicit)]
+        yield Advice(
+            situation=f"Sequences are longer than in training ({group.name}: {long} after {short})",
+            use=" or ".join(side[0][1].label for side in (deq, explicit) if side[0][0] == scored[0][0]),
+            reason=f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})",
+            n=min(len(side[0][1].ok) for side in (deq, explicit)),
+            cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
+            evidence=cell(group, deq[0][1], column),
+        )
+
+
 def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     for id_, situation, use in (
         ("training-time", "Training time is the limit", {"holds": "an explicit network", "does not hold": "compare step times"}),
@@ -264,4 +290,4 @@ def deciding(finding: Finding) -> Part | None:
     return next((part for part in finding.parts if part.verdict == finding.verdict), next(iter(finding.parts), None))
 
 
-RULES: tuple[Rule, ...] = (_memory, _claims, _solved, _quality)
+RULES: tuple[Rule, ...] = (_memory, _length, _claims, _solved, _quality)

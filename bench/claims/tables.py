@@ -1,9 +1,11 @@
 """Tables of the verdicts and of each claim's parts, and CLAIMS.md."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from bench.analysis.grid import Cell, Table, line
 from bench.claims.claim import PLURAL, Finding, Ledger, tally, written_p
+from bench.claims.guide import Advice
 from bench.report.report import markdown
 
 _RULE = (
@@ -73,6 +75,21 @@ def parts(finding: Finding) -> Table:
             line(part.about, part.value, part.asked, part.verdict or "—", part.decided_by, part.note) for part in finding.parts
         ),
         words=(0, 1, 2, 3, 5),
+    )
+
+
+def advice(rows: Sequence[Advice]) -> Table | None:
+    """The decision guide; None without a row."""
+    if not rows:
+        return None
+    return Table(
+        ending="guide",
+        title="When to use a deep equilibrium model",
+        caption="Each line is computed from the records; n is the number of runs, or of samples of a claim, behind its number.",
+        heads=tuple((head, "") for head in ("when", "use", "because", "n", "and pay")),
+        rows=tuple(line(one.situation, Cell(one.use, bold=True), one.reason, str(one.n or "—"), one.cost or "—") for one in rows),
+        data=tuple({"suite": "claims", "group": "guide", "label": one.situation, "column": "use", **asdict(one)} for one in rows),
+        words=(0, 1, 2, 4),
     )
 
 

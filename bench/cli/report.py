@@ -60,6 +60,7 @@ def claims(
     from bench.claims.claim import judge_claims
     from bench.claims.entries import CLAIMS, SUITES
     from bench.claims.evidence import Evidence
+    from bench.claims.guide import guide
     from bench.records.record import write_text
     from bench.records.store import Store
     from bench.report.report import MARK, csv_text, latex, markdown, plain
@@ -92,7 +93,8 @@ def claims(
     write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
     write_text(results / "claims" / "audit.csv", csv_text(audited))
     ledgers = [tables.summary(found, "claims"), tables.summary(found, "identities")]
-    for table in filter(None, [*ledgers, copied, gradients.table(evidence)]):
+    guided = tables.advice(guide(evidence, found))
+    for table in filter(None, [*ledgers, copied, gradients.table(evidence), guided]):
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))

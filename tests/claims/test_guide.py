@@ -104,6 +104,35 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert task.use.startswith("either")
 
 
+def lengths(label: str, model: ComponentConfig, last: float, step_ms: float, suite: str = "mine") -> Record:
+    """A run tested at the trained length of 16 and at 128."""
+    values = {"test_accuracy_last_T16": 1.0, "test_accuracy_last_T128": last, "step_ms_median": step_ms}
+    one = run(label, model, 0, "higher", test_accuracy=1.0, **values)
+    metrics = {name[5:]: Metric(unit="fraction", better="higher") for name in values if name.startswith("test_")}
+    return one.model_copy(update={"metrics": {**one.metrics, **metrics}, "suite": suite})
+
+
+def test_longer_sequences_name_the_range_of_both_sides_and_the_cheapest_of_the_best(tmp_path: Path) -> None:
+    rows = (("DEQ", DEQ, 0.5, 9.0), ("DEQ, slow", DEQ, 1.0, 8.0), ("DEQ, fast", DEQ, 0.999, 6.0), ("LSTM", LSTM, 1.0, 2.0))
+    rows = (*rows, ("tied 12", TIED, 0.25, 3.0))
+    evidence = save(tmp_path, [lengths(*row) for row in rows])
+    found = next(one for one in guide(evidence, ()) if one.situation.startswith("Sequences"))
+    assert (found.use, found.n) == ("DEQ, fast or LSTM", 1)
+    assert found.situation == "Sequences are longer than in training (a task: 128 after 16)"
+    assert found.reason == "right at the last token: DEQ, fast 1.00 (DEQs down to DEQ 0.50), LSTM 1.00 (down to tied 12 0.25)"
+    assert found.cost == "the DEQ's step takes 3.0 times the rival's"
+    assert found.evidence == "mine/a task/DEQ, fast/accuracy last T128"
+
+
+def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Path) -> None:
+    deep = [run("DEQ", DEQ, seed, test_loss=1.0) for seed in range(3)] + [
+        run("tied", TIED, seed, test_loss=1.1) for seed in range(3)
+    ]
+    broad = [run("DEQ", DEQ, 7, test_loss=1.0), run("tied", TIED, 7, test_loss=1.1), run("LSTM", LSTM, 7, test_loss=0.9)]
+    (one,) = contests(save(tmp_path, [*deep, *(record.model_copy(update={"suite": "broad"}) for record in broad)]))
+    assert one.rival.label == "LSTM"
+
+
 def test_a_claim_fills_its_row_with_the_part_that_decides(tmp_path: Path) -> None:
     parts = (Part(about="a", value="1", asked="2", verdict="holds"), Part(about="b", value="9", asked="2", verdict="does not hold"))
     text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
