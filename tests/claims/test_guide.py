@@ -104,17 +104,17 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert task.use.startswith("either")
 
 
-def lengths(label: str, model: ComponentConfig, last: float, step_ms: float, suite: str = "mine") -> Record:
+def lengths(label: str, model: ComponentConfig, last: float, step_ms: float) -> Record:
     """A run tested at the trained length of 16 and at 128."""
     values = {"test_accuracy_last_T16": 1.0, "test_accuracy_last_T128": last, "step_ms_median": step_ms}
     one = run(label, model, 0, "higher", test_accuracy=1.0, **values)
     metrics = {name[5:]: Metric(unit="fraction", better="higher") for name in values if name.startswith("test_")}
-    return one.model_copy(update={"metrics": {**one.metrics, **metrics}, "suite": suite})
+    return one.model_copy(update={"metrics": {**one.metrics, **metrics}})
 
 
 def test_longer_sequences_name_the_range_of_both_sides_and_the_cheapest_of_the_best(tmp_path: Path) -> None:
-    rows = (("DEQ", DEQ, 0.5, 9.0), ("DEQ, slow", DEQ, 1.0, 8.0), ("DEQ, fast", DEQ, 0.999, 6.0), ("LSTM", LSTM, 1.0, 2.0))
-    rows = (*rows, ("tied 12", TIED, 0.25, 3.0))
+    deqs = (("DEQ", DEQ, 0.5, 9.0), ("DEQ, slow", DEQ, 1.0, 8.0), ("DEQ, fast", DEQ, 0.999, 6.0))
+    rows = (*deqs, ("LSTM", LSTM, 1.0, 2.0), ("tied 12", TIED, 0.25, 3.0))
     evidence = save(tmp_path, [lengths(*row) for row in rows])
     found = next(one for one in guide(evidence, ()) if one.situation.startswith("Sequences"))
     assert (found.use, found.n) == ("DEQ, fast or LSTM", 1)
@@ -125,9 +125,7 @@ def test_longer_sequences_name_the_range_of_both_sides_and_the_cheapest_of_the_b
 
 
 def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Path) -> None:
-    deep = [run("DEQ", DEQ, seed, test_loss=1.0) for seed in range(3)] + [
-        run("tied", TIED, seed, test_loss=1.1) for seed in range(3)
-    ]
+    deep = [run(label, model, seed, test_loss=1.0) for label, model in (("DEQ", DEQ), ("tied", TIED)) for seed in range(3)]
     broad = [run("DEQ", DEQ, 7, test_loss=1.0), run("tied", TIED, 7, test_loss=1.1), run("LSTM", LSTM, 7, test_loss=0.9)]
     (one,) = contests(save(tmp_path, [*deep, *(record.model_copy(update={"suite": "broad"}) for record in broad)]))
     assert one.rival.label == "LSTM"
