@@ -339,7 +339,7 @@ class TestEnvironment:
         [
             ("list", {"PYTHONIOENCODING": "ascii"}, ""),
             ("show", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
-            ("report", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
+            *exhaustive(("report", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "")),
             ("show", {}, ">&-"),
             ("report", {}, "<&- >&- 2>&-"),
             ("show", {}, ">/dev/full"),

@@ -138,7 +138,7 @@ CORES: dict[str, Callable[[], Core]] = {
 # By default each cell with one solver and unrolled in one way, and every small model of the registry.
 COVER = {f"deq-{values[0]}-{values[1]}" for values in cover(list(SOLVERS), list(CELLS))}
 COVER |= {f"unrolled-{values[0]}-{values[1]}" for values in cover(["none", "every", "sqrt"], list(CELLS))}
-COVER |= {name for name in CORES if not name.startswith(("deq-", "unrolled-"))} - {"registry-ode-dopri5"}  # seconds
+COVER |= {name for name in CORES if not name.startswith(("deq-", "unrolled-"))} - {"registry-ode", "registry-ode-dopri5"}  # seconds
 
 
 @pytest.fixture(params=few(CORES, COVER))

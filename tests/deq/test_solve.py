@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import problems
 import pytest
 import torch
+from cases import product
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import Counted, Problem, norms
@@ -217,8 +218,7 @@ def test_without_rtol_a_sample_that_ends_badly_still_says_so(name: str) -> None:
     assert solution.z.isfinite().all()
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "cell"), product(NAMES, sorted(CELLS)))
 def test_a_training_step_without_rtol_runs_on_fake_tensors(name: str, cell: str) -> None:
     stop = Stop(rtol=None, max_steps=9)
     with FakeTensorMode():

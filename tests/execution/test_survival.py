@@ -41,12 +41,11 @@ SPECS = [
         learning_rates=(3e-3, 1e-2),
         trial_steps=30,
         seeds=range({SEEDS}),
-        depths=(2, 4),
     ),
 ]
 """
 # Tables without clock readings.
-TABLES = ("copy.md", "copy.csv", "copy.tex", "copy-solver.md", "copy-solver.csv", "copy-trials.md", "copy-depth.csv")
+TABLES = ("copy.md", "copy.csv", "copy.tex", "copy-solver.md", "copy-solver.csv", "copy-trials.md")
 
 
 @pytest.fixture(scope="module")

@@ -473,7 +473,7 @@ def test_settings_are_parsed_by_their_form() -> None:
 # The cost model
 
 
-@pytest.mark.parametrize("name", ["deq, anderson", "deq, trellis"])
+@pytest.mark.parametrize("name", ["deq, anderson", *exhaustive("deq, trellis")])
 def test_cost_is_linear_in_steps(name: str) -> None:
     model = named("deq", **{**XL, "solver": "picard"}) if name == "deq, anderson" else MODELS[name]
     law = cost.law(model, SHAPE, training=True, caps=(7, 5))

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -54,6 +55,12 @@ THEMES = {
 _ORDER = ("Memory", "Time", "Quality", "Solver", "Generalisation")
 
 
+@cache
+def _runtime() -> str:
+    """Vega-Lite's scripts, the same for every page; two seconds to bundle."""
+    return "(() => {" + vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") + "})();"
+
+
 def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     """The page of a results folder, judged by these claims (None: all of the package); UserError where there are no records."""
     suites = {suite: groups(suite, records) for suite, records in read_suites(results).items()}
@@ -64,7 +71,7 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"slug": slug, "deciding": deciding}
     style, script = _file("page.css"), _script()
-    runtime = "(() => {" + vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") + "})();"
+    runtime = _runtime()
     parts = dict(_parts(suites, findings, evidence, records)) | {
         "index": {"templates": templates(), "cards": as_json(first), "tradeoff": dict(_tradeoffs(suites))},
         "claims": {finding.claim.id: claim_data(finding) for finding in findings},
