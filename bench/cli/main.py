@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from bench.cli import develop, gpu, inspect, report, run
+from bench.cli import develop, gpu, inspect, report, run, share
 from bench.records.errors import LeftOut, UserError, one_line
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 for _command in (
     *(run.run, inspect.status, inspect.show, inspect.params, inspect.explain, inspect.doctor),
-    *(report.report, report.page, report.claims),
+    *(report.report, report.page, report.claims, share.merge, share.export),
     *(develop.check, develop.golden, develop.peers, develop.memory, gpu.gpu),
 ):
     app.command()(_command)
