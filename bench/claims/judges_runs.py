@@ -74,7 +74,7 @@ def similar_computation(evidence: Evidence) -> list[Part]:
         one = found.ratios["DEQ"]
         sources = runs("speed", *(row for row in group.rows if row.label in ("DEQ", one.rival)))
         value = written(Interval(mean=one.ratio, low=one.low, high=one.high, n=0, scale="linear"))
-        note = "95 % of resampled seeds" if one.rival else "no explicit network gets there in half of its seeds"
+        note = "95 % of resampled seeds" if one.rival else "0: no explicit network gets to the DEQ's loss in half of its seeds"
         about = f"{group.name}: DEQ over {one.rival or 'all explicit networks'}"
         part = Part(about=about, value=value, asked="at most 2", sources=sources, note=note)
         verdict: Verdict = "inconclusive"

@@ -1,5 +1,5 @@
 """The command line, one file for each group of commands.
 
-main.py  the commands and the exit statuses; run.py, inspect.py, report.py, share.py, develop.py, gpu.py  the commands; options.py  what they share
+main.py  the commands and the exit statuses; options.py  what they share; the other files: the commands
 May import every package; only `bench.__main__` imports it.
 """

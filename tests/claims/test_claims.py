@@ -333,6 +333,7 @@ def test_an_unknown_suite_is_one_line(name: str, tmp_path: Path) -> None:
 
 
 def test_without_a_users_suite_the_message_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     result = CliRunner().invoke(app, ["claims", "--results", str(tmp_path), "--suite", "mine"])
     assert isinstance(result.exception, UserError)
     assert str(result.exception).endswith("only the package's: run mine first")
