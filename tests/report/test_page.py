@@ -128,7 +128,7 @@ def test_no_text_of_a_record_or_a_claim_becomes_code(tmp_path: Path) -> None:
 
 def test_the_same_records_give_the_same_page(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, glob = render_page(written, ()), Path.glob
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(sorted(glob(self, pattern), reverse=True)))
+    monkeypatch.setattr(Path, "glob", lambda *given, **how: iter(sorted(glob(*given, **how), reverse=True)))
     assert render_page(written, ()) == expected
 
 

@@ -80,7 +80,7 @@ def test_columns_sort_and_their_arrows_change(phone: Any) -> None:
 
 
 def test_a_number_opens_its_evidence_and_runs_compare(written: tuple[Path, list[Path]], phone: Any) -> None:
-    until(phone, "document.querySelector('#task-part .table td a') || scrollTo(0, document.body.scrollHeight)")
+    until(phone, "document.querySelectorAll('#task-part td a').length > 3 || scrollTo(0, document.body.scrollHeight)")
     shown = phone.execute_script("const one = document.querySelectorAll('#task-part td a')[3]; one.click(); return one.textContent")
     text = until(phone, "document.querySelector('dialog[open] dl')?.textContent")
     assert shown in text

@@ -203,7 +203,7 @@ def test_the_same_records_give_the_same_bytes(
     results, _ = written
     save(tmp_path, comparison()[::-1])
     glob = Path.glob
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(sorted(glob(self, pattern), reverse=True)))
+    monkeypatch.setattr(Path, "glob", lambda *given, **how: iter(sorted(glob(*given, **how), reverse=True)))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")  # matplotlib dates its files by it
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):  # a reader's own settings
         write_report(tmp_path)
