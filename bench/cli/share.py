@@ -39,7 +39,7 @@ def merge(
     if as_json:
         print(json.dumps({name: counts[name] for name in ("copied", "kept")}))
     else:
-        print(f"copied {counts['copied']} runs into {results}, {counts['kept']} were there; `report` and `page` write them anew")
+        print(f"copied {counts['copied']} runs into {results}, {counts['kept']} were there already; run `report` for the tables")
 
 
 def export(

@@ -80,7 +80,7 @@ def test_columns_sort_and_their_arrows_change(phone: Any) -> None:
 
 
 def test_a_number_opens_its_evidence_and_runs_compare(written: tuple[Path, list[Path]], phone: Any) -> None:
-    # In one script: a part is drawn anew while it loads.
+    # Find and click in one script: the page redraws a section while it loads.
     opened = "(one => { if (one) { one.click(); return one.textContent; } scrollTo(0, document.body.scrollHeight); })"
     shown = until(phone, f"{opened}(document.querySelectorAll('#task-part td a')[3])")
     text = until(phone, "document.querySelector('dialog[open] dl')?.textContent")
