@@ -27,13 +27,13 @@ class Cost:
 
 
 _CLOCK, _STEP = "train_s", "step_ms_median"
-# Measure, head, unit, factor, and whether the measure is of one step.
+# Measure, head, unit, factor, and whether the measure is of one step (at the model's own caps), to be taken times the steps.
 _COSTS = (
-    ("train_step_flops", "steps x FLOPs of a full one", "TFLOP", 1e-12, True),
-    ("peak_live_bytes", "peak of a training step", "MiB", 2.0**-20, False),
+    ("train_step_flops", "FLOPs of training", "TFLOP", 1e-12, True),
+    ("peak_live_bytes", "peak memory of a step", "MiB", 2.0**-20, False),
     (_CLOCK, "training time", "s", 1.0, False),
-    (_STEP, "steps x a full one, timed alone", "s", 1e-3, True),
-    ("energy_J", "energy of the training", "J", 1.0, False),
+    (_STEP, "training time, step timed alone", "s", 1e-3, True),
+    ("energy_J", "energy of training", "J", 1.0, False),
 )
 
 

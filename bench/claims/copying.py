@@ -6,10 +6,11 @@ from dataclasses import replace
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.columns import PARAMETERS, Column, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
+from bench.analysis.selection import by_seed
 from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.tables import measure_cell
 from bench.claims.claim import decide
-from bench.claims.evidence import Evidence, by_seed
+from bench.claims.evidence import Evidence
 from bench.claims.parts import mean_within, ratios
 from bench.suites.paper import COPY, PRINTED, PaperRow
 

@@ -54,11 +54,6 @@ class Evidence:
         return found
 
 
-def by_seed(row: ResultRow, measure: str) -> dict[int, float]:
-    """A measure of the row's ok runs by seed."""
-    return {record.spec.seed: value for record in row.ok if (value := record.value(measure)) is not None}
-
-
 def runs(suite: str, *rows: ResultRow) -> tuple[Source, ...]:
     """The final runs of rows as a source."""
     ids = tuple(record.run_id for row in rows for record in row.finals)

@@ -6,20 +6,18 @@ Every number in a text comes from a record. `evidence` is the address of the cel
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import Column, metric_columns, metric_parts, metrics
+from bench.analysis.columns import Column, metric_parts, metrics
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.statistics import DECIDES, Interval, interval, significant
+from bench.analysis.selection import Outcome, best_row, broadest, headline_column, outcome_of, value
+from bench.analysis.statistics import Interval, significant
 from bench.claims.claim import Finding, Part
-from bench.claims.evidence import Evidence, by_seed
+from bench.claims.evidence import Evidence
 from bench.records.store import Store
 
 Findings = Mapping[str, Finding]
-Outcome = Literal["ahead", "undecided", "behind"]
-OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 _SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
 _LEAK = Column(name="future_leak_nats", head="future leak")
 _STEP = Column(name="step_ms_median", head="step")
@@ -78,16 +76,8 @@ def cell(group: Group, row: ResultRow, column: Column) -> str:
 
 
 def comparisons(evidence: Evidence) -> list[Group]:
-    """The comparisons of all suites; of several on one task that with the most families of models, then the most final runs."""
-    best: dict[str, Group] = {}
-    for suite in Store(evidence.results).suites():
-        for group in evidence.groups(suite):
-            best[group.name] = max(best.get(group.name, group), group, key=_breadth)
-    return list(best.values())
-
-
-def _breadth(group: Group) -> tuple[int, int]:
-    return len({row.family for row in group.rows}), sum(len(row.finals) for row in group.rows)
+    """The comparisons of all suites; of several on one task the broadest."""
+    return broadest(group for suite in Store(evidence.results).suites() for group in evidence.groups(suite))
 
 
 def contests(evidence: Evidence) -> list[Contest]:
@@ -98,43 +88,18 @@ def contests(evidence: Evidence) -> list[Contest]:
 def contest_of(group: Group) -> Contest | None:
     """The contest of a comparison; None where it has no DEQ or no explicit network with a score. Both are picked by validation."""
     headline, known = metrics(group.records)
-    column = next((one for one in metric_columns(group.records) if one.name == f"test_{headline}"), None)
+    column = headline_column(group)
     if column is None:
         return None
-    chosen = replace(column, name=f"valid_{headline}")
-    deq = _best([row for row in group.rows if row.family == "deq"], chosen)
-    rival = _best([row for row in group.rows if row.family not in ("deq", "ode")], chosen)
+    deq = best_row([row for row in group.rows if row.family == "deq"], column)
+    rival = best_row([row for row in group.rows if row.family not in ("deq", "ode")], column)
     if deq is None or rival is None:
         return None
     ours, theirs = (aggregate(row, column).estimate for row in (deq, rival))
     if ours is None or theirs is None:
         return None
-    unit, outcome = known[headline].unit, _outcome(deq, rival, column)
+    unit, outcome = known[headline].unit, outcome_of(deq, rival, column)
     return Contest(group=group, column=column, unit=unit, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
-
-
-def _outcome(deq: ResultRow, rival: ResultRow, column: Column) -> Outcome:
-    ours, theirs = by_seed(deq, column.name), by_seed(rival, column.name)
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    if not pairs:
-        return "undecided"
-    ratio = column.scale == "log" and min(min(pair) for pair in pairs) > 0
-    one = interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
-    equal = 1.0 if ratio else 0.0
-    if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
-        return "undecided"
-    return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
-
-
-def _best(rows: Sequence[ResultRow], column: Column) -> ResultRow | None:
-    scored = [(row, mean) for row in rows if (mean := value(row, column)) is not None]
-    return min(scored, key=lambda pair: (-1 if column.better == "higher" else 1) * pair[1])[0] if scored else None
-
-
-def value(row: ResultRow, column: Column) -> float | None:
-    """A row's mean of a measure."""
-    one = aggregate(row, column).estimate
-    return None if one is None else one.mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +179,15 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
 
 def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     for one in found:
-        use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": f"either: {one.deq.label} or {one.rival.label}"}
+        n = min(one.scores[0].n, one.scores[1].n)
+        undecided = f"either: {one.deq.label} or {one.rival.label}" if n > 1 else "undecided: one seed"
+        use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": undecided}
         steps = [value(row, _STEP) for row in (one.deq, one.rival)]
         yield Advice(
             situation=f"The task is like {one.group.name}",
             use=use[one.outcome],
             reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} ({one.outcome})",
-            n=min(one.scores[0].n, one.scores[1].n),
+            n=n,
             cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
             evidence=one.address(one.deq),
         )

@@ -8,10 +8,11 @@ from math import inf
 from scipy.stats import fisher_exact
 
 from bench.analysis.aggregate import Group, ResultRow
+from bench.analysis.selection import by_seed
 from bench.analysis.statistics import Interval, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Judge, Part, Verdict
-from bench.claims.evidence import Evidence, by_seed, runs
+from bench.claims.evidence import Evidence, runs
 from bench.claims.parts import mean_within, ratios
 
 Suites = tuple[str, ...]

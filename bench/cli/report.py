@@ -100,6 +100,19 @@ def claims(
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
         print(plain(table, (0, 3, 5, 1) if table in ledgers else None))
+    if guided is not None:
+        _refresh_guide(results / "README.md", markdown(guided, whole=False))
+
+
+def _refresh_guide(path: Path, guide: str) -> None:
+    """Replace the table below the guide's mark, where the folder's own page has one: no number there is copied by hand."""
+    from bench.records.record import write_text
+
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, mark, after = text.partition("<!-- claims/guide.md -->\n\n")
+    if mark:
+        rows = [line for line in guide.splitlines() if line.startswith("|")]
+        write_text(path, "\n".join([before + mark + rows[0], *rows[1:], "", after.partition("\n\n")[2]]))
 
 
 def _measure(results: Path, data: list[str] | None, jobs: int | None, only: Collection[str]) -> None:

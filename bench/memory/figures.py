@@ -8,52 +8,69 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.memory import scaling
-from bench.memory.paper import GB
+from bench.memory.paper import GB, PAIRS
 from bench.memory.storage_tracker import KINDS
+from bench.report.style import grid_of, legend
 
 _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
+_RIVALS = {"tied": "tied networks", "untied": "untied ones", "checkpointed": "a checkpointed one"}
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75", "#A6761D")
 _MARKERS = "osD^vPX*ph"
-_TITLES = {"core": "Core alone, no embedding, no softmax", "model": "Whole model, with word embeddings"}
+_TITLES = {"core": "core alone, without embeddings", "model": "whole model without embeddings"}
 _EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
 
 
-def _panels(title: str, height: float, number: int) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(10.2, height))
-    panels = figure.subplots(1, number, sharey=True)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return figure, panels
+def _panels(title: str, height: float, number: int) -> tuple[Figure, list[Axes]]:
+    return grid_of(number, number, title, height, sharey=True)
 
 
 def waterfall(record: dict[str, Any]) -> Figure:
-    """Bytes by kind at the peak of every model's step."""
+    """Bytes by kind at the peak of every model's step, each DEQ below its explicit rivals."""
     rows = [row for row in record["rows"] if row["steps"]]
-    title = "What a training step's memory is for, at its peak (length 150, batch size 15)"
-    figure, panels = _panels(title, 0.3 * len(rows) + 2.1, 2)
-    printed = [(row["printed_gb"], place) for place, row in enumerate(rows) if row["printed_gb"] is not None]
+    total = {row["label"]: _without_embeddings(row["steps"]["core"]["peak"]) for row in rows}
+    ratios = {
+        kind: [total[deq] / total[rival] for deq, rival, of in PAIRS if of == kind and {deq, rival} <= total.keys()]
+        for kind in ("tied", "untied", "checkpointed")
+    }
+    parts = [f"{_span(found)} times that of {words}" for kind, words in _RIVALS.items() if (found := ratios[kind])]
+    figure, panels = _panels(f"Peak memory of a step, a DEQ's core: {', '.join(parts)}", 0.2 * len(rows) + 0.7, 2)
+    rivals = {rival for _, rival, _ in PAIRS}
+    last = {row["label"] for row in rows} - rivals
+    at, place = [], 0.0
+    for row in rows:
+        at.append(place)
+        place += 1.7 if row["label"] in last else 1.0  # a gap below each DEQ, and below a network that has none
     for axes, (configuration, title) in zip(panels, _TITLES.items(), strict=True):
         left = [0.0] * len(rows)
-        for kind in KINDS:
+        for kind in KINDS[1:]:  # without embeddings
             sizes = [row["steps"][configuration]["peak"][kind] / GB for row in rows]
-            axes.barh(range(len(rows)), sizes, left=left, color=_COLOURS[kind], label=kind, height=0.7)
+            axes.barh(at, sizes, left=left, color=_COLOURS[kind], label=kind, height=0.8)
             left = [before + size for before, size in zip(left, sizes, strict=True)]
-        axes.plot(
-            [size for size, _ in printed], [place for _, place in printed], "D", color="black", ms=5, label="the paper's figure"
-        )
-        axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axes.set_yticks(at, [row["label"] for row in rows], fontsize=6)
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
-        axes.set_xlabel("GB (2^30 bytes) ↓")
+        axes.set_xlabel("GB (2^30 bytes), ↓ better")
     panels[0].invert_yaxis()  # both: they share it
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    printed = [(row["printed_gb"], place) for row, place in zip(rows, at, strict=True) if row["printed_gb"] is not None]
+    panels[1].plot(*zip(*printed, strict=True), "D", color="black", ms=3, label="the paper's figure")
+    legend(figure, panels[1].get_legend_handles_labels()[0])
     return figure
+
+
+def _without_embeddings(peak: Mapping[str, int]) -> int:
+    return sum(size for kind, size in peak.items() if kind != KINDS[0])
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = (f"{value:.2g}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _plot(axes: Axes, curves: Mapping[str, tuple[list[int], list[int]]], label: str) -> None:
     """Bytes against a size on logarithmic axes, one line per model."""
     for place, ((name, (values, amounts)), marker) in enumerate(zip(curves.items(), cycle(_MARKERS), strict=False)):
         colour, style = _LINES[place % len(_LINES)], "-" if place < len(_LINES) else "--"
-        axes.plot(values, [amount / 2**20 for amount in amounts], color=colour, ls=style, marker=marker, ms=4, label=name)
+        axes.plot(values, [amount / 2**20 for amount in amounts], color=colour, ls=style, marker=marker, ms=3, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")
@@ -64,25 +81,25 @@ def _plot(axes: Axes, curves: Mapping[str, tuple[list[int], list[int]]], label: 
 def depth(record: dict[str, Any]) -> Figure:
     """Bytes against depth or solver steps."""
     rows = record["laws"]
-    figure, panels = _panels("Memory of a training step against depth or solver steps", 4.6, 2)
+    figure, panels = _panels("Memory of a training step against depth or solver steps", 2.8, 2)
     for axes, equilibrium, title in zip(panels, (True, False), ("Equilibrium models", "Explicit networks"), strict=True):
         labels = [row["label"] for row in rows if row["axis"] == "depth" and row["label"].startswith(_EQUILIBRIUM) == equilibrium]
         _plot(axes, {label: scaling.along(rows, label, "depth") for label in labels}, "layers, levels or solver steps")
         axes.set_title(title)
         if labels:
-            axes.legend(loc="upper left", fontsize=8)
-    panels[0].set_ylabel("largest sum of live bytes (MiB) ↓")
+            axes.legend(loc="upper left", fontsize=5.5)
+    panels[0].set_ylabel("largest sum of live bytes [MiB], ↓ better")
     return figure
 
 
 def shape(record: dict[str, Any]) -> Figure:
     """Bytes against length, batch and width."""
     rows = record["laws"]
-    figure, panels = _panels("Memory of a training step against length, batch size and width", 5.2, len(scaling.AXES))
+    figure, panels = _panels("Memory of a training step against length, batch size and width", 2.6, len(scaling.AXES))
     labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
     for axes, axis in zip(panels, scaling.AXES, strict=True):
         _plot(axes, {label: scaling.along(rows, label, axis) for label in labels}, axis)
-    panels[0].set_ylabel("largest sum of live bytes (MiB) ↓")
+    panels[0].set_ylabel("largest sum of live bytes [MiB], ↓ better")
     if labels:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend(figure, panels[0].get_legend_handles_labels()[0])
     return figure

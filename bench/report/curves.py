@@ -1,30 +1,26 @@
-"""Figures of a comparison over training: learning curves and what the solver does."""
+"""Learning curves of a comparison."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_scale, metrics
 from bench.analysis.statistics import Scale, over_seeds
-from bench.records.metric import Metric
 from bench.records.record import CurvePoint
-from bench.report.style import LineStyle, axis_label, legend, log_axis, panels_of, row_handle
+from bench.report.style import LineStyle, axis_label, legend, log_axis, panels_of, reference_lines, row_handle
 
 _AGAINST = {
     "steps": "training steps",
-    "seconds": "training time [s], evaluation excluded",
-    "timed": "training steps x the step timed alone [s]",
+    "seconds": "training time without evaluation [s]",
+    "timed": "steps x the step timed alone [s]",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Series:
+class Series:
     """A row's curve as pairs of x and value: its mean over seeds at the steps that all ok runs have, and every seed's own."""
 
     mean: tuple[tuple[float, float], ...]
@@ -35,8 +31,8 @@ class _Series:
         return min(value for curve in (self.mean, *self.seeds) for _, value in curve)
 
 
-def _series(row: ResultRow, against: str, read: Callable[[CurvePoint], float | None], scale: Scale) -> _Series | None:
-    """The curve of a measure, its means those of the tables: on the measure's `scale`, and times geometric; None without points.
+def series_of(row: ResultRow, against: str, headline: str, scale: Scale) -> Series | None:
+    """The validation curve, its means those of the tables: on the metric's `scale`, and times geometric; None without points.
 
     `against`: "steps", "seconds" (as clocked), or "timed" (steps times the step's time with the machine to itself).
     """
@@ -52,7 +48,7 @@ def _series(row: ResultRow, against: str, read: Callable[[CurvePoint], float | N
         return float(point.step) if against == "steps" else point.seconds
 
     runs = [
-        {point.step: (x_of(point, step_ms), value) for point in record.curve if (value := read(point)) is not None}
+        {point.step: (x_of(point, step_ms), value) for point in record.curve if (value := point.valid.get(headline)) is not None}
         for record, step_ms in zip(row.ok, timed, strict=True)
     ]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
@@ -60,90 +56,46 @@ def _series(row: ResultRow, against: str, read: Callable[[CurvePoint], float | N
         return None
     at = [[run[step] for run in runs] for step in steps]
     mean = tuple((over_seeds([x for x, _ in each], "log").mean, over_seeds([y for _, y in each], scale).mean) for each in at)
-    return _Series(mean=mean, seeds=tuple(tuple(run.values()) for run in runs) if len(runs) > 1 else ())
+    return Series(mean=mean, seeds=tuple(tuple(run.values()) for run in runs) if len(runs) > 1 else ())
 
 
-def _draw_series(axes: Axes, series: _Series, style: LineStyle) -> None:
+def draw_series(axes: Axes, series: Series, style: LineStyle) -> None:
     """The mean, and every seed thinly: one line with gaps."""
     x, mean = zip(*series.mean, strict=True)
     axes.plot(x, mean, color=style.colour, linestyle=style.dash, marker=style.marker if len(x) == 1 else None)
     if series.seeds:
         pairs = [pair for curve in series.seeds for pair in (*curve, (math.nan, math.nan))]
-        axes.plot(*zip(*pairs, strict=True), color=style.colour, linewidth=0.6, alpha=0.5, zorder=1.9)
+        axes.plot(*zip(*pairs, strict=True), color=style.colour, linewidth=0.5, alpha=0.5, zorder=1.9)
 
 
-def _reference_lines(axes: Axes, metric: Metric) -> None:
-    """Chance and optimum as dashed lines, named at the right edge, outside the data."""
-    log = axes.get_yscale() == "log"
-    for name, value in (("chance", metric.chance), ("optimum", metric.optimum)):
-        if value is None or (log and value <= 0):
-            continue
-        axes.axhline(value, color="#777777", linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-        axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
-
-
-def _panel(axes: Axes, rows: dict[str, _Series], styles: dict[str, LineStyle], log: bool, metric: Metric | None = None) -> None:
-    for label, series in rows.items():
-        _draw_series(axes, series, styles[label])
-    log = log and all(series.least() > 0 for series in rows.values())
-    if metric is not None:
-        if log:
-            axes.set_yscale("log")
-        _reference_lines(axes, metric)
-    if log:
-        log_axis(axes, "y")
-
-
-def learning_curves(group: Group, styles: dict[str, LineStyle], against: str = "steps") -> Figure | None:
-    """Validation score and training loss against training steps, or against "seconds"."""
+def learning_curves(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
+    """Validation score against training steps, and against seconds."""
     headline, known = metrics(group.records)
     metric = known.get(headline)
-    if against == "seconds" and any(record.value("train_s") is None for row in group.rows for record in row.ok):
-        against = "timed"  # a clock that ran while other runs did is no timing
     scale: Scale = "log" if metric is None else metric_scale(headline, metric)
-    valid = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.valid.get(headline), scale))}
-    train = {row.label: s for row in group.rows if (s := _series(row, against, lambda point: point.train_loss, "log"))}
-    if not valid and not train:
+    # A clock that ran while other runs did is no timing.
+    clocked = all(record.value("train_s") is not None for row in group.rows for record in row.ok)
+    panels = {
+        against: {row.label: found for row in group.rows if (found := series_of(row, against, headline, scale))}
+        for against in ("steps", "seconds" if clocked else "timed")
+    }
+    if not panels["steps"]:
         return None
-    figure, (left, right) = panels_of(2, f"{group.name}: learning curves")
-    _panel(left, valid, styles, scale == "log", metric)
-    unit, better = (metric.unit, metric.better) if metric else ("", None)
-    left.set(title="validation", ylabel=axis_label(headline, unit, better))
-    _panel(right, train, styles, True)
-    right.set(title="training batches", ylabel=axis_label("loss", "nats", "lower"))
-    for axes in (left, right):
-        axes.set_xlabel(_AGAINST[against])
-        axes.set_xlim(left=0)
-    drawn = [row for row in group.rows if row.label in valid or row.label in train]
-    legend(figure, [row_handle(row, styles[row.label]) for row in drawn])
-    return figure
-
-
-curves_by_time = partial(learning_curves, against="seconds")
-
-
-def solver(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
-    """Evaluations and residuals of the solves during training; a panel each that has data."""
-    parts: list[tuple[str, str, Callable[[CurvePoint], float | None], bool]] = [
-        ("forward solve", "evaluations of f", lambda point: point.forward_nfe, False),
-        ("backward solve", "evaluations of the VJP", lambda point: point.backward_nfe, False),
-        ("residual left", "||f(z) - z|| / ||f(z)||, p50", lambda point: point.residual, True),
-    ]
-    panels = [
-        (title, name, {r.label: s for r in group.rows if (s := _series(r, "steps", read, "log"))}, log)
-        for title, name, read, log in parts
-    ]
-    panels = [panel for panel in panels if panel[2]]
-    if not panels:
-        return None
-    figure, axes = panels_of(len(panels), f"{group.name}: what the solver does during training", 3.2)
-    for one, (title, name, rows, log) in zip(axes, panels, strict=True):
-        _panel(one, rows, styles, log)
-        one.set(title=title, xlabel="training steps", ylabel=axis_label(name, "", "lower"))
+    shown = {against: series for against, series in panels.items() if series}
+    figure, axes = panels_of(len(shown), f"{group.name}: learning curves")
+    for one, (against, series) in zip(axes, shown.items(), strict=True):
+        for label, curve in series.items():
+            draw_series(one, curve, styles[label])
+        log = scale == "log" and all(curve.least() > 0 for curve in series.values())
+        if log:
+            one.set_yscale("log")
+        if metric is not None:
+            reference_lines(one, metric)
+        if log:
+            log_axis(one, "y")
+        one.set_xlabel(_AGAINST[against])
         one.set_xlim(left=0)
-        one.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))  # narrow panels: more would touch
-        if not log:
-            one.set_ylim(bottom=0)
-    drawn = [row for row in group.rows if any(row.label in panel[2] for panel in panels)]
-    legend(figure, [row_handle(row, styles[row.label]) for row in drawn])
+    unit, better = (metric.unit, metric.better) if metric else ("", None)
+    axes[0].set_ylabel(axis_label(f"validation {headline}", unit, better))
+    legend(figure, [row_handle(row, styles[row.label]) for row in group.rows if row.label in panels["steps"]])
     return figure

@@ -8,48 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.aggregate import Group, natural
+from bench.analysis.aggregate import Group
 from bench.analysis.columns import metrics
-from bench.analysis.probe_data import depth_probe, residual_probe
+from bench.analysis.probe_data import depth_probe
 from bench.analysis.time_to_quality import quality
 from bench.analysis.tradeoff import ParetoPoint, costs, front, parameters
-from bench.report.style import METHOD_HUES, LineStyle, axis_label, grid_of, legend, log_axis, panels_of, plain_text, row_handle
+from bench.report.style import LineStyle, axis_label, grid_of, legend, log_axis, method_colours, panels_of, plain_text, row_handle
 
-_DASHED, _DOTTED, _GREY = (0, (4, 2)), (0, (1, 1.2)), "#555555"
-
-
-def residual(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
-    """Residual against evaluations: a panel a row, a colour a solver; all solvers run on the same trained model."""
-    found = {}
-    for row in group.rows:
-        positive = {name: [p for p in curve if p[1] > 0 and p[2] > 0] for name, curve in residual_probe(row)[0].items()}
-        if any(positive.values()):
-            found[row.label] = positive
-    if not found:
-        return None
-    names = sorted({name for curves in found.values() for name in curves}, key=natural)
-    hues = {name: METHOD_HUES[index % len(METHOD_HUES)] for index, name in enumerate(names)}
-    columns = min(3, len(found))
-    figure, panels = grid_of(len(found), columns, f"{group.name}: residual against solver work", 2.5, sharex=True, sharey=True)
-    for axes, (label, curves) in zip(panels, found.items(), strict=True):
-        for name, curve in curves.items():
-            if curve:
-                x, p50, p95 = zip(*curve, strict=True)
-                axes.plot(x, p50, color=hues[name], linewidth=1.6)
-                axes.plot(x, p95, color=hues[name], linewidth=1.2, linestyle=_DOTTED)
-        axes.set_title(plain_text(label))
-    log_axis(panels[0], "y")
-    for index, axes in enumerate(panels):
-        axes.set_xlim(left=0)
-        if index + columns >= len(found):
-            axes.set_xlabel("evaluations of f")
-            axes.tick_params(labelbottom=True)
-    figure.supylabel("relative residual, ↓ better", fontsize=9.5)
-    handles = [Line2D([], [], color=hues[name], label=plain_text(name)) for name in names]
-    handles += [Line2D([], [], color=_GREY, label="median over samples")]
-    handles += [Line2D([], [], color=_GREY, linestyle=_DOTTED, label="95th percentile")]
-    legend(figure, handles)
-    return figure
+_DASHED, _GREY = (0, (4, 2)), "#555555"
 
 
 _Curve = tuple[tuple[int, int, int, int | None], ...]  # depth, saved, peak live, solver bytes
@@ -75,25 +41,25 @@ def memory(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     lines = _methods(group)
     if not any(len(curve) > 1 for curve in lines.values()):
         return None
-    figure, (left, right) = panels_of(2, f"{group.name}: memory of one training step against depth", 3.7)
     largest = max(peak for curve in lines.values() for _, saved, peak, _ in curve)
     factor, unit = (2.0**-20, "MiB") if largest >= 2**20 else (2.0**-10, "KiB")
+    figure, (left, right) = panels_of(2, _memory_title(group, lines, factor, unit), 2.4)
     depths = sorted({point[0] for curve in lines.values() for point in curve})
+    colours = method_colours(lines)
     handles = []
     for axes, at in ((left, 1), (right, 2)):
         for index, (name, curve) in enumerate(lines.items()):
-            colour = METHOD_HUES[index % len(METHOD_HUES)]
-            marker = "osD^v"[index // len(METHOD_HUES) % 5]
+            colour, marker = colours[name], "osD^vPX"[index % 7]
             x = [point[0] for point in curve]
             y = tuple(point[at] * factor for point in curve)  # type: ignore[operator]
             under = sum(1 for later in list(lines.values())[index + 1 :] if [p[at] for p in later] == [p[at] for p in curve])
             # Equal counts lie on one another: the lower line is drawn wider, so that all can be seen.
-            axes.plot(x, y, color=colour, marker=marker, markersize=4.5 + 2.4 * under, linewidth=1.8 + 2.2 * under)
+            axes.plot(x, y, color=colour, marker=marker, markersize=3.2 + 1.8 * under, linewidth=0.9 + 1.6 * under)
             if at == 2:
                 continue
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=plain_text(name)))
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=3.2, label=plain_text(name)))
             if stored := [(point[0], point[3] * factor) for point in curve if point[3]]:
-                axes.plot(*zip(*stored, strict=True), color=colour, linestyle=_DASHED, linewidth=1.3)
+                axes.plot(*zip(*stored, strict=True), color=colour, linestyle=_DASHED, linewidth=1.0)
         log_axis(axes, "x")
         log_axis(axes, "y")
         if len(depths) <= 8:
@@ -102,9 +68,23 @@ def memory(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     left.set(title="saved for backward", ylabel=axis_label("bytes", unit, "lower"))
     right.set(title="peak live", ylabel=axis_label("bytes", unit, "lower"))
     if any(point[3] for curve in lines.values() for point in curve):
-        handles.append(Line2D([], [], color=_GREY, linestyle=_DASHED, linewidth=1.3, label="solver storage"))
+        handles.append(Line2D([], [], color=_GREY, linestyle=_DASHED, linewidth=1.0, label="solver storage"))
     legend(figure, handles)
     return figure
+
+
+def _memory_title(group: Group, lines: dict[str, _Curve], factor: float, unit: str) -> str:
+    """What is saved by the curves that depth does not change, and by the one that it changes most."""
+    saved = {name: [point[1] * factor for point in curve] for name, curve in lines.items() if len(curve) > 1}
+    flat = sorted({f"{amounts[0]:.3g}" for amounts in saved.values() if len(set(amounts)) == 1}, key=float)
+    growing = {name: amounts for name, amounts in saved.items() if len(set(amounts)) > 1}
+    if not flat or not growing:
+        return f"{group.name}: memory of a training step against depth"
+    steepest = max(growing, key=lambda name: max(growing[name]))
+    return (
+        f"{group.name}: {' or '.join(flat)} {unit} saved for backward at any number of solver steps, "
+        f"{min(growing[steepest]):.3g} to {max(growing[steepest]):.3g} with depth ({steepest})"
+    )
 
 
 def tradeoff(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
@@ -117,12 +97,12 @@ def tradeoff(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     if (range_ := parameters(group)) is not None:
         fewest, most = (f"{count:,.0f}" for count in range_)
         sizes = f", {fewest} parameters" if fewest == most else f", {fewest} to {most} parameters"
-    columns = min(3, len(panels)) if len(panels) != 4 else 2
-    figure, grid = grid_of(len(panels), columns, f"{group.name}: score against cost{sizes}", 2.9)
+    columns = min(2, len(panels))
+    figure, grid = grid_of(len(panels), columns, f"{group.name}: score against cost{sizes}", 1.9)
     headline, known = metrics(group.records)
     for index, (axes, cost) in enumerate(zip(grid, panels, strict=True)):
         for point in cost.points:
-            _draw_point(axes, styles[point.row.label], point)
+            draw_point(axes, styles[point.row.label], point)
         scores = [point.score.mean for point in cost.points]
         if all(point.score.scale == "log" for point in cost.points):
             axes.set_yscale("log")
@@ -136,25 +116,26 @@ def tradeoff(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
             [*(p.score.mean for p in least), least[-1].score.mean],
             where="post",
             color="#888888",
-            linewidth=1.2,
+            linewidth=0.9,
             zorder=1,
         )
-        axes.set_xlabel(axis_label(cost.head, cost.unit, "lower"), fontsize=9)
+        axes.set_xlabel(axis_label(cost.head, cost.unit, "lower"))
         if index % columns == 0:
             axes.set_ylabel(axis_label(f"test {score.head}", known[headline].unit, score.better))
     drawn = [row for row in group.rows if any(row is point.row for cost in panels for point in cost.points)]
     handles = [row_handle(row, styles[row.label], marker=True) for row in drawn]
-    legend(figure, [*handles, Line2D([], [], color="#888888", linewidth=1.2, label="best so far, by means")])
+    legend(figure, [*handles, Line2D([], [], color="#888888", linewidth=0.9, label="best so far, by means")])
     return figure
 
 
-def _draw_point(axes: Axes, style: LineStyle, point: ParetoPoint) -> None:
+def draw_point(axes: Axes, style: LineStyle, point: ParetoPoint) -> None:
+    """A row's mean, with the intervals of its cost and its score."""
     at, score = point.cost, point.score
     if score.low is not None and score.high is not None:
-        axes.plot([at.mean] * 2, [score.low, score.high], color=style.colour, linewidth=1.4, alpha=0.75)
+        axes.plot([at.mean] * 2, [score.low, score.high], color=style.colour, linewidth=0.9, alpha=0.75)
     if at.low is not None and at.high is not None:
-        axes.plot([at.low, at.high], [score.mean] * 2, color=style.colour, linewidth=1.4, alpha=0.75)
-    axes.plot([at.mean], [score.mean], color=style.colour, marker=style.marker, markersize=8, markeredgecolor="white")
+        axes.plot([at.low, at.high], [score.mean] * 2, color=style.colour, linewidth=0.9, alpha=0.75)
+    axes.plot([at.mean], [score.mean], color=style.colour, marker=style.marker, markersize=5, markeredgecolor="white")
 
 
 def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
@@ -166,10 +147,10 @@ def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None
     explicit = [point for label in found.explicit for point in curves[label]]
     figure, (axes, *_) = panels_of(1, f"{group.name}: DEQs against the envelope of explicit networks")
     for label in found.explicit:
-        axes.plot(*zip(*curves[label], strict=True), color="0.8", linewidth=0.9)
+        axes.plot(*zip(*curves[label], strict=True), color="0.8", linewidth=0.7)
     best = np.minimum if found.lower else np.maximum
     seconds, scores = np.array(sorted(explicit)).T
-    axes.plot(seconds, best.accumulate(scores), color="0.25", linewidth=2.2)
+    axes.plot(seconds, best.accumulate(scores), color="0.25", linewidth=1.6)
     drawn = [row for row in group.rows if row.label in curves and row.label not in found.explicit]
     for row in drawn:
         style = styles[row.label]
@@ -177,8 +158,8 @@ def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None
     axes.set_xlabel("training time [s], evaluation excluded")
     axes.set_ylabel(axis_label(found.headline, found.unit, "lower" if found.lower else "higher"))
     log_axis(axes, "x")
-    handles = [Line2D([], [], color="0.25", linewidth=2.2, label="envelope of the explicit networks")]
-    handles += [Line2D([], [], color="0.8", linewidth=0.9, label="one explicit network")]
+    handles = [Line2D([], [], color="0.25", linewidth=1.6, label="envelope of the explicit networks")]
+    handles += [Line2D([], [], color="0.8", linewidth=0.7, label="one explicit network")]
     legend(figure, [*(row_handle(row, styles[row.label]) for row in drawn), *handles])
     return figure
 

@@ -1,15 +1,17 @@
-"""The style of figures: one colour a row in all figures of a suite, axes that say their units and better direction.
+"""The style of figures: as wide as a page's text, one colour a row and a method, axes that say their units and better direction.
 
 Colours are Okabe and Ito's (safe for colour-blind readers), a hue a family; within it shade, dash and marker tell rows apart.
 """
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -18,11 +20,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bench.analysis.aggregate import ORDER, Family, Group, ResultRow, natural
 from bench.records.escape import one_line
+from bench.records.metric import Metric
 
 MARK = "bench.report"
+_CANVASES: dict[str, Any] = {"svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}
 _HUES: dict[Family, str] = {
     **{"deq": "#0072B2", "ode": "#56B4E9", "tied": "#D55E00", "attention": "#E69F00"},
     **{"convolution": "#CC79A7", "recurrent": "#009E73", "other": "#777777"},
+}
+FAMILY_NAMES: dict[Family, str] = {
+    **{"deq": "DEQ", "ode": "Neural ODE", "tied": "weight-tied", "attention": "attention"},
+    **{"convolution": "convolution", "recurrent": "recurrent", "other": "other"},
 }
 _TINTS = (0.0, 0.45, -0.4, 0.25, -0.2)  # towards white where positive, towards black where negative
 # One fewer than the tints: the first twenty rows of a family all differ.
@@ -34,14 +42,16 @@ _MARKERS: dict[Family, str] = {
 STYLE: dict[str, Any] = {
     "svg.hashsalt": MARK,  # or element ids are random
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # text as text
     "path.simplify_threshold": 1.0,  # pixels, of long lines: a line a seed would make the page too large
-    **{"font.family": "DejaVu Sans", "font.size": 9.5},  # comes with matplotlib: the same letters everywhere
-    **{"axes.titlesize": 10.5, "axes.titlelocation": "left"},
+    **{"font.family": "DejaVu Sans", "font.size": 8.0},  # comes with matplotlib: the same letters everywhere
+    **{"axes.titlesize": 8.0, "axes.titlelocation": "left", "axes.labelsize": 7.0, "axes.linewidth": 0.6},
+    **{"xtick.labelsize": 7.0, "ytick.labelsize": 7.0, "xtick.major.width": 0.6, "ytick.major.width": 0.6},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
     **{"axes.grid": True, "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444"},
-    **{"grid.color": "#E4E4E4", "grid.linewidth": 0.7},
-    **{"legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8},
-    "legend.handlelength": 2.6,
+    **{"grid.color": "#E4E4E4", "grid.linewidth": 0.5},
+    **{"legend.frameon": False, "legend.fontsize": 7.0, "lines.linewidth": 1.3, "lines.markersize": 4.0},
+    **{"legend.handlelength": 2.2, "legend.columnspacing": 1.2, "legend.labelspacing": 0.3, "legend.handletextpad": 0.5},
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
 }
@@ -79,39 +89,62 @@ def line_style(family: Family, index: int) -> LineStyle:
     )
 
 
-METHOD_HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+METHOD_HUES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+_METHODS = ("anderson", "picard", "broyden")  # the same hue wherever they are drawn
+WIDTH = 5.5  # inches: the text of a page in the style of NeurIPS and ICLR
 
 
-def rendered(figure: Figure) -> bytes:
-    """The figure as SVG; `savefig` would draw it a second time for the layout."""
-    svg = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Creator": MARK, "Date": None})
-    return svg.getvalue()
+def method_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each solver or method of a figure: a solver's own, and the next that is free for any other."""
+    hues = dict(zip(_METHODS, METHOD_HUES, strict=False))
+    names = list(dict.fromkeys(names))
+    own = {name: hue for name in names for solver, hue in hues.items() if solver in name.lower().rpartition(":")[2]}
+    free = [hue for hue in METHOD_HUES if hue not in own.values()]
+    others = [name for name in names if name not in own]
+    return {name: own.get(name) or free[others.index(name) % len(free)] for name in names}
 
 
-def panels_of(panels: int, title: str, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+def rendered(figure: Figure, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:
+    """The figure in each format; `savefig` would draw it a second time for the layout."""
+    images = {}
+    for name in formats:
+        canvas, content = _CANVASES[name](figure), io.BytesIO()
+        dates = {"Date": None} if name == "svg" else {"CreationDate": None, "Producer": None}
+        getattr(canvas, f"print_{name}")(content, metadata={"Creator": MARK, **dates})
+        images[name] = content.getvalue()
+        figure.set_layout_engine("none")  # the next format has the same
+    return images
+
+
+def panels_of(panels: int, title: str, height: float = 2.3) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels side by side, and its title."""
-    return grid_of(panels, panels, title, height - 0.9)
+    return grid_of(panels, panels, title, height)
 
 
 def grid_of(panels: int, columns: int, title: str, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels in lines of `columns`, each line `height` inches high, and its title."""
     lines = math.ceil(panels / columns)
-    figure = Figure(figsize=(8.4 if columns < 3 else 10.2, 0.9 + height * lines))
+    figure = Figure(figsize=(WIDTH, 0.4 + height * lines))
     axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
-    figure.suptitle(plain_text(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    set_title(figure, title)
     for unused in axes[panels:]:
         unused.set_visible(False)
     return figure, axes[:panels]
 
 
+def set_title(figure: Figure, title: str) -> None:
+    """A title, in as many lines as it takes; each after the first makes the figure higher."""
+    lines = textwrap.wrap(one_line(title), 78) or [""]
+    figure.suptitle("\n".join(map(plain_text, lines)), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
+
+
 def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
     """Below the panels, where it covers nothing; a long one makes the figure higher."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    columns = columns or max(1, min(len(handles), int(figure.get_figwidth() * 13 // (longest + 7))))
+    columns = columns or max(1, min(len(handles), int(WIDTH * 18 // (longest + 7))))
     lines = math.ceil(len(handles) / columns)
-    if lines > 1:
-        figure.set_figheight(figure.get_figheight() + 0.21 * (lines - 1))
+    figure.set_figheight(figure.get_figheight() + 0.15 * lines)
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
 
 
@@ -131,6 +164,16 @@ def axis_label(name: str, unit: str, better: str | None) -> str:
     """What an axis shows, its unit and the better direction."""
     direction = {"lower": ", ↓ better", "higher": ", ↑ better"}.get(better or "", "")
     return plain_text(f"{name.replace('_', ' ')}{f' [{unit}]' if unit and unit != '1' else ''}{direction}")
+
+
+def reference_lines(axes: Axes, metric: Metric, named: bool = True) -> None:
+    """Chance and optimum as dashed lines, if `named` with their names at the right edge, outside the data."""
+    log = axes.get_yscale() == "log"
+    for name, value in (("chance", metric.chance), ("optimum", metric.optimum)):
+        if value is not None and (value > 0 or not log):
+            axes.axhline(value, color="#777777", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+            if named:
+                axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, color="#555555")
 
 
 def log_axis(axes: Axes, which: str) -> None:

@@ -4,7 +4,7 @@ The mean is that of the tables: geometric, but arithmetic for an excess, which c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bench.analysis.statistics import Scale, interval
+from bench.report.style import WIDTH, legend, method_colours, set_title
 
 Series = list[tuple[float, float]]
 _BLUE, _ORANGE, _GREEN, _RED, _PINK, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
-_SOLVERS = {"picard": _RED, "anderson": _BLUE, "broyden": _GREEN}
+_SOLVERS = method_colours(("picard", "anderson", "broyden"))
 _DASHED, _DOTTED = (0, (5, 2)), (0, (1, 1.2))
 _MOMENTS = (("start", _DOTTED), ("end", "-"))
 _MOMENTS_KEY = {"before training": ("#444444", _DOTTED), "after": ("#444444", "-")}
-_HOLLOW: dict[str, Any] = {"color": "black", "marker": "o", "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 6}
-_GUIDE: dict[str, Any] = {"color": _GREY, "linestyle": _DASHED, "linewidth": 1}
-_NATS = "validation loss [nats], ↓ better"
-# Read off the paper's poster, approximately: evaluations until ||f(z) - z|| is 1e-4, at length 150.
-_PAPER_RESIDUAL = {"DEQ": {"epoch 1": (85.0, 85.0), "epoch 12": (150.0, 200.0)}, "weight-tied": {"epoch 1": (180.0, 180.0)}}
+_HOLLOW: dict[str, Any] = {"color": "black", "marker": "o", "markerfacecolor": "white", "markeredgewidth": 1.0, "markersize": 4}
+_GUIDE: dict[str, Any] = {"color": _GREY, "linestyle": _DASHED, "linewidth": 0.8}
+_SHORT = {"copy memory T=20": "copy memory", "agreement language": "agreement", "tinyshakespeare by character": "tinyshakespeare"}
 # Validation perplexity by tolerance, the paper's figure 3; below 0.1 it is flat.
 _PAPER_TOLERANCE = [(1e-6, 24.0), (1e-1, 24.0), (1.0, 27.0), (2.0, 38.0), (3.0, 77.0), (4.0, 196.0)]
 # Bai, Koltun, Kolter (ICML 2021), table 5: trained at 30 evaluations, stopped at 12 or 30.
@@ -70,25 +69,36 @@ def _draw(axes: Axes, lines: Iterable[Series], colour: str, dash: Any = "-", mar
     style = {"color": colour, "linestyle": dash}
     for line in known if dash == "-" and len(known) > 1 else ():
         if positive := [(x, y) for x, y in line if y > 0]:
-            axes.plot(*zip(*positive, strict=True), linewidth=0.7, alpha=0.45, **style)
+            axes.plot(*zip(*positive, strict=True), linewidth=0.5, alpha=0.45, **style)
     if mean := [(x, y) for x, y in _mean(known, scale) if y > 0]:
-        axes.plot(*zip(*mean, strict=True), marker=marker, markersize=3.5, **style)
+        axes.plot(*zip(*mean, strict=True), marker=marker, markersize=2.5, **style)
 
 
 def _grid(lines: int, columns: int, title: str, height: float, **options: Any) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with a grid of log-log axes."""
-    figure = Figure(figsize=(10.2, height))
+    """A figure with a grid of log-log axes, each line `height` inches high."""
+    figure = Figure(figsize=(WIDTH, 0.4 + lines * height))
     grid = figure.subplots(lines, columns, squeeze=False, **options)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    set_title(figure, title)
     for axes in grid.flat:
         axes.set(xscale="log", yscale="log")
     return figure, [list(line) for line in grid]
 
 
 def _key(figure: Figure, entries: Mapping[str, tuple[str, Any]], *more: Line2D) -> Figure:
-    handles = [Line2D([], [], color=colour, linestyle=dash, label=label) for label, (colour, dash) in entries.items()]
-    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=min(6, len(handles) + len(more)))
+    legend(figure, [*(Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in entries.items()), *more])
     return figure
+
+
+def _factor(pairs: Iterable[tuple[float, float]]) -> float:
+    """The geometric mean of later over earlier."""
+    return interval([later / earlier for earlier, later in pairs], "log").mean
+
+
+def _span(values: Iterable[float]) -> str:
+    """The least and the largest with two digits, or the one where they agree."""
+    ordered = sorted(values)
+    low, high = (f"{value:.2g}" for value in (ordered[0], ordered[-1]))
+    return low if low == high else f"{low} to {high}"
 
 
 def _plain(axis: Axis) -> None:
@@ -110,108 +120,80 @@ def _few(axes: Axes) -> None:
     axes.tick_params(axis="y", which="minor", labelleft=False)
 
 
-def solver_steps(rows: Rows) -> Figure | None:
-    """Figure 2, left: evaluations of the solves in the course of training."""
-    tasks, settings = rows.unique("training", "task"), rows.settings["training"]
+def steps_and_residual(rows: Rows) -> Figure | None:
+    """Figure 2: evaluations of the solves in the course of training, and residual by solver before and after it."""
+    tasks = [task for task in rows.unique("training", "task") if task in rows.unique("residual", "task")]
     if not tasks:
         return None
-    title = f"Evaluations that solves take as training goes on (to a residual of {settings['rtol']:g})"
-    figure, [panels] = _grid(1, len(tasks), title, 3.3)
-    for axes, task in zip(panels, tasks, strict=True):
-        for name, colour in (("forward_nfe", _BLUE), ("backward_nfe", _ORANGE)):
+    courses = {task: _lines(rows.values("training", task=task, model="DEQ"), "course", x="step", y="forward_nfe") for task in tasks}
+    growth = [_factor((line[0][1], line[-1][1]) for line in lines) for lines in courses.values()]
+    title = f"Solves take {_span(growth)} times the evaluations at the end of training, and plain iteration does not always solve"
+    figure, (above, below) = _grid(2, len(tasks), title, 1.75)
+    cap = rows.settings["training"]["cap"]
+    for axes, task in zip(above, tasks, strict=True):
+        for name, colour in (("forward_nfe", "#444444"), ("backward_nfe", _ORANGE)):
             _draw(axes, _lines(rows.values("training", task=task, model="DEQ"), "course", x="step", y=name), colour)
-        axes.axhline(settings["cap"], **_GUIDE)
-        axes.set(title=task, xlabel="training steps", xscale="linear")
+        axes.axhline(cap, **_GUIDE)
+        axes.set(title=_SHORT.get(task, task), xlabel="training steps", xscale="linear")
         axes.set_yticks(ticks := [3, 5, 10, 20, 40, 60], labels=map(str, ticks))
         axes.yaxis.set_minor_formatter("")
-        axes.set_ylim(2.5, 1.3 * settings["cap"])
-    panels[0].set_ylabel("evaluations a solve, ↓ better")
-    return _key(figure, {"forward solve": (_BLUE, "-"), "backward solve": (_ORANGE, "-"), "cap": (_GREY, _DASHED)})
+        axes.set_ylim(2.5, 1.3 * cap)
+    above[0].set_ylabel("evaluations, ↓ better")
+    for axes, task in zip(below, tasks, strict=True):
+        for solver, colour in _SOLVERS.items():
+            for at, dash in _MOMENTS:
+                _draw(axes, _lines(rows.values("residual", task=task, model="DEQ"), at, solver, "curve"), colour, dash)
+        axes.set(ylim=(3e-8, 5), xlabel="evaluations of f")
+        _plain(axes.xaxis)
+    below[0].set_ylabel("relative residual, ↓ better")
+    work = {"forward solve": ("#444444", "-"), "backward solve": (_ORANGE, "-"), "cap": (_GREY, _DASHED)}
+    return _key(figure, work | {name.capitalize(): (colour, "-") for name, colour in _SOLVERS.items()} | _MOMENTS_KEY)
 
 
-def residual(rows: Rows) -> Figure | None:
-    """Figure 2, right: residual by solver on our tasks, and the paper's readings."""
-    tasks, models = rows.unique("residual", "task"), rows.unique("residual", "model")
+def tolerance_and_cap(rows: Rows) -> Figure | None:
+    """Figure 3: loss and evaluations against the tolerance of an evaluation, loss against its cap; published values."""
+    tasks = [task for task in rows.unique("tolerance", "task") if task in rows.unique("cap", "task")]
     if not tasks:
         return None
-    figure, grid = _grid(len(models), len(tasks) + 1, "Residual against evaluations of f", 6.2)
-    for line, model in zip(grid, models, strict=True):
+    losses = {task: _lines(rows.values("tolerance", task=task), "points", x="rtol", y="loss") for task in tasks}
+    loosened = []
+    for lines in losses.values():  # from the tightest to the loosest that is 0.1 or less
+        ends = [(line[0], max(point for point in line if point[0] <= 0.1)) for line in map(sorted, lines) if line[0][0] <= 0.1]
+        loosened += [_factor((tight[1], loose[1]) for tight, loose in ends)] if ends else []
+    title = "Loss by tolerance and cap of an evaluation"
+    if loosened:
+        title = f"Solving to 0.1 in place of 1e-6 multiplies the loss by {_span(loosened)}"
+    figure, grid = _grid(3, len(tasks) + 1, title, 1.45)
+    measures = (("tolerance", "rtol", "loss", _BLUE), ("tolerance", "rtol", "steps", _GREEN), ("cap", "cap", "loss", _BLUE))
+    for line, (study, setting, name, colour) in zip(grid, measures, strict=True):
         for axes, task in zip(line, tasks, strict=False):
-            found = rows.values("residual", task=task, model=model)
-            for solver, colour in _SOLVERS.items():
-                for at, dash in _MOMENTS:
-                    _draw(axes, _lines(found, at, solver, "curve"), colour, dash)
-            axes.set(title=f"{model}\n{task}", ylim=(3e-8, 5))
-            _plain(axes.xaxis)
-        line[0].set_ylabel("||f(z) - z|| / ||f(z)||, ↓ better")
-    for line, (name, points) in zip(grid, _PAPER_RESIDUAL.items(), strict=False):
-        for offset, (label, ends) in zip((10, -18), points.items(), strict=False):
-            line[-1].plot(ends, [1e-4] * 2, **_HOLLOW)
-            line[-1].annotate(label, (ends[0], 1e-4), (0, offset), textcoords="offset points", fontsize=8, ha="center")
-        line[-1].set(title=f"DEQ paper, {name}\nWikiText-103", ylabel="||f(z) - z||, not relative", xscale="linear")
-        line[-1].set(ylim=(1e-6, 1e3), xlim=(0, 230))
-    for axes in grid[-1]:
-        axes.set_xlabel("evaluations of f")
-    if len(grid) > 1:
-        grid[1][-1].axhspan(10, 30, color=_GREY, alpha=0.2, linewidth=0)
-        grid[1][-1].text(110, 20, "epoch 12: oscillates", va="center", ha="center", fontsize=8)
-    paper = Line2D([], [], linestyle="none", label="the paper's, read off its poster", **_HOLLOW)
-    return _key(figure, {solver: (colour, "-") for solver, colour in _SOLVERS.items()} | _MOMENTS_KEY, paper)
-
-
-def _quality(rows: Rows, study: str, setting: str, label: str) -> Figure | None:
-    """Figure 3: loss above, evaluations below, published perplexities on the right."""
-    if not (tasks := rows.unique(study, "task")):
-        return None
-    figure, grid = _grid(2, len(tasks) + 1, f"Quality and work of an evaluation against its {label}, one model a seed", 5.4)
-    for column, task in enumerate(tasks):
-        found = rows.values(study, task=task)
-        for line, (name, colour) in zip(grid, (("loss", _BLUE), ("steps", _GREEN)), strict=True):
-            _draw(line[column], _lines(found, "points", x=setting, y=name), colour, marker="o")
-        if found[0]["chance"] is not None:
-            grid[0][column].axhline(found[0]["chance"], **_GUIDE)
-        grid[0][column].set_title(task)
-        grid[1][column].set_xlabel(label)
-        for line in grid:
-            _few(line[column])
-    grid[0][0].set_ylabel(_NATS)
-    grid[1][0].set_ylabel("evaluations a sample, ↓ better")
-    paper, points = grid[0][-1], _PAPER_TOLERANCE if study == "tolerance" else _LATER_CAP
-    paper.plot(*zip(*points, strict=True), linewidth=0.8, **_HOLLOW)
-    paper.set_ylabel("perplexity, ↓ better")
-    if study == "tolerance":
-        paper.set(title="DEQ paper, figure 3", xlabel="tolerance, absolute, a step", yticks=[24, 30, 50, 100, 200])
-    else:
-        paper.set(title="Bai et al. 2021", xlabel=label, yticks=[24, 26, 28, 30], xticks=[10, 20, 30, 40])
-        _plain(paper.xaxis)
-        paper.set_xlim(9, 42)
-    _plain(paper.yaxis)
-    grid[1][-1].set_visible(False)
-    return _key(
-        figure,
-        {"loss": (_BLUE, "-"), "evaluations": (_GREEN, "-"), "chance": (_GREY, _DASHED)},
-        Line2D([], [], linewidth=0.8, label="published, a larger model", **_HOLLOW),
-    )
-
-
-quality_by_tolerance = partial(_quality, study="tolerance", setting="rtol", label="relative tolerance")
-quality_by_cap = partial(_quality, study="cap", setting="cap", label="cap on evaluations")
-
-
-def work_precision(rows: Rows) -> Figure | None:
-    """Loss of a trained model against the evaluations of its solves."""
-    if not (tasks := rows.unique("tolerance", "task")):
-        return None
-    figure, [panels] = _grid(1, len(tasks), "Work and precision: loss of a trained model against evaluations of its solves", 3.5)
-    for axes, task in zip(panels, tasks, strict=True):
-        for study, colour in (("tolerance", _BLUE), ("cap", _ORANGE)):
-            for line in _lines(rows.values(study, task=task), "points", x="steps", y="loss"):
-                axes.plot(*zip(*sorted(line), strict=True), color=colour, linewidth=0.8, marker="o", markersize=2.6, alpha=0.7)
-        axes.set(title=task, xlabel="evaluations a sample")
-        _plain(axes.xaxis)
-        _few(axes)
-    panels[0].set_ylabel(_NATS)
-    return _key(figure, {"stopped by a tolerance": (_BLUE, "-"), "stopped by a cap": (_ORANGE, "-")})
+            found = rows.values(study, task=task)
+            _draw(axes, _lines(found, "points", x=setting, y=name), colour, marker="o")
+            if name == "loss" and found[0]["chance"] is not None:
+                axes.axhline(found[0]["chance"], **_GUIDE)
+            _few(axes)
+            axes.set_xlabel("relative tolerance" if study == "tolerance" else "cap on evaluations", fontsize=7)
+            if study == "tolerance":
+                axes.set_xticks([1e-6, 1e-3, 1])
+            else:
+                _plain(axes.xaxis)
+        line[0].set_ylabel("validation loss [nats]" if name == "loss" else "evaluations", fontsize=7)
+    for axes, task in zip(grid[0], tasks, strict=False):
+        axes.set_title(_SHORT.get(task, task))
+    tolerance, hidden, cap = (line[-1] for line in grid)
+    hidden.set_visible(False)
+    for axes, points in ((tolerance, _PAPER_TOLERANCE), (cap, _LATER_CAP)):
+        axes.plot(*zip(*points, strict=True), linewidth=0.8, **_HOLLOW)
+        axes.set_ylabel("perplexity", fontsize=7)
+    tolerance.set(title="published", yticks=[24, 50, 100, 200], xticks=[1e-6, 1e-3, 1])
+    tolerance.set_xlabel("tolerance, absolute", fontsize=7)
+    cap.set(yticks=[24, 26, 28, 30], xticks=[10, 20, 30], xlim=(9, 42))
+    cap.set_xlabel("cap on evaluations", fontsize=7)
+    _plain(cap.xaxis)
+    for axes in (tolerance, cap):
+        _plain(axes.yaxis)
+    key = {"loss, ↓ better": (_BLUE, "-"), "evaluations, ↓ better": (_GREEN, "-"), "chance": (_GREY, _DASHED)}
+    return _key(figure, key, Line2D([], [], linewidth=0.8, label="published", **_HOLLOW))
 
 
 def layers(rows: Rows) -> Figure | None:
@@ -219,7 +201,7 @@ def layers(rows: Rows) -> Figure | None:
     tasks, models = rows.unique("layers", "task"), rows.unique("layers", "model")
     if not tasks:
         return None
-    figure, grid = _grid(len(models) + 1, len(tasks), "A trained map iterated on: change a layer, and loss", 8.2)
+    figure, grid = _grid(len(models) + 1, len(tasks), "A trained map iterated on: change a layer, and loss", 1.6)
     colours = (_BLUE, _ORANGE, _GREEN)
     losses = dict(zip(models, (_PINK, _RED), strict=False))
     for task, column in zip(tasks, zip(*grid, strict=True), strict=True):
@@ -227,17 +209,17 @@ def layers(rows: Rows) -> Figure | None:
             found = [values["lengths"] for values in rows.values("layers", task=task, model=model)]
             for length, colour in zip(dict.fromkeys(length for lengths in found for length in lengths), colours, strict=False):
                 _draw(axes, _lines(found, length, "curve"), colour)
-            axes.set(title=f"{model}\n{task}", ylim=(3e-8, 5))
+            axes.set(title=f"{model}, {_SHORT.get(task, task)}", ylim=(3e-8, 5))
         for model, colour in losses.items():
             _draw(column[-1], _lines(rows.values("layers", task=task, model=model), "loss"), colour)
-        column[-1].set(title=task, xlabel="layers")
+        column[-1].set_xlabel("layers")
         for axes in column:
             axes.axvline(rows.settings["layers"]["trained depth"], **_GUIDE)
             _plain(axes.xaxis)
         _few(column[-1])
     for line in grid[:-1]:
-        line[0].set_ylabel("||z[i+1] - z[i]|| / ||z[i+1]||")
-    grid[-1][0].set_ylabel(_NATS)
+        line[0].set_ylabel("relative change")
+    grid[-1][0].set_ylabel("validation loss [nats]")
     named = dict(zip(("as trained", "twice as long", "four times"), colours, strict=True))
     named |= {"depth of the tied net": _GREY} | {f"loss, {model}": colour for model, colour in losses.items()}
     return _key(figure, {name: (colour, _DASHED if colour == _GREY else "-") for name, colour in named.items()})
@@ -247,7 +229,13 @@ def gradient(rows: Rows) -> Figure | None:
     """Distance and angle of gradients from the exact one."""
     if not (tasks := rows.unique("gradient", "task")):
         return None
-    figure, grid = _grid(3, len(tasks), "How far a gradient is from the exact one: distance, and angle", 8.2, sharey="row")
+    ends = [values["end"] for values in rows.values("gradient")]
+    tightest = max(min(end["backward"], key=lambda point: point["rtol"])["distance"] for end in ends)
+    phantom = [one["distance"] for end in ends for one in end["phantom"] if one["steps"] == 1]
+    error = f"{tightest:.0e}".replace("e-0", "e-")
+    title = f"Implicit gradients err by at most {error} where solved tightly"
+    title += f", one phantom step by {_span(phantom)}" if phantom else ""
+    figure, grid = _grid(3, len(tasks), title, 1.6, sharey="row")
     kinds = (
         ("backward", "rtol", _BLUE, "implicit, by backward tolerance"),
         ("forward", "rtol", _ORANGE, "by forward tolerance"),
@@ -262,14 +250,14 @@ def gradient(rows: Rows) -> Figure | None:
                 for error, axes in panels.items():
                     lines = _lines(found, at, kind, x=setting, y=error)
                     _draw(axes, lines, colour, dash, marker="o" if at == "end" else "")
-        by_tolerance.set(title=task, xlabel="relative tolerance of the solve")
+        by_tolerance.set(title=_SHORT.get(task, task), xlabel="relative tolerance")
         by_steps.set_xlabel("steps")
         by_steps.axhline(1, **_GUIDE)
         _plain(by_steps.xaxis)
-        angles.set_xlabel("relative tolerance of the solve")
+        angles.set_xlabel("relative tolerance")
     for first, *_ in grid[:2]:
-        first.set(ylabel="||g - exact|| / ||exact||, ↓ better", ylim=(1e-10, 1e3))
-    grid[2][0].set(ylabel="1 - cosine with the exact one, ↓ better", ylim=(1e-17, 3))
+        first.set(ylabel="relative error, ↓ better", ylim=(1e-10, 1e3))
+    grid[2][0].set(ylabel="1 - cosine, ↓ better", ylim=(1e-17, 3))
     return _key(figure, {label: (colour, "-") for _, _, colour, label in kinds} | _MOMENTS_KEY)
 
 
@@ -278,7 +266,7 @@ def dependency(rows: Rows) -> Figure | None:
     models, lengths = rows.unique("dependency", "model"), rows.unique("dependency", "dependency")
     if not models:
         return None
-    figure, [[closers, excess]] = _grid(1, 2, "Agreement over a growing distance", 3.7)
+    figure, [[closers, excess]] = _grid(1, 2, "Agreement over a growing distance", 2.3)
     colours = dict(zip(models, (_BLUE, _RED, _GREEN, _PINK), strict=False))
     scores: tuple[tuple[Axes, str, Scale, str], ...] = (
         (closers, "loss_agreement", "log", "loss at the closer [nats], ↓ better"),
@@ -294,5 +282,5 @@ def dependency(rows: Rows) -> Figure | None:
     for name in ("chance", "optimum"):
         level = rows.values("dependency")[0][name]
         closers.axhline(level, **_GUIDE)
-        closers.text(1.01, level, name, transform=closers.get_yaxis_transform(), va="center", fontsize=8)
+        closers.text(1.01, level, name, transform=closers.get_yaxis_transform(), va="center", fontsize=7)
     return _key(figure, {model: (colour, "-") for model, colour in colours.items()})

@@ -15,7 +15,7 @@ from bench.records.errors import UserError, unknown
 from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
-from bench.report.report import code_revision
+from bench.report.machines import code_revision
 from bench.studies import (
     adjoints,
     batches,

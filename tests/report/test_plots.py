@@ -1,7 +1,6 @@
 """Figures: one style a label in a suite, nothing covered, nothing drawn that is not there."""
 
 import csv
-import dataclasses
 import io
 from typing import Any
 
@@ -51,9 +50,10 @@ def test_a_label_has_one_style_in_all_groups_and_no_two_share_it() -> None:
 
 
 def test_curves_show_mean_seeds_chance_and_direction(group: Group) -> None:
-    left, right = drawn("learning_curves", group, "steps").axes
+    left, right = drawn("learning_curves", group).axes
     assert left.get_yscale() == right.get_yscale() == "log"
-    assert left.get_ylabel() == "loss [nats], ↓ better"
+    assert left.get_ylabel() == "validation loss [nats], ↓ better"
+    assert [axes.get_xlabel() for axes in (left, right)] == ["training steps", "training time without evaluation [s]"]
     assert [text.get_text() for text in left.texts] == ["chance"]  # an optimum of 0 has no place on a log axis
     row = next(row for row in group.rows if row.label == "DEQ (Anderson)")
     mean, seeds = left.lines[0], left.lines[1]
@@ -74,8 +74,8 @@ ENDS = {
 
 
 @pytest.mark.parametrize("headline", ENDS)
-@pytest.mark.parametrize("against", ["steps", "seconds", "timed"])
-def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> None:
+@pytest.mark.parametrize("clocked", [True, False])
+def test_a_curve_ends_at_the_value_of_the_table(headline: str, clocked: bool) -> None:
     metric = {
         "loss": Metric(unit="nats", better="lower"),
         "perplexity": Metric(unit="1", better="lower"),
@@ -88,58 +88,44 @@ def test_a_curve_ends_at_the_value_of_the_table(headline: str, against: str) -> 
         curve = [CurvePoint(step=step, seconds=step * 2.0**seed, train_loss=1.0, valid={headline: end}) for step in (100, 200)]
         measures = one.measures | {
             f"valid_{headline}": measured(end, metric.unit, "m", "s"),
-            "train_s": measured(200 * 2.0**seed, "s", "m", "s"),
+            "train_s": measured(200 * 2.0**seed if clocked else None, "s", "m", "s", "contended"),
             "step_ms_median": measured(10.0**seed, "ms", "m", "s"),
         }
         records.append(
             one.model_copy(update={"headline": headline, "metrics": {headline: metric}, "curve": curve, "measures": measures})
         )
     (group,) = groups("quick", records)
-    left, _ = drawn("learning_curves", group, against).axes
+    left, right = drawn("learning_curves", group).axes
     lines = list(csv.DictReader(io.StringIO(csv_text(group_tables(group)[0]))))
     (table,) = [float(line["mean"]) for line in lines if line["column"] == f"valid_{headline}"]
-    assert list(left.lines[0].get_ydata())[-1] == pytest.approx(table, rel=1e-12)
+    assert [list(axes.lines[0].get_ydata())[-1] for axes in (left, right)] == pytest.approx([table] * 2, rel=1e-12)
     cost = next(one for one in group_tables(group) if one.ending == "cost")
     means = {line["column"]: line["mean"] for line in cost.data}
-    ends = {"steps": 200.0, "seconds": means["train_s"], "timed": 200 * means["step_ms_median"] / 1e3}
-    assert list(left.lines[0].get_xdata())[-1] == pytest.approx(ends[against], rel=1e-12)
-
-
-def test_a_panel_of_the_solver_ends_at_the_geometric_mean() -> None:
-    records = [edited([record("DEQ (Anderson)", seed)], {"forward_nfe": 4.0**seed})[0] for seed in range(3)]
-    axes = drawn("solver", groups("quick", records)[0]).axes[0]
-    assert list(axes.lines[0].get_ydata())[-1] == pytest.approx(4.0)
+    seconds = means["train_s"] if clocked else 200 * means["step_ms_median"] / 1e3
+    assert [list(axes.lines[0].get_xdata())[-1] for axes in (left, right)] == pytest.approx([200.0, seconds], rel=1e-12)
 
 
 def test_an_accuracy_headline_is_linear_with_both_references() -> None:
     records = [record("LSTM", seed).model_copy(update={"headline": "accuracy_last10"}) for seed in (0, 1)]
-    left, _ = drawn("learning_curves", groups("quick", records)[0], "steps").axes
+    left, _ = drawn("learning_curves", groups("quick", records)[0]).axes
     assert left.get_yscale() == "linear"
-    assert left.get_ylabel() == "accuracy last10 [fraction], ↑ better"
+    assert left.get_ylabel() == "validation accuracy last10 [fraction], ↑ better"
     assert [text.get_text() for text in left.texts] == ["chance", "optimum"]
 
 
 def test_a_value_that_is_not_positive_keeps_the_axis_linear() -> None:
     records = edited([record("LSTM", 0)], {"valid": {"loss": 0.0}})
-    assert drawn("learning_curves", groups("quick", records)[0], "steps").axes[0].get_yscale() == "linear"
+    assert drawn("learning_curves", groups("quick", records)[0]).axes[0].get_yscale() == "linear"
 
 
 def test_legends_name_failures_and_lie_outside_the_panels(group: Group) -> None:
-    figure = drawn("learning_curves", group, "steps")
+    figure = drawn("learning_curves", group)
     FigureCanvasAgg(figure).draw()
     (legend,) = figure.legends
     assert "LSTM (2/3 ok)" in [text.get_text() for text in legend.get_texts()]
     assert "GRU" not in " ".join(text.get_text() for text in legend.get_texts())
     box = legend.get_window_extent()
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
-
-
-def test_solver_panels_are_those_with_data(group: Group) -> None:
-    assert len(drawn("solver", group).axes) == 3
-    forward_only = groups("quick", edited([record("DEQ (Broyden)", 0)], {"backward_nfe": None, "residual": None}))[0]
-    assert [axes.get_title(loc="left") for axes in drawn("solver", forward_only).axes] == ["forward solve"]
-    explicit = groups("quick", [record("LSTM", 0)])[0]
-    assert curves.solver(explicit, assign_styles([explicit])) is None
 
 
 def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> None:
@@ -155,27 +141,12 @@ def test_memory_shows_every_method_and_solver_storage_dashed(group: Group) -> No
     assert len(right.lines) == 4
 
 
-def test_residual_has_a_panel_a_row_and_dots_for_p95(group: Group) -> None:
-    figure = drawn("residual", group)
-    assert len(figure.axes) == 2
-    lines = figure.axes[0].lines
-    assert [line.get_linestyle() for line in lines] == ["-", "--"] * 3  # matplotlib calls every own pattern --
-    assert figure.axes[0].get_yscale() == "log"
-
-
-def test_zero_residuals_are_left_out_of_the_log_axis() -> None:
-    one = record("DEQ (Anderson)", 0)
-    exact = {"residual_by_nfe": {"picard": [[1, 0.1, 0.2], [2, 0.0, 0.0]], "$odd$": [[1, 0.0, 0.0]]}}
-    figure = drawn("residual", groups("quick", [one.model_copy(update={"probes": exact})])[0])
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [1, 1]
-
-
 def test_tradeoff_has_a_panel_a_cost_and_a_point_a_row_with_its_intervals(group: Group) -> None:
     figure = drawn("tradeoff", group)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_xlabel() for axes in panels] == [
-        "steps x FLOPs of a full one [TFLOP], ↓ better",
-        "peak of a training step [MiB], ↓ better",
+        "FLOPs of training [TFLOP], ↓ better",
+        "peak memory of a step [MiB], ↓ better",
         "training time [s], ↓ better",
     ]
     for axes in panels:
@@ -205,23 +176,15 @@ def test_text_of_records_is_never_mathematics() -> None:
     metric = Metric(unit="$x_{", better="lower")
     one = record("LSTM", 0).model_copy(update={"metrics": METRICS | {"loss": metric}})
     group = groups("quick", [one])[0]
-    figure = drawn("learning_curves", group, "steps")
+    figure = drawn("learning_curves", group)
     FigureCanvasAgg(figure).draw()  # an unbalanced formula would raise here
     assert r"\$x_{" in figure.axes[0].get_ylabel()
 
 
 def test_one_point_is_a_marker() -> None:
     one = record("LSTM", 0).model_copy(update={"curve": [CurvePoint(step=5, seconds=1.0, train_loss=1.0, valid={"loss": 1.0})]})
-    (left, _) = drawn("learning_curves", groups("quick", [one])[0], "steps").axes
+    (left, _) = drawn("learning_curves", groups("quick", [one])[0]).axes
     assert left.lines[0].get_marker() == "^"
-
-
-def test_a_panel_that_no_row_fills_is_not_drawn(group: Group) -> None:
-    (row,) = [row for row in group.rows if row.label == "DEQ (Anderson)"]
-    rows = tuple(dataclasses.replace(row, label=f"DEQ {number}") for number in range(5))
-    figure = drawn("residual", dataclasses.replace(group, rows=rows))
-    shown = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-    assert shown == [f"DEQ {number}" for number in range(5)]
 
 
 def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
@@ -232,11 +195,11 @@ def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
         for n in range(20)
     ]
     for records in (rows[:2], rows):
-        figure = drawn("learning_curves", groups("s", records)[0], "steps")
+        figure = drawn("learning_curves", groups("s", records)[0])
         FigureCanvasAgg(figure).draw()
         (legend,) = figure.legends
         assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)  # type: ignore[union-attr]
-        assert all(axes.get_window_extent().height > 150 for axes in figure.axes)
+        assert all(axes.get_window_extent().height > 120 for axes in figure.axes)
 
 
 def test_rows_of_one_family_differ_in_colour_or_marker() -> None:

@@ -49,7 +49,7 @@ def test_what_a_step_costs_is_taken_times_its_steps_in_the_unit_that_is_named() 
     means = {cost.unit: cost.points[0].cost.mean for cost in found[1] if cost.unit != "s"}
     assert means == pytest.approx({"TFLOP": 2e-3 * steps, "MiB": 3.0, "J": 7.0})
     (seconds,) = [cost for cost in found[1] if cost.unit == "s"]
-    assert seconds.head == "steps x a full one, timed alone"
+    assert seconds.head == "training time, step timed alone"
     assert seconds.points[0].cost.mean == pytest.approx(5e-3 * steps)
 
 
@@ -71,7 +71,7 @@ def test_one_row_without_its_clock_is_enough_for_the_steps_to_be_taken() -> None
     assert found is not None
     heads = {cost.head for cost in found[1]}
     assert "training time" not in heads
-    assert "steps x a full one, timed alone" in heads
+    assert "training time, step timed alone" in heads
 
 
 def test_a_row_without_a_cost_or_a_score_has_no_point() -> None:

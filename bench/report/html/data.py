@@ -17,7 +17,7 @@ from bench.records.record import Record
 from bench.report.html.evidence_figures import claim_figure, claim_link
 from bench.report.html.figures import number
 from bench.report.html.sources import CellSource, SourcedTable
-from bench.report.report import code_revision
+from bench.report.machines import code_revision
 
 
 def pack(content: Any) -> str:

@@ -11,19 +11,15 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
-from bench.analysis.aggregate import ORDER, Family, Group
+from bench.analysis.aggregate import ORDER, Group
 from bench.analysis.columns import metric_scale, metrics
 from bench.analysis.probe_data import depth_probe, residual_probe
 from bench.analysis.statistics import Interval, Scale, over_seeds
 from bench.analysis.tradeoff import costs, front
 from bench.records.record import CurvePoint, Record
-from bench.report.style import METHOD_HUES, LineStyle, line_style
+from bench.report.style import FAMILY_NAMES, LineStyle, line_style, method_colours
 
 Figure = dict[str, Any]
-FAMILY_NAMES: dict[Family, str] = {
-    **{"deq": "DEQ", "ode": "Neural ODE", "tied": "weight-tied", "attention": "attention"},
-    **{"convolution": "convolution", "recurrent": "recurrent", "other": "other"},
-}
 _POINTS = 24  # of a learning curve
 MIB = 2.0**-20
 
@@ -80,8 +76,8 @@ class Lines:
         figure = self._figure
         figure["views"] = [view for view in figure["views"] if view["series"]]
         names = list(dict.fromkeys(series[0] for view in figure["views"] for series in view["series"]))
-        hues = {name: METHOD_HUES[place % len(METHOD_HUES)] for place, name in enumerate(names)}
-        figure["colours"] = {name: (colours or hues)[name] for name in names}
+        hues = colours or method_colours(names)
+        figure["colours"] = {name: hues[name] for name in names}
         figure["xs"] = list(self._xs)
         return [figure] if figure["views"] else []
 

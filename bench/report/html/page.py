@@ -33,7 +33,8 @@ from bench.report.html.data import Part, claim_data, pack
 from bench.report.html.evidence_figures import memory_figures, study_figures
 from bench.report.html.figures import comparison_figures, tradeoff
 from bench.report.html.sources import SourcedTable, memory_tables, peer_tables, sourced_group_tables, study_tables
-from bench.report.report import environments, read_suites, terms
+from bench.report.machines import environments
+from bench.report.report import read_suites, terms
 from bench.report.style import assign_styles
 
 _VERDICTS = (

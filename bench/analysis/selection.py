@@ -1,0 +1,72 @@
+"""Which comparison of a task counts, and which of its rows is the best: picked by validation, never by the test."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
+from bench.analysis.columns import Column, metric_columns, metrics
+from bench.analysis.statistics import DECIDES, interval
+
+Outcome = Literal["ahead", "undecided", "behind"]
+OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
+
+
+def broadest(groups: Iterable[Group]) -> list[Group]:
+    """The comparisons, but of several on one task only that with the most families of models, then the most final runs."""
+    best: dict[str, Group] = {}
+    for group in groups:
+        best[group.name] = max(best.get(group.name, group), group, key=breadth)
+    return list(best.values())
+
+
+def breadth(group: Group) -> tuple[int, int]:
+    """How many families of models a comparison has, and how many final runs."""
+    return len({row.family for row in group.rows}), sum(len(row.finals) for row in group.rows)
+
+
+def headline_column(group: Group) -> Column | None:
+    """The column of the headline's test score; None where no run has one."""
+    headline, _ = metrics(group.records)
+    return next((column for column in metric_columns(group.records) if column.name == f"test_{headline}"), None)
+
+
+def best_row(rows: Sequence[ResultRow], score: Column) -> ResultRow | None:
+    """The row with the best mean validation score; `score` is the column of the test. None where no row has one."""
+    chosen = replace(score, name=score.name.replace("test_", "valid_", 1))
+    scored = [(row, mean) for row in rows if (mean := value(row, chosen)) is not None]
+    return min(scored, key=lambda pair: (-1 if score.better == "higher" else 1) * pair[1])[0] if scored else None
+
+
+def best_by_family(group: Group) -> list[ResultRow]:
+    """The best row of each family, in the order of the families."""
+    score = headline_column(group)
+    if score is None:
+        return []
+    found = (best_row([row for row in group.rows if row.family == family], score) for family in ORDER)
+    return [row for row in found if row is not None]
+
+
+def value(row: ResultRow, column: Column) -> float | None:
+    """A row's mean of a measure."""
+    one = aggregate(row, column).estimate
+    return None if one is None else one.mean
+
+
+def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
+    """Whether a row is ahead of another: undecided where the 95 % interval of their ratio, paired by seed, holds equality."""
+    ours, theirs = by_seed(row, column.name), by_seed(rival, column.name)
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
+        return "undecided"
+    ratio = column.scale == "log" and min(min(pair) for pair in pairs) > 0
+    one = interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
+    equal = 1.0 if ratio else 0.0
+    if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
+        return "undecided"
+    return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
+
+
+def by_seed(row: ResultRow, measure: str) -> dict[int, float]:
+    """A measure of the row's ok runs by seed."""
+    return {record.spec.seed: value for record in row.ok if (value := record.value(measure)) is not None}
