@@ -390,6 +390,15 @@ def gate(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def gate_here(folder: Path, patch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The exit status of the command in this process."""
+    patch.chdir(folder)
+    patch.setattr(sys, "argv", ["bench", "gate", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
 def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"]
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
@@ -461,10 +470,13 @@ class TestOwnProject:
         assert data["rounds"] == 1
         assert data["benchmarks"]["test_speed.py::test_work"]["verdict"] == "regression"
 
-    def test_undecided_times_have_a_status_of_their_own(self, project: Path) -> None:
-        done = gate(project, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "1")
-        assert done.returncode == 3, done.stdout + done.stderr
-        assert "inconclusive (1 of 6 rounds)" in done.stdout
+    def test_undecided_times_have_a_status_of_their_own(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        status = gate_here(project, monkeypatch, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed", "--budget", "1")
+        said = capfd.readouterr()
+        assert status == 3, said
+        assert "inconclusive (1 of 6 rounds)" in said.out
 
 
 class TestOwnCounts:
@@ -509,11 +521,7 @@ class TestOwnCounts:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.chdir(project)
-        monkeypatch.setattr(sys, "argv", ["bench", "gate", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 2
+        assert gate_here(project, monkeypatch, *arguments) == 2
         said = capfd.readouterr().err
         assert message in said
         assert len(said.strip().splitlines()) == 1

@@ -113,9 +113,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(monkeypatch)
 
 
-@pytest.mark.alone
 @pytest.mark.end_to_end
 class TestMeasures:
+    @pytest.mark.alone
     @pytest.mark.parametrize("name", few(MODELS, ["deq", "lstm"]))
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
         record = run(spec(name, task=COPY), suite="s")
