@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import exhaustive
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,10 +24,10 @@ def gradients(core: Unrolled, x: Tensor) -> tuple[Tensor, ...]:
     return (y, *torch.autograd.grad((y * torch.randn_like(y)).sum(), (x, *core.parameters())))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5, 9, 12])
+@pytest.mark.parametrize("depth", [1, 5, 12, *exhaustive(2, 9)])
 @pytest.mark.parametrize("way", ["every", "sqrt"])
 @pytest.mark.parametrize("name", sorted(CELLS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, *exhaustive(torch.float64)])
 def test_checkpointing_changes_no_bit(name: str, way: str, depth: int, dtype: torch.dtype) -> None:
     cell = CELLS[name](width=8).to(dtype)
     x = torch.randn(2, 5, 8, dtype=dtype, requires_grad=True)

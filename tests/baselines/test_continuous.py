@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import few
 from torch import Tensor, nn
 
 from baselines import NeuralODE, Unrolled
@@ -38,7 +39,7 @@ def sequence(time: int = 4, width: int = 3) -> Tensor:
     return torch.randn(2, time, width, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize("method", few(ADAPTIVE, set(ADAPTIVE) - {"fehlberg2"}))  # of low order: seconds
 def test_a_linear_flow_has_its_closed_form(method: str) -> None:
     """z(t) = (I - A)^-1 (I - exp((A - I) t)) x from zero."""
     cell, x = Linear(), sequence()
@@ -70,7 +71,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", few(CELLS, ["mlp", "transformer-xl"]))
 def test_the_adjoint_is_the_gradient_of_the_flow(name: str) -> None:
     """Against backpropagation through the solver's steps, in the input (here no leaf) and in every parameter."""
     cell, x, found = CELLS[name](), sequence().requires_grad_(), []
@@ -83,7 +84,7 @@ def test_the_adjoint_is_the_gradient_of_the_flow(name: str) -> None:
 
 def test_the_adjoint_passes_gradcheck() -> None:
     ode = NeuralODE(MLPCell(width=2).double(), time=1.0, **TIGHT)
-    x = sequence(2, 2).requires_grad_()
+    x = sequence(2, 2)[:1].requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ode(x).y, x, atol=1e-5)
 
 
@@ -143,7 +144,7 @@ def test_masks_hold_through_the_solve_and_its_adjoint() -> None:
     cell, x, found = TransformerXLCell(width=4, heads=1, dropout=0.4).double().train(), sequence(width=4), []
     for adjoint in (True, False):
         torch.manual_seed(2)
-        y = NeuralODE(cell, time=1.0, adjoint=adjoint, **TIGHT)(x).y
+        y = NeuralODE(cell, time=0.5, adjoint=adjoint, **TIGHT)(x).y
         found.append((y, *torch.autograd.grad(y.square().sum(), list(cell.parameters()))))
     got, expected = (torch.cat([part.flatten() for part in parts]) for parts in found)
     assert (got - expected).norm() < 1e-3 * expected.norm()

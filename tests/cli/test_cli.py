@@ -337,13 +337,13 @@ class TestEnvironment:
     @pytest.mark.parametrize(
         ("command", "settings", "redirected"),
         [
-            ("list", {"PYTHONIOENCODING": "ascii"}, ""),
+            *exhaustive(("list", {"PYTHONIOENCODING": "ascii"}, "")),
             ("show", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
             *exhaustive(("report", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "")),
-            ("show", {}, ">&-"),
+            *exhaustive(("show", {}, ">&-")),
             ("report", {}, "<&- >&- 2>&-"),
             ("show", {}, ">/dev/full"),
-            ("show", {}, ">/dev/full 2>&1"),
+            *exhaustive(("show", {}, ">/dev/full 2>&1")),
             *exhaustive(
                 ("list", {"PYTHONIOENCODING": "cp1252"}, ""),
                 ("show", {"PYTHONIOENCODING": "ascii"}, ""),
@@ -452,13 +452,14 @@ class TestRun:
             assert (run["test"] is None) == (run["status"] != "ok") == bool(run["reason"])
 
     @pytest.mark.usefixtures("no_run")
+    @pytest.mark.exhaustive
     def test_only_shows_what_is_there_and_runs_nothing_else(self, cli: Cli, copied: Path) -> None:
         status, out, _ = cli("run", "mine.py", "--device", "cpu", "--only", "echo/DEQ", "--json")
         assert status == 0
         assert len(json.loads(out)["runs"]) == 1
 
     @pytest.mark.usefixtures("no_run")
-    @pytest.mark.parametrize("options", [[], ["--json"]])
+    @pytest.mark.parametrize("options", [[], *exhaustive(["--json"])])
     def test_a_suite_of_which_no_run_ends_ok_exits_with_1_and_says_so_in_one_line(
         self, cli: Cli, copied: Path, options: list[str]
     ) -> None:

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from cases import product
 
 from deq import CELLS, DEQ, SOLVERS, Anderson, Core, Implicit, MLPCell, Phantom, Picard, Solution, Stop, Unroll, solve
 
@@ -88,8 +89,7 @@ def test_each_mode_has_its_stop() -> None:
     assert layer().evaluation_stop == layer().stop
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "cell"), product(NAMES, sorted(CELLS)))
 def test_it_copies_pickles_and_loads(name: str, cell: str) -> None:
     core = DEQ(CELLS[cell](width=8), solver=SOLVERS[name](), stop=Stop(rtol=1e-4), adjoint=Implicit(solver=SOLVERS[name]()))
     x = torch.randn(2, 3, 8)

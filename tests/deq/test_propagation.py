@@ -445,6 +445,7 @@ def train(adjoint: Adjoint) -> list[float]:
     return losses
 
 
+@pytest.mark.exhaustive
 def test_training_reaches_what_implicit_reaches() -> None:
     propagated, implicit = train(EquilibriumPropagation(solver=Picard())), train(Implicit(solver=Picard()))
     assert min(propagated[0], implicit[0]) > 0.6

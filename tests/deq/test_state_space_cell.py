@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import exhaustive
 from problems import recurrence_by_loop
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -73,7 +74,7 @@ def newton(cell: StateSpaceCell, z: Tensor, x: Tensor, h: Tensor) -> tuple[Tenso
 
 
 @EITHER
-@pytest.mark.parametrize("remembered", [False, True])
+@pytest.mark.parametrize("remembered", [True, *exhaustive(False)])
 def test_the_fixed_point_is_the_recurrent_network_solved_position_by_position(strict: bool, remembered: bool) -> None:
     cell, x, memory = state_space(strict, gain=3.0 if strict else 1.0), features(20), memory_of() if remembered else None
     with torch.no_grad():

@@ -36,7 +36,7 @@ def widths(model: ComponentConfig, vocabulary: int, most: int) -> dict[int, int]
 
 
 class TestMatchWidth:
-    @pytest.mark.parametrize("label", few(MODELS, ("deq mlp", "tied 6", "lstm", "user_models:Averages")))
+    @pytest.mark.parametrize("label", few(MODELS, ("deq mlp", "lstm", "user_models:Averages")))
     def test_finds_what_brute_force_finds(self, label: str) -> None:
         model = MODELS[label]
         counts = widths(model, 11, 80)

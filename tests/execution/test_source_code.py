@@ -70,6 +70,7 @@ def identity_of(one: RunSpec) -> Identity:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.exhaustive
 def test_an_edit_during_a_suite_changes_no_later_run(tmp_path: Path, mine: Callable[[str], Path]) -> None:
     path = mine(MODEL)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cases import exhaustive
 
 from bench.execution.parameter_matching import TOLERANCE
 from bench.execution.plan import Plan
@@ -28,11 +29,12 @@ class TestSuites:
         _, entries = load_suite("text", data)
         assert {t.task.settings["unit"] for t in Plan(entries, data=data).trials()} == {"char", "word"}
 
-    def test_suite_small_has_every_model_and_cell_at_equal_size(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("sized", ["copy", *exhaustive("agreement", "text", "markov")])
+    def test_suite_small_has_every_model_and_cell_at_equal_size(self, tmp_path: Path, sized: str) -> None:
         (tmp_path / "input.txt").write_text("".join(chr(33 + n % 65) for n in range(40_000)) + "\n")
         data = {"tinyshakespeare": tmp_path / "input.txt"}
         _, entries = load_suite("small", data)
-        plan = Plan(entries, data=data)
+        plan = Plan([entry for entry in entries if entry.task.name == sized], data=data)
         family = [entry for entry in entries if isinstance(entry, Comparison) and entry.task.name != "markov"]
         assert [entry.task.name for entry in family] == ["copy", "agreement", "text"]
         for entry in family:
@@ -43,6 +45,7 @@ class TestSuites:
         counts: dict[str, list[int]] = {}
         for group, _, model, vocabulary in plan.models():
             counts.setdefault(group, []).append(count_parameters(model, vocabulary))
+        assert counts
         assert all(max(found) <= (1 + 2 * TOLERANCE) * min(found) for found in counts.values())
 
     def test_suite_paper_needs_the_published_corpora(self, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_every_number_of_the_published_page_has_an_address_of_its_own_that_its_l
     assert any(link.startswith("#cell=") for link in links)
 
 
-@pytest.mark.parametrize("stride", [7, *exhaustive(1)])
+@pytest.mark.parametrize("stride", [29, *exhaustive(1)])
 def test_the_page_shows_what_explain_prints(written: Path, stride: int) -> None:
     """Texts, values, intervals, samples, methods and commands, cell by cell."""
     part = Read(render_page(written, ())).parts["quick/copy T30"]

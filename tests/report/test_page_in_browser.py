@@ -27,17 +27,35 @@ def content(written: tuple[Path, list[Path]]) -> str:
     return render_page(written[0], CLAIMS)
 
 
-@pytest.fixture
-def phone(content: str, tmp_path: Path) -> Iterator[Any]:
-    """A phone's screen in the dark."""
-    with chromium(tmp_path, content, width=390, dark=True) as driver:
-        yield driver
+@pytest.fixture(scope="module")
+def opened_phone(content: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    """A phone's screen in the dark, and the page's address."""
+    with chromium(tmp_path_factory.mktemp("phone"), content, width=390, dark=True) as driver:
+        yield driver, driver.current_url
+
+
+@pytest.fixture(scope="module")
+def opened_desktop(content: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    with chromium(tmp_path_factory.mktemp("desktop"), content) as driver:
+        yield driver, driver.current_url
+
+
+def renewed(driver: Any, address: str) -> Any:
+    """The driver with the page loaded once more and an empty log."""
+    driver.get("about:blank")
+    driver.get_log("browser")
+    driver.get(address)
+    return driver
 
 
 @pytest.fixture
-def desktop(content: str, tmp_path: Path) -> Iterator[Any]:
-    with chromium(tmp_path, content) as driver:
-        yield driver
+def phone(opened_phone: tuple[Any, str]) -> Any:
+    return renewed(*opened_phone)
+
+
+@pytest.fixture
+def desktop(opened_desktop: tuple[Any, str]) -> Any:
+    return renewed(*opened_desktop)
 
 
 def errors(driver: Any) -> list[str]:

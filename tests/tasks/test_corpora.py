@@ -292,6 +292,7 @@ def test_a_host_that_drops_packets_costs_seconds_whatever_its_addresses_and_mirr
             one.close()
 
 
+@pytest.mark.exhaustive
 def test_a_download_that_was_killed_goes_on(site: Site, home: Path) -> None:
     corpus, site.break_after, site.stalls = large(site), 70_000, True
     process = multiprocessing.get_context("spawn").Process(target=_fetch_slowly, args=(corpus, str(home)))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from cases import product
 from torch import Tensor
 
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
@@ -71,8 +72,7 @@ def spec(size: int, carry: bool) -> RunSpec:
     )
 
 
-@pytest.mark.parametrize("carry", [True, False])
-@pytest.mark.parametrize("name", [*MODELS, "a user's"])
+@pytest.mark.parametrize(("name", "carry"), product([*MODELS, "a user's"], [False, True]))
 def test_the_score_is_the_same_at_every_evaluation_batch(name: str, carry: bool, tmp_path: Path) -> None:
     task = text(tmp_path, 70)  # 17 windows
     model = built(name, task.vocabulary)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import exhaustive, few
 from torch import Tensor, nn
 
 import bench.training.evaluation
@@ -112,10 +113,10 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(monkeypatch)
 
 
-@pytest.mark.alone
 @pytest.mark.end_to_end
 class TestMeasures:
-    @pytest.mark.parametrize("name", MODELS)
+    @pytest.mark.alone
+    @pytest.mark.parametrize("name", few(MODELS, ["deq", "lstm"]))
     def test_every_measure_is_a_value_or_null_with_a_reason(self, name: str) -> None:
         record = run(spec(name, task=COPY), suite="s")
         assert (record.status, record.reason) == ("ok", None)
@@ -138,7 +139,7 @@ class TestMeasures:
         assert len(record.curve) == 4
         assert all(point.train_loss is not None for point in record.curve)
 
-    @pytest.mark.parametrize("name", ["deq", "lstm"])
+    @pytest.mark.parametrize("name", ["deq", *exhaustive("lstm")])
     def test_the_same_spec_gives_the_same_numbers_and_another_seed_others(self, name: str) -> None:
         first, second = run(spec(name, task=COPY), suite="s"), run(spec(name, task=COPY), suite="s")
         assert numbers(first) == numbers(second)
@@ -157,7 +158,7 @@ class TestMeasures:
         assert [p.train_loss for p in final.curve] == [p.train_loss for p in trial.curve]
         assert final.value("valid_loss") == trial.value("valid_loss")
 
-    @pytest.mark.parametrize("name", ["deq", "tied"])
+    @pytest.mark.parametrize("name", ["deq", *exhaustive("tied")])
     def test_the_probes_leave_the_weights_bitwise_unchanged(self, spy: Spy, name: str) -> None:
         record = run(spec(name, depths=(2, 3), train={"weight_decay": 0.5}), suite="s")
         assert record.status == "ok"
