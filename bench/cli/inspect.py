@@ -1,10 +1,9 @@
-"""Commands that show and change nothing: status, show, list, params, explain, doctor."""
+"""Commands that show and change nothing: status, show, params, explain, doctor."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -36,11 +35,11 @@ def status(
     if suite is None:
         rows = overview(store)
         heads = ("suite", "recorded", "ok", "failed", "running", "state saved")
-        _print(rows, as_json, _table(heads, [list(map(_counts, row.values())) for row in rows]))
+        print_lines(rows, as_json, table_of(heads, [list(map(_counts, row.values())) for row in rows]))
         return
     short, plan, _ = make_plan(suite, only, seeds, device, data, processes)
     found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs))
-    _print(dataclasses.asdict(found), as_json, *found.lines())
+    print_lines(dataclasses.asdict(found), as_json, *found.lines())
 
 
 def show(
@@ -68,11 +67,11 @@ def show(
         whole = isinstance(measure.value, int)
         value = "n/a" if measure.value is None else f"{measure.value:,}" if whole else f"{measure.value:.6g}"
         rows.append((name, f"{value} {measure.unit}", measure.reason or measure.method, measure.scope))
-    tables = [_table(("measure", "value and unit", "how, or why not", "over"), rows)]
+    tables = [table_of(("measure", "value and unit", "how, or why not", "over"), rows)]
     if ranks := record.probes.get("ranks"):
         rows = [(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks)) for name in ranks[0]]
-        tables.append(_table(("of each process", *map(str, range(len(ranks)))), rows))
-    _print(
+        tables.append(table_of(("of each process", *map(str, range(len(ranks)))), rows))
+    print_lines(
         record.model_dump(mode="json"),
         as_json,
         f"{record.run_id}: {record.status}" + (f" ({record.reason})" if record.reason else ""),
@@ -81,23 +80,6 @@ def show(
         f"train {json.dumps(spec.train.model_dump(mode='json'))} seed {spec.seed}",
         *tables,
     )
-
-
-def list_(as_json: Json = False) -> None:
-    """What can be run: suites, models, tasks, cells, solvers, adjoints, and corpora that are fetched by name."""
-    from bench.suites import SUITES
-    from bench.tasks.corpora import CORPORA
-    from bench.training.registry import ADJOINTS, MODELS, TASKS
-    from deq import CELLS, SOLVERS
-
-    registries: dict[str, dict[str, Any]] = {
-        "suite": {name: import_module(module) for name, module in SUITES.items()},
-        **{"model": MODELS, "task": TASKS, "cell": CELLS, "solver": SOLVERS, "adjoint": ADJOINTS},
-    }
-    known = {kind: {name: _summary(entry) for name, entry in registry.items()} for kind, registry in registries.items()}
-    known["corpus"] = {name: corpus.claim for name, corpus in CORPORA.items()}
-    table = _table(("kind", "name", "what it is"), [(kind, *entry) for kind, found in known.items() for entry in found.items()])
-    _print(known, as_json, table, "A model, task, cell or solver of your own is named by dotted path: package.module:Name")
 
 
 def params(
@@ -123,7 +105,7 @@ def params(
             cells.append((row.group, row.label, paper[0], total, off[0], paper[1], rest, off[1], score, row.remark))
         else:
             cells.append((row.group, row.label, total, rest))
-    _print([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], as_json, _table(heads, cells))
+    print_lines([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], as_json, table_of(heads, cells))
 
 
 def explain(
@@ -144,11 +126,12 @@ def doctor(as_json: Json = False) -> None:
     from bench.instruments.self_test import examine
 
     instruments = examine()
+    heads = ("instrument", "works", "detail", "feeds")
     rows = [(one.name, "yes" if one.works else "no", one.detail, ", ".join(one.measures)) for one in instruments]
-    _print([dataclasses.asdict(one) for one in instruments], as_json, _table(("instrument", "works", "detail", "feeds"), rows))
+    print_lines([dataclasses.asdict(one) for one in instruments], as_json, table_of(heads, rows))
 
 
-def _print(data: Any, as_json: bool, *lines: str) -> None:
+def print_lines(data: Any, as_json: bool, *lines: str) -> None:
     """Print the data as JSON, or else the lines and tables."""
     if as_json:
         print(json.dumps(data, indent=1))
@@ -157,7 +140,7 @@ def _print(data: Any, as_json: bool, *lines: str) -> None:
         say(line)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table as wide as the terminal, all columns to the left."""
     return text_table(heads, [list(map(one_line, row)) for row in rows], range(len(heads)), terminal_width())
 
@@ -171,8 +154,3 @@ def _millions(number: float | None) -> str:
     if number is None:
         return "n/a"
     return f"{number / 1e6:.4g}M" if number >= 1e6 else f"{number / 1e3:.4g}K"
-
-
-def _summary(entry: Any) -> str:
-    """The first sentence of an object's docstring."""
-    return (entry.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")

@@ -494,6 +494,24 @@ class TestOthers:
         for name in (name for entries in known.values() for name in entries):
             assert name in out
 
+    def test_list_shows_the_settings_of_a_name(self, cli: Cli) -> None:
+        status, out, err = cli("list", "anderson")
+        assert (status, err) == (0, "")
+        assert "window   int           6" in out
+        assert "`solver.NAME`" in out
+        found = json.loads(cli("list", "transformer-xl", "--json")[1])
+        assert [one["kind"] for one in found] == ["model", "cell"]
+        assert "layers" in {one["setting"] for one in found[0]["settings"]}
+        assert not {"inputs", "width", "parts"} & {setting["setting"] for one in found for setting in one["settings"]}
+        assert "needed" in cli("list", "user_models:FailingModel")[1]
+        status, _, err = cli("list", "andersen")
+        assert (status, "did you mean 'anderson'" in err) == (2, True)
+
+    @pytest.mark.exhaustive
+    def test_list_shows_every_name(self, cli: Cli) -> None:
+        for name in {name for entries in json.loads(cli("list", "--json")[1]).values() for name in entries}:
+            assert cli("list", name)[0] == 0
+
     def test_show_by_id_and_by_beginning(self, cli: Cli, copied: Path) -> None:
         path = next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))
         status, out, _ = cli("show", path.stem, "--json")
