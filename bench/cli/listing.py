@@ -11,8 +11,9 @@ from bench.cli.inspect import print_lines, table_of
 from bench.cli.options import Json
 from bench.records.errors import unknown
 
-# What the harness gives to a component of a kind, where it asks for it; everything else that is keyword-only is a setting.
-_GIVEN = {"task": {"paths"}, "adjoint": {"solver", "stop"}, "model": {"parts"}, "cell": {"inputs", "width"}}
+# What the harness gives to components that ask for it; everything else that is keyword-only is a setting.
+_GIVEN = {"task": {"paths"}, "adjoint": {"solver", "stop"}, "model": {"inputs", "width", "parts"}, "cell": {"inputs", "width"}}
+_GIVEN["component"] = _GIVEN["model"] | _GIVEN["task"]
 _ABOUT = {
     "model": "Every model takes `width` and `inputs` too. `cell.NAME`, `solver.NAME` and `adjoint.NAME` are settings of its parts.",
     "cell": "A suite names them `cell.NAME`.",

@@ -503,7 +503,7 @@ class TestOthers:
         assert [one["kind"] for one in found] == ["model", "cell"]
         assert "layers" in {one["setting"] for one in found[0]["settings"]}
         assert not {"inputs", "width", "parts"} & {setting["setting"] for one in found for setting in one["settings"]}
-        assert "needed" in cli("list", "user_models:FailingModel")[1]
+        assert "wait_s   float  20.0" in cli("list", "user_models:FailingModel")[1]
         status, _, err = cli("list", "andersen")
         assert (status, "did you mean 'anderson'" in err) == (2, True)
 
@@ -553,7 +553,8 @@ class TestOthers:
             assert status == 0
         assert max(map(len, shown[80].splitlines())) <= 80
         words = {word for word in shown[1000].split() if word.strip("-")}
-        assert " more column" in shown[80] or words <= {*shown[80].split()}  # none is cut
+        if command != "doctor":  # whose measurements differ
+            assert " more column" in shown[80] or words <= {*shown[80].split()}  # none is cut
 
     def test_the_list_of_commands_is_whole_sentences(self, cli: Cli) -> None:
         _, out, _ = cli("--help")
