@@ -202,10 +202,11 @@ def peers(
 
     Needs the extra `peers`; about twelve minutes, with no other timing on the machine."""
     from bench.peers import record, show
+    from bench.report.report import plain
 
     found = record.make(out, threads, rounds, parse_device(device), problem or ())
     for name, table in show.tables(found).items():
-        print(f"{name}\n\n{show.pipe(table)}")
+        print(plain(table, f"{out / name}.md"))
     if found["contended"]:
         print(f"the times are unreliable: {one_line(found['contended'])}")
 
@@ -255,7 +256,7 @@ def memory(
         print(json.dumps(found, indent=1))
     else:
         for table in tables.paper_tables(found):
-            print(plain(table))
+            print(plain(table, f"{out / table.ending}.md"))
     depths = [row for row in found["laws"] if row["axis"] == "depth" and row["label"] in own]
     failed = [row["label"] for row in depths if scaling.judged(row) == "FAIL"]
     for label in failed:

@@ -1,19 +1,18 @@
-"""Commands that show and change nothing: status, show, list, params, explain, doctor."""
+"""Commands that show and change nothing: status, show, params, explain, doctor."""
 
 import dataclasses
 import json
-import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from bench.cli.options import RESULTS, Data, Device, Jobs, Json, Only, Processes, Results, Seeds, parse_data
 from bench.cli.run import make_plan
 from bench.records.errors import UserError
-from bench.report.console import PlainConsole
+from bench.records.escape import one_line
+from bench.report.console import say, terminal_width, text_table
 
 
 def status(
@@ -35,14 +34,12 @@ def status(
     store = Store(results)
     if suite is None:
         rows = overview(store)
-        table = _table("suite", "recorded", "ok", "failed", "running", "state saved")
-        for row in rows:
-            table.add_row(*(_counts(value) for value in row.values()))
-        _print(rows, as_json, table)
+        heads = ("suite", "recorded", "ok", "failed", "running", "state saved")
+        print_lines(rows, as_json, table_of(heads, [list(map(_counts, row.values())) for row in rows]))
         return
     short, plan, _ = make_plan(suite, only, seeds, device, data, processes)
     found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs))
-    _print(dataclasses.asdict(found), as_json, *found.lines())
+    print_lines(dataclasses.asdict(found), as_json, *found.lines())
 
 
 def show(
@@ -65,45 +62,24 @@ def show(
         raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
     record = store.read(*found[0])
     spec = record.spec
-    table = _table("measure", "value", "unit", "how, or why not", "over")
+    rows = []
     for name, measure in sorted(record.measures.items()):
         whole = isinstance(measure.value, int)
         value = "n/a" if measure.value is None else f"{measure.value:,}" if whole else f"{measure.value:.6g}"
-        table.add_row(name, value, measure.unit, measure.reason or measure.method, measure.scope)
-    tables = [table]
+        rows.append((name, f"{value} {measure.unit}", measure.reason or measure.method, measure.scope))
+    tables = [table_of(("measure", "value and unit", "how, or why not", "over"), rows)]
     if ranks := record.probes.get("ranks"):
-        tables.append(_table("of each process", *map(str, range(len(ranks)))))
-        for name in ranks[0]:
-            tables[1].add_row(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks))
-    _print(
+        rows = [(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks)) for name in ranks[0]]
+        tables.append(table_of(("of each process", *map(str, range(len(ranks)))), rows))
+    print_lines(
         record.model_dump(mode="json"),
         as_json,
         f"{record.run_id}: {record.status}" + (f" ({record.reason})" if record.reason else ""),
         f"model {spec.model.name} {json.dumps(spec.model.settings)}",
         f"task {spec.task.name} {json.dumps(spec.task.settings)}",
-        f"train {spec.train.model_dump_json()} seed {spec.seed}",
+        f"train {json.dumps(spec.train.model_dump(mode='json'))} seed {spec.seed}",
         *tables,
     )
-
-
-def list_(as_json: Json = False) -> None:
-    """What can be run: suites, models, tasks, cells, solvers, adjoints, and corpora that are fetched by name."""
-    from bench.suites import SUITES
-    from bench.tasks.corpora import CORPORA
-    from bench.training.registry import ADJOINTS, MODELS, TASKS
-    from deq import CELLS, SOLVERS
-
-    registries: dict[str, dict[str, Any]] = {
-        "suite": {name: import_module(module) for name, module in SUITES.items()},
-        **{"model": MODELS, "task": TASKS, "cell": CELLS, "solver": SOLVERS, "adjoint": ADJOINTS},
-    }
-    known = {kind: {name: _summary(entry) for name, entry in registry.items()} for kind, registry in registries.items()}
-    known["corpus"] = {name: corpus.claim for name, corpus in CORPORA.items()}
-    table = _table("kind", "name", "what it is")
-    for kind, entries in known.items():
-        for name, summary in entries.items():
-            table.add_row(kind, name, summary)
-    _print(known, as_json, table, "A model, task, cell or solver of your own is named by dotted path: package.module:Name")
 
 
 def params(
@@ -116,20 +92,20 @@ def params(
 
     rows = count_suite(suite, parse_data(data))
     if printed := any(row.printed_total is not None for row in rows):
-        heads = ["paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"]
+        heads = ["group", "model", "paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"]
     else:
-        heads = ["total", "non-emb."]
-    table = _table("group", "model", *heads)
+        heads = ["group", "model", "total", "non-emb."]
+    cells: list[Sequence[str]] = []
     for row in rows:
         total, rest = _millions(row.total), _millions(row.nonembedding)
         if printed:
             off = ["" if value is None else f"{100 * value:+.1f} %" for value in row.off]
             score = "n/a" if row.printed_score is None else f"{row.printed_score:g}"
             paper = _millions(row.printed_total), _millions(row.printed_nonembedding)
-            table.add_row(row.group, row.label, paper[0], total, off[0], paper[1], rest, off[1], score, row.remark)
+            cells.append((row.group, row.label, paper[0], total, off[0], paper[1], rest, off[1], score, row.remark))
         else:
-            table.add_row(row.group, row.label, total, rest)
-    _print([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], as_json, table)
+            cells.append((row.group, row.label, total, rest))
+    print_lines([dataclasses.asdict(row) | {"off": row.off, "agrees": row.agrees} for row in rows], as_json, table_of(heads, cells))
 
 
 def explain(
@@ -150,33 +126,23 @@ def doctor(as_json: Json = False) -> None:
     from bench.instruments.self_test import examine
 
     instruments = examine()
-    table = _table("instrument", "works", "detail", "feeds")
-    for instrument in instruments:
-        table.add_row(instrument.name, "yes" if instrument.works else "no", instrument.detail, ", ".join(instrument.measures))
-    _print([dataclasses.asdict(instrument) for instrument in instruments], as_json, table)
+    heads = ("instrument", "works", "detail", "feeds")
+    rows = [(one.name, "yes" if one.works else "no", one.detail, ", ".join(one.measures)) for one in instruments]
+    print_lines([dataclasses.asdict(one) for one in instruments], as_json, table_of(heads, rows))
 
 
-def _print(data: Any, as_json: bool, *lines: str | Table) -> None:
+def print_lines(data: Any, as_json: bool, *lines: str) -> None:
     """Print the data as JSON, or else the lines and tables."""
     if as_json:
         print(json.dumps(data, indent=1))
         return
-    console = _console()
     for line in lines:
-        console.print(line, markup=False)
+        say(line)
 
 
-def _console() -> PlainConsole:
-    """Standard output, as wide as the terminal; a file gets room for a line a row."""
-    return PlainConsole(width=None if sys.stdout.isatty() else 240)
-
-
-def _table(*heads: str) -> Table:
-    """A table that folds its cells and never cuts them, the first column last of all: two names must not become the same text."""
-    table = Table(box=None, pad_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head, overflow="fold", no_wrap=number == 0)
-    return table
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as wide as the terminal, all columns to the left."""
+    return text_table(heads, [list(map(one_line, row)) for row in rows], range(len(heads)), terminal_width())
 
 
 def _counts(value: Any) -> str:
@@ -188,8 +154,3 @@ def _millions(number: float | None) -> str:
     if number is None:
         return "n/a"
     return f"{number / 1e6:.4g}M" if number >= 1e6 else f"{number / 1e3:.4g}K"
-
-
-def _summary(entry: Any) -> str:
-    """The first sentence of an object's docstring."""
-    return (entry.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")

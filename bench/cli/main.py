@@ -1,6 +1,7 @@
 """The command line: all commands, the process's streams, and exit statuses."""
 
 import os
+import shutil
 import sys
 import warnings
 from contextlib import suppress
@@ -8,8 +9,9 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from bench.cli import develop, gpu, inspect, report, run, share
+from bench.cli import develop, gpu, inspect, listing, report, run, share
 from bench.records.errors import LeftOut, UserError, one_line
+from bench.report.console import for_terminal, invocation
 
 app = typer.Typer(
     name="bench",
@@ -20,13 +22,13 @@ app = typer.Typer(
     help="Run suites of deep equilibrium models and baselines, and show their results. A suite is configured in its Python file.",
 )
 for _command in (
-    *(run.run, inspect.status, inspect.show, inspect.params, inspect.explain, inspect.doctor),
+    *(run.run, inspect.status, listing.list_, inspect.show, inspect.explain, inspect.params, inspect.doctor),
     *(report.report, report.page, report.claims, share.merge, share.export),
     *(develop.check, develop.golden, develop.peers, develop.memory, gpu.gpu),
 ):
-    app.command()(_command)
-app.command("list")(inspect.list_)
-app.add_typer(develop.gate_app, name="gate")
+    _name = _command.__name__.rstrip("_")
+    app.command(_name, short_help=(_command.__doc__ or "").partition("\n\n")[0])(_command)  # whole sentences, not the first words
+app.add_typer(develop.gate_app, name="gate", short_help=(develop.gate.__doc__ or "").partition("\n\n")[0])
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, wherever typer keeps it
 
@@ -35,7 +37,7 @@ def main() -> None:
     """Run the command line. A UserError, a wrong option or an error of the system is one line and exit status 2."""
     _prepare_process()
     try:
-        status = app(prog_name="python -m bench", standalone_mode=False)
+        status = app(prog_name=invocation(), standalone_mode=False)
     except UserError as error:
         _complain(f"error: {error}")
         _exit(2)
@@ -81,7 +83,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 
 def _complain(text: str) -> None:
     with suppress(OSError):
-        print(one_line(text), file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+        print(for_terminal(one_line(text), width), file=sys.stderr, flush=True)
 
 
 def _exit(status: int) -> NoReturn:

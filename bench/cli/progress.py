@@ -74,7 +74,7 @@ class Display:
     def print(self, text: str) -> None:
         """Print a line, above the bars if there are any."""
         if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
     def _stage(self, name: str, stage: StageSummary) -> None:
         if not stage.wanted:

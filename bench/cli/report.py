@@ -10,6 +10,10 @@ import typer
 
 from bench.cli.options import RESULTS, Json, Results, parse_data
 from bench.records.errors import UserError, unknown
+from bench.report.console import say
+
+# Columns of these tables for a terminal, those that count first: a narrow one has no room for the last.
+_SHOWN = {"claims": (0, 3, 5, 1), "identities": (0, 3, 5, 1), "table-1": (0, 1, 4, 5, 7, 6, 2, 3)}
 
 
 def report(results: Results = RESULTS, as_json: Json = False) -> None:
@@ -17,7 +21,10 @@ def report(results: Results = RESULTS, as_json: Json = False) -> None:
     from bench.report.report import write_report
 
     files = write_report(results)
-    print(json.dumps([str(file) for file in files], indent=1) if as_json else f"wrote {len(files)} files below {results}")
+    if as_json:
+        print(json.dumps([str(file) for file in files], indent=1))
+    else:
+        say(f"wrote {len(files)} files below {results}")
 
 
 def page(
@@ -33,8 +40,10 @@ def page(
 
     file, content = out or results / "report.html", render_page(results).encode()
     write_bytes(file, content)
-    size = len(content)
-    print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"wrote {file} ({size / 1e6:.1f} MB)")
+    if as_json:
+        print(json.dumps({"file": str(file), "bytes": len(content)}))
+    else:
+        say(f"wrote {file} ({len(content) / 1e6:.1f} MB)")
 
 
 def claims(
@@ -86,7 +95,7 @@ def claims(
         print(json.dumps([one.as_data() for one in found], indent=1))
         return
     if only is not None:
-        print(plain(tables.parts(found[0])))
+        print(plain(tables.parts(found[0]), "--json"))
         return
     copied = copying.table(evidence)
     audited = audit_table(evidence, (*SUITES, *own))
@@ -99,9 +108,10 @@ def claims(
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
-        print(plain(table, (0, 3, 5, 1) if table in ledgers else None))
+        print(plain(table, f"{stem}.md", _SHOWN.get(table.ending)))
     if guided is not None:
         _refresh_guide(results / "README.md", markdown(guided, whole=False))
+    say(f"wrote {results / 'CLAIMS.md'}, and its tables to {results / 'claims'}")
 
 
 def _refresh_guide(path: Path, guide: str) -> None:

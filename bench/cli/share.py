@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import RESULTS, Json, Results
 from bench.records.errors import UserError
+from bench.report.console import say
 
 
 def merge(
@@ -39,7 +40,7 @@ def merge(
     if as_json:
         print(json.dumps({name: counts[name] for name in ("copied", "kept")}))
     else:
-        print(f"copied {counts['copied']} runs into {results}, {counts['kept']} were there already; run `report` for the tables")
+        say(f"copied {counts['copied']} runs into {results}, {counts['kept']} were there already; run `report` for the tables")
 
 
 def export(
@@ -68,4 +69,4 @@ def export(
         except ImportError as error:
             raise UserError("export: .parquet needs pyarrow: pip install pyarrow, or write .csv") from error
     write_bytes(file, content)
-    print(f"wrote {file}: {len(frame)} lines, {len(frame.columns)} columns")
+    say(f"wrote {file}: {len(frame)} lines, {len(frame.columns)} columns")

@@ -16,7 +16,7 @@ from bench.records.errors import UserError, unknown
 from bench.records.escape import csv_cell, latex_escape, markdown_escape, one_line
 from bench.records.record import Record, write_text
 from bench.records.store import Store
-from bench.report.console import terminal_width, text_table
+from bench.report.console import for_terminal, terminal_width, text_table
 from bench.report.figures import FIGURES, Images, Kind, render, write
 from bench.report.machines import environments
 from bench.report.style import assign_styles
@@ -81,18 +81,19 @@ def csv_text(table: Table) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def plain(table: Table, columns: Sequence[int] | None = None) -> str:
-    """The table for a terminal, or only some of its columns; a star stands for bold."""
-    shown = range(len(table.heads)) if columns is None else columns
+def plain(table: Table, source: str, columns: Sequence[int] | None = None) -> str:
+    """The table for a terminal, or only some of its columns; a star stands for bold, `source` is the file that has all."""
+    shown, width = range(len(table.heads)) if columns is None else columns, terminal_width()
     heads = [f"{one_line(name)}\n({one_line(unit)})" if unit else one_line(name) for name, unit in table.heads]
     rows = [
         [one_line(e.text) + ("*" if e.bold and e.value is not None else "") + _superscript(e.notes) for e in row]
         for row in table.rows
     ]
     left = [place for place, index in enumerate(shown) if _left(table)[index]]
-    body = text_table([heads[index] for index in shown], [[row[index] for index in shown] for row in rows], left, terminal_width())
+    body = text_table([heads[index] for index in shown], [[row[index] for index in shown] for row in rows], left, width, source)
     notes = [f"{_superscript([number])} {one_line(note)}" for number, note in enumerate(table.notes, 1)]
-    return "\n".join([one_line(table.title), "", body, *notes, one_line(table.caption)]) + "\n"
+    texts = [for_terminal(text, width) for text in (one_line(table.title), *notes, one_line(table.caption))]
+    return "\n".join([texts[0], "", body, *texts[1:]]) + "\n"
 
 
 def read_suites(results: Path) -> dict[str, list[Record]]:
@@ -110,8 +111,12 @@ def summary(results: Path, suite: str) -> str:
     records = store.read_all(suite) if suite in store.suites() else []
     if not records:
         raise unknown("suite", suite, store.suites())
-    tables = [table for group in groups(suite, records) for table in group_tables(group)]
-    shown = [plain(table) for table in tables if table.ending in (*MEASURE_TABLES, "quality")]
+    tables = [(group, table) for group in groups(suite, records) for table in group_tables(group)]
+    shown = [
+        plain(table, f"{results / _stem(group, 'tables', table.ending)}.md")
+        for group, table in tables
+        if table.ending in (*MEASURE_TABLES, "quality")
+    ]
     return "\n".join([*shown, "* best, its interval apart from every other row's; n: runs that ended ok."])
 
 

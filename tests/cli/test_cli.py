@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import pytest
 from cases import exhaustive, product
-from rich.console import Console
 from running import PATIENCE_S, own_locks
 
 from bench.cli.main import main
@@ -468,7 +467,7 @@ class TestRun:
         (line,) = (line for line in err.splitlines() if not line.startswith("final runs: "))
         assert status == 1
         assert "1 of 1 final runs failed (1 diverged). The first: training loss nan at step 2" in line
-        assert f"python -m bench show {run_id}" in line
+        assert f" -m bench show {run_id}" in line
         assert run_id in out if options else "0/1 diverged" in out
 
     @pytest.mark.end_to_end
@@ -496,6 +495,24 @@ class TestOthers:
         for name in (name for entries in known.values() for name in entries):
             assert name in out
 
+    def test_list_shows_the_settings_of_a_name(self, cli: Cli) -> None:
+        status, out, err = cli("list", "anderson")
+        assert (status, err) == (0, "")
+        assert "window   int           6" in out
+        assert "`solver.NAME`" in out
+        found = json.loads(cli("list", "transformer-xl", "--json")[1])
+        assert [one["kind"] for one in found] == ["model", "cell"]
+        assert "layers" in {one["setting"] for one in found[0]["settings"]}
+        assert not {"inputs", "width", "parts"} & {setting["setting"] for one in found for setting in one["settings"]}
+        assert "wait_s   float  20.0" in cli("list", "user_models:FailingModel")[1]
+        status, _, err = cli("list", "andersen")
+        assert (status, "did you mean 'anderson'" in err) == (2, True)
+
+    @pytest.mark.exhaustive
+    def test_list_shows_every_name(self, cli: Cli) -> None:
+        for name in {name for entries in json.loads(cli("list", "--json")[1]).values() for name in entries}:
+            assert cli("list", name)[0] == 0
+
     def test_show_by_id_and_by_beginning(self, cli: Cli, copied: Path) -> None:
         path = next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))
         status, out, _ = cli("show", path.stem, "--json")
@@ -515,12 +532,44 @@ class TestOthers:
     def test_show_cuts_no_name_however_narrow_the_terminal(
         self, width: int, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bench.cli.inspect._console", lambda: Console(width=width, highlight=False))
+        monkeypatch.setenv("COLUMNS", str(width))
         _, out, _ = cli("show", "echo-deq-s0")
         names = read_record(next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))).measures
-        folded = "".join(line[:width].split("  ")[0].strip() for line in out.splitlines())
-        assert [name for name in names if name not in folded] == []
+        assert {*names} <= {*out.split()}
         assert "…" not in out
+
+    @pytest.mark.parametrize(
+        "command",
+        ["list", "doctor", "status", "status mine.py", "params --suite mine.py", "show echo-deq-s0", "explain mine/echo/DEQ/hits"]
+        + ["claims", "claims --only memory-saved", "run mine.py --device cpu", "report", "page", "export runs.csv", "--help"],
+    )
+    @pytest.mark.usefixtures("no_run")
+    def test_no_line_is_longer_than_the_terminal(
+        self, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        shown = {}
+        for width in (80, 1000):
+            monkeypatch.setenv("COLUMNS", str(width))
+            status, shown[width], _ = cli(*command.split())
+            assert status == 0
+        assert max(map(len, shown[80].splitlines())) <= 80
+        words = {word for word in shown[1000].split() if word.strip("-")}
+        if command != "doctor":  # whose measurements differ
+            assert " more column" in shown[80] or words <= {*shown[80].split()}  # none is cut
+
+    def test_the_list_of_commands_is_whole_sentences(self, cli: Cli) -> None:
+        _, out, _ = cli("--help")
+        assert "..." not in out.partition("Commands:")[2]
+        assert "every measure with its unit, method and scope." in " ".join(out.split())
+
+    def test_a_printed_command_needs_no_activated_environment(
+        self, cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr(sys, "executable", str(copied / ".venv" / "bin" / "python"))
+        assert "reproduce  .venv/bin/python -m bench run " in cli("explain", "mine/echo/DEQ/hits")[1]
+        monkeypatch.setattr(sys, "executable", "/elsewhere/a b/python")
+        assert "reproduce  '/elsewhere/a b/python' -m bench run " in cli("explain", "mine/echo/DEQ/hits")[1]
 
     def test_doctor(self, cli: Cli) -> None:
         status, out, err = cli("doctor", "--json")

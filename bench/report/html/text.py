@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from bench.analysis.statistics import significant
 from bench.claims.claim import Finding
 from bench.records.escape import one_line
-from bench.report.console import terminal_width, text_table
+from bench.report.console import for_terminal, terminal_width, text_table
 from bench.report.html.sources import CellSource
 
 
@@ -15,10 +15,10 @@ def render(found: CellSource | Finding) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    cells = [[one_line(cell) for cell in row] for row in rows]
+    cells = [[for_terminal(one_line(cell)) for cell in row] for row in rows]
     words = [index for index in range(len(heads)) if index not in right]
     body = text_table(list(map(one_line, heads)), cells, words, terminal_width())
-    return f"{one_line(title)}\n\n{body}\n"
+    return f"{for_terminal(one_line(title), terminal_width())}\n\n{body}\n"
 
 
 def _number(value: float | int | str | None) -> str:
