@@ -26,7 +26,8 @@ def status(
     processes: Processes = 1,
     as_json: Json = False,
 ) -> None:
-    """How far a suite is: done, running, failed, left, and about how long that will take. Runs nothing."""
+    """How far a suite is: done, running, failed, left, and about how long that will take. Runs and fetches nothing."""
+    from bench.cli.run_summary import PUBLISHED
     from bench.execution.coordinator import default_slots
     from bench.execution.status import overview, status
     from bench.records.store import Store
@@ -37,9 +38,17 @@ def status(
         heads = ("suite", "recorded", "ok", "failed", "running", "state saved")
         print_lines(rows, as_json, table_of(heads, [list(map(_counts, row.values())) for row in rows]))
         return
-    short, plan, _ = make_plan(suite, only, seeds, device, data, processes)
-    found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs))
-    print_lines(dataclasses.asdict(found), as_json, *found.lines())
+    short, plan, _, absent = make_plan(suite, only, seeds, device, data, processes, fetch=False)
+    note = (
+        f"not counted: runs on {', '.join(absent)}, not fetched yet: `run` does, or give --data {absent[0]}=PATH" if absent else ""
+    )
+    if plan is None:
+        counts = next((row for row in overview(store) if row["suite"] == short), {"suite": short, "recorded": 0})
+        print_lines(counts, as_json, f"{counts['recorded']} runs are recorded", note)
+        return
+    published = Store(PUBLISHED)
+    found = status(plan, suite=short, store=store, slots=default_slots(plan.specs(), jobs), published=published)
+    print_lines(dataclasses.asdict(found), as_json, *found.lines(), *filter(None, [note]))
 
 
 def show(

@@ -58,7 +58,9 @@ def parse_data(pairs: list[str] | None) -> dict[str, Path]:
             if name not in CORPORA:
                 raise UserError(f"--data {pair!r}: give NAME=PATH, or one of {', '.join(sorted(CORPORA))} to fetch it")
             path = str(fetch(CORPORA[name]))
-        if not path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name):
+        if name and not path:
+            raise UserError(f"--data {pair!r}: the path is missing: give NAME=PATH, a UTF-8 file or folder")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name):
             raise UserError(f"--data {pair!r}: give NAME=PATH, the name of letters, digits, _, + and -")
         if name in data:
             raise UserError(f"--data: {name!r} is named twice")

@@ -1,6 +1,7 @@
 """`bench run`: execute what a suite lacks, with progress, limits and interruption."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -55,10 +56,11 @@ def run(
     A failed run is a row with its reason. Exit status 0: a final run ended ok; 1: none did; 2: a wrong call; 130: stopped.
     """
     from bench.cli.progress import Display
+    from bench.cli.run_summary import opening
     from bench.execution.coordinator import Coordinator, Halted, RunOptions, default_slots
     from bench.records.spec import Limits
     from bench.records.store import Store
-    from bench.report.report import summary, write_report
+    from bench.report.report import write_report
 
     options = RunOptions(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
@@ -68,9 +70,12 @@ def run(
         keep_stale=keep_stale,
     )
     with import_timeout(limit):
-        short, plan, corpora = make_plan(suite, only, seeds, device, data, processes)
+        short, plan, corpora, _ = make_plan(suite, only, seeds, device, data, processes)
     store = Store(results)
     with Display(quiet=as_json) as display:
+        if not as_json and engine != "ray":  # whose machines may differ from this one
+            store.check(short)
+            display.print(opening(plan, short, store, default_slots(plan.specs(), jobs)))
         coordinator = Coordinator(
             plan,
             suite=short,
@@ -89,16 +94,27 @@ def run(
                 display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results)
+    _print_results(records, store, short, as_json)
+    raise typer.Exit(0 if any(record.status == "ok" for record in records) else 1)
+
+
+def _print_results(records: Sequence[Any], store: Any, suite: str, as_json: bool) -> None:
+    """The tables, what was found and where it is, and on standard error which final runs failed."""
+    from bench.cli.run_summary import closing
+    from bench.report.console import for_terminal, say
+    from bench.report.report import summary
+
     if as_json:
-        runs = [_summary(record, store.path(short, record.run_id)) for record in records]
-        print(json.dumps({"suite": short, "runs": runs}, indent=1))
+        runs = [_summary(record, store.path(suite, record.run_id)) for record in records]
+        print(json.dumps({"suite": suite, "runs": runs}, indent=1))
     else:
-        print(summary(results, short))
+        print(f"{summary(store.results, suite)}\n")
+        for line in closing(records, store.results, suite):
+            say(line)
     failed = [record for record in records if record.status != "ok"]
-    none_ok = len(failed) == len(records)
-    if failed and (none_ok or not as_json):
-        print(_what_failed(failed, len(records), results), file=sys.stderr)
-    raise typer.Exit(1 if none_ok else 0)
+    if failed and (len(failed) == len(records) or not as_json):
+        width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+        print(for_terminal(_what_failed(failed, len(records), store.results), width), file=sys.stderr)
 
 
 def _what_failed(failed: Sequence[Any], wanted: int, results: Path) -> str:
@@ -121,17 +137,27 @@ def _summary(record: Any, path: Path) -> dict[str, Any]:
 
 
 def make_plan(
-    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int
-) -> tuple[str, Any, dict[str, Path]]:
-    """The suite's short name, its Plan, and the corpora, from options."""
+    suite: str, only: str | None, seeds: str | None, device: str, data: list[str] | None, processes: int, fetch: bool = True
+) -> tuple[str, Any, dict[str, Path], list[str]]:
+    """The suite's short name, its Plan, and the corpora, from options.
+
+    Without `fetch` nothing is downloaded: comparisons of corpora that are not here are left out, and their names come last. The
+    Plan is None where nothing is left.
+    """
     from bench.execution.plan import Plan
     from bench.execution.suite_loading import load_suite
+    from bench.tasks.corpora import CORPORA, is_fetched
 
     corpora = parse_data(data)
     chosen = parse_seeds(seeds) if seeds is not None else None
     short, entries = load_suite(suite, corpora)
-    plan = Plan(entries, data=corpora, only=only, seeds=chosen, device=parse_device(device), processes=processes)
-    return short, plan, corpora
+    absent = {} if fetch else {name for name, corpus in CORPORA.items() if name not in corpora and not is_fetched(corpus)}
+    here = [entry for entry in entries if entry.task.name != "text" or entry.task.settings.get("data") not in absent]
+    left_out = sorted({str(entry.task.settings["data"]) for entry in entries if entry not in here})
+    if not here:
+        return short, None, corpora, left_out
+    plan = Plan(here, data=corpora, only=only, seeds=chosen, device=parse_device(device), processes=processes)
+    return short, plan, corpora, left_out
 
 
 def _parse_retry(text: str | None) -> frozenset[Any]:

@@ -97,8 +97,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
-    """Count a plan's runs by their state, and estimate the time left on this machine with `slots` runs at a time."""
+def status(plan: Plan, *, suite: str, store: Store, slots: int, published: Store | None = None) -> SuiteStatus:
+    """Count a plan's runs by their state, and estimate the time left on this machine with `slots` runs at a time.
+
+    Where none of them is recorded, the times are those of the `published` runs.
+    """
     here = cache(environment)
 
     def identity(spec: RunSpec) -> Identity:
@@ -126,6 +129,9 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
         for reason in record.identity.differs(identity(spec))
     }
     recorded = store.read_valid(suite, [head.run_id for head in done])
+    times = [(specs[head.run_id], head.elapsed_s) for head in done]
+    if not times and published is not None and suite in published.suites():
+        times = [(record.spec, record.elapsed_s) for record in published.stream(suite)]
     older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
     return SuiteStatus(
         wanted=len(specs) + unknown,
@@ -138,7 +144,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int) -> SuiteStatus:
         reasons=sorted(reasons),
         older=len(older),
         modules=sorted({module for modules in older for module in modules}),
-        seconds=_seconds_left([(specs[head.run_id], head.elapsed_s) for head in done], missing.values(), unknown, slots),
+        seconds=_seconds_left(times, missing.values(), unknown, slots),
     )
 
 

@@ -144,6 +144,12 @@ def fetch(corpus: Corpus) -> Path:
     return text
 
 
+def is_fetched(corpus: Corpus) -> bool:
+    """Whether the corpus's files are in `data_folder()`, so that `fetch` needs no network unless one is damaged."""
+    home = data_folder() / corpus.name
+    return (home / "text").is_dir() if corpus.members else all((home / name).is_file() for name in corpus.downloads)
+
+
 def located(corpus: Corpus, path: Path) -> Path:
     """Return the user's folder or file with the corpus; an archive is checked and extracted."""
     if corpus.members and path.is_file():

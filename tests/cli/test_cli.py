@@ -142,7 +142,7 @@ def refused(cli: Cli, folder: Path, arguments: tuple[object, ...], *texts: str) 
     assert status == 2
     assert out == ""
     assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if not line.startswith(("learning-rate trials: ", "final runs: "))]
+    lines = [line for line in err.splitlines() if not line.startswith(("suite mine: ", "learning-rate trials: ", "final runs: "))]
     assert len(lines) == 1, err
     assert len(err) < 600
     for part in texts:
@@ -160,7 +160,7 @@ class TestRefused:
             (("run", "text"), ["--data NAME=PATH"]),
             (("run", "text", "--data", "a=absent.txt"), ["absent.txt does not exist"]),
             (("run", "text", "--data", "corpus.txt"), ["NAME=PATH"]),
-            (("run", "text", "--data", "a="), ["NAME=PATH"]),
+            (("run", "text", "--data", "a="), ["the path is missing", "NAME=PATH"]),
             (("run", "text", "--data", "=corpus.txt"), ["NAME=PATH"]),
             (("run", "text", "--data", "../a=corpus.txt"), ["NAME=PATH"]),
             (("run", "text", "--data", "a=corpus.txt", "--data", "a=corpus.txt"), ["named twice"]),
@@ -464,7 +464,7 @@ class TestRun:
     ) -> None:
         status, out, err = cli("run", "mine.py", "--device", "cpu", "--only", "NaN*", *options)
         (run_id,) = (path.stem for path in (copied / "results" / "runs" / "mine").glob("failing-*.json"))
-        (line,) = (line for line in err.splitlines() if not line.startswith("final runs: "))
+        (line,) = (line for line in err.splitlines() if not line.startswith(("suite mine: ", "final runs: ")))
         assert status == 1
         assert "1 of 1 final runs failed (1 diverged). The first: training loss nan at step 2" in line
         assert f" -m bench show {run_id}" in line
@@ -512,6 +512,15 @@ class TestOthers:
     def test_list_shows_every_name(self, cli: Cli) -> None:
         for name in {name for entries in json.loads(cli("list", "--json")[1]).values() for name in entries}:
             assert cli("list", name)[0] == 0
+
+    def test_status_fetches_no_corpus(self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DEQ_BENCH_DATA", str(tmp_path / "none"))
+        monkeypatch.setattr("bench.tasks.corpora._download", lambda *_: pytest.fail("a file was downloaded"))
+        status, out, err = cli("status", "small", "--only", "copy*/GRU")
+        assert (status, err) == (0, "")
+        assert "6 runs: 0 ok" in out
+        assert "not counted: runs on tinyshakespeare" in out
+        assert "not counted: runs on ptb" in cli("status", "ptb")[1]
 
     def test_show_by_id_and_by_beginning(self, cli: Cli, copied: Path) -> None:
         path = next((copied / "results" / "runs" / "mine").glob("echo-deq-s0-*.json"))

@@ -1,0 +1,79 @@
+"""What `bench run` prints first and last: how much there is to run, what was found, and where it is."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.execution.plan import Plan
+from bench.execution.status import duration, status
+from bench.records.record import Record
+from bench.records.store import Store
+
+PUBLISHED = Path(__file__).parents[2] / "results"
+_MOST = 3  # comparisons that are named
+
+
+def opening(plan: Plan, suite: str, store: Store, slots: int) -> str:
+    """The numbers of trials and final runs, how many are left, and about how long they take."""
+    found = status(plan, suite=suite, store=store, slots=slots, published=Store(PUBLISHED))
+    text = f"suite {suite}: {len(plan.trials())} learning-rate trials and {plan.wanted()} final runs"
+    if not found.left:
+        return f"{text}, all recorded"
+    time = "time unknown: no such run is recorded" if found.seconds is None else f"about {duration(found.seconds)} in all"
+    return f"{text}; {found.left} to run, {time}"
+
+
+def closing(records: Sequence[Record], results: Path, suite: str) -> list[str]:
+    """What the final runs found, how their scores compare with the published ones, and where tables, figures and the page are."""
+    ok = [record for record in records if record.status == "ok"]
+    best = _best(ok)
+    lines = [f"{len(ok)} of {len(records)} final runs ended ok"]
+    if best:
+        more = f"; and of {len(best) - _MOST} more" if len(best) > _MOST else ""
+        lines.append(f"best mean scores: {'; '.join(best[:_MOST])}{more}")
+    if (same := compare_published(ok, results, suite)) is not None:
+        lines.append(same)
+    lines.append(f"tables: {results / 'TABLES.md'}, {results / 'tables' / suite}")
+    lines.append(f"figures: {results / 'figures' / suite}")
+    where = f" --results {results}" if results != Path("results") else ""
+    lines.append(f"page: `python -m bench page{where}` writes {results / 'report.html'}: open it in a browser")
+    return lines
+
+
+def _best(ok: Sequence[Record]) -> list[str]:
+    """The best row of each group, by the mean of its headline score on the test split."""
+    found: dict[str, dict[str, list[float]]] = {}
+    metrics = {}
+    for record in ok:
+        if (value := record.value(f"test_{record.headline}")) is not None and record.headline in record.metrics:
+            found.setdefault(record.spec.group, {}).setdefault(record.spec.label, []).append(value)
+            metrics[record.spec.group] = (record.headline, record.metrics[record.headline])
+    lines = []
+    for group, rows in found.items():
+        name, metric = metrics[group]
+        means = {label: statistics.fmean(values) for label, values in rows.items()}
+        label = (max if metric.better == "higher" else min)(means, key=lambda label: means[label])
+        unit = "" if metric.unit == "1" else f" {metric.unit}"
+        lines.append(f"{group}: {label}, {name} {means[label]:.4g}{unit}")
+    return lines
+
+
+def compare_published(ok: Sequence[Record], results: Path, suite: str) -> str | None:
+    """In how many runs the test score equals that of a published run of the same RunSpec, bit for bit.
+
+    None where the results are the published ones, or no run has a published one.
+    """
+    published = Store(PUBLISHED)
+    if results.resolve() == PUBLISHED.resolve() or suite not in published.suites():
+        return None
+    ids, same, other = published.by_key(suite), 0, 0
+    for record in ok:
+        name = f"test_{record.headline}"
+        known = [one for one in published.read_valid(suite, ids.get(record.spec.key, [])) if one.value(name) is not None]
+        if known:
+            equal = any(one.value(name) == record.value(name) for one in known)
+            same, other = same + equal, other + (not equal)
+    if not same + other:
+        return None
+    absent = f" ({len(ok) - same - other} have no published one)" if len(ok) > same + other else ""
+    return f"same test score as published in {same} of {same + other} runs{absent}"
