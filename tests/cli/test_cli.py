@@ -402,7 +402,7 @@ class TestRun:
         files = [path for path in (finished / "results").rglob("*") if path.is_file()]
         written = {path.suffix for path in files if "work" not in path.parts}
         assert {path.parent.name[:7] for path in files if "work" in path.parts} == {"failing"}
-        assert written == {".json", ".md", ".tex", ".csv", ".svg"}
+        assert written == {".json", ".md", ".tex", ".csv", ".svg", ".pdf"}
         assert not list((finished / "results").rglob("*.tmp"))
 
     def test_a_failed_run_is_a_row_with_its_reason(self, finished: Path) -> None:
