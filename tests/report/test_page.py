@@ -257,7 +257,10 @@ def test_cells_of_other_tables_come_from_their_own_lines(written: Path) -> None:
                 assert (sources_[-1] is None) == (row_.family == "reference")
 
 
-def test_a_failed_run_is_listed_does_not_count_and_is_one_line_without_control_characters(written: Path) -> None:
+def test_a_failed_run_is_listed_does_not_count_and_is_one_line_without_control_characters(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a table is wrapped to it
     found = cell(written, "quick/copy T30/LSTM/loss")
     assert found.cell.interval is not None
     assert found.cell.interval.n == 2
