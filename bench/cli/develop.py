@@ -11,6 +11,7 @@ import typer
 
 from bench.cli.options import Device, Json, parse_device, parse_settings
 from bench.records.errors import UserError, one_line, unknown
+from bench.report.console import say
 
 gate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXPECTED = Path("results/gate/expected.json")
@@ -179,7 +180,7 @@ def golden(accept: Annotated[bool, typer.Option(help="write the curves as the ac
     found = curves.curves(curves.cases())
     lines = curves.differences(found, curves.read())
     for line in lines:
-        print(line)
+        say(line)
     if accept:
         curves.accept(found)
         print(f"{len(found)} curves written to {curves.FILE}")
@@ -208,7 +209,7 @@ def peers(
     for name, table in show.tables(found).items():
         print(plain(table, f"{out / name}.md"))
     if found["contended"]:
-        print(f"the times are unreliable: {one_line(found['contended'])}")
+        say(f"the times are unreliable: {one_line(found['contended'])}")
 
 
 def memory(

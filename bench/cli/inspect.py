@@ -88,6 +88,7 @@ def show(
         f"task {spec.task.name} {json.dumps(spec.task.settings)}",
         f"train {json.dumps(spec.train.model_dump(mode='json'))} seed {spec.seed}",
         *tables,
+        *([f"\n{trace}"] if (trace := str(record.provenance.get("traceback", ""))) else []),
     )
 
 

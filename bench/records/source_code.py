@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader, all_suffixes
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -59,6 +60,18 @@ def source_of(module: str) -> Source | None:
             return None
         found = Source(file, _read(module, file))
         (_imported if module in sys.modules else _fixed)[module] = found
+    return found
+
+
+def line_of_user(error: BaseException) -> str | None:
+    """The innermost line of the user's code that an exception or its causes passed, as `file.py:12`; None without one."""
+    found, one = None, error
+    while one is not None:
+        for frame, number in walk_tb(one.__traceback__):
+            module = str(frame.f_globals.get("__name__"))
+            if module in _imported and not is_ours(module):
+                found = f"{Path(frame.f_code.co_filename).name}:{number}"
+        one = one.__cause__  # type: ignore[assignment]
     return found
 
 

@@ -1,6 +1,7 @@
 """Execute one run: build, train, evaluate and probe a model, and return its Record."""
 
 import datetime
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 
 from bench.instruments.contention import CONTENDED
 from bench.instruments.environment import environment, use_float32
-from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory
+from bench.records.errors import CodeError, UserError, failure, one_line, out_of_memory, shortened
 from bench.records.identity import Identity, code_here, project_code
 from bench.records.record import Measure, Record, RunStatus, measured
+from bench.records.source_code import line_of_user
 from bench.records.spec import RunSpec
 from bench.tasks.task import Task, derive_seed
 from bench.training.checkpoint import Interrupted
@@ -89,6 +91,7 @@ def run(
             "checkpoint": context.checkpoint.problem,
             "checkpoint_step": context.checkpoint.step,
             "code": dict(project_code()),
+            **({"traceback": execution.traceback} if execution.traceback else {}),
         },
         environment=environment(spec.device, spec.threads),
     )
@@ -106,6 +109,7 @@ class _Execution:
         self.trainer: Trainer | None = None
         self.measures: dict[str, Measure] = {}
         self.probes: dict[str, Any] = {}
+        self.traceback: str | None = None
         self._contended: str | None = None  # why the clocks are unreliable
 
     def run(self, expected: Identity | None) -> tuple[RunStatus, str | None]:
@@ -133,7 +137,11 @@ class _Execution:
                 raise
             if any(message in str(error) for message in _ODE_FAILURES):
                 return "diverged", one_line(f"the ODE solver gave up: {error}")
-            return failure(error)
+            status, reason = failure(error)
+            if status == "crashed":
+                self.traceback = shortened("".join(traceback.format_exception(error)))
+            place = line_of_user(error)
+            return status, reason if place is None else f"{reason} ({place})"
         return "ok", None
 
     def _verify(self, expected: Identity) -> None:

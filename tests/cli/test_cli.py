@@ -22,7 +22,7 @@ from running import PATIENCE_S, own_locks
 from bench.cli.main import main
 from bench.cli.options import parse_seeds
 from bench.execution.engines.local import Local
-from bench.records.record import Record, read_record
+from bench.records.record import Record, read_record, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
@@ -536,6 +536,13 @@ class TestOthers:
         status, out, _ = cli("show", "failing")
         assert status == 0
         assert "training loss nan at step 2 of 4" in out
+
+    def test_show_prints_the_traceback_of_a_crash(self, cli: Cli, copied: Path) -> None:
+        path = next((copied / "results" / "runs" / "mine").glob("failing-*.json"))
+        record = read_record(path)
+        trace = 'Traceback (most recent call last):\n  File "my.py", line 3, in forward\nValueError: no\n'
+        write_record(path, record.model_copy(update={"provenance": record.provenance | {"traceback": trace}}))
+        assert trace.strip() in cli("show", "failing")[1]
 
     @pytest.mark.parametrize("width", [40, 80])
     def test_show_cuts_no_name_however_narrow_the_terminal(

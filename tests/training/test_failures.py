@@ -20,6 +20,7 @@ from bench.training.distributed import Ranks
 from bench.training.run import run
 
 __all__ = ["own_locks"]  # a fixture
+USERS = Path(__file__).parents[1] / "user_models.py"
 
 
 class TestFailures:
@@ -59,6 +60,13 @@ class TestFailures:
         assert "\n" not in str(record.reason)
         assert len(record.curve) == (0 if how == "build" else 1)
         Record.model_validate_json(record.model_dump_json())
+
+    def test_a_crash_names_the_line_of_the_users_code_and_keeps_the_traceback(self) -> None:
+        record = run(misfit("raise"), suite="s")
+        line = next(number for number, text in enumerate(USERS.read_text().splitlines(), 1) if "a user's mistake" in text)
+        assert record.reason == f"RuntimeError: a user's mistake (user_models.py:{line})"
+        assert f'user_models.py", line {line}, in _raise' in record.provenance["traceback"]
+        assert "traceback" not in run(misfit("nan"), suite="s").provenance
 
     def test_a_failure_keeps_what_was_measured_and_names_the_data(self) -> None:
         record = run(misfit("raise", 3), suite="s")
