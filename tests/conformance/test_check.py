@@ -223,8 +223,8 @@ def test_an_exception_has_the_line_of_the_users_file() -> None:
     [
         lambda: CopyMemory(T=4, samples=4096, test_samples=1024),
         lambda: StateTracking(group="S3", length=8, test_lengths="8,12"),
-        lambda: Sudoku(test_blanks="6,8", test_samples=300),
-        lambda: Maze(size=3, test_sizes="3,4", test_samples=200),
+        lambda: Sudoku(test_blanks="6,8", test_samples=100),
+        lambda: Maze(size=3, test_sizes="3,4", test_samples=100),
         Recall,
         lambda: Agreement(),
         lambda: Agreement(vocabulary=12, classes=3, dependency=2, noise=0.3),

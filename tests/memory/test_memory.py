@@ -338,7 +338,7 @@ def test_the_published_record_is_reproduced(reproducible: dict[str, Any], label:
         assert was["readings"]["core, U and V"] == found.counted({"solver history": 2})
 
 
-@pytest.mark.parametrize("label", ["DEQ, Broyden", "Neural ODE, adjoint"])
+@pytest.mark.parametrize("label", ["DEQ, Broyden", *exhaustive("Neural ODE, adjoint")])
 def test_a_published_law_is_reproduced(reproducible: dict[str, Any], label: str) -> None:
     family = dataclasses.replace(next(one for one in scaling.FAMILIES if one.label == label), depths=(4,))
     (was,) = (one for one in reproducible["laws"] if (one["label"], one["axis"]) == (label, "depth"))
