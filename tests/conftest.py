@@ -1,6 +1,7 @@
 """One thread, one seed, the order of the files, and meters of the memory of tensors."""
 
 import gc
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _END_TO_END & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.end_to_end)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let no width of a terminal decide what a test sees; those of the command line set one."""
+    if item.path.name != "test_cli.py":
+        os.environ.pop("COLUMNS", None)
 
 
 def pytest_collection_finish() -> None:
