@@ -46,8 +46,7 @@ def _draw_points(axes: Axes, points: Sequence[ParetoPoint]) -> None:
     """The points with their intervals, cut where they leave the panel, and their names, moved apart where two would touch."""
     for point in points:
         draw_point(axes, line_style(point.row.family, 0), point)
-    log = all(point.score.scale == "log" for point in points)
-    if log:
+    if points and all(point.score.scale == "log" for point in points):
         axes.set_yscale("log")
         means = [point.score.mean for point in points]
         bottom, top = axes.get_ylim()
@@ -94,7 +93,9 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
         curves = {row.family: one for row in rows if (one := series_of(row, "steps", headline, scale))}
         if curves:
             found.append((group, curves, scale))
-            gains += [abs(1 - one.mean[-1][1] / one.mean[-2][1]) for one in curves.values() if len(one.mean) > 1]
+            gains += [
+                abs(1 - one.mean[-1][1] / one.mean[-2][1]) for one in curves.values() if len(one.mean) > 1 and one.mean[-2][1]
+            ]
     if not found:
         return None
     title = "Validation while training, best row of each family"

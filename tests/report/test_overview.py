@@ -65,6 +65,22 @@ def test_curves_say_how_much_they_still_change() -> None:
     assert f"by {min(changes):.1g} to {max(changes):.0f} %" in figure.get_suptitle().replace("\n", " ")
 
 
+def test_scores_of_zero_and_rows_without_a_time_are_drawn() -> None:
+    group = broad("a")
+    for row in group.rows:
+        for one in row.finals:
+            one.curve[:] = [point.model_copy(update={"valid": {"loss": 0.0}}) for point in one.curve]
+    untimed = [
+        one.model_copy(
+            update={"measures": {name: m for name, m in one.measures.items() if name not in ("train_s", "step_ms_median")}}
+        )
+        for one in group.records
+    ]
+    with matplotlib.style.context(["default", STYLE]):
+        assert learning_curves([group]) is not None
+        assert score_and_cost([groups("a", untimed)[0]]) is None  # memory alone is no panel of time
+
+
 def test_a_solver_has_one_colour_in_all_figures() -> None:
     alone = method_colours(["DEQ, broyden"])
     among = method_colours(["tied", "DEQ, anderson", "DEQ, broyden", "picard"])
