@@ -15,7 +15,7 @@ from bench.perf_gate.golden import cases
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.training.registry import MODELS
 from bench.training.run import run
-from deq import ADJOINTS, SOLVERS, Stop, solve
+from deq import ADJOINTS, SOLVERS, Broyden, Picard, Reversible, Stop, solve
 
 DEVICE = "cuda"
 MIB = 2**20
@@ -49,9 +49,9 @@ def test_a_gradient_is_that_of_a_cpu(name: str) -> None:
     found = []
     for device in ("cpu", DEVICE):
         problem = tiny(torch.float64, device, radius=0.7)
-        adjoint, solver = ADJOINTS[name](), SOLVERS["picard" if name == "unroll" else "broyden"]()
         stop = Stop(rtol=1e-10, max_steps=80)
-        z = adjoint(problem.f, problem.z0, solver, stop, lambda phase, solution: None)
+        solver = {"unroll": Picard(), "reverse": Reversible()}.get(name, Broyden(window=stop.max_steps))
+        z = ADJOINTS[name]()(problem.f, problem.z0, solver, stop, lambda phase, solution: None)
         z.sin().sum().backward()
         found.append([leaf.grad for leaf in problem.leaves])
     for there, here in zip(found[1], found[0], strict=True):

@@ -1,6 +1,5 @@
 """Adapters, one per library: a solve for a fixed point, and a layer that can be trained."""
 
-import importlib.metadata
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from bench.instruments.environment import version
 from bench.records.errors import UserError
 from deq import Anderson, Broyden, Implicit, Map, Picard, Solver, Stop, solve
 
@@ -21,7 +21,7 @@ class Library(Protocol):
     """A library: the same methods at its own defaults, with tolerances relative to ||f(z)||."""
 
     name: str
-    version: str
+    version: str | None
 
     def solve(self, f: Map, z0: Tensor, method: str, rtol: float, cap: int) -> Tensor:
         """The solution (B, ...) for this tolerance, in at most `cap` evaluations."""
@@ -36,7 +36,7 @@ class Ours:
     name = "deq"
 
     def __init__(self) -> None:
-        self.version = importlib.metadata.version("deq-bench")
+        self.version = version("deq-bench")  # None: run from a checkout
 
     @staticmethod
     def _solver(method: str, cap: int) -> Solver:
@@ -62,7 +62,7 @@ class TorchDEQ:
     _METHODS: ClassVar = {"picard": "fixed_point_iter", "anderson": "anderson", "broyden": "broyden"}
 
     def __init__(self) -> None:
-        self.version = importlib.metadata.version("torchdeq")
+        self.version = version("torchdeq")
 
     def solve(self, f: Map, z0: Tensor, method: str, rtol: float, cap: int) -> Tensor:
         """The result of its solver, stopped by its relative criterion."""

@@ -1,7 +1,10 @@
-"""Limit this process's memory, so that a run ends as out of memory instead of being killed."""
+"""Limit this process's memory, so that a run ends as out of memory instead of being killed, and free it for the next run."""
 
+import gc
 from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 
 def limit_memory(size: int) -> None:
@@ -23,3 +26,9 @@ def lift_memory_limit() -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def free_device_memory() -> None:
+    """Give the blocks that the CUDA allocator keeps back to the device, for other processes too."""
+    gc.collect()  # tensors in cycles of objects hold their blocks
+    torch.cuda.empty_cache()

@@ -30,7 +30,7 @@ from bench.training.final_probes import (
     step_measures,
 )
 from bench.training.language_model import LanguageModel, build_model
-from bench.training.memory_limit import lift_memory_limit
+from bench.training.memory_limit import free_device_memory, lift_memory_limit
 from bench.training.registry import build_task
 from bench.training.run_identity import compute_identity
 from bench.training.trainer import Diverged, Trainer
@@ -72,6 +72,7 @@ def run(
     status, reason = execution.run(identity if verify else None)
     if status == "oom":
         lift_memory_limit()
+        free_device_memory()
     return Record(
         run_id=identity.run_id(spec.key),
         suite=suite,
