@@ -224,7 +224,7 @@ def memory(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record, tables and figure go")] = Path("results/memory"),
     jobs: Annotated[int | None, typer.Option(min=1, help="processes (default: one a core)")] = None,
-    device: Annotated[str, typer.Option(help="cuda: measure every row on the GPU too, next to its prediction")] = "cpu",
+    device: Annotated[str, typer.Option(help="cuda: measure the rows on the GPU, too; no costs, no laws")] = "cpu",
     only: Annotated[str | None, typer.Option(metavar="GLOB", help="these rows alone, by their labels; no costs, no laws")] = None,
     as_json: Json = False,
 ) -> None:

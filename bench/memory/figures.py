@@ -78,9 +78,11 @@ def _plot(axes: Axes, curves: Mapping[str, tuple[list[int], list[int]]], label: 
     axes.set_xlabel(label)
 
 
-def depth(record: dict[str, Any]) -> Figure:
-    """Bytes against depth or solver steps."""
+def depth(record: dict[str, Any]) -> Figure | None:
+    """Bytes against depth or solver steps; None without laws."""
     rows = record["laws"]
+    if not rows:
+        return None
     figure, panels = _panels("Memory of a training step against depth or solver steps", 2.8, 2)
     for axes, equilibrium, title in zip(panels, (True, False), ("Equilibrium models", "Explicit networks"), strict=True):
         labels = [row["label"] for row in rows if row["axis"] == "depth" and row["label"].startswith(_EQUILIBRIUM) == equilibrium]
@@ -92,9 +94,11 @@ def depth(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def shape(record: dict[str, Any]) -> Figure:
-    """Bytes against length, batch and width."""
+def shape(record: dict[str, Any]) -> Figure | None:
+    """Bytes against length, batch and width; None without laws."""
     rows = record["laws"]
+    if not rows:
+        return None
     figure, panels = _panels("Memory of a training step against length, batch size and width", 2.6, len(scaling.AXES))
     labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
     for axes, axis in zip(panels, scaling.AXES, strict=True):

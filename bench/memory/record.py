@@ -26,7 +26,7 @@ def make(
     """Measure every row of the paper's tables, their costs and every law; return the record as JSON holds it.
 
     `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows run on
-    the device too. `only`: a glob over the labels of the rows; then there are no costs and laws.
+    the device too. `only`: a glob over the labels of the rows. With either there are no costs and laws, which need no device.
     """
     from bench.instruments.environment import environment
 
@@ -36,8 +36,8 @@ def make(
             scaling.Family(label=label, model=model, depth=(constant_in,), flat=True, own=True) for label, model in also.items()
         ]
     parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(families)}  # the longest first
-    if only is not None:
-        parts = {"cost": [], "rows": _matching(parts["rows"], only), "laws": []}
+    if only is not None or on != "cpu":
+        parts = {"cost": [], "rows": _matching(parts["rows"], only or "*"), "laws": []}
     results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
     found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}
     measured = {"rows": found["rows"], "cost": found["cost"], "laws": found["laws"]}

@@ -251,10 +251,11 @@ def shape(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def paper_tables(record: dict[str, Any]) -> list[Table]:
-    """All tables of a record."""
+    """All tables of a record that have a row."""
     rows = record["rows"]
-    return [
+    found = [
         *(verdicts(rows, whole=False), verdicts(rows, whole=True), reductions(rows), claims(rows)),
         *(waterfall(rows, "core"), waterfall(rows, "model"), phases(rows)),
         *(costs(record["cost"]), on_device(record), times(record), depth(record["laws"]), shape(record["laws"])),
     ]
+    return [table for table in found if table.rows]

@@ -98,8 +98,10 @@ def medium(dtype: torch.dtype = torch.float32, device: str = "cpu", batch: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         cell = CELLS["transformer-xl"](width=480, heads=10, feedforward=43_000).to(device, dtype)
-        x = torch.randn(batch, times, 480).to(device, dtype).requires_grad_()
-    return Problem(cell.bind(x), torch.zeros_like(x), [*cell.parameters(), x], 30)
+        x = torch.randn(batch, times, 480).to(device, dtype)
+    with torch.no_grad():  # what is bound once has no graph, which every step would go back through
+        f = cell.bind(x)
+    return Problem(f, torch.zeros_like(x), [*cell.parameters()], 30)
 
 
 def in_bfloat16(problem: Problem) -> Problem:

@@ -412,6 +412,21 @@ def test_the_device_tables_compare_prediction_and_allocation() -> None:
     assert "n/a: no GPU." in tables.on_device(nothing).caption
 
 
+def test_on_a_device_only_the_rows_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper, "calls", lambda also: [(dict.copy, ({"label": "a row"},))])
+    monkeypatch.setattr(device, "measure_rows", lambda rows, on: {"device": on, "reason": None, "rows": {}})
+    made = record.make({}, on="cuda")
+    assert (made["rows"], made["cost"], made["laws"]) == ([{"label": "a row"}], [], [])
+    assert made["device"]["device"] == "cuda"
+
+
+def test_tables_and_figures_without_a_row_are_not_written(tmp_path: Path) -> None:
+    published = json.loads((Path("results/memory") / record.NAME).read_text(encoding="utf-8"))
+    record.write({**published, "cost": [], "laws": []}, tmp_path)
+    assert not {"cost", "depth", "shape"} & {path.stem for path in tmp_path.iterdir()}
+    assert {"paper.md", "phases.md", "waterfall.svg"} <= {path.name for path in tmp_path.iterdir()}
+
+
 # The command line
 
 

@@ -1,5 +1,6 @@
 """The comparison with peers counts and divides as documented, and shows a library that misses its tolerance."""
 
+import importlib.metadata
 import json
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bench.peers import explicit, measure, show
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
-from bench.peers.problems import PROBLEMS, block, in_bfloat16
+from bench.peers.problems import PROBLEMS, block, in_bfloat16, medium
 from bench.peers.record import write
 from bench.records.errors import UserError
 from bench.records.side_file import PEERS
@@ -123,6 +124,21 @@ def test_a_map_in_bfloat16_keeps_the_state_in_float32() -> None:
     assert 1e-4 < ((found - exact).norm() / exact.norm()).item() < 2e-2
     Ours().layer(low.f, "anderson", 5)(low.z0).sum().backward()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in low.leaves)
+
+
+def test_the_cell_of_the_paper_can_be_trained_on_twice() -> None:
+    problem = medium(batch=1, times=4)
+    for _ in range(2):
+        problem.f(problem.z0).sum().backward()
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in problem.leaves[-2:])
+
+
+def test_the_version_is_none_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert Ours().version is None
 
 
 def test_problems_are_the_same_in_both_precisions() -> None:
