@@ -507,7 +507,7 @@ class TestOwnCounts:
             *exhaustive(
                 (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "work.py"), "no benchmark ran"),
                 (("--against", "HEAD", "--head", "HEAD", "--benchmarks", "none"), "no benchmarks at"),
-                (("--exact", "--against", "HEAD"), "nothing to be timed against"),
+                (("--exact", "--against", "HEAD"), "give one of them"),
                 (("--head", "HEAD"), "belongs to --against"),
                 (("--exact", "--markdown", "no/such/place.md"), "cannot write no/such/place.md"),
             ),
