@@ -53,6 +53,8 @@ MEMORY = (
 MEMORY_MORE = tuple(
     Column(name=name, head=name) for name in ("cuda_requested_peak_bytes", "cublas_workspace_bytes", "nvml_device_bytes")
 )
+SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
+LEAK = Column(name="future_leak_nats", head="future leak")
 SOLVER = (
     Column(name="train_forward_nfe_mean", head="train NFE forward"),
     Column(name="train_backward_nfe_mean", head="train NFE backward"),
@@ -61,8 +63,8 @@ SOLVER = (
     Column(name="train_backward_converged_fraction", head="backward converged", better="higher", scale="fraction"),
     Column(name="eval_forward_nfe_mean", head="test NFE"),
     Column(name="eval_residual_p95", head="test residual p95"),
-    Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction"),
-    Column(name="future_leak_nats", head="future leak"),
+    SOLVED,
+    LEAK,
 )
 SOLVER_MORE = tuple(
     Column(name=name, head=name)

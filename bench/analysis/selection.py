@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
-from bench.analysis.columns import Column, metric_columns, metrics
-from bench.analysis.statistics import DECIDES, interval
+from bench.analysis.columns import LEAK, SOLVED, Column, metric_columns, metrics
+from bench.analysis.statistics import DECIDES, interval, significant
 
 Outcome = Literal["ahead", "undecided", "behind"]
+LEAST_SOLVED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
 OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 
 
@@ -51,6 +52,16 @@ def value(row: ResultRow, column: Column) -> float | None:
     """A row's mean of a measure."""
     one = aggregate(row, column).estimate
     return None if one is None else one.mean
+
+
+def inadmissible(row: ResultRow) -> str | None:
+    """Why a row's scores are not those of a causal model that is solved, in words; None where they are, or nothing was measured."""
+    solved, leak, faults = value(row, SOLVED), value(row, LEAK), []
+    if solved is not None and solved < LEAST_SOLVED:
+        faults.append(f"{significant(100 * solved, 3)} % of its test solves converge (asked: {100 * LEAST_SOLVED:g} %)")
+    if leak is not None and leak > MOST_LEAK:
+        faults.append(f"later tokens change a log-probability by {significant(leak, 3)} nats (allowed: {MOST_LEAK:g})")
+    return f"inadmissible: {', '.join(faults)}" if faults else None
 
 
 def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:

@@ -1,6 +1,7 @@
 """The tables of a comparison: scores, time and arithmetic, memory, solver; every number with its method and its runs."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bench.analysis.aggregate import Aggregate, Group, ResultRow, aggregate, best
 from bench.analysis.columns import (
@@ -18,13 +19,15 @@ from bench.analysis.columns import (
 )
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
+from bench.analysis.selection import inadmissible
 from bench.analysis.statistics import significant, written
 from bench.analysis.time_to_quality import quality_table
 
 MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
 _BOLD = (
     "No brackets: one run, or equal values. Bold: the best of its column, if its interval overlaps no other row's "
-    "(two runs or more each, five or more where all are equal, none of its own failed), or if all are exact counts."
+    "(two runs or more each, five or more where all are equal, none of its own failed), or if all are exact counts. "
+    "No inadmissible score is bold."
 )
 
 
@@ -70,7 +73,10 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
         heads.append((f"{column.head} {ARROWS[column.better]}".strip(), name))
         bold = best(column, group.rows, grid[column])
         for index, cells in rows.items():
-            cells.append(measure_cell(group.rows[index], column, grid[column][index], factor, index in bold, notes))
+            row = group.rows[index]
+            fault = inadmissible(row) if column.name.startswith("test_") else None
+            made = measure_cell(row, column, grid[column][index], factor, index in bold and fault is None, notes)
+            cells.append(made if fault is None or made.interval is None else _marked(made, fault, notes))
     return Table(
         ending=ending,
         title=f"{group.name}: {MEASURE_TABLES[ending]}",
@@ -82,6 +88,10 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
         remarks=(*_methods(group, shown, grid), *_runs(group)),
         data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
+
+
+def _marked(cell: Cell, fault: str, notes: list[str]) -> Cell:
+    return replace(cell, notes=(*cell.notes, footnote(notes, fault[0].upper() + fault[1:] + ".")))
 
 
 def _count(row: ResultRow, notes: list[str]) -> Cell:

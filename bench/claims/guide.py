@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import Column, metric_parts, metrics
+from bench.analysis.columns import LEAK, SOLVED, Column, metric_parts, metrics
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.selection import Outcome, best_row, broadest, headline_column, outcome_of, value
+from bench.analysis.selection import Outcome, best_row, broadest, headline_column, inadmissible, outcome_of, value
 from bench.analysis.statistics import Interval, significant
 from bench.claims.claim import Finding, Part
 from bench.claims.evidence import Evidence
 from bench.records.store import Store
 
 Findings = Mapping[str, Finding]
-_SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
-_LEAK = Column(name="future_leak_nats", head="future leak")
 _STEP = Column(name="step_ms_median", head="step")
 _SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
 _PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
@@ -183,28 +181,31 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         undecided = f"either: {one.deq.label} or {one.rival.label}" if n > 1 else "undecided: one seed"
         use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": undecided}
         steps = [value(row, _STEP) for row in (one.deq, one.rival)]
+        cost = [f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's"] if steps[0] and steps[1] else []
+        if fault := inadmissible(one.deq):
+            cost.append(f"the DEQ's score is {fault}")
         yield Advice(
             situation=f"The task is like {one.group.name}",
             use=use[one.outcome],
             reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} ({one.outcome})",
             n=n,
-            cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
+            cost="; ".join(cost),
             evidence=one.address(one.deq),
         )
 
 
 def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
-    leaks = [(leak, one, row) for one in found for row in one.group.rows if row.family == "deq" and (leak := value(row, _LEAK))]
+    leaks = [(leak, one, row) for one in found for row in one.group.rows if row.family == "deq" and (leak := value(row, LEAK))]
     if leaks:
         leak, one, row = max(leaks, key=lambda entry: entry[0])
-        share = value(row, _SOLVED)
+        share = value(row, SOLVED)
         yield Advice(
             situation="Predictions must not depend on later positions",
             use="an explicit network, or a DEQ whose solves converge",
             reason=f"unsolved, {row.label} leaks {significant(leak, 3)} nats of the future on {one.group.name}",
             n=len(row.ok),
             cost="" if share is None else f"{100 * share:.0f} % of its test solves converge",
-            evidence=cell(one.group, row, _LEAK),
+            evidence=cell(one.group, row, LEAK),
         )
 
 

@@ -104,6 +104,16 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert task.use.startswith("either")
 
 
+def test_the_guide_says_where_a_score_is_inadmissible(tmp_path: Path) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0, future_leak_nats=2.0, step_ms_median=30.0) for seed in range(2)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.2, step_ms_median=10.0) for seed in range(2)]
+    costs = {row.situation: row.cost for row in guide(save(tmp_path, records), ())}
+    assert costs["The task is like a task"] == (
+        "the DEQ's step takes 3.0 times the rival's; the DEQ's score is inadmissible: "
+        "later tokens change a log-probability by 2.00 nats (allowed: 0.1)"
+    )
+
+
 def lengths(label: str, model: ComponentConfig, last: float, step_ms: float) -> Record:
     """A run tested at the trained length of 16 and at 128."""
     values = {"test_accuracy_last_T16": 1.0, "test_accuracy_last_T128": last, "step_ms_median": step_ms}

@@ -318,6 +318,32 @@ def test_exact_counts_are_bold_without_intervals_and_share_it() -> None:
     assert best(Column(name="parameters_total", head="", better=None, counted=True), [], []) == set()
 
 
+@pytest.mark.parametrize(
+    ("solved", "leak", "fault"),
+    [
+        (0.99, 0.1, None),
+        (0.95, 0.0, "95.0 % of its test solves converge (asked: 99 %)"),
+        (1.0, 0.25, "later tokens change a log-probability by 0.250 nats (allowed: 0.1)"),
+        (None, None, None),
+    ],
+)
+def test_a_score_of_an_unsolved_or_leaking_model_is_marked_and_never_bold(
+    solved: float | None, leak: float | None, fault: str | None
+) -> None:
+    none = EXPLICIT if solved is None else None
+    values = {"eval_converged_fraction": measure(solved, "1", none), "future_leak_nats": measure(leak, "nats", none)}
+    losses = [values | {"test_loss": measure(0.1 + 0.001 * seed, "nats")} for seed in range(3)]
+    records = [record("DEQ (Anderson)", seed, values=one) for seed, one in enumerate(losses)]
+    records += with_losses({"tied 12": [0.30, 0.31, 0.305]})
+    one = table(records, "")
+    row = next(row for row in one.rows if row.label == "DEQ (Anderson)")
+    column = next(index for index, (head, _) in enumerate(one.heads) if head.startswith("loss"))
+    notes = [one.notes[number - 1] for number in row[column].notes]
+    assert notes == ([] if fault is None else [f"Inadmissible: {fault}."])
+    assert not row[2].notes  # parameters are no score
+    assert bold_rows(records, "", "loss") == (set() if fault else {"DEQ (Anderson)"})
+
+
 def test_loss_is_on_the_log_scale_and_excess_on_the_linear() -> None:
     values = [0.1, 0.2, 0.4]
     records = [

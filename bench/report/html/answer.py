@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
-from bench.analysis.columns import Column
+from bench.analysis.columns import SOLVED
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.statistics import significant
 from bench.claims.claim import Finding
@@ -15,8 +15,6 @@ from bench.claims.guide import Contest, MemoryCase, cell, contests, memory_case,
 from bench.report.html.evidence_figures import claim_figure, outcomes
 from bench.report.html.figures import MIB, Figure, Lines
 from bench.report.style import line_style
-
-_SOLVED = Column(name="eval_converged_fraction", head="test converged", scale="fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +123,12 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
 
 def _quality(found: Sequence[Contest]) -> Card:
     ahead = [one for one in found if one.outcome == "ahead"]
-    shares = [(share, one) for one in found if (share := value(one.deq, _SOLVED)) is not None]
+    shares = [(share, one) for one in found if (share := value(one.deq, SOLVED)) is not None]
     but, converged = "Where a solve does not converge, its score is not causal.", "#guide"
     if shares:
         share, one = min(shares, key=lambda pair: pair[0])
         but = f"On {one.group.name} {significant(100 * share, 2)} % of the DEQ's test solves converge; others may see the future."
-        converged = f"#cell={cell(one.group, one.deq, _SOLVED)}"
+        converged = f"#cell={cell(one.group, one.deq, SOLVED)}"
     first = (ahead or list(found))[0]
     return Card(
         title="Quality",
