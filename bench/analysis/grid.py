@@ -120,6 +120,6 @@ def gathered(pairs: Iterable[tuple[_K, _T]]) -> dict[_K, list[_T]]:
 
 
 def failures(records: Iterable[Record]) -> list[str]:
-    """One note a status and reason, however many runs share it."""
-    runs = gathered((f"{record.status}: {cut(record.reason or '')}", record.run_id) for record in records)
-    return [f"{what} ({', '.join(ids)})" for what, ids in runs.items()]
+    """One note a status and reason, however many seeds share it; the CSV files name the runs."""
+    seeds = gathered((f"{record.status}: {cut(record.reason or '')}", str(record.spec.seed)) for record in records)
+    return [f"{what} (seed{'s' if len(shared) > 1 else ''} {', '.join(shared)})" for what, shared in seeds.items()]

@@ -13,11 +13,12 @@ from bench.analysis.grid import Cell, Table, cut
 from bench.analysis.statistics import GROWTH_RULE
 from bench.analysis.tables import MEASURE_TABLES, group_tables
 from bench.records.errors import UserError, unknown
-from bench.records.escape import csv_cell, latex_escape, markdown_escape, one_line
+from bench.records.escape import csv_cell, markdown_escape, one_line
 from bench.records.record import Record, write_text
 from bench.records.store import Store
 from bench.report.console import for_terminal, terminal_width, text_table
 from bench.report.figures import FIGURES, Images, Kind, render, write
+from bench.report.latex import floats
 from bench.report.machines import environments
 from bench.report.style import assign_styles
 
@@ -52,26 +53,8 @@ def markdown(table: Table, level: int = 1, whole: bool = True) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """The table for a paper, with the booktabs package; names above units, intervals small."""
-
-    def shown(cell: Cell) -> str:
-        spread = cell.interval is not None and not cell.interval.exact  # then the text is "mean [low, high]"
-        mean, _, ends = cell.text.partition(" ") if spread else (cell.text, "", "")
-        text = latex_escape(mean)
-        text = rf"\textbf{{{text}}}" if cell.bold else text
-        text += rf" {{\scriptsize {latex_escape(ends)}}}" if spread else ""
-        return text + (rf"\textsuperscript{{{','.join(map(str, cell.notes))}}}" if cell.notes else "")
-
-    lines = [f"% {MARK}", r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    lines += [rf"\caption{{{latex_escape(f'{table.title}. {table.caption} {table.rule}')}}}", rf"\label{{{label}}}"]
-    lines += [rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in _left(table))}}}", r"\toprule"]
-    lines += [" & ".join(latex_escape(name) for name, _ in table.heads) + r" \\"]
-    lines += [" & ".join(latex_escape(unit) for _, unit in table.heads) + r" \\", r"\midrule"]
-    lines += [" & ".join(shown(cell) for cell in row) + r" \\" for row in table.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    for number, note in enumerate(table.notes, 1):
-        lines += ["", rf"{{\footnotesize \textsuperscript{{{number}}}{latex_escape(note)}\par}}"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    """The table for a paper, in parts that fit its column."""
+    return floats(table, label, MARK)
 
 
 def csv_text(table: Table) -> str:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from bench.analysis.columns import Column, readable
 from bench.analysis.statistics import interval
 from bench.analysis.tables import Table, group_tables
 from bench.records.errors import LeftOut, UserError
+from bench.records.escape import latex_escape, markdown_escape
 from bench.records.metric import Metric
 from bench.records.record import CurvePoint, Measure, Record, RunStatus, measured, write_record
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
-from bench.report.report import latex, latex_escape, markdown, markdown_escape, summary, write_report
+from bench.report.report import latex, markdown, summary, write_report
 
 pytestmark = pytest.mark.end_to_end
 
@@ -266,7 +268,10 @@ def test_failed_runs_are_counted_named_and_explained(written: tuple[Path, list[P
     failed = [one for one in comparison() if one.status != "ok"]
     tables_md = (results / "TABLES.md").read_text()
     for one in failed:
-        assert any(one.run_id in note and note.startswith("oom: a|b <script>") for note in scores.notes)
+        assert any(
+            note.startswith("oom: a|b <script>") and str(one.spec.seed) in note.rpartition("(seed")[2] for note in scores.notes
+        )
+        assert any(one.run_id in str(data["reason"]) for data in scores.tidy)  # of the CSV file
         assert one.run_id in tables_md.partition("## Failed runs")[2]
     assert "GRU" in texts(table(comparison(), "memory"))  # a model that does not fit is the result of a memory table
 
@@ -463,7 +468,7 @@ def test_a_failed_trial_is_shown_with_its_reason() -> None:
     ]
     one = table([*trials, record("LSTM", 0, trials=tuple(trial.spec.key for trial in trials))], "trials")
     assert texts(one)["LSTM"][0].endswith("0.01: diverged")
-    assert one.notes == (f"diverged: loss is inf ({trials[1].run_id})",)
+    assert one.notes == ("diverged: loss is inf (seed 1000)",)
     assert one.rows[0][1].notes == (1,)
 
 
@@ -538,10 +543,10 @@ def test_hostile_text_compiles_in_latex(written: tuple[Path, list[Path]]) -> Non
     for path in (results / "tables").rglob("*.tex"):
         text = path.read_text()
         assert text.isascii()
-        body = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
-        heads = len(text.partition(r"\begin{tabular}{")[2].partition("}")[0])
-        assert body
-        assert all(line.endswith(r" \\") and line.replace(r"\&", "").count("&") == heads - 1 for line in body)
+        for head, body in re.findall(r"\\toprule\n(.*?)\n\\midrule\n(.*?)\n\\bottomrule", text, re.DOTALL):
+            cells = {line.replace(r"\&", "").count("&") for line in [head, *body.splitlines()]}
+            assert len(cells) == 1
+            assert all(line.endswith(r" \\") for line in body.splitlines())
         unescaped = text.replace(r"\\", "").replace(r"\{", "").replace(r"\}", "")
         assert unescaped.count("{") == unescaped.count("}")
         assert unescaped.replace(r"\$", "").count("$") % 2 == 0
