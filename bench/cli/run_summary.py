@@ -23,11 +23,14 @@ def opening(plan: Plan, suite: str, store: Store, slots: int) -> str:
     return f"{text}; {found.left} to run, {time}"
 
 
-def closing(records: Sequence[Record], results: Path, suite: str) -> list[str]:
-    """What the final runs found, how their scores compare with the published ones, and where tables, figures and the page are."""
+def closing(records: Sequence[Record], failed: Sequence[Record], results: Path, suite: str) -> list[str]:
+    """What the final runs found, how their scores compare with the published ones, and where tables, figures and the page are.
+
+    `failed`: those that did not end as the suite expects.
+    """
     ok = [record for record in records if record.status == "ok"]
-    best = _best(ok)
-    lines = [f"{len(ok)} of {len(records)} final runs ended ok"]
+    best, expected = _best(ok), len(records) - len(ok) - len(failed)
+    lines = [f"{len(ok)} of {len(records)} final runs ended ok" + (f", {expected} failed as expected" if expected else "")]
     if best:
         more = f"; and of {len(best) - _MOST} more" if len(best) > _MOST else ""
         lines.append(f"best mean scores: {'; '.join(best[:_MOST])}{more}")

@@ -103,11 +103,14 @@ class Plan:
         self._tasks: dict[str, Task] = {}
         self._specs: list[RunSpec] = []
         self._comparisons: list[_SizedComparison] = []
+        self.expected: dict[tuple[str, str], str] = {}  # by group and label: the status of a run that is no failure
         place = partial(_place, device=device, processes=processes)
         for entry in entries:
             labels = [label for label in _labels(entry) if _matches(only, entry.group, label)]
             if not labels:
                 continue
+            rows = {entry.label: entry} if isinstance(entry, RunSpec) else entry.rows
+            self.expected |= {(entry.group, label): rows[label].expected for label in labels}
             task = self.task(entry.task)
             self._check_training(entry.task, entry.train)
             if isinstance(entry, RunSpec):

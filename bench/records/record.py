@@ -14,17 +14,16 @@ import math
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bench.records.errors import UserError, shortened
 from bench.records.identity import Identity
 from bench.records.metric import Metric
-from bench.records.spec import RunSpec
+from bench.records.spec import RunSpec, RunStatus
 
 SCHEMA = 3
-RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
 Reason = Annotated[str | None, BeforeValidator(lambda text: shortened(text) if isinstance(text, str) else text)]
 DIGESTS = ("head_digest", "digest")
 

@@ -89,6 +89,9 @@ class Recipe(_Frozen):
         return self.model_copy(update={"pretrain_steps": int(share * self.pretrain_steps)})
 
 
+RunStatus = Literal["ok", "diverged", "oom", "timeout", "crashed", "interrupted"]
+
+
 class Limits(_Frozen):
     """Limits of a run: wall-clock `seconds` of each attempt, and `memory_bytes` of the host."""
 
@@ -114,6 +117,7 @@ class RunSpec(_Frozen):
     trials: tuple[str, ...] = Field(default=(), description="keys of the trials that the learning rate was chosen from")
     processes: int = Field(default=1, gt=0, description="processes that share each batch (DistributedDataParallel)")
     limits: Limits | None = None
+    expected: RunStatus = Field(default="ok", description="a status, next to ok, that is no failure of the suite")
 
     @model_validator(mode="after")
     def _divisible(self) -> "RunSpec":
@@ -124,7 +128,9 @@ class RunSpec(_Frozen):
     @property
     def key(self) -> str:
         """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name; a run's id begins with it."""
-        fields = self.model_dump(mode="json", exclude_defaults=True)  # so that a new field with a default changes no key
+        fields = self.model_dump(
+            mode="json", exclude_defaults=True, exclude={"expected"}
+        )  # so that a new field with a default changes no key
         content = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")
@@ -139,6 +145,7 @@ class ModelEntry(_Frozen):
     match: str = "width"
     recipe: Recipe | None = None
     like: str | None = Field(default=None, description="label of the row whose learning rate this one shares (same function)")
+    expected: RunStatus = Field(default="ok", description="a status, next to ok, with which its runs are no failure of the suite")
 
 
 class Comparison(_Frozen):

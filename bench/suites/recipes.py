@@ -4,7 +4,7 @@ CAPPED_f_b caps forward solves at f and backward solves at b steps for the first
 hold. Suite `speed` compares them. CAPPED_4_SHINE is for adjoint `shine`, which has no backward solve.
 """
 
-from bench.records.spec import ComponentConfig, ModelEntry, Recipe, Settings
+from bench.records.spec import ComponentConfig, ModelEntry, Recipe, RunStatus, Settings
 
 CAPPED_6_4 = Recipe(steps=6, backward_steps=4, hold=0.8)
 CAPPED_4_3 = Recipe(steps=4, backward_steps=3, hold=0.8)
@@ -14,7 +14,14 @@ ROTARY: Settings = {"cell": "transformer", "cell.heads": 4, "cell.rotary_base": 
 
 
 def row(
-    name: str, settings: Settings, *, match: str = "width", recipe: Recipe | None = None, like: str | None = None
+    name: str,
+    settings: Settings,
+    *,
+    match: str = "width",
+    recipe: Recipe | None = None,
+    like: str | None = None,
+    expected: RunStatus = "ok",
 ) -> ModelEntry:
     """A comparison's row: the model of that name with these settings."""
-    return ModelEntry(model=ComponentConfig(name=name, settings=settings), match=match, recipe=recipe, like=like)
+    model = ComponentConfig(name=name, settings=settings)
+    return ModelEntry(model=model, match=match, recipe=recipe, like=like, expected=expected)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.records.spec import Comparison, ComponentConfig, Limits, RunSpec, TrainConfig
+from bench.records.spec import Comparison, ComponentConfig, Limits, RunSpec, RunStatus, TrainConfig
 from bench.suites.recipes import row
 from deq import Core, Output
 
@@ -60,14 +60,14 @@ class Faulty(Core):
         return y
 
 
-FAULTS = ("nan", "grow", "dawdle", "crash", "stop")
+FAULTS = ("nan", "grow", "oom", "dawdle", "timeout", "crash", "crashed", "stop", "interrupted")
 _COPY = ComponentConfig(name="copy", settings={"T": 5, "samples": 1000, "test_samples": 100})
 
 
-def _faulty(label: str, how: str, limits: Limits | None = None) -> RunSpec:
+def _faulty(label: str, how: str, expected: RunStatus, limits: Limits | None = None) -> RunSpec:
     model = ComponentConfig(name="bench.suites.tiny:Faulty", settings={"width": 8, "how": how})
     train = TrainConfig(steps=100, batch=4, learning_rate=1e-2)
-    return RunSpec(group="faults", label=label, model=model, task=_COPY, train=train, seed=0, limits=limits)
+    return RunSpec(group="faults", label=label, model=model, task=_COPY, train=train, seed=0, limits=limits, expected=expected)
 
 
 SPECS = [
@@ -85,9 +85,9 @@ SPECS = [
         seeds=(0, 1),
         depths=(2, 4, 8),
     ),
-    _faulty("not a number", "nan"),
-    _faulty("too much memory", "grow", Limits(memory_bytes=2**29)),
-    _faulty("too slow", "dawdle", Limits(seconds=1.5)),
-    _faulty("crashes", "crash"),
-    _faulty("interrupted", "stop"),
+    _faulty("not a number", "nan", "diverged"),
+    _faulty("too much memory", "grow", "oom", Limits(memory_bytes=2**29)),
+    _faulty("too slow", "dawdle", "timeout", Limits(seconds=1.5)),
+    _faulty("crashes", "crash", "crashed"),
+    _faulty("interrupted", "stop", "interrupted"),
 ]

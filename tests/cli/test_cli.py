@@ -45,7 +45,7 @@ SPECS = [
         seeds=(0,),
         depths=(2, 3),
     ),
-    RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0,
+    RunSpec(group="failing", label="NaN at 2", task=ECHO, train=TRAIN, seed=0, expected="diverged",
          model=ComponentConfig(name="user_models:FailingModel", settings={"width": 4, "how": "nan", "at": 2})),
 ]
 """
@@ -416,7 +416,7 @@ class TestRun:
         before = snapshot(copied)
         status, out, err = cli("run", "mine.py", "--device", "cpu")
         assert status == 0
-        assert "1 of 3 final runs failed (1 diverged). The first: training loss nan at step 2" in err.splitlines()[-1]
+        assert "2 of 3 final runs ended ok, 1 failed as expected" in out.splitlines()
         assert "DEQ" in out
         assert "0/1 diverged" in out
         assert "training loss nan at step 2" in out
@@ -459,9 +459,11 @@ class TestRun:
 
     @pytest.mark.usefixtures("no_run")
     @pytest.mark.parametrize("options", [[], *exhaustive(["--json"])])
-    def test_a_suite_of_which_no_run_ends_ok_exits_with_1_and_says_so_in_one_line(
+    def test_a_failure_that_its_suite_does_not_expect_exits_with_1_and_one_line(
         self, cli: Cli, copied: Path, options: list[str]
     ) -> None:
+        suite = copied / "mine.py"
+        suite.write_text(suite.read_text().replace(' expected="diverged",', ""))
         status, out, err = cli("run", "mine.py", "--device", "cpu", "--only", "NaN*", *options)
         (run_id,) = (path.stem for path in (copied / "results" / "runs" / "mine").glob("failing-*.json"))
         (line,) = (line for line in err.splitlines() if not line.startswith(("suite mine: ", "final runs: ")))

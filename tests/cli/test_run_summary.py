@@ -56,7 +56,9 @@ def test_nothing_is_compared_where_nothing_is_published(published: Path, tmp_pat
 @pytest.mark.usefixtures("published")
 def test_the_last_lines_name_the_best_row_and_the_files(tmp_path: Path) -> None:
     failed = run("C", 0, 0.1).model_copy(update={"status": "crashed", "reason": "no"})
-    lines = closing([run("A", 0, 0.5), run("B", 0, 0.25), failed], tmp_path / "r", "mine")
+    records = [run("A", 0, 0.5), run("B", 0, 0.25), failed]
+    assert closing(records, [], tmp_path / "r", "mine")[0] == "2 of 3 final runs ended ok, 1 failed as expected"
+    lines = closing(records, [failed], tmp_path / "r", "mine")
     assert len(lines) == 6
     assert lines[0] == "2 of 3 final runs ended ok"
     assert lines[1] == "best mean scores: copying: B, loss 0.25 nats"

@@ -135,7 +135,11 @@ class TestRunId:
             "recipe",
             "processes",
             "limits",
+            "expected",  # is no part of it
         }
+
+    def test_what_a_suite_expects_is_no_part_of_it(self) -> None:
+        assert RunSpec(**SMALL, expected="oom").key == RunSpec(**SMALL).key
         tried = {"steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "evaluate_every", "evaluation_batch", "carry"}
         assert set(TrainConfig.model_fields) == tried | {"optimiser", "halve_from", "halve_every"}
 
