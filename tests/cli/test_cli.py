@@ -414,7 +414,7 @@ class TestRun:
     @pytest.mark.usefixtures("no_run")
     def test_again_trains_nothing_and_changes_no_byte(self, cli: Cli, copied: Path) -> None:
         before = snapshot(copied)
-        status, out, err = cli("run", "mine.py", "--device", "cpu")
+        status, out, _ = cli("run", "mine.py", "--device", "cpu")
         assert status == 0
         assert "2 of 3 final runs ended ok, 1 failed as expected" in out.splitlines()
         assert "DEQ" in out
