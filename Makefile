@@ -8,7 +8,10 @@ PY     := $(VENV)/bin/python
 # pytest keeps its rewritten tests in bytecode files: 10 seconds a process
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+INSTALL := $(PY) -m pip install --progress-bar on --constraint constraints.txt --editable
+# What is installed: to run, to change code, and with Ray
 READY  := $(VENV)/.ready
+DEV    := $(VENV)/.dev
 RAY    := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
@@ -17,16 +20,21 @@ RAY    := $(VENV)/.ray
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(READY)  ## create .venv with the pinned packages
+setup: $(READY)  ## create .venv with the pinned packages that running needs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo 'installing torch and what running needs into $(VENV): 1 to 4 minutes'
+	$(INSTALL) .
 	touch $@
 
-$(RAY): $(READY)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+$(DEV): $(READY)
+	$(INSTALL) '.[dev]'
+	touch $@
+
+$(RAY): $(DEV)
+	$(INSTALL) '.[dev,ray]'
 	touch $@
 
 reproduce: $(READY)  ## train suite smoke into results/reproduced/ and print the tables (10 to 15 minutes)
@@ -45,7 +53,7 @@ reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into 
 	$(PY) -m bench memory --suite paper --out results/reproduced/memory
 
 reproduce-gpu: $(READY)  ## what only a GPU can measure, into results/reproduced/gpu/ (a budget of 9 minutes, resumable); DATA as above for ptb
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(INSTALL) '.[dev,peers]'
 	$(PY) -m bench gpu --results results/reproduced/gpu $(DATA)
 
 params: $(READY)  ## count the parameters of the paper's models, next to what it prints
@@ -67,23 +75,23 @@ test-all: $(RAY)  ## run every test whole: all combinations, 400 examples of eac
 	DEQ_BENCH_KILLS=50 $(PYTEST) $(PARALLEL) --hypothesis-profile=whole -m 'not alone'
 	$(PYTEST) -m alone
 
-check: $(READY)  ## check format, lint and types
+check: $(DEV)  ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-format: $(READY)  ## format, and fix what lint can fix
+format: $(DEV)  ## format, and fix what lint can fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-perf-check: $(READY)  ## fail if this code counts or takes more than REF (default: the commit before); more options: GATE="..."
+perf-check: $(DEV)  ## fail if this code counts or takes more than REF (default: the commit before); more options: GATE="..."
 	$(PY) -m bench gate --against $(REF) --only '$(ONLY)' $(GATE) || test $$? -eq 3  # 3: the times do not decide
 
 compare-peers: $(READY)  ## compare our solvers with TorchDEQ's in one process: time, steps, memory (12 minutes)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(INSTALL) '.[dev,peers]'
 	$(PY) -m bench peers
 
-bench: $(READY)  ## run the micro-benchmarks of solvers, cells and training steps
+bench: $(DEV)  ## run the micro-benchmarks of solvers, cells and training steps
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
 
 doctor: $(READY)  ## show which instruments work on this machine

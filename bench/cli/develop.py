@@ -1,6 +1,7 @@
 """Commands for who changes code: check, gate, golden, peers, memory."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
 import tempfile
@@ -87,6 +88,8 @@ def gate(
             markdown.open("a").close()
         except OSError as error:
             raise UserError(f"gate: cannot write {markdown}: {error.strerror}") from error
+    if against is not None and importlib.util.find_spec("pytest_benchmark") is None:
+        raise UserError("gate: pytest-benchmark is not installed (pip install 'deq-bench[dev]', or `make perf-check`)")
     sides = None if against is None else (name_of(repository_of(Path.cwd()), against), name_of(repository_of(Path.cwd()), head))
     different, counts = None, 0
     if head is None:  # the counts are those of the working tree

@@ -500,6 +500,13 @@ class TestOwnCounts:
         assert worse.returncode == 1
         assert "g, GRU / parameters" in worse.stdout
 
+    def test_benchmarks_need_their_package(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert gate_here(project, monkeypatch, "--against", "HEAD") == 2
+        assert "pytest-benchmark is not installed" in capfd.readouterr().err
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
