@@ -1,4 +1,4 @@
-"""Tables of studies, by seeds' means: solver windows and path independence."""
+"""Tables of studies, by seeds' means: solver windows, path independence, warm start."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +25,17 @@ _PATHS = (
     "mean cosine (from warm: the asymptotic alignment of arXiv 2211.09961); same: of the pairs that both converged, those nearer "
     "than {same:g}. Loss and accuracy are over all sequences, converged or not."
 )
+_WARM = (
+    "Consecutive parts of the validation split, by Anderson within {cap} evaluations. Segments follow each other, with a carried "
+    "memory: a solve starts at the previous segment's states, or at its last one in all positions. Windows begin one token after "
+    "the one before, without a memory: a solve starts at the states of the same tokens (shifted). Saved: the share of the "
+    "evaluations from the cell's initial state. A start that already meets a loose tolerance is returned: see its loss."
+)
 
 
 def tables(rows: Rows) -> list[Table]:
     """The tables that have rows."""
-    makers = {"solver window": solver_window, "path independence": path_independence}
+    makers = {"solver window": solver_window, "path independence": path_independence, "warm start": warm_start}
     return [make(rows) for study, make in makers.items() if study in rows.settings and rows.unique(study, "task")]
 
 
@@ -89,6 +95,34 @@ def path_independence(rows: Rows) -> Table:
     )
     title = "Path independence: whether a network's limit depends on its start"
     return _table("path-independence", title, heads, lines, _PATHS.format(**rows.settings[study]), keys=3)
+
+
+def warm_start(rows: Rows) -> Table:
+    """Evaluations, the share that a start saves, and losses, by cell, kind of parts and start."""
+    study, lines = "warm start", []
+    tolerances: dict[float, None] = {}
+    for task in rows.unique(study, "task"):
+        for cell in rows.unique(study, "cell"):
+            found = rows.values(study, task=task, cell=cell)
+            for kind in ("segments", "windows") if found else ():
+                tolerances |= dict.fromkeys(point["rtol"] for point in found[0][kind])
+                for start in dict.fromkeys(point["start"] for point in found[0][kind]):
+                    cells = []
+                    for rtol in tolerances:
+                        points = [
+                            {**row, **point}
+                            for row in found
+                            for point in row[kind]
+                            if (point["rtol"], point["start"]) == (rtol, start)
+                        ]
+                        cells += [_mean(points, ("steps",), "log", "evaluations"), _mean(points, ("saved",), "linear", "fraction")]
+                        cells += [_mean(points, ("loss",), "log", "nats")]
+                    lines.append(line(f"{task}, {cell}", kind, start, *cells, method=f"{cell}, {kind} from {start}"))
+    heads = [("task, cell", ""), ("parts", ""), ("start", "")]
+    for rtol in tolerances:
+        heads += [(f"evaluations, {rtol:g} ↓", ""), (f"saved, {rtol:g} ↑", "fraction"), (f"loss, {rtol:g} ↓", "nats")]
+    title = "Evaluations saved by starting a solve at the solution of the tokens before"
+    return _table("warm-start", title, heads, lines, _WARM.format(**rows.settings[study]), keys=3)
 
 
 def _table(ending: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], caption: str, *, keys: int) -> Table:

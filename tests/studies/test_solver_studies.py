@@ -127,7 +127,7 @@ def two_seeds(made: Made) -> dict[str, Any]:
 
 
 def test_a_cell_is_the_mean_over_seeds_that_have_a_value(made: Made) -> None:
-    window, paths = tables.tables(Rows(two_seeds(made)))
+    window, paths, _ = tables.tables(Rows(two_seeds(made)))
     first = rows_of(made, "solver window")[0]["values"]["lengths"]["T=2"]["Picard"]
     assert [row[1].text for row in window.rows] == list(solver_window.SOLVERS)
     picard = window.rows[0]
@@ -143,10 +143,24 @@ def test_a_cell_is_the_mean_over_seeds_that_have_a_value(made: Made) -> None:
     assert paths.rows[2][7].text == "1.00 (1/2)"
 
 
+def test_what_a_warm_start_saves_stands_next_to_its_loss(made: Made) -> None:
+    one = tables.tables(Rows(made[0]))[-1]
+    rows = rows_of(made, "warm start")
+    assert [tuple(cell.text for cell in row[1:3]) for row in one.rows[:5]] == [
+        *(("segments", start) for start in ("initial", "previous", "last")),
+        *(("windows", start) for start in ("initial", "shifted")),
+    ]
+    first = [row["values"]["segments"] for row in rows if row["cell"] == rows[0]["cell"]]
+    points = [point for point in first[0] if point["start"] == "previous"]
+    assert len(one.heads) == 3 + 3 * len(points)
+    assert one.rows[1][4].value == pytest.approx(sum(found[1]["saved"] for found in first) / len(first))
+    assert [one.rows[0][index].text for index in (4, 7, 10)] == ["0"] * 3
+
+
 def test_tables_are_written_in_three_formats_and_none_without_rows(made: Made, tmp_path: Path) -> None:
     tables.write(tmp_path, Rows(made[0]))
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in ("solver-window", "path-independence") for kind in ("md", "tex", "csv")
+        f"{name}.{kind}" for name in ("solver-window", "path-independence", "warm-start") for kind in ("md", "tex", "csv")
     }
     lines = (tmp_path / "solver-window.csv").read_text().splitlines()
     assert len(lines) == 1 + len(solver_window.SOLVERS) * 6
