@@ -21,7 +21,6 @@ from bench.studies.study import PlannedRow, Study
 pytestmark = pytest.mark.end_to_end
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "claims"
-NOT_YET = {"adjoints", "solver window", "path independence", "warm start"}  # the record was made before these studies
 
 
 def test_the_record_has_every_row_with_seeds_settings_and_units(made: Made) -> None:
@@ -201,7 +200,7 @@ def test_the_published_record_is_complete_and_reproduces() -> None:
     """Rows that need no training are measured again."""
     found = store.read_studies(PUBLISHED)["experiments"]
     studies = {study.name: study for study in store.all_studies()}
-    assert {*studies} - {*found} <= NOT_YET
+    assert {*studies} == {*found}
     for study in (studies[name] for name in found):
         rows = found[study.name]["rows"]
         assert [planned.subject.items() <= row.items() for planned, row in zip(study.rows, rows, strict=True)] == [True] * len(rows)
