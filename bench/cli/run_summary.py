@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.execution.plan import Plan
 from bench.execution.status import duration, status
+from bench.records.identity import first_of
 from bench.records.record import Record
 from bench.records.store import Store
 
@@ -62,7 +63,7 @@ def _best(ok: Sequence[Record]) -> list[str]:
 
 
 def compare_published(ok: Sequence[Record], results: Path, suite: str) -> str | None:
-    """In how many runs the test score equals that of a published run of the same RunSpec, bit for bit.
+    """In how many runs the test score equals that of a published run of the same RunSpec, bit for bit, and what else differs.
 
     None where the results are the published ones, or no run has a published one.
     """
@@ -70,13 +71,17 @@ def compare_published(ok: Sequence[Record], results: Path, suite: str) -> str | 
     if results.resolve() == PUBLISHED.resolve() or suite not in published.suites():
         return None
     ids, same, other = published.by_key(suite), 0, 0
+    reasons: dict[str, None] = {}
     for record in ok:
         name = f"test_{record.headline}"
         known = [one for one in published.read_valid(suite, ids.get(record.spec.key, [])) if one.value(name) is not None]
         if known:
             equal = any(one.value(name) == record.value(name) for one in known)
             same, other = same + equal, other + (not equal)
+            if not equal:
+                reasons |= dict.fromkeys(known[-1].identity.differs(record.identity))
     if not same + other:
         return None
     absent = f" ({len(ok) - same - other} have no published one)" if len(ok) > same + other else ""
-    return f"same test score as published in {same} of {same + other} runs{absent}"
+    why = f"; the published ones: {first_of([*reasons])}" if reasons else ""
+    return f"same test score as published in {same} of {same + other} runs{absent}{why}"

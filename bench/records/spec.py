@@ -100,7 +100,10 @@ class Limits(_Frozen):
 
 
 class RunSpec(_Frozen):
-    """What determines a run's numbers: a model on a task with a seed. `group` is its comparison, `label` its table row."""
+    """What determines a run's numbers, and what its suite expects: a model on a task with a seed.
+
+    `group` is its comparison, `label` its table row.
+    """
 
     group: Name
     label: Name
@@ -128,9 +131,8 @@ class RunSpec(_Frozen):
     @property
     def key(self) -> str:
         """`group-label-s<seed>-<12 hex digits of the content's SHA-256>`, safe as a file name; a run's id begins with it."""
-        fields = self.model_dump(
-            mode="json", exclude_defaults=True, exclude={"expected"}
-        )  # so that a new field with a default changes no key
+        # Without defaults, so that a new field with a default changes no key.
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"expected"})
         content = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.group} {self.label}".lower()).strip("-")

@@ -47,6 +47,14 @@ def test_scores_are_compared_with_published_runs_of_the_same_spec(tmp_path: Path
     assert compare_published(runs[:2], tmp_path / "mine", "mine") == "same test score as published in 2 of 2 runs"
 
 
+@pytest.mark.usefixtures("published")
+def test_scores_that_differ_name_what_else_differs(tmp_path: Path) -> None:
+    here = IDENTITY.model_copy(update={"environment": {**IDENTITY.environment, "cpu_capability": "AVX2"}})
+    other = run("A", 2, 2.6).model_copy(update={"identity": here})
+    found = compare_published([run("A", 0, 0.5), other], tmp_path / "mine", "mine")
+    assert found == "same test score as published in 1 of 2 runs; the published ones: cpu_capability None (here AVX2)"
+
+
 def test_nothing_is_compared_where_nothing_is_published(published: Path, tmp_path: Path) -> None:
     assert compare_published([run("B", 0, 0.5)], tmp_path / "mine", "mine") is None
     assert compare_published([run("A", 0, 0.5)], tmp_path / "mine", "other") is None
