@@ -28,6 +28,7 @@ Each package imports those that it names, and what they import; nothing imports 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bench.records.kernels import use_common_kernels
 from bench.records.source_code import install
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, TrainConfig
     from bench.report.report import write_report
 
+use_common_kernels()
 install()
 
 __all__ = ["Comparison", "ComponentConfig", "ModelEntry", "Recipe", "RunSpec", "TrainConfig", "load", "run", "write_report"]
