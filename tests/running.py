@@ -13,7 +13,9 @@ from bench.execution.coordinator import Callbacks, Coordinator, RunOptions
 from bench.execution.engines.local import Local
 from bench.execution.plan import Plan
 from bench.records.identity import Identity
-from bench.records.record import Record
+from bench.records.metric import Metric
+from bench.records.record import Record, measured
+from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 
 IDENTITY = Identity(data="0" * 64, numerics={"DEQ": 1}, code={}, environment={"torch": "2.13.0"})
@@ -39,3 +41,20 @@ def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Monke
         for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX"):
             patch.setenv(name, os.environ.get(name, "65536"))
         yield patch
+
+
+def finished_record(suite: str, group: str, label: str, seed: int, **measures: float) -> Record:
+    """A final record that ended ok, with these measures; those that start with `test_` are metrics."""
+    model, task = ComponentConfig(name="deq", settings={"width": 4}), ComponentConfig(name="copy", settings={"T": 30})
+    train = TrainConfig(steps=1, batch=1, learning_rate=1e-3)
+    spec = RunSpec(group=group, label=label, model=model, task=task, train=train, seed=seed)
+    metrics = [name.removeprefix("test_") for name in measures if name.startswith("test_")]
+    return Record(
+        run_id=IDENTITY.run_id(spec.key),
+        suite=suite,
+        status="ok",
+        spec=spec,
+        identity=IDENTITY,
+        metrics={name: Metric(unit="nats", better="lower") for name in metrics},
+        measures={name: measured(value, "1", "m", "s") for name, value in measures.items()},
+    )

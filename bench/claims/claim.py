@@ -1,4 +1,4 @@
-"""A claim of the paper, the parts it is tested by, and its verdict."""
+"""A claim of a paper, the parts it is tested by, and its verdict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +15,12 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 PLURAL: dict[Verdict, str] = dict(
     zip(VERDICTS, ("hold", "do not hold", "inconclusive", "cannot be judged", "not tested"), strict=True)
 )
-Ledger = Literal["claims", "identities"]
+Ledger = Literal["claims", "since", "identities"]
 Fixed = Literal["before its runs", "threshold before, protocol after", "after its records were known"]
+SEEDS = (
+    "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
+    "Holm's correction over a claim's parts against it"
+)
 Judge = Callable[["Evidence"], Sequence["Part"]]
 
 
@@ -72,10 +76,11 @@ def written_p(p: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement of the paper, where it stands, the measurement and statistic that test it, and the threshold.
+    """A statement of a paper, where it stands, the measurement and statistic that test it, and the threshold.
 
-    `ledger`: an identity is what mathematics or a count decides, a claim what only evidence can. `fixed`: when the threshold and
-    the protocol were written down. `needs`: what to run. `judge` returns the parts, none where that has not been run.
+    `ledger`: an identity is what mathematics or a count decides, a claim, of the DEQ paper or made since, what only evidence can.
+    `fixed`: when the threshold and the protocol were written down. `needs`: what to run. `judge` returns the parts, none where
+    that has not been run.
     """
 
     id: str

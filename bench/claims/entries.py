@@ -9,7 +9,8 @@ suite copy too, but its protocol was changed twice after final losses were seen.
 from functools import partial
 
 from bench.claims import judges_counts, judges_runs, judges_studies
-from bench.claims.claim import Claim, Fixed
+from bench.claims.claim import SEEDS, Claim, Fixed
+from bench.claims.entries_since import SINCE
 
 SUITES = ("smoke", "text", "small", "copy", "speed")  # whose comparisons are audited
 
@@ -17,16 +18,12 @@ _PAIRED = (
     "one-sided t tests on the log ratio paired by seed (from six seeds on sign flips, of equal values the exact sign test); "
     "Holm's correction over a claim's parts against it"
 )
-_SEEDS = (
-    "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
-    "Holm's correction over a claim's parts against it"
-)
 _COUNT = "a fact: a count, without a test"
 _counted = partial(Claim, statistic=_COUNT, needs="`python -m bench memory`")
 _paired = partial(Claim, statistic=_PAIRED)
 _BEFORE: Fixed = "before its runs"
 _copied = partial(Claim, statistic=_PAIRED, needs="suite copy", fixed="threshold before, protocol after")
-_studied = partial(Claim, statistic=_SEEDS, needs="`python -m bench claims --measure`", fixed=_BEFORE)
+_studied = partial(Claim, statistic=SEEDS, needs="`python -m bench claims --measure`", fixed=_BEFORE)
 
 CLAIMS: tuple[Claim, ...] = (
     _counted(
@@ -275,4 +272,5 @@ CLAIMS: tuple[Claim, ...] = (
         threshold="no sample is called converged that is not, every training is flagged",
         judge=judges_studies.failures_are_reported,
     ),
+    *SINCE,
 )

@@ -30,7 +30,7 @@ EXPLICIT: Labels = (
 )
 
 
-def _pairs(evidence: Evidence, suites: Suites, labels: Labels) -> Iterator[Pair]:
+def pairs(evidence: Evidence, suites: Suites, labels: Labels) -> Iterator[Pair]:
     """Pairs of rows by their labels."""
     for suite in suites:
         for group in evidence.groups(suite):
@@ -41,7 +41,7 @@ def _pairs(evidence: Evidence, suites: Suites, labels: Labels) -> Iterator[Pair]
 
 def _explicit_pairs(evidence: Evidence, *suites: str) -> Iterator[Pair]:
     """Each DEQ with the explicit networks of its cell; in a user's suites with every weight-tied network."""
-    yield from _pairs(evidence, suites, EXPLICIT)
+    yield from pairs(evidence, suites, EXPLICIT)
     for suite in evidence.own:
         for group in evidence.groups(suite):
             tied = [row for row in group.rows if row.family == "tied"]
@@ -57,12 +57,12 @@ def _ratio(pair: Pair, measure: str, low: float = -inf, high: float = inf) -> Pa
 
 def loss_ratio(suites: Suites, labels: Labels, low: float = -inf, high: float = inf) -> Judge:
     """Judge by the ratio of test losses against limits."""
-    return lambda evidence: [_ratio(pair, "test_loss", low, high) for pair in _pairs(evidence, suites, labels)]
+    return lambda evidence: [_ratio(pair, "test_loss", low, high) for pair in pairs(evidence, suites, labels)]
 
 
 def step_time_within(low: float, high: float) -> Judge:
     """Judge by the time of a DEQ's training step over the ordinary explicit network's, between two limits."""
-    return lambda evidence: [_ratio(pair, "step_ms_median", low, high) for pair in _pairs(evidence, ("small",), _ORDINARY)]
+    return lambda evidence: [_ratio(pair, "step_ms_median", low, high) for pair in pairs(evidence, ("small",), _ORDINARY)]
 
 
 def similar_computation(evidence: Evidence) -> list[Part]:
@@ -90,7 +90,7 @@ def copies_more(rival: str) -> Judge:
 
     def judge(evidence: Evidence) -> list[Part]:
         parts = []
-        for suite, group, ours, theirs in _pairs(evidence, ("copy",), [("DEQ*", f"{rival}*")]):
+        for suite, group, ours, theirs in pairs(evidence, ("copy",), [("DEQ*", f"{rival}*")]):
             solved = [[value >= _COPIED for value in by_seed(row, "test_accuracy_last10").values()] for row in (ours, theirs)]
             counts = [(sum(one), len(one) - sum(one)) for one in solved]
             p_for, p_against = (float(fisher_exact(counts, alternative=side).pvalue) for side in ("greater", "less"))

@@ -17,7 +17,7 @@ Values = Mapping[str, Any]
 Read = Callable[[Values], float | None]
 _fact = partial(fact, sources=STUDIES_SOURCE)
 _mean_within = partial(mean_within, sources=STUDIES_SOURCE)
-_SMALL = 0.2  # nats: a smaller loss has its margin as a factor
+SMALL_LOSS = 0.2  # nats: a smaller loss has its margin as a factor
 
 
 def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
@@ -26,7 +26,7 @@ def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
     return [row for row in rows if row["values"] is not None and row.get("model", "").startswith(model)]
 
 
-def _by_task(evidence: Evidence, study: str, read: Read, model: str = "") -> dict[str, dict[int, float]]:
+def by_task(evidence: Evidence, study: str, read: Read, model: str = "") -> dict[str, dict[int, float]]:
     """One number per row with values, by task and seed."""
     found: dict[str, dict[int, float]] = {}
     for row in _rows(evidence, study, model):
@@ -42,14 +42,14 @@ def steps_grow(evidence: Evidence) -> list[Part]:
         first, last = (values["course"][at]["forward_nfe"] for at in (0, -1))
         return last / first if first and last is not None else None
 
-    found = _by_task(evidence, "training", growth, "DEQ")
+    found = by_task(evidence, "training", growth, "DEQ")
     return [_mean_within(f"{task}: last tenth over first", growths, "log", low=1.0) for task, growths in found.items()]
 
 
 def backward_is_shorter(evidence: Evidence) -> list[Part]:
     """Evaluations of a backward solve over those of a forward one, over all of training."""
     forward, backward = (
-        _by_task(evidence, "training", itemgetter(f"train_{phase}_nfe_mean"), "DEQ") for phase in ("forward", "backward")
+        by_task(evidence, "training", itemgetter(f"train_{phase}_nfe_mean"), "DEQ") for phase in ("forward", "backward")
     )
     return [
         _mean_within(f"{task}: backward over forward", ratios(nfe, forward[task]), "log", high=0.8)
@@ -62,7 +62,7 @@ def inference_time_within(low: float, high: float) -> Judge:
 
     def judge(evidence: Evidence) -> list[Part]:
         parts = []
-        ours, theirs, nfe = (_by_task(evidence, "inference", itemgetter(name)) for name in ("deq_ms", "tied_ms", "nfe"))
+        ours, theirs, nfe = (by_task(evidence, "inference", itemgetter(name)) for name in ("deq_ms", "tied_ms", "nfe"))
         for task in ours:
             part = _mean_within(f"{task}: DEQ over tied", ratios(ours[task], theirs[task]), "log", low=low, high=high)
             counts = ", ".join(f"{count:g}" for count in sorted(nfe[task].values()))
@@ -80,10 +80,10 @@ def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
 
     def judge(evidence: Evidence) -> list[Part]:
         parts = []
-        losses, best = (_by_task(evidence, study, loss_at(value)) for value in (loose, tight))
+        losses, best = (by_task(evidence, study, loss_at(value)) for value in (loose, tight))
         for task, loss in losses.items():
             reference = best.get(task, {})
-            if reference and median(reference.values()) < _SMALL:
+            if reference and median(reference.values()) < SMALL_LOSS:
                 about = f"{task}: loss at {setting} {loose:g} over that at {tight:g}"
                 parts.append(_mean_within(about, ratios(loss, reference), "log", high=1.1))
                 continue
@@ -97,7 +97,7 @@ def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
 
 def tied_need_not_converge(evidence: Evidence) -> list[Part]:
     """Share of sequences on which a weight-tied network's map converges, on the task with the clearest result."""
-    shares = _by_task(evidence, "layers", lambda values: next(iter(values["lengths"].values()))["still"], "tied")
+    shares = by_task(evidence, "layers", lambda values: next(iter(values["lengths"].values()))["still"], "tied")
     about = "share converged after 200 layers"
     parts = [_mean_within(f"{task}: {about}", one, "fraction", high=0.99) for task, one in shares.items()]
     tested = [(part.p_for, part.p_against, part) for part in parts if part.p_for is not None and part.p_against is not None]
@@ -120,7 +120,7 @@ def one_root(evidence: Evidence) -> list[Part]:
         ]
         return min(shares, default=None)
 
-    about, found = "share solved by both, to the same logits, of the least similar pair", _by_task(evidence, "independence", read)
+    about, found = "share solved by both, to the same logits, of the least similar pair", by_task(evidence, "independence", read)
     return [_mean_within(f"{task}: {about}", shares, "fraction", low=0.99) for task, shares in found.items()]
 
 
@@ -133,10 +133,10 @@ def gradient_is_exact(evidence: Evidence) -> list[Part]:
 
     parts = []
     for moment in ("start", "end"):
-        for task, distances in _by_task(evidence, "gradient", lambda values, at=moment: tightest(values[at])).items():  # type: ignore[misc]
+        for task, distances in by_task(evidence, "gradient", lambda values, at=moment: tightest(values[at])).items():  # type: ignore[misc]
             about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
             parts.append(_all_below(about, distances, 1e-6))
-    cosines = _by_task(evidence, "gradient", lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
+    cosines = by_task(evidence, "gradient", lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
     about = "end of training: 1 - cosine, as trained (1e-3, float32)"
     return parts + [_all_below(f"{task}, {about}", found, 0.01) for task, found in cosines.items()]
 
@@ -145,7 +145,7 @@ def batch_does_not_matter(evidence: Evidence) -> list[Part]:
     """Largest difference of a sequence's logits when solved alone and in batches, over seeds and sizes."""
     parts = []
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-2)):
-        found = _by_task(evidence, "batch", lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
+        found = by_task(evidence, "batch", lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
         parts += [_all_below(f"{task}, {dtype}", differences, limit, " nats") for task, differences in found.items()]
     return parts
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import get_args
 
 from bench.analysis.grid import Cell, Table, line
 from bench.claims.claim import PLURAL, Finding, Ledger, tally, written_p
@@ -20,6 +21,7 @@ _RULE = (
 
 _TITLES: dict[Ledger, str] = {
     "claims": "The claims of the DEQ paper, tested",
+    "since": "Claims made since then, tested",
     "identities": "Identities: what mathematics or a count decides",
 }
 
@@ -28,11 +30,12 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
     """One line per claim of a ledger, with its verdict."""
     listed = [one for one in findings if one.claim.ledger == ledger]
     counts = ", ".join(f"{count} {PLURAL[verdict]}" for verdict, count in tally(listed) if count)
-    heads = ("claim", "what the paper says", "where", "verdict", "parts", "p", "p, all claims", "threshold fixed")
+    noun = "identities" if ledger == "identities" else "claims"
+    heads = ("claim", "what is claimed", "where", "verdict", "parts", "p", "p, all claims", "threshold fixed")
     return Table(
         ending=ledger,
         title=_TITLES[ledger],
-        caption=f"{len(listed)} {ledger}: {counts}. At the sizes and on the machine of the records named below each one.",
+        caption=f"{len(listed)} {noun}: {counts}. At the sizes and on the machine of the records named below each one.",
         rule=_RULE,
         heads=tuple((head, "") for head in heads),
         rows=tuple(
@@ -46,6 +49,11 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
         data=tuple(line for one in listed for line in _data(one)),
         words=(0, 1, 2, 3, 4, 7),
     )
+
+
+def summaries(findings: Sequence[Finding]) -> list[Table]:
+    """The summary of each ledger."""
+    return [summary(findings, ledger) for ledger in get_args(Ledger)]
 
 
 def _data(finding: Finding) -> list[dict[str, object]]:
@@ -95,7 +103,8 @@ def advice(rows: Sequence[Advice]) -> Table | None:
 
 def page(findings: Sequence[Finding], copied: Table | None, audited: Table) -> str:
     """CLAIMS.md: verdicts, table 1 where it was run, parts of every claim, fairness of the comparisons."""
-    texts = [markdown(summary(findings, "claims")), markdown(summary(findings, "identities"), level=2)]
+    first, *others = summaries(findings)
+    texts = [markdown(first), *(markdown(table, level=2) for table in others)]
     if copied is not None:
         texts.append(markdown(copied, level=2))
     for finding in findings:

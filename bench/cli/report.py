@@ -13,7 +13,7 @@ from bench.records.errors import UserError, unknown
 from bench.report.console import say
 
 # Columns of these tables for a terminal, those that count first: a narrow one has no room for the last.
-_SHOWN = {"claims": (0, 3, 5, 1), "identities": (0, 3, 5, 1), "table-1": (0, 1, 4, 5, 7, 6, 2, 3)}
+_SHOWN = {**dict.fromkeys(("claims", "since", "identities"), (0, 3, 5, 1)), "table-1": (0, 1, 4, 5, 7, 6, 2, 3)}
 
 
 def report(results: Results = RESULTS, as_json: Json = False) -> None:
@@ -101,9 +101,8 @@ def claims(
     audited = audit_table(evidence, (*SUITES, *own))
     write_text(results / "CLAIMS.md", f"<!-- {MARK} -->\n{tables.page(found, copied, audited)}")
     write_text(results / "claims" / "audit.csv", csv_text(audited))
-    ledgers = [tables.summary(found, "claims"), tables.summary(found, "identities")]
     guided = tables.advice(guide(evidence, found))
-    for table in filter(None, [*ledgers, copied, gradients.table(evidence), guided]):
+    for table in filter(None, [*tables.summaries(found), copied, gradients.table(evidence), guided]):
         stem = results / "claims" / table.ending
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))

@@ -47,11 +47,11 @@ _VERDICTS = (
 _SCRIPTS = ("core.js", "tables.js", "plots.js", "page.js")
 # Patterns of claims' ids by theme, the first that fits; a claim that none fits is shown last.
 THEMES = {
-    "Time": ("*-time", "checkpointing-cost", "computation", "steps-grow", "backward-shorter"),
+    "Time": ("*-time", "checkpointing-cost", "computation", "steps-grow", "backward-shorter", "warm-start"),
     "Memory": ("memory*", "checkpointing*"),
-    "Quality": ("perplexity", "copy*", "cell", "stacking"),
-    "Solver": ("converges", "solver", "tolerance", "cap", "tied-rest", "root", "gradient", "batch", "no-fixed-point"),
-    "Generalisation": ("length*", "generalis*", "track*", "dependency*"),
+    "Quality": ("perplexity", "copy*", "cell", "stacking", "one-step", "shared-inverse", "reversible", "jacobian"),
+    "Solver": ("converges", "solver", "tolerance", "cap", "tied-rest", "root", "same-state", "more-steps"),
+    "Generalisation": ("tracks-state", "solver-and-length", "fixed-depth", "negative-decay"),
 }
 _ORDER = ("Memory", "Time", "Quality", "Solver", "Generalisation")
 
@@ -111,7 +111,7 @@ def _digest(text: str) -> str:
 
 def by_theme(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     """The findings by theme, in the page's order."""
-    found = gathered((theme(one.claim.id) if one.claim.ledger == "claims" else "Identities", one) for one in findings)
+    found = gathered((theme(one.claim.id) if one.claim.ledger != "identities" else "Identities", one) for one in findings)
     return {name: found[name] for name in (*_ORDER, "Other", "Identities") if name in found}
 
 
@@ -170,10 +170,15 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     runs, models = sum(len(row.finals) for row in rows), len({row.label for row in rows})
     text = f"{runs:,} training runs of {models} models on {len(tasks)} tasks, "
     text += f"and {sum(len(g.trials) for g in found):,} trials of learning rates. "
-    claims, identities = ([one for one in findings if one.claim.ledger == ledger] for ledger in get_args(Ledger))
+    claims, since, identities = ([one for one in findings if one.claim.ledger == ledger] for ledger in get_args(Ledger))
     if not claims:
         return text + "No claims are judged here."
-    counts = [f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(claims), _VERDICTS, strict=True) if n]
     met = sum(one.verdict == "holds" for one in identities)
     more = f" Of {len(identities)} identities, which mathematics or a count decides, {met} hold." if identities else ""
-    return f"{text}Of {len(claims)} claims of the paper, {', '.join(counts)}.{more}"
+    later = f" Of {len(since)} claims made since, {_counted(since)}." if since else ""
+    return f"{text}Of {len(claims)} claims of the paper, {_counted(claims)}.{later}{more}"
+
+
+def _counted(findings: Sequence[Finding]) -> str:
+    """The number of findings by verdict, in words."""
+    return ", ".join(f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n)

@@ -1,0 +1,126 @@
+"""Claims made since 2019, by other papers, that the records of this harness can test.
+
+`says` summarises a paper, it does not quote. All thresholds were fixed when records of the suites and studies had been read.
+"""
+
+from functools import partial
+
+from bench.claims import judges_since as judges
+from bench.claims.claim import SEEDS, Claim
+from bench.claims.judges_runs import Labels
+
+_NATS = "below 0.05 nats (5 % of perplexity), or a factor of 1.1 where the loss is below 0.2"
+_since = partial(Claim, ledger="since", statistic=SEEDS)
+_studied = partial(_since, needs="`python -m bench claims --measure`")
+_PHANTOM: Labels = (("DEQ-Transformer, phantom", "DEQ-Transformer"), ("DEQ, phantom", "DEQ"), ("phantom 1", "implicit"))
+_SHINE: Labels = (("DEQ-Transformer, SHINE", "DEQ-Transformer"), ("DEQ, SHINE", "DEQ"), ("SHINE", "implicit"))
+_REVERSIBLE: Labels = (("DEQ-Transformer, reversible", "DEQ-Transformer"), ("reversible", "implicit"))
+_JACOBIAN: Labels = (("DEQ-Transformer, Jacobian", "DEQ-Transformer"), ("DEQ-TrellisNet, Jacobian", "DEQ-TrellisNet"))
+_TRAINED = ("small", "speed", "ptb", "iterate")
+
+SINCE: tuple[Claim, ...] = (
+    _since(
+        id="tracks-state",
+        says="Implicit models track state on sequences longer than those of training.",
+        where="Schöne et al. 2025, arXiv 2502.07827",
+        measured="accuracy at the last token of the longest test sequences; trained at 16 tokens, solved by plain iteration",
+        threshold="above 0.9",
+        needs="suite track",
+        judge=judges.right_at_longest(("DEQ-TrellisNet, Picard", "DEQ state-space", "DEQ state-space, strict"), low=0.9),
+    ),
+    _since(
+        id="solver-and-length",
+        says="(Not in a paper: what theorem 1 of the DEQ paper implies.) Which solver is used does not matter on longer sequences.",
+        where="Bai et al. 2019, theorem 1",
+        measured="accuracy at the last token of the longest test sequences, less that of the same network by plain iteration",
+        threshold="above -0.05",
+        needs="suite track",
+        judge=judges.right_by_solver(
+            0.05,
+            (
+                *((f"DEQ-TrellisNet, {solver}", "DEQ-TrellisNet, Picard") for solver in ("Anderson", "Broyden", "reversible")),
+                ("DEQ state-space, Anderson", "DEQ state-space"),
+            ),
+        ),
+    ),
+    _since(
+        id="fixed-depth",
+        says="Transformers and state-space models of fixed depth do not track state.",
+        where="Merrill, Petty, Sabharwal 2024, arXiv 2404.08819",
+        measured="accuracy at the last token of the longest test sequences; trained at 16 tokens",
+        threshold="below 0.6",
+        needs="suite track",
+        judge=judges.right_at_longest(("Transformer-XL 4", "state-space"), high=0.6),
+    ),
+    _since(
+        id="negative-decay",
+        says="A state-space model tracks parity if its decays may be negative.",
+        where="Grazzi et al. 2025, arXiv 2411.12537",
+        measured="accuracy at the last token of the longest test sequences; trained at 16 tokens",
+        threshold="above 0.9",
+        needs="suite track",
+        judge=judges.right_at_longest(("state-space, negative",), low=0.9, only="*parity"),
+    ),
+    _since(
+        id="one-step",
+        says="A gradient of a few steps at the equilibrium trains as well as the exact one.",
+        where="Fung et al. 2022, arXiv 2103.12803; Wang et al. 2025, arXiv 2506.21734",
+        measured="test loss of a DEQ trained by phantom steps (four in suite small, two in speed) less that of one trained by the "
+        "implicit gradient",
+        threshold=_NATS,
+        needs="suites small and speed",
+        judge=judges.loss_excess(_TRAINED, _PHANTOM, 0.05),
+    ),
+    _since(
+        id="shared-inverse",
+        says="The forward solver's estimate of the inverse Jacobian is enough for the gradient.",
+        where="Ramzi et al. 2022 (SHINE), arXiv 2106.00553",
+        measured="test loss of a DEQ trained by SHINE less that of one trained by the implicit gradient",
+        threshold=_NATS,
+        needs="suites speed and ptb",
+        judge=judges.loss_excess(_TRAINED, _SHINE, 0.05),
+    ),
+    _since(
+        id="reversible",
+        says="A reversible solve, whose gradient is that of its own steps, trains as well as the implicit gradient.",
+        where="McCallum et al. 2025, arXiv 2509.12917",
+        measured="test loss of a DEQ by the reversible iteration less that of one trained by the implicit gradient",
+        threshold=_NATS,
+        needs="suites small and ptb",
+        judge=judges.loss_excess(_TRAINED, _REVERSIBLE, 0.05),
+    ),
+    _since(
+        id="jacobian",
+        says="Regularising the Jacobian makes solves converge at no loss of quality.",
+        where="Bai, Koltun, Kolter 2021, arXiv 2106.14342",
+        measured="test loss, and share of test solves that converge, less those without the regularisation",
+        threshold=f"loss {_NATS}; share above 0",
+        needs="suites small and ptb",
+        judge=judges.both(judges.loss_excess(_TRAINED, _JACOBIAN, 0.05), judges.more_solves_converge(_TRAINED, _JACOBIAN)),
+    ),
+    _studied(
+        id="more-steps",
+        says="More solver steps at test time than in training improve the result.",
+        where="Anil et al. 2022, arXiv 2211.09961; Geiping et al. 2025, arXiv 2502.05171",
+        measured="validation loss of one trained model at a cap of 120 evaluations over that at 12, its cap in training",
+        threshold="below 0.99",
+        judge=judges.more_steps_help(12, 120, 0.99),
+    ),
+    _studied(
+        id="same-state",
+        says="Where a solve starts does not matter.",
+        where="Anil et al. 2022, arXiv 2211.09961",
+        measured="share of converged pairs of solves that end in the same state: from zero, and from noise or the state of another "
+        "sequence",
+        threshold="above 0.99",
+        judge=judges.same_state(0.99),
+    ),
+    _studied(
+        id="warm-start",
+        says="A solve that starts at the solution before saves evaluations.",
+        where="Bai et al. 2022, arXiv 2204.08442 (video; here: a text)",
+        measured="share of evaluations to 1e-2 saved by starting at the state of the segment before",
+        threshold="above 0.1",
+        judge=judges.warm_start_saves(1e-2, 0.1),
+    ),
+)

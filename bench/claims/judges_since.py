@@ -1,0 +1,147 @@
+"""Judges of the claims made since 2019: losses of ways to train, length generalisation, starts of a solve."""
+
+import math
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from statistics import median
+
+from bench.analysis.aggregate import Group
+from bench.analysis.columns import metric_parts, metrics
+from bench.analysis.selection import by_seed
+from bench.claims.claim import Judge, Part
+from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
+from bench.claims.judges_runs import Labels, Suites, pairs
+from bench.claims.judges_studies import SMALL_LOSS, by_task
+from bench.claims.parts import mean_within, ratios
+
+# Of the study of path independence
+_STARTS = {"normal": "noise", "warm": "another sequence's state"}
+
+
+def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
+    """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        parts = []
+        for suite, group, ours, theirs in pairs(evidence, suites, labels):
+            loss, other = (by_seed(row, "test_loss") for row in (ours, theirs))
+            sources = runs(suite, ours, theirs)
+            if other and median(other.values()) < SMALL_LOSS:
+                about = f"{group.name}: {ours.label} over {theirs.label}"
+                parts.append(mean_within(about, ratios(loss, other), "log", sources, high=1.1))
+                continue
+            more = {seed: loss[seed] - other[seed] for seed in sorted(loss.keys() & other.keys())}
+            about = f"{group.name}: {ours.label} less {theirs.label}"
+            parts.append(mean_within(about, more, "linear", sources, high=most, unit=" nats"))
+        return parts
+
+    return judge
+
+
+def more_solves_converge(suites: Suites, labels: Labels) -> Judge:
+    """Judge by the share of test solves of one row that converge less that of another."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        parts = []
+        for suite, group, ours, theirs in pairs(evidence, suites, labels):
+            share, other = (by_seed(row, "eval_converged_fraction") for row in (ours, theirs))
+            gained = {seed: share[seed] - other[seed] for seed in sorted(share.keys() & other.keys())}
+            about = f"{group.name}: share of test solves that converge, {ours.label} less {theirs.label}"
+            parts.append(mean_within(about, gained, "linear", runs(suite, ours, theirs), low=0.0))
+        return parts
+
+    return judge
+
+
+def both(*judges: Judge) -> Judge:
+    """Judge by the parts of several judges."""
+    return lambda evidence: [part for judge in judges for part in judge(evidence)]
+
+
+def right_at_longest(labels: tuple[str, ...], low: float = -math.inf, high: float = math.inf, only: str = "*") -> Judge:
+    """Judge by the accuracy at the last token of the longest test sequences of suite `track`, in the comparisons named `only`."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        parts = []
+        for group, length, measure in _longest(evidence):
+            for row in group.rows:
+                if fnmatchcase(group.name, only) and any(fnmatchcase(row.label, label) for label in labels):
+                    about = f"{group.name}, {length} tokens: {row.label}"
+                    parts.append(mean_within(about, by_seed(row, measure), "fraction", runs("track", row), low, high))
+        return parts
+
+    return judge
+
+
+def right_by_solver(least: float, solvers: Labels) -> Judge:
+    """Judge by the accuracy at the longest test length of a row less that of the same network by another solver."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        measures = {group.name: (length, measure) for group, length, measure in _longest(evidence)}
+        parts = []
+        for suite, group, ours, theirs in pairs(evidence, ("track",), solvers):
+            length, measure = measures[group.name]
+            right, other = (by_seed(row, measure) for row in (ours, theirs))
+            lost = {seed: right[seed] - other[seed] for seed in sorted(right.keys() & other.keys())}
+            about = f"{group.name}, {length} tokens: {ours.label} less {theirs.label}"
+            parts.append(mean_within(about, lost, "linear", runs(suite, ours, theirs), low=-least))
+        return parts
+
+    return judge
+
+
+def _longest(evidence: Evidence) -> Iterator[tuple[Group, str, str]]:
+    """Each comparison of state tracking, its longest test length, and the measure of the accuracy there."""
+    for group in evidence.groups("track"):
+        found = metric_parts(metrics(group.records)[1], "accuracy_last")
+        if found:
+            yield group, str(found[-1][0]), f"test_{found[-1][1]}"
+
+
+def more_steps_help(trained: int, most: int, factor: float) -> Judge:
+    """Judge by the validation loss at a large cap of the evaluation's solves over that at the cap of the training."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        losses, reference = (
+            by_task(evidence, "cap", lambda one, cap=cap: next((p["loss"] for p in one["points"] if p["cap"] == cap), None))  # type: ignore[misc]
+            for cap in (most, trained)
+        )
+        about = f"loss at {most} evaluations over that at {trained}"
+        return [
+            mean_within(f"{task}: {about}", ratios(loss, reference.get(task, {})), "log", STUDIES_SOURCE, high=factor)
+            for task, loss in losses.items()
+        ]
+
+    return judge
+
+
+def same_state(least: float) -> Judge:
+    """Judge by the share of converged pairs of solves that end in the same state, from zero and from another start."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        parts = []
+        for start, words in _STARTS.items():
+            found = by_task(evidence, "path independence", lambda one, start=start: one[start]["same"], "DEQ")  # type: ignore[misc]
+            parts += [
+                mean_within(f"{task}: from {words} as from zero", shares, "fraction", STUDIES_SOURCE, low=least)
+                for task, shares in found.items()
+            ]
+        return parts
+
+    return judge
+
+
+def warm_start_saves(rtol: float, least: float) -> Judge:
+    """Judge by the share of evaluations that a solve from the segment before saves, by cell."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        found: dict[str, dict[int, float]] = {}
+        for row in evidence.studies.get("warm start", {}).get("rows", []):
+            for point in (row["values"] or {}).get("segments", []):
+                if point["rtol"] == rtol and point["start"] == "previous":
+                    found.setdefault(f"{row['task']}: {row['cell']}", {})[row["seed"]] = point["saved"]
+        return [
+            mean_within(f"{about}, saved at {rtol:g}", saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items()
+        ]
+
+    return judge

@@ -1,0 +1,117 @@
+"""Verdicts on the claims made since 2019, on records that are written by hand."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import finished_record
+
+from bench.claims import entries_since
+from bench.claims.claim import Finding, judge_claims
+from bench.claims.entries_since import SINCE
+from bench.claims.evidence import Evidence
+from bench.execution.suite_loading import load_suite
+from bench.records.side_file import EXPERIMENTS
+from bench.records.spec import Comparison
+from bench.records.store import Store
+
+
+def judge(claim: str, evidence: Evidence) -> Finding:
+    return judge_claims([one for one in SINCE if one.id == claim], evidence)[0]
+
+
+def runs(folder: Path, suite: str, rows: Mapping[str, Mapping[str, list[float]]], group: str = "g") -> Evidence:
+    """Evidence of rows by label, each with its measures by seed."""
+    for label, measures in rows.items():
+        for seed, values in enumerate(zip(*measures.values(), strict=True)):
+            Store(folder).write(finished_record(suite, group, label, seed, **dict(zip(measures, values, strict=True))))
+    return Evidence(folder)
+
+
+def studies(folder: Path, name: str, rows: list[dict[str, Any]]) -> Evidence:
+    (folder / "claims").mkdir(parents=True)
+    (folder / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed({"experiments": {name: {"rows": rows}}})))
+    return Evidence(folder)
+
+
+@pytest.mark.parametrize(
+    ("plain", "cheap", "about", "found", "verdict"),
+    [
+        ([2.0, 2.1, 2.2], [2.01, 2.12, 2.2], "less", "0.010 [", "holds"),
+        ([2.0, 2.1, 2.2], [2.4, 2.6, 2.7], "less", "0.47 [", "does not hold"),
+        ([0.1, 0.1, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2, 0.2], "over", "2.00", "does not hold"),
+    ],
+)
+def test_a_cheap_gradient_loses_nats_or_a_factor_of_a_small_loss(
+    tmp_path: Path, plain: list[float], cheap: list[float], about: str, found: str, verdict: str
+) -> None:
+    rows = {"DEQ": {"test_loss": plain}, "DEQ, SHINE": {"test_loss": cheap}}
+    (part,) = judge("shared-inverse", runs(tmp_path, "speed", rows)).parts
+    assert (part.about, part.verdict) == (f"g: DEQ, SHINE {about} DEQ", verdict)
+    assert part.value.startswith(found)
+    assert len(part.sources[0].runs) == 2 * len(plain)
+
+
+def test_a_jacobian_penalty_is_judged_by_loss_and_by_convergence(tmp_path: Path) -> None:
+    plain = {"test_loss": [5.0, 5.1, 5.2], "eval_converged_fraction": [0.2, 0.3, 0.1]}
+    penalised = {"test_loss": [5.01, 5.1, 5.22], "eval_converged_fraction": [0.8, 0.9, 0.75]}
+    found = judge("jacobian", runs(tmp_path, "ptb", {"DEQ-Transformer": plain, "DEQ-Transformer, Jacobian": penalised}))
+    assert found.verdict == "holds"
+    loss, share = found.parts
+    assert loss.samples == pytest.approx([0.01, 0.0, 0.02])
+    assert share.samples == pytest.approx([0.6, 0.6, 0.65])
+
+
+def test_length_is_judged_at_the_longest_test_sequences(tmp_path: Path) -> None:
+    short, long = "test_accuracy_last_T16", "test_accuracy_last_T128"
+    rows = {
+        "DEQ-TrellisNet, Picard": {short: [1.0] * 5, long: [1.0] * 5},
+        "DEQ-TrellisNet, Anderson": {short: [1.0] * 5, long: [0.5, 0.52, 0.49, 0.5, 0.51]},
+        "Transformer-XL 4": {short: [1.0] * 5, long: [0.5, 0.52, 0.49, 0.5, 0.51]},
+    }
+    found = runs(tmp_path, "track", rows, "state tracking parity")
+    assert [part.verdict for part in judge("tracks-state", found).parts] == ["holds"]
+    assert [part.verdict for part in judge("fixed-depth", found).parts] == ["holds"]
+    (part,) = judge("solver-and-length", found).parts
+    assert (part.verdict, part.about.startswith("state tracking parity, 128 tokens")) == ("does not hold", True)
+    assert judge("negative-decay", found).verdict == "not tested"
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "holds"), (1.0, "does not hold")])
+def test_more_steps_are_compared_with_the_cap_of_the_training(tmp_path: Path, gain: float, verdict: str) -> None:
+    losses = (2.0, 2.1, 2.2, 2.3, 2.4)
+    points = [[{"cap": 12, "loss": loss}, {"cap": 30, "loss": 9.0}, {"cap": 120, "loss": gain * loss}] for loss in losses]
+    rows = [{"task": "t", "seed": seed, "values": {"points": one}} for seed, one in enumerate(points)]
+    (part,) = judge("more-steps", studies(tmp_path, "cap", rows)).parts
+    assert (part.verdict, part.samples) == (verdict, pytest.approx([gain] * 5))
+
+
+def test_the_looped_network_is_not_judged_by_its_start(tmp_path: Path) -> None:
+    def row(model: str, same: float, seed: int) -> dict[str, Any]:
+        return {"task": "t", "model": model, "seed": seed, "values": {start: {"same": same} for start in ("normal", "warm")}}
+
+    found = [row("DEQ", 1.0, seed) for seed in range(5)] + [row("looped", 0.0, seed) for seed in range(5)]
+    parts = judge("same-state", studies(tmp_path, "path independence", found)).parts
+    assert [(part.value, part.verdict) for part in parts] == [("1.00", "holds")] * 2
+
+
+def test_a_warm_start_is_judged_by_cell(tmp_path: Path) -> None:
+    def row(cell: str, saved: float, seed: int) -> dict[str, Any]:
+        points = [{"rtol": 1e-2, "start": "previous", "saved": saved}, {"rtol": 1e-2, "start": "initial", "saved": 0.0}]
+        return {"task": "t", "cell": cell, "seed": seed, "values": {"segments": [*points, {**points[0], "rtol": 0.1, "saved": 9}]}}
+
+    rows = [row("trellis", 0.4 + seed / 100, seed) for seed in range(3)]
+    rows += [row("transformer-xl", seed / 1000, seed) for seed in range(3)] + [{"cell": "x", "seed": 0, "values": None}]
+    parts = judge("warm-start", studies(tmp_path, "warm start", rows)).parts
+    assert [part.verdict for part in parts] == ["holds", "does not hold"]
+
+
+def test_every_row_that_a_claim_names_is_in_a_suite() -> None:
+    """A claim whose rows were renamed would silently be untested."""
+    suites = ("small", "speed", "ptb", "iterate")
+    entries = [entry for suite in suites for entry in load_suite(suite, {})[1] if isinstance(entry, Comparison)]
+    rows = {label for entry in entries for label in entry.rows}
+    named = (entries_since._PHANTOM, entries_since._SHINE, entries_since._REVERSIBLE, entries_since._JACOBIAN)
+    assert {label for pairs in named for pair in pairs for label in pair} <= rows
