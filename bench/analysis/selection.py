@@ -56,7 +56,12 @@ def value(row: ResultRow, column: Column) -> float | None:
 
 def inadmissible(row: ResultRow) -> str | None:
     """Why a row's scores are not those of a causal model that is solved, in words; None where they are, or nothing was measured."""
-    solved, leak, faults = value(row, SOLVED), value(row, LEAK), []
+    return faults_of(value(row, SOLVED), value(row, LEAK))
+
+
+def faults_of(solved: float | None, leak: float | None) -> str | None:
+    """The same from the share of test solves that converge, and the nats by which later tokens change a log-probability."""
+    faults = []
     if solved is not None and solved < LEAST_SOLVED:
         faults.append(f"{significant(100 * solved, 3)} % of its test solves converge (asked: {100 * LEAST_SOLVED:g} %)")
     if leak is not None and leak > MOST_LEAK:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -57,6 +58,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: its settings, how it ended, every measure with its unit, method and scope."""
+    from bench.analysis.columns import LEAK, SOLVED
+    from bench.analysis.selection import faults_of
     from bench.records.store import Store
 
     store = Store(results)
@@ -71,12 +74,17 @@ def show(
         raise UserError(f"{run_id!r} is the beginning of {len(found)} runs: {', '.join(name for _, name in found[:5])} …")
     record = store.read(*found[0])
     spec = record.spec
-    rows = []
-    for name, measure in sorted(record.measures.items()):
-        whole = isinstance(measure.value, int)
-        value = "n/a" if measure.value is None else f"{measure.value:,}" if whole else f"{measure.value:.6g}"
-        rows.append((name, f"{value} {measure.unit}", measure.reason or measure.method, measure.scope))
-    tables = [table_of(("measure", "value and unit", "how, or why not", "over"), rows)]
+    rows, missing = [], defaultdict[str, list[str]](list)
+    for name, measure in sorted(record.measures.items(), key=lambda item: (not item[0].startswith("test_"), item[0])):
+        if measure.value is None:
+            missing[str(measure.reason)].append(name)
+        else:
+            value = f"{measure.value:,}" if isinstance(measure.value, int) else f"{measure.value:.6g}"
+            rows.append((name, value if measure.unit == "1" else f"{value} {measure.unit}", measure.method, measure.scope))
+    tables = [table_of(("measure", "value and unit", "how", "over"), rows)] if rows else []
+    tables += [f"not measured, {reason}: {', '.join(names)}" for reason, names in missing.items()]
+    if fault := faults_of(record.value(SOLVED.name), record.value(LEAK.name)):
+        tables.insert(0, f"the scores are {fault}")
     if ranks := record.probes.get("ranks"):
         rows = [(name, *("n/a" if rank[name] is None else f"{rank[name]:,.6g}" for rank in ranks)) for name in ranks[0]]
         tables.append(table_of(("of each process", *map(str, range(len(ranks)))), rows))

@@ -16,7 +16,7 @@ from bench.analysis.columns import metric_scale, metrics
 from bench.analysis.selection import OUTCOMES, Outcome, best_by_family, best_row, breadth, broadest, headline_column, outcome_of
 from bench.analysis.tradeoff import Cost, ParetoPoint, costs
 from bench.report.curves import draw_series, series_of
-from bench.report.plots import draw_point
+from bench.report.plots import draw_point, hollow_handle
 from bench.report.style import FAMILY_NAMES, axis_label, grid_of, legend, line_style, log_axis, plain_text, reference_lines
 
 _FAMILIES, _TASKS = 4, 4
@@ -39,6 +39,9 @@ def score_and_cost(groups: Sequence[Group]) -> Figure | None:
             axes.set_xlabel(axis_label(cost.head, cost.unit, "lower"))
         better = known[headline].better
         grid[2 * place].set_ylabel(axis_label(f"test {headline}", "", better) + f"\n[{plain_text(known[headline].unit)}]")
+    drawn = [one for _, rows, panels in lines for cost in panels for one in cost.points if any(one.row is row for row in rows)]
+    if hollow := hollow_handle(drawn):
+        legend(figure, hollow)
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from bench.analysis.aggregate import Group
 from bench.analysis.columns import metrics
 from bench.analysis.probe_data import depth_probe
+from bench.analysis.selection import inadmissible
 from bench.analysis.time_to_quality import quality
 from bench.analysis.tradeoff import ParetoPoint, costs, front, parameters
 from bench.report.style import LineStyle, axis_label, grid_of, legend, log_axis, method_colours, panels_of, plain_text, row_handle
@@ -124,18 +125,28 @@ def tradeoff(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
             axes.set_ylabel(axis_label(f"test {score.head}", known[headline].unit, score.better))
     drawn = [row for row in group.rows if any(row is point.row for cost in panels for point in cost.points)]
     handles = [row_handle(row, styles[row.label], marker=True) for row in drawn]
-    legend(figure, [*handles, Line2D([], [], color="#888888", linewidth=0.9, label="best so far, by means")])
+    front_line = Line2D([], [], color="#888888", linewidth=0.9, label="best so far, by means")
+    legend(figure, [*handles, front_line, *hollow_handle(point for cost in panels for point in cost.points)])
     return figure
 
 
 def draw_point(axes: Axes, style: LineStyle, point: ParetoPoint) -> None:
-    """A row's mean, with the intervals of its cost and its score."""
+    """A row's mean, with the intervals of its cost and its score; hollow where the score is inadmissible."""
     at, score = point.cost, point.score
     if score.low is not None and score.high is not None:
         axes.plot([at.mean] * 2, [score.low, score.high], color=style.colour, linewidth=0.9, alpha=0.75)
     if at.low is not None and at.high is not None:
         axes.plot([at.low, at.high], [score.mean] * 2, color=style.colour, linewidth=0.9, alpha=0.75)
-    axes.plot([at.mean], [score.mean], color=style.colour, marker=style.marker, markersize=5, markeredgecolor="white")
+    face, edge = (style.colour, "white") if inadmissible(point.row) is None else ("white", style.colour)
+    axes.plot([at.mean], [score.mean], marker=style.marker, markersize=5, markerfacecolor=face, markeredgecolor=edge)
+
+
+def hollow_handle(points: Iterable[ParetoPoint]) -> list[Line2D]:
+    """A legend's entry for inadmissible scores, if there are any."""
+    if all(inadmissible(point.row) is None for point in points):
+        return []
+    hollow = {"marker": "o", "linestyle": "", "markerfacecolor": "white", "markeredgecolor": _GREY}
+    return [Line2D([], [], **hollow, label="hollow: inadmissible, unsolved or not causal")]  # type: ignore[arg-type]
 
 
 def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None:

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report import comparison, record
 
 from bench.analysis.aggregate import Group, groups
+from bench.records.record import measured
 from bench.records.spec import ComponentConfig
 from bench.report.overview import learning_curves, score_and_cost
 from bench.report.style import STYLE, method_colours
@@ -42,6 +43,22 @@ def test_a_point_a_family_with_its_name_and_the_outcome_in_the_title() -> None:
         assert min(b - a for a, b in itertools.pairwise(heights)) > 0.09  # no two names on one line
     title = figure.get_suptitle().replace("\n", " ")
     assert title == "The best DEQ next to the best of each other family: of 1 tasks behind on 1"
+
+
+@pytest.mark.parametrize(("solved", "hollow"), [(1.0, 0), (0.5, 1)])
+def test_an_inadmissible_score_is_a_hollow_point_with_an_entry_in_the_legend(solved: float, hollow: int) -> None:
+    group, share = broad("a"), measured(solved, "1", "m", "s")
+    records = [
+        one.model_copy(update={"measures": one.measures | {"eval_converged_fraction": share}}) if "DEQ" in one.spec.label else one
+        for one in group.records
+    ]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = score_and_cost(groups("a", records))
+    assert figure is not None
+    for axes in figure.axes:
+        points = [one for one in axes.lines if one.get_marker() != "None"]
+        assert [one.get_markerfacecolor() == "white" for one in points].count(True) == hollow
+    assert len(figure.legends) == hollow
 
 
 @pytest.mark.parametrize("draw", [score_and_cost, learning_curves])
