@@ -43,18 +43,22 @@ def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Monke
         yield patch
 
 
+def record_of(spec: RunSpec, **fields: Any) -> Record:
+    """The Record of a run that ended ok, in suite `s`, unless `fields` say otherwise."""
+    return Record(
+        **{"run_id": IDENTITY.run_id(spec.key), "suite": "s", "status": "ok", "spec": spec, "identity": IDENTITY} | fields
+    )
+
+
 def finished_record(suite: str, group: str, label: str, seed: int, **measures: float) -> Record:
     """A final record that ended ok, with these measures; those that start with `test_` are metrics."""
     model, task = ComponentConfig(name="deq", settings={"width": 4}), ComponentConfig(name="copy", settings={"T": 30})
     train = TrainConfig(steps=1, batch=1, learning_rate=1e-3)
     spec = RunSpec(group=group, label=label, model=model, task=task, train=train, seed=seed)
     metrics = [name.removeprefix("test_") for name in measures if name.startswith("test_")]
-    return Record(
-        run_id=IDENTITY.run_id(spec.key),
+    return record_of(
+        spec,
         suite=suite,
-        status="ok",
-        spec=spec,
-        identity=IDENTITY,
         metrics={name: Metric(unit="nats", better="lower") for name in metrics},
         measures={name: measured(value, "1", "m", "s") for name, value in measures.items()},
     )

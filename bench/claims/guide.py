@@ -19,7 +19,7 @@ from bench.records.store import Store
 
 Findings = Mapping[str, Finding]
 _STEP = Column(name="step_ms_median", head="step")
-_SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
+SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
 _PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 
 
@@ -111,7 +111,7 @@ class MemoryCase:
 
     def mib(self, row: ResultRow, saved: bool = True) -> float:
         """A row's bytes saved for backward, or its peak, in MiB."""
-        return (value(row, _SAVED if saved else _PEAK) or 0.0) / 2**20
+        return (value(row, SAVED if saved else _PEAK) or 0.0) / 2**20
 
     @property
     def ratio(self) -> float:
@@ -124,7 +124,7 @@ def memory_case(evidence: Evidence) -> MemoryCase | None:
     cases = []
     for suite in Store(evidence.results).suites():
         for group in evidence.groups(suite):
-            known = [row for row in group.rows if row.ok and value(row, _SAVED)]
+            known = [row for row in group.rows if row.ok and value(row, SAVED)]
             deq = [row for row in known if row.family == "deq"]
             tied = [row for row in known if row.family == "tied"]
             plain = [row for row in tied if not _checkpointed(row)]
@@ -161,7 +161,7 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         reason=f"a DEQ saves {case.mib(case.deq):.2f} MiB at any number of steps, {case.tied.label} {case.mib(case.tied):.2f} MiB",
         n=len(case.deq.ok),
         cost=f"{time[0] / time[1]:.2f} times the step time of {case.tied.label}" if time[0] and time[1] else "",
-        evidence=cell(case.group, case.deq, _SAVED),
+        evidence=cell(case.group, case.deq, SAVED),
     )
     if (rival := case.checkpointed) is not None:
         peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, _STEP) for r in (case.deq, rival)]
@@ -209,8 +209,20 @@ def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         )
 
 
-def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
-    """The best and the worst of both sides on the longest test sequences; of equal scores the one with the cheapest step."""
+@dataclass(frozen=True, kw_only=True)
+class LengthCase:
+    """A comparison at the longest of several test lengths: rows with their scores, best first, of equal ones the cheapest step."""
+
+    group: Group
+    short: int
+    long: int
+    column: Column
+    deqs: list[tuple[float, ResultRow]]
+    explicit: list[tuple[float, ResultRow]]
+
+
+def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
+    """The comparisons with several test lengths, a DEQ and an explicit network."""
     for group in comparisons(evidence):
         parts = metric_parts(metrics(group.records)[1], "accuracy_last")
         if len(parts) < 2:
@@ -219,18 +231,25 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher")
         scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], _STEP) or math.inf))
-        deq, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
-        if not (deq and explicit):
-            continue
-        ends = [f"{row.label} {score:.2f}" for side in (deq, explicit) for score, row in (side[0], side[-1])]
-        steps = [value(side[0][1], _STEP) for side in (deq, explicit)]
+        deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
+        if deqs and explicit:
+            yield LengthCase(group=group, short=short, long=long, column=column, deqs=deqs, explicit=explicit)
+
+
+def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    """The best and the worst of both sides on the longest test sequences."""
+    for case in length_cases(evidence):
+        sides = (case.deqs, case.explicit)
+        best = max(side[0][0] for side in sides)
+        ends = [f"{row.label} {score:.2f}" for side in sides for score, row in (side[0], side[-1])]
+        steps = [value(side[0][1], _STEP) for side in sides]
         yield Advice(
-            situation=f"Sequences are longer than in training ({group.name}: {long} after {short})",
-            use=" or ".join(side[0][1].label for side in (deq, explicit) if side[0][0] == scored[0][0]),
+            situation=f"Sequences are longer than in training ({case.group.name}: {case.long} after {case.short})",
+            use=" or ".join(side[0][1].label for side in sides if side[0][0] == best),
             reason=f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})",
-            n=min(len(side[0][1].ok) for side in (deq, explicit)),
+            n=min(len(side[0][1].ok) for side in sides),
             cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
-            evidence=cell(group, deq[0][1], column),
+            evidence=cell(case.group, case.deqs[0][1], case.column),
         )
 
 

@@ -70,6 +70,7 @@ def claims(
     from bench.claims.entries import CLAIMS, SUITES
     from bench.claims.evidence import Evidence
     from bench.claims.guide import guide
+    from bench.claims.quotes import quoted_sentences, quotes
     from bench.records.record import write_text
     from bench.records.store import Store
     from bench.report.report import MARK, csv_text, latex, markdown, plain
@@ -108,20 +109,23 @@ def claims(
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
         print(plain(table, f"{stem}.md", _SHOWN.get(table.ending)))
+    quoted = quoted_sentences(quotes(evidence, found))
+    write_text(results / "claims" / "quotes.md", f"<!-- {MARK} -->\n{quoted}")
+    _refresh(results / "README.md", "quotes", quoted)
     if guided is not None:
-        _refresh_guide(results / "README.md", markdown(guided, whole=False))
+        _refresh(results / "README.md", "guide", markdown(guided, whole=False).partition("\n\n")[2])
     say(f"wrote {results / 'CLAIMS.md'}, and its tables to {results / 'claims'}")
 
 
-def _refresh_guide(path: Path, guide: str) -> None:
-    """Replace the table below the guide's mark, where the folder's own page has one: no number there is copied by hand."""
+def _refresh(path: Path, name: str, text: str) -> None:
+    """Replace the block below a mark, where the folder's own page has one: no number there is copied by hand."""
     from bench.records.record import write_text
 
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, mark, after = text.partition("<!-- claims/guide.md -->\n\n")
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, mark, after = page.partition(f"<!-- claims/{name}.md -->\n\n")
     if mark:
-        rows = [line for line in guide.splitlines() if line.startswith("|")]
-        write_text(path, "\n".join([before + mark + rows[0], *rows[1:], "", after.partition("\n\n")[2]]))
+        block, rest = text.partition("\n\n")[0].rstrip(), after.partition("\n\n")[2]
+        write_text(path, f"{before}{mark}{block}\n\n{rest}")
 
 
 def _measure(results: Path, data: list[str] | None, jobs: int | None, only: Collection[str]) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, tables
 from bench.claims.audit import audit_table
 from bench.claims.claim import Claim, Finding, Ledger, Part, judge_claims
 from bench.claims.entries import CLAIMS, SUITES
 from bench.claims.evidence import Evidence
+from bench.claims.quotes import quoted_sentences, quotes
 from bench.cli.main import app
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
@@ -238,16 +238,17 @@ def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
 # The published record
 
 
+EVIDENCE = Evidence(RESULTS)  # reads each suite once
+
+
 @pytest.fixture(scope="module")
 def published() -> tuple[Finding, ...]:
-    return judge_claims(CLAIMS, Evidence(RESULTS))
+    return judge_claims(CLAIMS, EVIDENCE)
 
 
 def test_the_published_page_is_that_of_the_published_records(published: tuple[Finding, ...]) -> None:
     text = (RESULTS / "CLAIMS.md").read_text(encoding="utf-8")
-    assert text.partition("\n")[2] == tables.page(
-        published, copying.table(Evidence(RESULTS)), audit_table(Evidence(RESULTS), SUITES)
-    )
+    assert text.partition("\n")[2] == tables.page(published, copying.table(EVIDENCE), audit_table(EVIDENCE, SUITES))
     for ledger in get_args(Ledger):
         lines = list(csv.DictReader(io.StringIO((RESULTS / "claims" / f"{ledger}.csv").read_text(encoding="utf-8"))))
         listed = [found for found in published if found.claim.ledger == ledger]
@@ -261,6 +262,13 @@ def test_every_number_of_the_published_record_is_traced(published: tuple[Finding
             assert (RESULTS / source.path).exists(), source.path
             for run in source.runs:
                 assert (RESULTS / source.path / f"{run}.json").exists(), run
+
+
+def test_the_published_sentences_are_those_of_the_published_records(published: tuple[Finding, ...]) -> None:
+    text = (RESULTS / "claims" / "quotes.md").read_text(encoding="utf-8")
+    made = quoted_sentences(quotes(EVIDENCE, published))
+    assert text.partition("\n")[2] == made
+    assert made in (RESULTS / "README.md").read_text(encoding="utf-8")
 
 
 def test_losses_of_the_published_record_are_those_of_its_runs(published: tuple[Finding, ...]) -> None:
@@ -277,10 +285,7 @@ def test_losses_of_the_published_record_are_those_of_its_runs(published: tuple[F
 
 
 def test_the_rows_that_claims_compare_exist() -> None:
-    store = Store(RESULTS)
-    labels = {
-        row.label for suite in ("smoke", "text", "small") for group in groups(suite, store.read_all(suite)) for row in group.rows
-    }
+    labels = {row.label for suite in ("smoke", "text", "small") for group in EVIDENCE.groups(suite) for row in group.rows}
     assert {name for deq, explicit in judges_runs.EXPLICIT for name in (deq, explicit)} <= labels
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from running import IDENTITY
+from running import record_of
 
 from bench.analysis.aggregate import groups
 from bench.claims.claim import Claim, Part, judge_claims
 from bench.claims.evidence import Evidence
 from bench.claims.guide import Contest, contest_of, contests, guide, memory_case
+from bench.claims.quotes import quotes
 from bench.records.metric import Metric
 from bench.records.record import Record, measured, write_record
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
@@ -24,12 +25,9 @@ def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", **
     spec = RunSpec(group="a task", label=label, model=model, task=ComponentConfig(name="copy"), train=TRAIN, seed=seed)
     unit = "nats" if better == "lower" else "fraction"
     values = {name.replace("test_", "valid_"): value for name, value in values.items()} | values
-    return Record(
-        run_id=IDENTITY.run_id(spec.key),
+    return record_of(
+        spec,
         suite="mine",
-        status="ok",
-        spec=spec,
-        identity=IDENTITY,
         headline="loss" if better == "lower" else "accuracy",
         metrics={"loss" if better == "lower" else "accuracy": Metric(unit=unit, better=better)},  # type: ignore[arg-type]
         measures={name: measured(value, "1", "a", "b") for name, value in values.items()},
@@ -151,4 +149,27 @@ def test_a_claim_fills_its_row_with_the_part_that_decides(tmp_path: Path) -> Non
 
 def test_without_records_there_is_no_advice(tmp_path: Path) -> None:
     evidence = Evidence(tmp_path)
-    assert (guide(evidence, ()), contests(evidence), memory_case(evidence)) == ([], [], None)
+    assert (guide(evidence, ()), contests(evidence), memory_case(evidence), quotes(evidence, ())) == ([], [], None, [])
+
+
+# Sentences to quote
+
+
+def test_sentences_hold_the_numbers_of_the_records(tmp_path: Path) -> None:
+    counts = {"saved_bytes": 1.3 * 2**20, "peak_live_bytes": 2.0**20}
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 100, eval_converged_fraction=0.5, **counts) for seed in range(3)]
+    records += [run("DEQ, solved", DEQ, seed, test_loss=2.0, eval_converged_fraction=1.0, **counts) for seed in range(3)]
+    records += [run("tied 12", TIED, seed, test_loss=1.5 + seed / 100, saved_bytes=13.5 * 2**20) for seed in range(3)]
+    quality, cost, solved = (one.text for one in quotes(save(tmp_path, records), ()))
+    assert "on 1 of 1 tasks the best DEQ scores better than the best explicit network of its size, on 0 worse" in quality
+    assert cost.endswith("a training step saves 1.30 MiB for backward whatever the depth (tied 12 saves 13.50).")
+    assert solved.startswith("Of 2 rows of DEQs, 1 have a score that does not count")
+
+
+def test_a_sentence_on_length_names_both_sides_and_the_worst(tmp_path: Path) -> None:
+    rows = (("DEQ", DEQ, 0.97, 9.0), ("LSTM", LSTM, 1.0, 2.0), ("tied 12", TIED, 0.25, 3.0))
+    texts = [one.text for one in quotes(save(tmp_path, [lengths(*row) for row in rows]), ())]
+    assert (
+        "On a task, at 128 tokens after training at 16, the best DEQ (DEQ) is right in 0.97 of sequences, the best explicit "
+        "network (LSTM) in 1.00, the worst model (tied 12) in 0.25." in texts
+    )

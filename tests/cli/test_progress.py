@@ -1,10 +1,10 @@
 """The progress display: how each run ended."""
 
 import pytest
-from running import IDENTITY
+from running import record_of
 
 from bench.cli.progress import Display
-from bench.records.record import Record, RunStatus, measured
+from bench.records.record import RunStatus, measured
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 
@@ -16,13 +16,10 @@ def test_a_run_that_failed_after_its_test_is_shown_as_failed(
 ) -> None:
     train, task = TrainConfig(steps=1, batch=1, learning_rate=0.1), ComponentConfig(name="copy")
     spec = RunSpec(group="g", label="l", model=ComponentConfig(name="gru"), task=task, train=train, seed=0)
-    record = Record(
-        run_id=IDENTITY.run_id(spec.key),
-        suite="s",
+    record = record_of(
+        spec,
         status=status,
         reason=None if status == "ok" else "60 s are over",
-        spec=spec,
-        identity=IDENTITY,
         measures={"test_loss": measured(2.042, "nats", "m", "s")},
     )
     Display(quiet=False).callbacks.recorded(record, 1, 1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import IDENTITY
+from running import IDENTITY, record_of
 
 from bench.cli import run_summary
 from bench.cli.run_summary import closing, compare_published
@@ -17,12 +17,9 @@ TRAIN = TrainConfig(steps=9, batch=4, learning_rate=0.1)
 def run(label: str, seed: int, loss: float) -> Record:
     copy = ComponentConfig(name="copy")
     spec = RunSpec(group="copying", label=label, model=ComponentConfig(name="gru"), task=copy, train=TRAIN, seed=seed)
-    return Record(
-        run_id=IDENTITY.run_id(spec.key),
+    return record_of(
+        spec,
         suite="mine",
-        status="ok",
-        spec=spec,
-        identity=IDENTITY,
         headline="loss",
         metrics=dict(CopyMemory().metrics),
         measures={"test_loss": measured(loss, "nats", "m", "s")},

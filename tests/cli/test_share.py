@@ -3,12 +3,13 @@
 import csv
 import io
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from running import IDENTITY
+from running import record_of
 from typer.testing import CliRunner
 
 import bench
@@ -29,13 +30,11 @@ def small(reason: str | None = None) -> list[Record]:
         spec = RunSpec(group="copying", label="LSTM", model=LSTM, task=COPY, train=TRAIN, seed=seed)
         measures = {"test_loss": measured(0.5 + seed, "nats", "a", "b"), "step_ms": measured(None, "ms", "a", "b", "no clock")}
         records.append(
-            Record(
-                run_id=IDENTITY.run_id(spec.key),
+            record_of(
+                spec,
                 suite="mine",
                 status="crashed" if reason else "ok",
                 reason=reason,
-                spec=spec,
-                identity=IDENTITY,
                 measures=measures,
             )
         )
@@ -52,6 +51,28 @@ def refusal(*arguments: str) -> str:
     found = CliRunner().invoke(app, arguments).exception
     assert isinstance(found, UserError)
     return str(found)
+
+
+def test_a_merge_that_is_killed_leaves_whole_records_and_goes_on(tmp_path: Path) -> None:
+    """Killed in the middle of its second record, without a chance to clean up."""
+    source, into = save(tmp_path / "one", small()), tmp_path / "other"
+    program = f"""
+import os, sys
+from bench.cli.main import main
+whole, calls = os.fsync, []
+def killed(*arguments):
+    calls.append(arguments)
+    os.kill(os.getpid(), 9) if len(calls) == 2 else whole(*arguments)
+os.fsync = killed
+sys.argv = ["bench", "merge", {str(source)!r}, "--results", {str(into)!r}]
+main()
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == -9
+    assert len(Store(into).read_all("mine")) == 1
+    result = CliRunner().invoke(app, ["merge", str(source), "--results", str(into), "--json"])
+    assert result.stdout == '{"copied": 2, "kept": 1}\n'
+    for run in Store(source).ids("mine"):
+        assert Store(into).path("mine", run).read_bytes() == Store(source).path("mine", run).read_bytes()
 
 
 def test_runs_of_two_folders_become_one_and_known_ones_stay(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import IDENTITY
+from running import record_of
 
 from bench.execution.plan import Plan, choose_learning_rate
 from bench.records.errors import UserError
@@ -42,11 +42,8 @@ def trial(spec: RunSpec, value: float | None, status: Any = "ok", better: Any = 
     measures = {f"valid_{headline}": measured(value, "1", "m", "s", "none")}
     metrics = {"loss": Metric(unit="1", better="lower"), headline: Metric(unit="1", better=better)}
     reason = None if status == "ok" else "because"
-    return Record(
-        run_id=IDENTITY.run_id(spec.key),
-        suite="s",
-        spec=spec,
-        identity=IDENTITY,
+    return record_of(
+        spec,
         status=status,
         reason=reason,
         headline=headline,

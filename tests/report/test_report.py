@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import pytest
-from running import IDENTITY
+from running import IDENTITY, record_of
 
 from bench.analysis.aggregate import ResultRow, aggregate, best, groups, natural
 from bench.analysis.columns import Column, readable
@@ -138,11 +138,9 @@ def record(
         probes["depth"] = depth_points(model.name)
         names = {"picard": 0.95, "anderson": 0.7, "broyden": 0.75} if solves else {"tied iteration": 0.97}
         probes["residual_by_nfe"] = {k: [[n, r**n, min(1.0, 3 * r**n)] for n in range(1, 40)] for k, r in names.items()}
-    return Record(
-        run_id=IDENTITY.run_id(spec.key),
+    return record_of(
+        spec,
         suite=suite,
-        spec=spec,
-        identity=IDENTITY,
         status=status,
         reason=reason,
         metrics=METRICS,

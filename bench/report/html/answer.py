@@ -12,6 +12,7 @@ from bench.analysis.statistics import significant
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
 from bench.claims.guide import Contest, MemoryCase, cell, contests, memory_case, value
+from bench.claims.quotes import first_quotes, span
 from bench.report.html.evidence_figures import claim_figure, outcomes
 from bench.report.html.figures import MIB, Figure, Lines
 from bench.report.style import line_style
@@ -47,36 +48,12 @@ def answer(evidence: Evidence, findings: Sequence[Finding]) -> Answer:
     cards = [_memory(case)] if case else []
     cards += [_time(times, findings)] if times else []
     cards += [_quality(found)] if found else []
-    sentences = [(_on_quality(found), "#guide")] if found else []
-    sentences += [(_on_cost(case, times), _saved(case))] if case else []
+    sentences = [(one.text, f"#cell={one.evidence}" if one.evidence else "#guide") for one in first_quotes(evidence, findings)]
     return Answer(sentences=tuple(sentences), cards=tuple(cards))
 
 
 def _saved(case: MemoryCase) -> str:
     return f"#cell={case.group.suite}/{case.group.name}/{case.deq.label}/saved for backward"
-
-
-def _on_quality(found: Sequence[Contest]) -> str:
-    counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
-    word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
-    return (
-        f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best explicit "
-        f"network of its size, on {counts['behind']} worse, and on {counts['undecided']} the seeds do not decide."
-    )
-
-
-def _on_cost(case: MemoryCase, times: Finding | None) -> str:
-    text = (
-        f"For memory, {'yes, unless you checkpoint' if case.ratio > 1 else 'no'}: a training step saves {case.mib(case.deq):.2f} "
-    )
-    text += f"MiB for backward whatever the depth ({case.tied.label} saves {case.mib(case.tied):.2f}"
-    text += f", checkpointed {case.mib(case.checkpointed):.2f})" if case.checkpointed else ")"
-    return text + (f", and takes {_span(times)} times as long as that of an explicit network." if times else ".")
-
-
-def _span(finding: Finding) -> str:
-    means = [part.estimate.mean for part in finding.parts if part.estimate is not None]
-    return f"{min(means):.1f} to {max(means):.1f}"
 
 
 def _memory(case: MemoryCase) -> Card:
@@ -108,9 +85,9 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
     assert figure is not None
     return Card(
         title="Time",
-        number=f"{_span(times)} \N{MULTIPLICATION SIGN}",
+        number=f"{span(findings, times.claim.id)} \N{MULTIPLICATION SIGN}",
         unit="the step time of the explicit network of its kind",
-        but=f"A solve at test time takes {_span(inference)} times as long as the weight-tied network."
+        but=f"A solve at test time takes {span(findings, inference.claim.id)} times as long as the weight-tied network."
         if inference
         else "Solves at test time were not timed.",
         but_evidence="#claim=inference-time" if inference else "#claims-time",
