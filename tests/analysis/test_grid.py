@@ -36,6 +36,8 @@ def test_csv_and_latex_come_from_the_cells() -> None:
 @pytest.mark.parametrize("folder", ["tables", "memory", "claims", "peers"])
 def test_every_published_table_has_a_csv_file_that_opens(folder: str) -> None:
     for path in (RESULTS / folder).rglob("*.md"):
+        if path.stem == "quotes":  # sentences
+            continue
         frame = pd.read_csv(path.with_suffix(".csv"))
         assert not frame.empty, path
         assert frame.columns.is_unique, path

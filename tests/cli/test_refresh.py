@@ -1,10 +1,10 @@
-"""The guide in the page of a results folder is that of the last call of `claims`."""
+"""Guide and sentences in the page of a results folder are those of the last call of `claims`."""
 
 from pathlib import Path
 
-from bench.cli.report import _refresh_guide
+from bench.cli.report import _refresh
 
-GUIDE = "# Title\n\n| when | use |\n|:--|:--|\n| a | b |\n\nA caption.\n"
+GUIDE = "| when | use |\n|:--|:--|\n| a | b |\n\nA caption.\n"
 TABLE = "| when | use |\n|:--|:--|\n| a | b |\n"
 
 
@@ -14,13 +14,13 @@ def test_the_table_below_the_mark_is_replaced_and_nothing_else(tmp_path: Path) -
         "# Findings\n\n<!-- claims/guide.md -->\n\n| when | use |\n|:--|:--|\n| old | one |\n\n## More\n\n| x |\n", encoding="utf-8"
     )
     for _ in range(2):  # a second call changes nothing
-        _refresh_guide(page, GUIDE)
+        _refresh(page, "guide", GUIDE)
         assert page.read_text(encoding="utf-8") == f"# Findings\n\n<!-- claims/guide.md -->\n\n{TABLE}\n## More\n\n| x |\n"
 
 
 def test_a_page_without_the_mark_and_a_missing_one_stay(tmp_path: Path) -> None:
-    _refresh_guide(tmp_path / "README.md", GUIDE)
+    _refresh(tmp_path / "README.md", "guide", GUIDE)
     assert not (tmp_path / "README.md").exists()
     (tmp_path / "README.md").write_text("mine\n")
-    _refresh_guide(tmp_path / "README.md", GUIDE)
+    _refresh(tmp_path / "README.md", "guide", GUIDE)
     assert (tmp_path / "README.md").read_text() == "mine\n"
