@@ -12,7 +12,7 @@ import typer
 
 from bench.cli.options import Device, Json, parse_device, parse_settings
 from bench.records.errors import UserError, one_line, unknown
-from bench.report.console import say
+from bench.report.console import say, terminal_width
 
 gate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXPECTED = Path("results/gate/expected.json")
@@ -44,7 +44,7 @@ def check(
     for one, own in zip(found, settings_for(found, given), strict=True):
         reports.append(check_definition(one, own, file))
         if not as_json:
-            print(render(reports[-1]), flush=True)
+            print(render(reports[-1], terminal_width() or 132), flush=True)
     failed = any(report.failed for report in reports)
     if as_json:
         checked = [dataclasses.asdict(report) for report in reports]

@@ -114,17 +114,18 @@ def describe_error(error: BaseException, file: Path | None = None) -> str:
     return f"{text} ({file.name}, line {lines[-1]})" if file and lines else text
 
 
-def render(report: Report) -> str:
-    """A title, then one entry per check: what was found and, unless it passed, what was expected and why."""
+def render(report: Report, width: int = _WIDTH) -> str:
+    """A title, then one entry per check: what was found and, unless it passed, what was expected and why; `width` in columns."""
     details = [f"{name} {value}" for name, value in report.settings.items()]
     details += [] if report.parameters is None else [f"{report.parameters:,} parameters"]
-    lines = [one_line(f"{report.kind} {report.path}" + (f" ({', '.join(details)})" if details else ""))]
-    width = max(len(result.check) for result in report.findings)
+    title = one_line(f"{report.kind} {report.path}" + (f" ({', '.join(details)})" if details else ""))
+    lines = textwrap.wrap(title, width, break_on_hyphens=False)
+    longest = max(len(result.check) for result in report.findings)
     for result in report.findings:
         expected = f"Expected: {result.expected}." if result.verdict in ("warn", "FAIL") else ""
         text = one_line(". ".join(part for part in (result.found, f"{expected} {result.reason}".strip()) if part))
-        head = f"  {result.verdict}  {result.check:{width}}  "
-        lines += textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+        head = f"  {result.verdict}  {result.check:{longest}}  "
+        lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
     verdicts = [result.verdict for result in report.findings]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in get_args(Verdict) if word in verdicts)
     return "\n".join([*lines, counts, ""])

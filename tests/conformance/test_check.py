@@ -167,6 +167,8 @@ def test_a_broken_rule_fails_its_check_alone_and_prints_the_remedy(path: str, ch
     assert not [name for name, verdict in found.items() if verdict == "warn"]
     rule = next(rule for rule in CONTRACTS[one.kind] if rule.name == check)
     assert rule.remedy in " ".join(render(one).split())
+    assert max(map(len, render(one, 80).splitlines())) <= 80
+    assert render(one, 80).split() == render(one).split()
     skipped = [result.reason for result in one.findings if result.verdict == "skip"]
     own = ("not run until", "no DEQ", "differentiated", "so few different sequences")
     assert all(any(text in reason for text in own) for reason in skipped), skipped
