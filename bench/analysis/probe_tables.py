@@ -130,7 +130,8 @@ def depth_table(group: Group) -> Table | None:
     return Table(
         ending="depth",
         title=f"{group.name}: memory against depth",
-        caption="One training step at each depth (solver steps for a DEQ), exact counts of one run a row.",
+        caption="Forward and backward pass of a training step at each depth (solver steps for a DEQ), without the optimiser's "
+        "states: exact counts of one run a row.",
         rule=GROWTH_RULE,
         words=(0, 1, 2, 6),
         keys=3,

@@ -53,7 +53,7 @@ def _line(row: ResultRow, score: Column, printed: PaperRow | None) -> Line:
     if printed is not None:
         size = Cell(f"{printed.total / 1e3:.0f}", value=int(printed.total))
         loss = Cell(significant(printed.score, 2 if printed.score < 1e-3 else 3), value=printed.score, unit="nats")
-        asked = Cell("at chance, as printed" if printed.label in _AT_CHANCE else "at most the printed loss")
+        asked = Cell("at chance" if printed.label in _AT_CHANCE else "at most printed")
         verdict = Cell(_verdict(printed, row, score.chance), bold=True)
     ours, measured = _mean(row, PARAMETERS[1], lambda count: f"{count.mean / 1e3:.1f}"), _mean(row, score, written)
     runs = f"{len(row.ok)}/{len(row.finals)}"

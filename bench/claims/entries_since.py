@@ -14,7 +14,11 @@ _since = partial(Claim, ledger="since", statistic=SEEDS)
 _studied = partial(_since, needs="`python -m bench claims --measure`")
 _PHANTOM: Labels = (("DEQ-Transformer, phantom", "DEQ-Transformer"), ("DEQ, phantom", "DEQ"), ("phantom 1", "implicit"))
 _SHINE: Labels = (("DEQ-Transformer, SHINE", "DEQ-Transformer"), ("DEQ, SHINE", "DEQ"), ("SHINE", "implicit"))
-_REVERSIBLE: Labels = (("DEQ-Transformer, reversible", "DEQ-Transformer"), ("reversible", "implicit"))
+_REVERSIBLE: Labels = (
+    ("DEQ-Transformer, reversible", "DEQ-Transformer"),
+    ("DEQ, reversible", "DEQ"),
+    ("reversible", "implicit"),
+)
 _JACOBIAN: Labels = (("DEQ-Transformer, Jacobian", "DEQ-Transformer"), ("DEQ-TrellisNet, Jacobian", "DEQ-TrellisNet"))
 _TRAINED = ("small", "speed", "ptb", "iterate")
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.columns import LEAK, SOLVED, Column, metric_parts, metrics
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.selection import Outcome, best_row, broadest, headline_column, inadmissible, outcome_of, value
+from bench.analysis.selection import MOST_LEAK, Outcome, best_row, broadest, headline_column, inadmissible, outcome_of, value
 from bench.analysis.statistics import Interval, significant
 from bench.claims.claim import Finding, Part
 from bench.claims.evidence import Evidence
 from bench.records.store import Store
 
 Findings = Mapping[str, Finding]
-_STEP = Column(name="step_ms_median", head="step")
+STEP = Column(name="step_ms_median", head="step")
 SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
 _PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 
@@ -120,7 +120,10 @@ class MemoryCase:
 
 
 def memory_case(evidence: Evidence) -> MemoryCase | None:
-    """A comparison with a DEQ and a tied network; one probed by depth and with checkpointing first; None without any."""
+    """A comparison with a DEQ and a tied network; one probed by depth and with checkpointing first; None without any.
+
+    Of several DEQs and of several ways of checkpointing, that of the lowest peak.
+    """
     cases = []
     for suite in Store(evidence.results).suites():
         for group in evidence.groups(suite):
@@ -129,7 +132,7 @@ def memory_case(evidence: Evidence) -> MemoryCase | None:
             tied = [row for row in known if row.family == "tied"]
             plain = [row for row in tied if not _checkpointed(row)]
             if deq and plain:
-                deepest, probed = max(plain, key=_depth), max(deq, key=_probed)
+                deepest, probed = max(plain, key=_depth), max(deq, key=lambda row: (_probed(row), -(value(row, _PEAK) or 0.0)))
                 less = [row for row in tied if _checkpointed(row) and _depth(row) == _depth(deepest)]
                 least = min(less, key=lambda row: value(row, _PEAK) or 0.0) if less else None
                 cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
@@ -154,7 +157,7 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
     case = memory_case(evidence)
     if case is None or case.ratio <= 1:
         return
-    time = [value(row, _STEP) for row in (case.deq, case.tied)]
+    time = [value(row, STEP) for row in (case.deq, case.tied)]
     yield Advice(
         situation=f"Memory for backward limits the depth of a weight-tied network ({case.tied.label})",
         use="a DEQ" if case.checkpointed is None else "a DEQ, or gradient checkpointing",
@@ -164,11 +167,11 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         evidence=cell(case.group, case.deq, SAVED),
     )
     if (rival := case.checkpointed) is not None:
-        peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, _STEP) for r in (case.deq, rival)]
+        peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, STEP) for r in (case.deq, rival)]
         yield Advice(
             situation="Gradient checkpointing is possible",
             use="a DEQ" if peaks[0] < peaks[1] else "checkpointing: its peak is lower",
-            reason=f"peak of a training step: DEQ {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
+            reason=f"peak of a training step: {case.deq.label} {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
             n=len(rival.ok),
             cost=f"{steps[1] / steps[0]:.2f} times the step time of the DEQ" if steps[0] and steps[1] else "",
             evidence=cell(case.group, rival, _PEAK),
@@ -180,7 +183,7 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         n = min(one.scores[0].n, one.scores[1].n)
         undecided = f"either: {one.deq.label} or {one.rival.label}" if n > 1 else "undecided: one seed"
         use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": undecided}
-        steps = [value(row, _STEP) for row in (one.deq, one.rival)]
+        steps = [value(row, STEP) for row in (one.deq, one.rival)]
         cost = [f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's"] if steps[0] and steps[1] else []
         if fault := inadmissible(one.deq):
             cost.append(f"the DEQ's score is {fault}")
@@ -196,7 +199,7 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
 
 def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     leaks = [(leak, one, row) for one in found for row in one.group.rows if row.family == "deq" and (leak := value(row, LEAK))]
-    if leaks:
+    if leaks and max(leak for leak, _, _ in leaks) > MOST_LEAK:
         leak, one, row = max(leaks, key=lambda entry: entry[0])
         share = value(row, SOLVED)
         yield Advice(
@@ -230,7 +233,7 @@ def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
         (short, _), (long, name) = parts[0], parts[-1]
         column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher")
         scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
-        scored.sort(key=lambda pair: (-pair[0], value(pair[1], _STEP) or math.inf))
+        scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
         if deqs and explicit:
             yield LengthCase(group=group, short=short, long=long, column=column, deqs=deqs, explicit=explicit)
@@ -242,7 +245,7 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         sides = (case.deqs, case.explicit)
         best = max(side[0][0] for side in sides)
         ends = [f"{row.label} {score:.2f}" for side in sides for score, row in (side[0], side[-1])]
-        steps = [value(side[0][1], _STEP) for side in sides]
+        steps = [value(side[0][1], STEP) for side in sides]
         yield Advice(
             situation=f"Sequences are longer than in training ({case.group.name}: {case.long} after {case.short})",
             use=" or ".join(side[0][1].label for side in sides if side[0][0] == best),

@@ -9,8 +9,10 @@ from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import SAVED, cell, comparisons, contests, length_cases, memory_case, value
+from bench.claims.guide import SAVED, STEP, cell, comparisons, contests, length_cases, memory_case, value
 from bench.records.escape import markdown_escape
+
+_CLEARLY = 1.1  # a peak that is so much larger is a reason to choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +56,19 @@ def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     case = memory_case(evidence)
     if case is None:
         return
-    text = f"For memory, {'yes, unless you checkpoint' if case.ratio > 1 else 'no'}: a training step saves "
-    text += f"{case.mib(case.deq):.2f} MiB for backward whatever the depth ({case.tied.label} saves {case.mib(case.tied):.2f}"
-    text += f", checkpointed {case.mib(case.checkpointed):.2f})" if case.checkpointed else ")"
-    if ratios := span(findings, "training-time"):
-        text += f", and takes {ratios} times as long as that of an explicit network"
-    yield Quote(text=f"{text}.", evidence=cell(case.group, case.deq, SAVED))
+    deq, tied, less = case.deq, case.tied, case.checkpointed
+    near = less is not None and case.mib(less, saved=False) < _CLEARLY * case.mib(deq, saved=False)
+    word = "no" if case.ratio <= 1 else "yes, unless you checkpoint" if near else "yes"
+    amounts = []
+    for saved, verb in ((True, "saves {} MiB for backward whatever the depth"), (False, "peaks at {} MiB")):
+        if not case.mib(tied, saved):
+            continue
+        text = f"{verb.format(f'{case.mib(deq, saved):.2f}')} ({tied.label} {case.mib(tied, saved):.2f}"
+        amounts.append(f"{text}, checkpointed {case.mib(less, saved):.2f})" if less else f"{text})")
+    text = f"For memory, {word}: a DEQ's training step {' and '.join(amounts)}"
+    if (own := value(deq, STEP)) and (others := value(tied, STEP)):
+        text += f", and takes {own / others:.2f} times as long as that of {tied.label}"
+    yield Quote(text=f"{text}.", evidence=cell(case.group, deq, SAVED))
 
 
 def span(findings: Sequence[Finding], claim: str) -> str:

@@ -92,11 +92,11 @@ def show(
         record.model_dump(mode="json"),
         as_json,
         f"{record.run_id}: {record.status}" + (f" ({record.reason})" if record.reason else ""),
+        *([trace] if (trace := str(record.provenance.get("traceback", ""))) else []),
         f"model {spec.model.name} {json.dumps(spec.model.settings)}",
         f"task {spec.task.name} {json.dumps(spec.task.settings)}",
         f"train {json.dumps(spec.train.model_dump(mode='json'))} seed {spec.seed}",
         *tables,
-        *([f"\n{trace}"] if (trace := str(record.provenance.get("traceback", ""))) else []),
     )
 
 
@@ -112,7 +112,7 @@ def params(
     if printed := any(row.printed_total is not None for row in rows):
         heads = ["group", "model", "paper", "built", "off", "paper non-emb.", "built", "off", "paper's score", "remark"]
     else:
-        heads = ["group", "model", "total", "non-emb."]
+        heads = ["group", "model", "total", "core"]
     cells: list[Sequence[str]] = []
     for row in rows:
         total, rest = _millions(row.total), _millions(row.nonembedding)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -108,12 +109,16 @@ def claims(
         write_text(stem.with_suffix(".md"), markdown(table))
         write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
         write_text(stem.with_suffix(".csv"), csv_text(table))
-        print(plain(table, f"{stem}.md", _SHOWN.get(table.ending)))
+        shown = replace(table, rows=tuple(row for row in table.rows if all(cell.text != "not tested" for cell in row)))
+        if shown.rows:
+            print(plain(shown, f"{stem}.md", _SHOWN.get(table.ending)))
     quoted = quoted_sentences(quotes(evidence, found))
     write_text(results / "claims" / "quotes.md", f"<!-- {MARK} -->\n{quoted}")
     _refresh(results / "README.md", "quotes", quoted)
     if guided is not None:
         _refresh(results / "README.md", "guide", markdown(guided, whole=False).partition("\n\n")[2])
+    if untested := sum(one.verdict == "not tested" for one in found):
+        say(f"{untested} of {len(found)} claims are not tested: CLAIMS.md says what to run")
     say(f"wrote {results / 'CLAIMS.md'}, and its tables to {results / 'claims'}")
 
 

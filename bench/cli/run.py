@@ -47,7 +47,12 @@ def run(
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="host memory that a run may take")] = None,
     checkpoint: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="time between a run's checkpoints")] = 30.0,
     attempts: Annotated[int, typer.Option(min=1, help="times a run may be killed from outside without getting further")] = 3,
-    retry: Annotated[str | None, typer.Option(help="repeat failed runs: all, or statuses such as timeout,interrupted")] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            help="repeat failed runs: all, or statuses such as timeout,interrupted; untimed: whose step time other work spoiled"
+        ),
+    ] = None,
     keep_stale: Annotated[bool, typer.Option("--keep-stale", help="records by other code or data count as done")] = False,
     as_json: Json = False,
 ) -> None:
@@ -162,14 +167,14 @@ def make_plan(
 
 
 def _parse_retry(text: str | None) -> frozenset[Any]:
-    """`all`, or statuses separated by commas."""
+    """`all`, statuses separated by commas, or `untimed`."""
     from bench.records.record import RunStatus
 
     failed = [status for status in get_args(RunStatus) if status != "ok"]
     names = failed if text == "all" else [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in failed:
-            raise unknown("status to retry", name, ["all", *failed])
+        if name not in (*failed, "untimed"):
+            raise unknown("status to retry", name, ["all", *failed, "untimed"])
     return frozenset(names)
 
 

@@ -34,7 +34,7 @@ def closing(records: Sequence[Record], failed: Sequence[Record], results: Path, 
     lines = [f"{len(ok)} of {len(records)} final runs ended ok" + (f", {expected} failed as expected" if expected else "")]
     if best:
         more = f"; and of {len(best) - _MOST} more" if len(best) > _MOST else ""
-        lines.append(f"best mean scores: {'; '.join(best[:_MOST])}{more}")
+        lines.append(f"best means, intervals are in the tables: {'; '.join(best[:_MOST])}{more}")
     if (same := compare_published(ok, results, suite)) is not None:
         lines.append(same)
     lines.append(f"tables: {results / 'TABLES.md'}, {results / 'tables' / suite}")

@@ -22,7 +22,7 @@ SPECS = [
             "GRU": _row("gru", inputs=32),
         },
         reference="DEQ",  # the other rows get the width that matches its parameters
-        learning_rates=(1e-2,),  # one trial each, on the validation split, at a seed that no final run uses
+        learning_rates=(1e-2,),  # several are tried on the validation split, at a seed that no final run uses
         trial_steps=100,
         seeds=(0, 1),
         depths=(2, 4, 8),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from bench.execution.attempts import checkpointed_step, record_of_lost_run
 from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused
@@ -45,7 +46,7 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     checkpoint_s: float = 30.0
     attempts: int = 3  # kills of a run without progress before it counts as crashed
-    retry: frozenset[RunStatus] = frozenset()  # run again what ended so
+    retry: frozenset[RunStatus | Literal["untimed"]] = frozenset()  # run again what ended so
     keep_stale: bool = False  # count records of other code, data or environment as done
 
 
@@ -133,9 +134,10 @@ class Coordinator:
         for spec in specs:
             identity = self.identity(spec)
             run_id, found = identity.run_id(spec.key), ids_by_key.get(spec.key, [])
-            if run_id in found and self.load(spec, run_id):
-                continue
             others = self.store.read_valid(self.suite, [one for one in found if one != run_id])
+            if run_id in found and self.load(spec, run_id):
+                self._make_newest(spec, others)
+                continue
             if others and self.options.keep_stale:
                 self.records[spec.key] = max(others, key=order)
                 continue
@@ -146,10 +148,16 @@ class Coordinator:
         self.callbacks.stage(name, summary)
         _Stage(self, missing).run()
 
+    def _make_newest(self, spec: RunSpec, others: Sequence[Record]) -> None:
+        """Let tables show the record that this code and data made, after others of the RunSpec: an edit may have been undone."""
+        record = self.records[spec.key]
+        if any(order(one) > order(record) for one in others):
+            self.store.write(record)
+
     def load(self, spec: RunSpec, run_id: str) -> bool:
         """Load a stored record; False where a run of its status is to be run again."""
         record = self.store.read(self.suite, run_id)
-        if record.status in self.options.retry:
+        if record.status in self.options.retry or (record.untimed and "untimed" in self.options.retry):
             return False
         self.records[spec.key] = record
         return True

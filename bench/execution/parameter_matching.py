@@ -36,9 +36,10 @@ def match(model: ComponentConfig, vocabulary: int, budget: int, setting: str = "
     found = [from_size(size) for size in (first - 1, first) if size > 0]
     size, count = min(found, key=lambda one: (abs(one[1] - budget), one[0]))
     if abs(count - budget) > TOLERANCE * budget:
+        heads = " or fewer heads" if any("heads" in name for name in model.settings) else ""
         raise UserError(
             f"model {model.name!r}: the nearest {setting}, {size}, has {count} parameters, over 2 % from the budget of {budget}; "
-            "match a finer setting, or choose another reference width or fewer heads"
+            f"match a finer setting (`ModelEntry(match=...)`), or choose another width of the reference row{heads}"
         )
     return with_size(model, size, setting)
 

@@ -109,6 +109,12 @@ class Record(BaseModel):
             raise ValueError(f"a run with status {self.status} needs a reason")
         return self
 
+    @property
+    def untimed(self) -> bool:
+        """Whether other work on the machine spoiled the step time."""
+        step = self.measures.get("step_ms_median")
+        return step is not None and step.value is None and str(step.reason).startswith("contended")
+
     def value(self, name: str) -> float | None:
         """The value of a measure; None where the measure is absent or null."""
         measure = self.measures.get(name)

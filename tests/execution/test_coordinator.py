@@ -12,6 +12,7 @@ from running import PATIENCE_S, run_suite
 from scripted import Counting, Scripted, spec
 
 import bench.training.run_identity
+from bench.analysis.aggregate import newest
 from bench.execution.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
 from bench.execution.engines.engine import Event, Finished
 from bench.execution.engines.inline import Inline
@@ -19,7 +20,7 @@ from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
-from bench.records.record import Record
+from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, RunSpec, Settings
 from bench.records.store import Store
 from bench.training.run import run
@@ -105,6 +106,32 @@ class TestStale:
         assert new.spec.key == old.spec.key
         assert Store(tmp_path).ids("s") == sorted([old.run_id, new.run_id])
         assert Store(tmp_path).read("s", old.run_id) == old
+
+    def test_an_edit_that_is_undone_gives_the_tables_the_first_records_again(self, tmp_path: Path) -> None:
+        """The newest record of a RunSpec is in the tables: it must be that of the code that is here."""
+        (first,) = run_suite(Plan([spec()]), tmp_path, engine=Counting())
+        with pytest.MonkeyPatch.context() as patch:
+            changed(patch, code={"deq.solve": "new"})
+            (second,) = run_suite(Plan([spec()]), tmp_path, engine=Counting())
+            assert newest(Store(tmp_path).read_all("s"))[0].run_id == second.run_id
+        engine = Counting()
+        for _ in range(2):  # the second call writes nothing
+            (found,) = run_suite(Plan([spec()]), tmp_path, engine=engine)
+            (shown,) = newest(Store(tmp_path).read_all("s"))
+            assert found.run_id == shown.run_id == first.run_id
+            content = Store(tmp_path).path("s", first.run_id).read_bytes()
+        assert engine.jobs == []
+        assert Store(tmp_path).path("s", first.run_id).read_bytes() == content
+
+    @pytest.mark.parametrize(("reason", "again"), [("contended: other work ran on the machine meanwhile", 1), ("no clock", 0)])
+    def test_untimed_runs_are_repeated_on_request(self, tmp_path: Path, reason: str, again: int) -> None:
+        (record,) = run_suite(Plan([spec()]), tmp_path, engine=Counting())
+        step = measured(None, "ms", "median step", "training", reason)
+        Store(tmp_path).write(record.model_copy(update={"measures": record.measures | {"step_ms_median": step}}))
+        for retry, runs in ((frozenset(), 0), (frozenset({"untimed"}), again)):
+            engine = Counting()
+            run_suite(Plan([spec()]), tmp_path, engine=engine, retry=retry)
+            assert len(engine.jobs) == runs
 
     def test_keep_stale_counts_them_as_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         records = run_suite(Plan([spec()]), tmp_path, engine=Inline())

@@ -44,10 +44,12 @@ def _cell(source: CellSource) -> Iterator[str]:
     lines += [*source.facts, ("reproduce", source.command)]
     yield _table(source.address, ("value", f"{cell.text} {source.shown_unit}".strip()), lines)
     if cell.samples:
-        heads = ("of", f"value ({cell.unit})" if cell.unit else "value", "run", "reason")
-        rows = [(one.about, _number(one.value), one.run, one.reason) for one in cell.samples]
-        kept = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+        heads = ("of", f"value ({cell.unit})" if cell.unit else "value", "reason")
+        rows = [(one.about, _number(one.value), one.reason) for one in cell.samples]
+        kept = [i for i in range(3) if i < 2 or any(row[i] for row in rows)]
         yield _table("computed from", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows], right=[1])
+        if runs := [one.run for one in cell.samples if one.run]:
+            yield "\n".join(["runs", "", *runs, ""])
 
 
 def _finding(finding: Finding) -> Iterator[str]:
