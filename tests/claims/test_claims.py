@@ -189,7 +189,7 @@ def test_table_1_with_our_measurements_and_verdicts(tmp_path: Path) -> None:
     texts = [[entry.text for entry in row] for row in found.rows]
     assert [row[0] for row in texts] == list(losses)
     assert [row[4] for row in texts] == ["3.5e-6", "2.7e-5", "0.0501", "0.0491", "—"]
-    assert [row[7] for row in texts] == ["holds", "does not hold", "holds", "does not hold", "—"]
+    assert [row[6] for row in texts] == ["holds", "does not hold", "holds", "does not hold", "—"]
     assert texts[4][1] == "2/3"
     assert texts[2][5].startswith("0.500 [0.4")
 

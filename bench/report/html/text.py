@@ -65,8 +65,10 @@ def _finding(finding: Finding) -> Iterator[str]:
     for part in finding.parts:
         p = ["—" if value is None else significant(value, 2) for value in (part.p_for, part.p_against)]
         rows.append((part.about, part.value, part.asked, part.verdict or "not tested", *p, part.decided_by, part.note))
-    heads = ("about", "found", "asked", "verdict", "p for", "p against", "p corrected, or fact", "note")
-    yield _table("parts", heads, rows, right=[4, 5, 6])
+    heads = ("about", "found", "asked", "verdict", "p for", "p against", "p, or fact", "note")
+    kept = [at for at in range(len(heads)) if any(row[at] not in ("—", "") for row in rows)]
+    right = [place for place, at in enumerate(kept) if at in (4, 5, 6)]
+    yield _table("parts", [heads[at] for at in kept], [[row[at] for at in kept] for row in rows], right=right)
     samples = [(part.about, ", ".join(map(_number, part.samples))) for part in finding.parts if part.samples]
     if samples:
         yield _table("a number a seed", ("about", "samples"), samples)
