@@ -16,7 +16,7 @@ _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999
 _RIVALS = {"tied": "tied networks", "untied": "untied ones", "checkpointed": "a checkpointed one"}
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#004B75", "#A6761D")
 _MARKERS = "osD^vPX*ph"
-_TITLES = {"core": "core alone, without embeddings", "model": "whole model without embeddings"}
+_TITLES = {"core": "core alone", "model": "whole model"}
 _EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
 
 
@@ -33,7 +33,9 @@ def waterfall(record: dict[str, Any]) -> Figure:
         for kind in ("tied", "untied", "checkpointed")
     }
     parts = [f"{_span(found)} times that of {words}" for kind, words in _RIVALS.items() if (found := ratios[kind])]
-    figure, panels = _panels(f"Peak memory of a step, a DEQ's core: {', '.join(parts)}", 0.2 * len(rows) + 0.7, 2)
+    figure, panels = _panels(
+        f"Peak memory of a step without embeddings, a DEQ's core: {', '.join(parts)}", 0.2 * len(rows) + 0.7, 2
+    )
     rivals = {rival for _, rival, _ in PAIRS}
     last = {row["label"] for row in rows} - rivals
     at, place = [], 0.0
