@@ -15,6 +15,8 @@ from bench.records.errors import UserError
 from bench.records.escape import one_line
 from bench.report.console import say, terminal_width, text_table
 
+_WIDE = 120  # columns of a terminal
+
 
 def status(
     suite: Annotated[str | None, typer.Argument(help="a suite's name or a Python file; without: what is recorded")] = None,
@@ -81,7 +83,10 @@ def show(
         else:
             value = f"{measure.value:,}" if isinstance(measure.value, int) else f"{measure.value:.6g}"
             rows.append((name, value if measure.unit == "1" else f"{value} {measure.unit}", measure.method, measure.scope))
-    tables = [table_of(("measure", "value and unit", "how", "over"), rows)] if rows else []
+    heads, narrow = ("measure", "value and unit", "how", "over"), (terminal_width() or _WIDE) < _WIDE
+    shown = 2 if narrow else 4  # how a measure is made takes several lines of a narrow terminal
+    tables = ["", table_of(heads[:shown], [one[:shown] for one in rows]), ""] if rows else []
+    tables += [f"2 more columns in --json, or on {_WIDE} columns: how, over"] if rows and narrow else []
     tables += [f"not measured, {reason}: {', '.join(names)}" for reason, names in missing.items()]
     if fault := faults_of(record.value(SOLVED.name), record.value(LEAK.name)):
         tables.insert(0, f"the scores are {fault}")
