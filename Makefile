@@ -43,7 +43,7 @@ reproduce: $(READY)  ## train suite smoke into results/reproduced/ and print the
 reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (60 minutes); without a network: DATA="--data tinyshakespeare=FILE"
 	$(PY) -m bench run small --device cpu --results results/reproduced $(DATA)
 
-reproduce-speed: $(READY)  ## time to equal quality, DEQ and tied networks, into results/reproduced/ (2 hours, one run at a time); DATA as above
+reproduce-speed: $(READY)  ## time to equal quality, DEQ and explicit networks, into results/reproduced/ (4 hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
 reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (2.5 hours)
