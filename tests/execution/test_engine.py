@@ -37,6 +37,7 @@ from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
 from bench.execution.engines.ray import Ray
 from bench.instruments.machine_lock import MachineLock
+from bench.records.errors import UserError
 from bench.records.spec import Limits
 from bench.training.checkpoint import Checkpoint
 from bench.training.run import run
@@ -176,6 +177,21 @@ class TestLocal:
             ends[event.job.spec.label] = event
         assert record_of(ends["sleeper"]).status == "ok"
         assert record_of(ends["next"]).status == "ok"
+
+    def test_no_run_is_to_blame_where_no_process_can_be_started(self, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such as in a folder that was removed: the suite ends, and no record says that its runs crashed."""
+        engine = Local(1)
+
+        def fails(*arguments: object) -> None:
+            raise FileNotFoundError("no folder")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bench.execution.engines.local.Worker", fails)
+            for _ in range(2):
+                engine.submit(job(spec("l")))
+                assert_lost(wait_for_end(engine), "its process could not be started", None)
+            with pytest.raises(UserError, match=r"no process can be started here .*no folder"):
+                engine.submit(job(spec("l")))
 
     def test_a_wait_for_the_machine_is_reported_once(self, local: Local, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bench.execution.engines.process._REPORT_WAIT_S", 0.0)

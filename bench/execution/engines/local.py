@@ -13,6 +13,9 @@ from bench.execution.engines.engine import Event, Lost, Progress
 from bench.execution.engines.process import POLL_S, Worker
 from bench.execution.job import Job
 from bench.instruments.environment import environment
+from bench.records.errors import UserError
+
+_MOST_FAILED_STARTS = 3  # in a row: the attempts of a run
 
 
 class Local:
@@ -26,19 +29,24 @@ class Local:
         self._workers: dict[str, Worker] = {}
         self._gpus: dict[str, int] = {}  # by run id
         self._unstarted: list[Event] = []
+        self._failed_starts = 0  # in a row
 
     def environment(self, device: str, threads: int) -> Mapping[str, Any]:
         """This machine's environment."""
         return environment(device, threads)
 
     def submit(self, job: Job) -> None:
-        """Fork a process for the job."""
+        """Fork a process for the job; UserError where that fails again and again, which is no fault of the run."""
         try:
             gpu = self._free_gpu(job)
             self._workers[job.run_id] = Worker(job, None if gpu is None else _visible(gpu))
+            self._failed_starts = 0
             if gpu is not None:
                 self._gpus[job.run_id] = gpu
         except (EOFError, OSError) as error:  # the fork server died; the next process gets a new one
+            self._failed_starts += 1
+            if self._failed_starts == _MOST_FAILED_STARTS:
+                raise UserError(f"no process can be started here ({type(error).__name__}: {error})") from error
             self._unstarted.append(Lost(job, f"its process could not be started ({type(error).__name__}: {error})"))
 
     def _free_gpu(self, job: Job) -> int | None:
