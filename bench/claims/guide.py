@@ -100,6 +100,11 @@ def contest_of(group: Group) -> Contest | None:
     return Contest(group=group, column=column, unit=unit, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
 
 
+def clearly_less(one: float, other: float) -> bool:
+    """Whether an amount of memory is so much smaller that it is a reason to choose."""
+    return one < other / 1.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryCase:
     """Rows of one comparison for the memory of a training step: a DEQ, the deepest tied network, and that network checkpointed."""
@@ -170,7 +175,7 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, STEP) for r in (case.deq, rival)]
         yield Advice(
             situation="Gradient checkpointing is possible",
-            use="a DEQ" if peaks[0] < peaks[1] else "checkpointing: its peak is lower",
+            use="a DEQ" if clearly_less(*peaks) else "checkpointing" if clearly_less(*peaks[::-1]) else "either: peaks are alike",
             reason=f"peak of a training step: {case.deq.label} {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
             n=len(rival.ok),
             cost=f"{steps[1] / steps[0]:.2f} times the step time of the DEQ" if steps[0] and steps[1] else "",

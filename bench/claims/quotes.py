@@ -9,10 +9,8 @@ from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import SAVED, STEP, cell, comparisons, contests, length_cases, memory_case, value
+from bench.claims.guide import SAVED, STEP, cell, clearly_less, comparisons, contests, length_cases, memory_case, value
 from bench.records.escape import markdown_escape
-
-_CLEARLY = 1.1  # a peak that is so much larger is a reason to choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     if case is None:
         return
     deq, tied, less = case.deq, case.tied, case.checkpointed
-    near = less is not None and case.mib(less, saved=False) < _CLEARLY * case.mib(deq, saved=False)
+    near = less is not None and not clearly_less(case.mib(deq, saved=False), case.mib(less, saved=False))
     word = "no" if case.ratio <= 1 else "yes, unless you checkpoint" if near else "yes"
     amounts = []
     for saved, verb in ((True, "saves {} MiB for backward whatever the depth"), (False, "peaks at {} MiB")):

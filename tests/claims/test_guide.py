@@ -9,7 +9,7 @@ from running import record_of
 from bench.analysis.aggregate import groups
 from bench.claims.claim import Claim, Part, judge_claims
 from bench.claims.evidence import Evidence
-from bench.claims.guide import Contest, contest_of, contests, guide, memory_case
+from bench.claims.guide import Contest, clearly_less, contest_of, contests, guide, memory_case
 from bench.claims.quotes import quotes
 from bench.records.metric import Metric
 from bench.records.record import Record, measured, write_record
@@ -97,7 +97,7 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert "1.30 MiB" in limit.reason
     assert "13.50 MiB" in limit.reason
     assert limit.cost == "0.50 times the step time of tied 12"
-    assert checkpoint.use == "checkpointing: its peak is lower"
+    assert checkpoint.use == "either: peaks are alike"
     assert checkpoint.cost == "3.00 times the step time of the DEQ"
     assert task.use.startswith("either")
 
@@ -173,3 +173,7 @@ def test_a_sentence_on_length_names_both_sides_and_the_worst(tmp_path: Path) -> 
         "On a task, at 128 tokens after training at 16, the best DEQ (DEQ) is right in 0.97 of sequences, the best explicit "
         "network (LSTM) in 1.00, the worst model (tied 12) in 0.25." in texts
     )
+
+
+def test_a_peak_is_a_reason_to_choose_from_ten_percent_on() -> None:
+    assert [clearly_less(one, 3.3) for one in (2.9, 3.1, 3.3, 4.0)] == [True, False, False, False]
