@@ -55,8 +55,16 @@ def value(row: ResultRow, column: Column) -> float | None:
 
 
 def inadmissible(row: ResultRow) -> str | None:
-    """Why a row's scores are not those of a causal model that is solved, in words; None where they are, or nothing was measured."""
-    return faults_of(value(row, SOLVED), value(row, LEAK))
+    """Why a row's scores are not those of a causal model that is solved, in words; None where they are, or nothing was measured.
+
+    The share of solves that converge is the mean over its runs, the leak the largest.
+    """
+    return faults_of(value(row, SOLVED), largest_leak(row))
+
+
+def largest_leak(row: ResultRow) -> float | None:
+    """The largest leak of a row's runs: one that reads the future is enough to spoil their mean score."""
+    return max(by_seed(row, LEAK.name).values(), default=None)
 
 
 def faults_of(solved: float | None, leak: float | None) -> str | None:
@@ -65,7 +73,7 @@ def faults_of(solved: float | None, leak: float | None) -> str | None:
     if solved is not None and solved < LEAST_SOLVED:
         faults.append(f"{significant(100 * solved, 3)} % of its test solves converge (asked: {100 * LEAST_SOLVED:g} %)")
     if leak is not None and leak > MOST_LEAK:
-        faults.append(f"later tokens change a log-probability by {significant(leak, 3)} nats (allowed: {MOST_LEAK:g})")
+        faults.append(f"later tokens change a log-probability by up to {significant(leak, 3)} nats (allowed: {MOST_LEAK:g})")
     return f"inadmissible: {', '.join(faults)}" if faults else None
 
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import median
 
-from bench.analysis.aggregate import Group
+from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_parts, metrics
-from bench.analysis.selection import by_seed
+from bench.analysis.selection import by_seed, inadmissible
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
 from bench.claims.judges_runs import Labels, Suites, pairs
@@ -16,10 +17,15 @@ from bench.claims.parts import mean_within, ratios
 
 # Of the study of path independence
 _STARTS = {"normal": "noise", "warm": "another sequence's state"}
+# Of the study of warm starts: what is solved, from where
+_WARM = (("segments", "previous", "next segment"), ("windows", "shifted", "window moved by a token"))
 
 
 def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
-    """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small."""
+    """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small.
+
+    A note names rows with inadmissible scores.
+    """
 
     def judge(evidence: Evidence) -> list[Part]:
         parts = []
@@ -28,14 +34,20 @@ def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
             sources = runs(suite, ours, theirs)
             if other and median(other.values()) < SMALL_LOSS:
                 about = f"{group.name}: {ours.label} over {theirs.label}"
-                parts.append(mean_within(about, ratios(loss, other), "log", sources, high=1.1))
+                parts.append(_noted(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
                 continue
             more = {seed: loss[seed] - other[seed] for seed in sorted(loss.keys() & other.keys())}
             about = f"{group.name}: {ours.label} less {theirs.label}"
-            parts.append(mean_within(about, more, "linear", sources, high=most, unit=" nats"))
+            parts.append(_noted(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
         return parts
 
     return judge
+
+
+def _noted(part: Part, *rows: ResultRow) -> Part:
+    """The part with the names of rows whose scores are inadmissible."""
+    faulty = [row.label for row in rows if inadmissible(row) is not None]
+    return replace(part, note=f"{part.note}; inadmissible: {', '.join(faulty)}") if faulty else part
 
 
 def more_solves_converge(suites: Suites, labels: Labels) -> Judge:
@@ -98,19 +110,18 @@ def _longest(evidence: Evidence) -> Iterator[tuple[Group, str, str]]:
             yield group, str(found[-1][0]), f"test_{found[-1][1]}"
 
 
-def more_steps_help(trained: int, most: int, factor: float) -> Judge:
-    """Judge by the validation loss at a large cap of the evaluation's solves over that at the cap of the training."""
+def more_steps_help(suites: Suites, labels: tuple[str, ...], factor: float) -> Judge:
+    """Judge by the test loss with the evaluation's stops over that with the stops of the training, of the same models."""
 
     def judge(evidence: Evidence) -> list[Part]:
-        losses, reference = (
-            by_task(evidence, "cap", lambda one, cap=cap: next((p["loss"] for p in one["points"] if p["cap"] == cap), None))  # type: ignore[misc]
-            for cap in (most, trained)
-        )
-        about = f"loss at {most} evaluations over that at {trained}"
-        return [
-            mean_within(f"{task}: {about}", ratios(loss, reference.get(task, {})), "log", STUDIES_SOURCE, high=factor)
-            for task, loss in losses.items()
-        ]
+        parts = []
+        for suite in suites:
+            for group in evidence.groups(suite):
+                for row in (row for row in group.rows if row.label in labels):
+                    loss, as_trained = (by_seed(row, measure) for measure in ("test_loss", "test_loss_as_trained"))
+                    about = f"{group.name}: {row.label}"
+                    parts.append(mean_within(about, ratios(loss, as_trained), "log", runs(suite, row), high=factor))
+        return parts
 
     return judge
 
@@ -132,16 +143,15 @@ def same_state(least: float) -> Judge:
 
 
 def warm_start_saves(rtol: float, least: float) -> Judge:
-    """Judge by the share of evaluations that a solve from the segment before saves, by cell."""
+    """Judge by the share of evaluations that a warm start saves, by cell: from the segment before, and as a window moves on."""
 
     def judge(evidence: Evidence) -> list[Part]:
         found: dict[str, dict[int, float]] = {}
         for row in evidence.studies.get("warm start", {}).get("rows", []):
-            for point in (row["values"] or {}).get("segments", []):
-                if point["rtol"] == rtol and point["start"] == "previous":
-                    found.setdefault(f"{row['task']}: {row['cell']}", {})[row["seed"]] = point["saved"]
-        return [
-            mean_within(f"{about}, saved at {rtol:g}", saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items()
-        ]
+            for kind, start, words in _WARM:
+                for point in (row["values"] or {}).get(kind, []):
+                    if point["rtol"] == rtol and point["start"] == start:
+                        found.setdefault(f"{row['task']}: {row['cell']}, {words}", {})[row["seed"]] = point["saved"]
+        return [mean_within(about, saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items()]
 
     return judge

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.columns import LEAK, SOLVED
-from bench.analysis.selection import inadmissible
+from bench.analysis.columns import SOLVED
+from bench.analysis.selection import inadmissible, largest_leak
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import SAVED, STEP, cell, clearly_less, comparisons, contests, length_cases, memory_case, value
+from bench.claims.guide import SAVED, STEP, MemoryCase, cell, clearly_less, comparisons, contests, length_cases, memory_case, value
 from bench.records.escape import markdown_escape
 
 
@@ -55,18 +55,32 @@ def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     if case is None:
         return
     deq, tied, less = case.deq, case.tied, case.checkpointed
-    near = less is not None and not clearly_less(case.mib(deq, saved=False), case.mib(less, saved=False))
-    word = "no" if case.ratio <= 1 else "yes, unless you checkpoint" if near else "yes"
     amounts = []
     for saved, verb in ((True, "saves {} MiB for backward whatever the depth"), (False, "peaks at {} MiB")):
         if not case.mib(tied, saved):
             continue
         text = f"{verb.format(f'{case.mib(deq, saved):.2f}')} ({tied.label} {case.mib(tied, saved):.2f}"
         amounts.append(f"{text}, checkpointed {case.mib(less, saved):.2f})" if less else f"{text})")
-    text = f"For memory, {word}: a DEQ's training step {' and '.join(amounts)}"
+    text = f"For memory, {_answer(case)}: a training step of {deq.label} {' and '.join(amounts)}"
     if (own := value(deq, STEP)) and (others := value(tied, STEP)):
         text += f", and takes {own / others:.2f} times as long as that of {tied.label}"
     yield Quote(text=f"{text}.", evidence=cell(case.group, deq, SAVED))
+
+
+def _answer(case: MemoryCase) -> str:
+    """Whether a DEQ saves memory, and whether gradient checkpointing does as well."""
+    if case.ratio <= 1:
+        return "no"
+    if case.checkpointed is None:
+        return "yes"
+    deq, rival = (case.mib(row, saved=False) for row in (case.deq, case.checkpointed))
+    return (
+        "yes"
+        if clearly_less(deq, rival)
+        else "yes, unless you checkpoint"
+        if clearly_less(rival, deq)
+        else "yes, as checkpoints do"
+    )
 
 
 def span(findings: Sequence[Finding], claim: str) -> str:
@@ -77,29 +91,34 @@ def span(findings: Sequence[Finding], claim: str) -> str:
 
 
 def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
-    best = {}
+    best: dict[str, tuple[float, str]] = {}
+    none = []
     for group in evidence.groups("speed"):
-        if (found := quality(group)) is not None:
-            ratios = {label: one.ratio for label, one in found.ratios.items() if label not in found.explicit and one.ratio > 0}
-            if ratios:
-                best[group.name] = min(ratios.values())
+        found = quality(group)
+        admissible = [row.label for row in group.rows if row.family == "deq" and inadmissible(row) is None]
+        ratios = [(found.ratios[name].ratio, name) for name in admissible if name in found.ratios] if found else []
+        if ratios := [pair for pair in ratios if pair[0] > 0]:
+            best[group.name] = min(ratios)
+        elif found:
+            none.append(group.name)
     if best:
-        each = ", ".join(f"{significant(ratio, 2)} on {name}" for name, ratio in best.items())
+        more = f"; there is none on {', '.join(none)}" if none else ""
+        each = ", ".join(f"{significant(ratio, 2)} on {name} ({label})" for name, (ratio, label) in best.items())
         yield Quote(
-            text="To the loss at which it ends, the fastest DEQ trains for this many times the seconds of the fastest explicit "
-            f"network that gets there: {each}.",
+            text="To the loss at which it ends, a DEQ trains for this many times the seconds of the fastest explicit network that "
+            f"gets there, the smallest of the DEQs with admissible scores: {each}{more}.",
             evidence="computation",
         )
 
 
 def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     for case in length_cases(evidence):
-        deq, rival = case.deqs[0], case.explicit[0]
-        worst = min(case.deqs + case.explicit, key=lambda pair: pair[0])
+        sides = (case.deqs, case.explicit)
+        (deq, rival), (worst_deq, worst_rival) = ([side[at] for side in sides] for at in (0, -1))
         yield Quote(
             text=f"On {case.group.name}, at {case.long} tokens after training at {case.short}, the best DEQ ({deq[1].label}) is "
-            f"right in {deq[0]:.2f} of sequences, the best explicit network ({rival[1].label}) in {rival[0]:.2f}, the worst model "
-            f"({worst[1].label}) in {worst[0]:.2f}.",
+            f"right in {deq[0]:.2f} of sequences, the worst in {worst_deq[0]:.2f}; the best explicit network ({rival[1].label}) in "
+            f"{rival[0]:.2f}, the worst in {worst_rival[0]:.2f} (means over {len(deq[1].ok)} and {len(rival[1].ok)} seeds).",
             evidence=cell(case.group, deq[1], case.column),
         )
 
@@ -107,8 +126,8 @@ def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
 def _solved(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     deqs = [row for group in comparisons(evidence) for row in group.rows if row.family == "deq" and value(row, SOLVED) is not None]
     faulty = [row for row in deqs if inadmissible(row) is not None]
-    leaks = [leak for row in faulty if (leak := value(row, LEAK)) is not None]
+    leaks = [leak for row in faulty if (leak := largest_leak(row)) is not None]
     if deqs:
-        text = f"Of {len(deqs)} rows of DEQs, {len(faulty)} have a score that does not count: under 99 % of their test solves "
-        text += "converge, or later tokens change their predictions"
-        yield Quote(text=text + (f", by up to {significant(max(leaks), 2)} nats." if leaks else "."))
+        text = f"Of {len(deqs)} rows of DEQs, in the broadest comparison of each task, {len(faulty)} have a score that does not "
+        text += "count: under 99 % of their test solves converge, or later tokens change a log-probability"
+        yield Quote(text=text + (f", in one run by {significant(max(leaks), 2)} nats." if leaks else "."))

@@ -80,12 +80,24 @@ def test_length_is_judged_at_the_longest_test_sequences(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.9, "holds"), (1.0, "does not hold")])
-def test_more_steps_are_compared_with_the_cap_of_the_training(tmp_path: Path, gain: float, verdict: str) -> None:
-    losses = (2.0, 2.1, 2.2, 2.3, 2.4)
-    points = [[{"cap": 12, "loss": loss}, {"cap": 30, "loss": 9.0}, {"cap": 120, "loss": gain * loss}] for loss in losses]
-    rows = [{"task": "t", "seed": seed, "values": {"points": one}} for seed, one in enumerate(points)]
-    (part,) = judge("more-steps", studies(tmp_path, "cap", rows)).parts
+def test_more_steps_are_compared_with_the_stops_of_the_training(tmp_path: Path, gain: float, verdict: str) -> None:
+    trained = [2.0, 2.1, 2.2, 2.3, 2.4]
+    rows = {
+        "DEQ-Transformer": {"test_loss": [gain * loss for loss in trained], "test_loss_as_trained": trained},
+        "DEQ-Transformer, SHINE": {"test_loss": trained, "test_loss_as_trained": trained},
+    }
+    (part,) = judge("more-steps", runs(tmp_path, "ptb", rows)).parts
     assert (part.verdict, part.samples) == (verdict, pytest.approx([gain] * 5))
+
+
+def test_a_part_names_rows_with_inadmissible_scores(tmp_path: Path) -> None:
+    """One run that reads the future is enough."""
+    rows = {
+        "DEQ": {"test_loss": [2.0, 2.1, 2.2], "future_leak_nats": [1e-3, 1e-3, 3.0]},
+        "DEQ, SHINE": {"test_loss": [2.0, 2.1, 2.2], "future_leak_nats": [1e-3, 1e-3, 1e-3]},
+    }
+    (part,) = judge("shared-inverse", runs(tmp_path, "speed", rows)).parts
+    assert part.note.endswith("; inadmissible: DEQ")
 
 
 def test_the_looped_network_is_not_judged_by_its_start(tmp_path: Path) -> None:
@@ -100,12 +112,15 @@ def test_the_looped_network_is_not_judged_by_its_start(tmp_path: Path) -> None:
 def test_a_warm_start_is_judged_by_cell(tmp_path: Path) -> None:
     def row(cell: str, saved: float, seed: int) -> dict[str, Any]:
         points = [{"rtol": 1e-2, "start": "previous", "saved": saved}, {"rtol": 1e-2, "start": "initial", "saved": 0.0}]
-        return {"task": "t", "cell": cell, "seed": seed, "values": {"segments": [*points, {**points[0], "rtol": 0.1, "saved": 9}]}}
+        segments = [*points, {**points[0], "rtol": 0.1, "saved": 9}]
+        windows = [{"rtol": 1e-2, "start": "shifted", "saved": 0.5 + saved}]
+        return {"task": "t", "cell": cell, "seed": seed, "values": {"segments": segments, "windows": windows}}
 
     rows = [row("trellis", 0.4 + seed / 100, seed) for seed in range(3)]
     rows += [row("transformer-xl", seed / 1000, seed) for seed in range(3)] + [{"cell": "x", "seed": 0, "values": None}]
-    parts = judge("warm-start", studies(tmp_path, "warm start", rows)).parts
-    assert [part.verdict for part in parts] == ["holds", "does not hold"]
+    found = {part.about: part.verdict for part in judge("warm-start", studies(tmp_path, "warm start", rows)).parts}
+    assert found.pop("t: transformer-xl, next segment") == "does not hold"
+    assert (len(found), {*found.values()}) == (3, {"holds"})
 
 
 def test_every_row_that_a_claim_names_is_in_a_suite() -> None:
