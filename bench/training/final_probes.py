@@ -4,7 +4,8 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from bench.training.language_model import LanguageModel
 from bench.training.trainer import Trainer, loss_of, training_step
 from deq import DEQ, SOLVERS, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
 
+T = TypeVar("T")
 _PROBED = 64  # test sequences in a probe, at most
 _STEP = "one training step on the first training batch, after training"
 _TIMED_STEPS = 20
@@ -68,14 +70,17 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
     def forward() -> Tensor:
         return loss_of(model, inputs, targets, auxiliary=trainer.recipe.auxiliary).total
 
-    saved = saved_bytes(forward, fixed)
+    def alike(work: Callable[[], T]) -> Callable[[], T]:
+        return partial(_with_seed, spec, work)
+
+    saved = saved_bytes(alike(forward), fixed)
     optimiser.zero_grad(set_to_none=True)
     states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
-    peak = peak_live_bytes(step, [*fixed, *states])
+    peak = peak_live_bytes(alike(step), [*fixed, *states])
     optimiser.zero_grad(set_to_none=True)
-    counted = flops(step)
+    counted = flops(alike(step))
     with torch.no_grad():
-        forward_only = flops(forward)
+        forward_only = flops(alike(forward))
     timings = _timings(trainer, step, inputs.numel())
     optimiser.zero_grad(set_to_none=True)
     formula = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
@@ -88,6 +93,13 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
             forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.reason
         ),
     } | timings
+
+
+def _with_seed(spec: RunSpec, work: Callable[[], T]) -> T:
+    """What `work` returns with the random draws of the run's seed: a looped network's depth is the same in all counts."""
+    with torch.random.fork_rng([] if spec.device == "cpu" else None):
+        torch.manual_seed(spec.seed)
+        return work()
 
 
 def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[str, Measure]:

@@ -139,6 +139,17 @@ class TestMeasures:
         assert len(record.curve) == 4
         assert all(point.train_loss is not None for point in record.curve)
 
+    def test_a_looped_network_is_counted_at_one_depth(self) -> None:
+        """It draws its depth in each pass: what it saves is among the bytes of its peak, and a step takes three forward passes."""
+        looped = ComponentConfig(name="looped", settings={"cell": "mlp", "width": 8, "depth": 12, "backward_depth": 40})
+        for seed in range(3):
+            record = run(spec("lstm", task=COPY, seed=seed).model_copy(update={"model": looped}), suite="s")
+            value = {
+                name: record.value(name) or 0.0 for name in ("saved_bytes", "peak_live_bytes", "train_step_flops", "forward_flops")
+            }
+            assert 0 < value["saved_bytes"] < value["peak_live_bytes"]
+            assert value["train_step_flops"] == pytest.approx(3 * value["forward_flops"], rel=0.1)
+
     @pytest.mark.parametrize("name", ["deq", *exhaustive("lstm")])
     def test_the_same_spec_gives_the_same_numbers_and_another_seed_others(self, name: str) -> None:
         first, second = run(spec(name, task=COPY), suite="s"), run(spec(name, task=COPY), suite="s")
