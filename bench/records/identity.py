@@ -77,6 +77,8 @@ def numeric_environment(environment: Mapping[str, Any]) -> dict[str, str | None]
     found["python"] = ".".join(str(found["python"]).split(".")[:2])
     found |= {name: environment.get("packages", {}).get(name) for name in _PACKAGES}
     found |= {name: value for name in _VARIABLES if (value := environment.get("variables", {}).get(name)) is not None}
+    if found["cpu_capability"] == "AVX2" and found.get("ONEDNN_MAX_CPU_ISA") == "AVX2":
+        del found["ONEDNN_MAX_CPU_ISA"]  # what a processor without AVX512 does anyway
     gpu = environment.get("gpu")
     if gpu:
         float32 = gpu.get("float32", {"convolution": "tf32", "rnn": "tf32"})  # cuDNN's default in older records

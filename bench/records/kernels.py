@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 VARIABLE = "ATEN_CPU_CAPABILITY"
+ONEDNN = "ONEDNN_MAX_CPU_ISA"  # of LSTM and convolutions
 
 
 def use_common_kernels(listing: Path = Path("/proc/cpuinfo")) -> None:
@@ -19,5 +20,8 @@ def use_common_kernels(listing: Path = Path("/proc/cpuinfo")) -> None:
         return
     if newer and VARIABLE not in os.environ:
         os.environ[VARIABLE] = "avx2"
+        os.environ.setdefault(ONEDNN, "AVX2")
         if "torch" in sys.modules:
             os.environ[VARIABLE] = sys.modules["torch"].backends.cpu.get_cpu_capability().lower()
+            if os.environ[VARIABLE] != "avx2":
+                del os.environ[ONEDNN]
