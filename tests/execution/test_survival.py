@@ -97,7 +97,10 @@ def test_kills_of_two_coordinators_and_their_runs_change_no_table(folder: Path) 
     while kills < KILLS and any(one.poll() is None for one in pair):
         assert time.monotonic() < end, kills
         running = [run for one in pair for run in runs_of(one)]
-        if not running:  # the coordinators import, or are between runs
+        begun = list((folder / "killed" / "work").rglob("attempts.jsonl"))
+        if not running or len(begun) < len(
+            running
+        ):  # the coordinators import or are between runs, or a run has not logged its start
             time.sleep(0.02)
         elif kills % PERIOD == 1:
             victim = chance.randrange(2)
