@@ -64,7 +64,7 @@ report: $(READY)  ## write tables, figures, claims and results/report.html from 
 	$(PY) -m bench claims
 	$(PY) -m bench page
 
-test: $(RAY)  ## run the tests, two files at a time, then those that measure time (8 minutes on two cores)
+test: $(RAY)  ## run the tests, two files at a time, then those that measure time (4 to 8 minutes on two cores)
 	$(PYTEST) $(PARALLEL) -m 'not alone and not exhaustive'
 	$(PYTEST) -m 'alone and not exhaustive'
 
