@@ -65,33 +65,42 @@ SINCE: tuple[Claim, ...] = (
         needs="suite track",
         judge=judges.right_at_longest(("state-space, negative",), low=0.9, only="*parity"),
     ),
-    _since(
-        id="one-step",
-        says="A gradient of a few steps at the equilibrium trains as well as the exact one.",
-        where="Fung et al. 2022, arXiv 2103.12803; Wang et al. 2025, arXiv 2506.21734",
-        measured="test loss of a DEQ trained by phantom steps (four in suite small, two in speed) less that of one trained by the "
-        "implicit gradient",
-        threshold=_NATS,
-        needs="suites small and speed",
-        judge=judges.loss_excess(_TRAINED, _PHANTOM, 0.05),
-    ),
-    _since(
-        id="shared-inverse",
-        says="The forward solver's estimate of the inverse Jacobian is enough for the gradient.",
-        where="Ramzi et al. 2022 (SHINE), arXiv 2106.00553",
-        measured="test loss of a DEQ trained by SHINE less that of one trained by the implicit gradient",
-        threshold=_NATS,
-        needs="suites speed and ptb",
-        judge=judges.loss_excess(_TRAINED, _SHINE, 0.05),
-    ),
-    _since(
-        id="reversible",
-        says="A reversible solve, whose gradient is that of its own steps, trains as well as the implicit gradient.",
-        where="McCallum et al. 2025, arXiv 2509.12917",
-        measured="test loss of a DEQ by the reversible iteration less that of one trained by the implicit gradient",
-        threshold=_NATS,
-        needs="suites small and ptb",
-        judge=judges.loss_excess(_TRAINED, _REVERSIBLE, 0.05),
+    *(
+        _since(
+            id=id_,
+            says=says,
+            where=where,
+            measured=f"test loss of a DEQ trained by {way} less that of one trained by the implicit gradient",
+            threshold=_NATS,
+            needs=f"suites {suites}",
+            judge=judges.loss_excess(_TRAINED, labels, 0.05),
+        )
+        for id_, says, where, way, suites, labels in (
+            (
+                "one-step",
+                "A gradient of a few steps at the equilibrium trains as well as the exact one.",
+                "Fung et al. 2022, arXiv 2103.12803; Wang et al. 2025, arXiv 2506.21734",
+                "phantom steps (four in suite small, two in speed)",
+                "small and speed",
+                _PHANTOM,
+            ),
+            (
+                "shared-inverse",
+                "The forward solver's estimate of the inverse Jacobian is enough for the gradient.",
+                "Ramzi et al. 2022 (SHINE), arXiv 2106.00553",
+                "SHINE",
+                "speed and ptb",
+                _SHINE,
+            ),
+            (
+                "reversible",
+                "A reversible solve, whose gradient is that of its own steps, trains as well as the implicit gradient.",
+                "McCallum et al. 2025, arXiv 2509.12917",
+                "the reversible iteration",
+                "small and ptb",
+                _REVERSIBLE,
+            ),
+        )
     ),
     _since(
         id="jacobian",

@@ -20,8 +20,7 @@ def use_common_kernels(listing: Path = Path("/proc/cpuinfo")) -> None:
         return
     if newer and VARIABLE not in os.environ:
         os.environ[VARIABLE] = "avx2"
-        os.environ.setdefault(ONEDNN, "AVX2")
         if "torch" in sys.modules:
             os.environ[VARIABLE] = sys.modules["torch"].backends.cpu.get_cpu_capability().lower()
-            if os.environ[VARIABLE] != "avx2":
-                del os.environ[ONEDNN]
+        if os.environ[VARIABLE] == "avx2":
+            os.environ.setdefault(ONEDNN, "AVX2")

@@ -40,6 +40,15 @@ def test_a_system_without_the_listing_keeps_its_default(tmp_path: Path, unset: p
     assert VARIABLE not in os.environ
 
 
+def test_the_users_choice_of_one_library_holds(tmp_path: Path, unset: pytest.MonkeyPatch) -> None:
+    """Of oneDNN, where torch's own kernels are not chosen."""
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(NEW)
+    unset.setenv(ONEDNN, "SSE41")
+    use_common_kernels(listing)
+    assert (os.environ[VARIABLE], os.environ[ONEDNN]) == ("avx2", "SSE41")
+
+
 def test_the_users_choice_holds(tmp_path: Path, unset: pytest.MonkeyPatch) -> None:
     """Even the kernels that are not the common ones."""
     listing = tmp_path / "cpuinfo"
