@@ -11,6 +11,7 @@ from deq.adjoints.adjoint import Watch
 from deq.cells.cell import Cell
 from deq.checks import check_features, check_whole
 from deq.core import Core, Output
+from deq.cuda_graphs import GraphedCell
 from deq.solve import Map, Solution, Solver, Stop
 from deq.stability import Jacobian
 
@@ -21,6 +22,9 @@ class DEQ(Core):
     With `auxiliary_every` k, outputs in training have auxiliary features: those of f at every k-th iterate of the solve before the
     last, each with the gradient of that one evaluation, which a loss on them corrects (fixed-point correction: Bai et al., CVPR
     2022, arXiv 2204.08442). Each costs one evaluation and its memory.
+
+    With `cuda_graphs`, f and its gradients on a GPU are CUDA graphs, with the same results: see GraphedCell for its limits. The
+    backward pass must come before the next forward pass, and `jacobian`, a second derivative, must be None.
 
     `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: the same as `stop`). With `jacobian`, outputs in
     training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps.
@@ -39,6 +43,7 @@ class DEQ(Core):
         evaluation_stop: Stop | None = None,
         jacobian: Jacobian | None = None,
         auxiliary_every: int = 0,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         adjoint = Implicit() if adjoint is None else adjoint
@@ -50,6 +55,7 @@ class DEQ(Core):
         self.solver, self.stop, self.adjoint = solver, stop, adjoint
         self.evaluation_stop = evaluation_stop
         self.jacobian, self.auxiliary_every = jacobian, auxiliary_every
+        self._graphed = GraphedCell(cell) if cuda_graphs else None
         self._watchers: list[Watch] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +89,9 @@ class DEQ(Core):
         starts it at the cell's initial state. TypeError for what is no floating-point tensor, ValueError for another shape.
         """
         check_features(x)
-        f, start = self.cell.bind(x, memory), self.cell.initial_state(x)
+        if self._graphed is not None and self.jacobian is not None:
+            raise ValueError("cuda_graphs has first derivatives only: a penalty on the Jacobian needs a DEQ without it")
+        f, start = (self.cell if self._graphed is None else self._graphed).bind(x, memory), self.cell.initial_state(x)
         if z0 is not None:
             if not isinstance(z0, Tensor) or not z0.is_floating_point():
                 raise TypeError(

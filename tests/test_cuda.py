@@ -15,7 +15,7 @@ from bench.perf_gate.golden import cases
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.training.registry import MODELS
 from bench.training.run import run
-from deq import ADJOINTS, SOLVERS, Broyden, Picard, Reversible, Stop, solve
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Broyden, Picard, Reversible, Stop, solve
 
 DEVICE = "cuda"
 MIB = 2**20
@@ -108,6 +108,49 @@ def test_a_captured_map_gives_the_same_solution(name: str) -> None:
         plain, captured = (solve(f, problem.z0, SOLVERS[name](), stop) for f in (problem.f, replayed))
     torch.testing.assert_close(captured.z, plain.z, rtol=1e-5, atol=1e-6)
     assert captured.nfe == plain.nfe
+
+
+@pytest.mark.parametrize("adjoint", [name for name in ADJOINTS if name != "propagation"])
+@pytest.mark.parametrize("cell", ["mlp", "transformer", "transformer-xl", "trellis", "state-space"])
+def test_a_layer_with_cuda_graphs_trains_as_one_without(cell: str, adjoint: str) -> None:
+    dropout = {"transformer-xl": {"dropout": 0.2, "attention_dropout": 0.2}, "trellis": {"dropout": 0.2, "weight_dropout": 0.2}}
+    solver = {"unroll": Picard(), "reverse": Reversible()}.get(adjoint, Broyden(window=40))
+    found = []
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        stop = Stop(rtol=1e-3, max_steps=12)
+        own = CELLS[cell](width=32, **dropout.get(cell, {}))
+        layer = DEQ(own, solver=solver, stop=stop, adjoint=ADJOINTS[adjoint](), cuda_graphs=graphs).to(DEVICE)
+        memory, results = None, []
+        for _ in range(4):
+            x = torch.randn(4, 24, 32, device=DEVICE, requires_grad=True)
+            output = layer.train()(x, memory)
+            output.y.sin().mean().backward()
+            with torch.no_grad():
+                results += [output.y.clone(), x.grad, layer.eval()(x, memory).y]
+            memory = output.memory
+        found.append([*results, *(parameter.grad for parameter in layer.parameters())])
+    assert layer._graphed is not None
+    assert any(recording is not None for recording in layer._graphed._recordings.values())
+    for other, plain in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_cuda_graphs_launch_less() -> None:
+    counts = []
+    for graphs in (False, True):
+        layer = DEQ(CELLS["transformer"](width=32), solver=Picard(), stop=Stop(rtol=None, max_steps=8), cuda_graphs=graphs)
+        layer = layer.to(DEVICE)
+        x = torch.randn(4, 24, 32, device=DEVICE)
+        for _ in range(3):
+            layer(x).y.sum().backward()
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            layer(x).y.sum().backward()
+            torch.cuda.synchronize()
+        names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+        counts.append(sum(event.count for event in profile.key_averages() if event.key in names))
+    assert counts[1] < counts[0] / 2, counts
 
 
 def test_nvml_sees_what_the_allocator_reserves() -> None:

@@ -11,7 +11,7 @@ import torch
 from bench.instruments.contention import Contention
 from bench.instruments.environment import environment, use_float32
 from bench.instruments.machine_lock import MachineLock
-from bench.peers import explicit, measure, show
+from bench.peers import explicit, graphs, measure, show
 from bench.peers.libraries import installed
 from bench.peers.problems import PROBLEMS
 from bench.records.errors import UserError, unknown
@@ -54,6 +54,7 @@ def make(
         record["stopping"] = [row for name in chosen(timed) for row in measure.stopping(libraries, name, rounds, device)]
         torch.set_num_threads(1)  # as in a run of the suites
         record["baselines"] = explicit.baselines(rounds, device)
+        record["graphs"] = graphs.graphs(rounds) if device == "cuda" else []
         record["contended"] = contention.read()
     record["harness"] = explicit.harness(rounds, device)  # locks the machine itself
     write(record, out)

@@ -151,6 +151,23 @@ def harness(rows: Sequence[Row]) -> Table:
     return _table("harness", "The time that the harness adds to a training step", _INTERVAL, heads, lines)
 
 
+def graphs(rows: Sequence[Row]) -> Table:
+    """Training steps and evaluations of DEQs with CUDA graphs of f over those without."""
+    lines = []
+    for row in rows:
+        cells: list[Cell] = []
+        for what in ("step", "evaluation"):
+            eager, recorded = row[f"eager_{what}_s"], row[f"graphs_{what}_s"]
+            cells += [_ms(eager, measure=f"{what}, eager"), _ms(recorded, measure=f"{what}, CUDA graphs"), _ratio(recorded, eager)]
+        sizes = (Cell(f"{row[f'{kind}_bytes'] / _MIB:.4g}", value=row[f"{kind}_bytes"], unit="B") for kind in ("eager", "graphs"))
+        lines.append(line(row["size"], row["model"], *cells, *sizes))
+    heads = ["size", "model"]
+    for what in ("step", "evaluation"):
+        heads += [f"{what} (ms)", "with CUDA graphs", "ratio"]
+    heads += ["peak of a step (MiB)", "with CUDA graphs"]
+    return _table("cuda-graphs", "DEQs with f and its gradients as CUDA graphs", _INTERVAL, heads, lines, words=(0, 1), keys=2)
+
+
 def _table(
     ending: str, title: str, caption: str, heads: Sequence[str], rows: Sequence[Line], words: tuple[int, ...] = (0,), keys: int = 1
 ) -> Table:
@@ -175,4 +192,5 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),
         "harness": harness(record["harness"]),
+        **({"graphs": graphs(record["graphs"])} if record.get("graphs") else {}),
     }

@@ -47,13 +47,14 @@ def deq(
     evaluation_steps: int | None = None,
     check_every: int = 1,
     auxiliary_every: int = 0,
+    cuda_graphs: bool = False,
     layers: int = 1,
 ) -> Core:
     """A DEQ; `steps` caps the forward solve, `backward_steps` the adjoint's, and `backward_solver` is by default `solver`.
 
     `check_every` k: on a GPU, a solve looks every k evaluations whether it is done. `auxiliary_every` k: a recipe's `auxiliary`
-    weighs a loss on every k-th iterate. `layers` above 1 stacks DEQs of the same
-    settings, each with its own parameters.
+    weighs a loss on every k-th iterate. `cuda_graphs`: on a GPU, f and its gradients are CUDA graphs, with the same results.
+    `layers` above 1 stacks DEQs of the same settings, each with its own parameters.
     """
     if layers < 1:
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")
@@ -74,12 +75,13 @@ def deq(
         raise UserError(f"{idle[0]} has no effect with adjoint {adjoint!r}, which {what}")
     stop = Stop(rtol=rtol, max_steps=steps, check_every=check_every)
     evaluation = _stop(evaluation_rtol, evaluation_steps, stop)
+    own: dict[str, Any] = {"solver": forward, "stop": stop, "adjoint": gradient, "evaluation_stop": evaluation}
     deqs = []
     for layer in range(layers):
         left = parts if layer == layers - 1 else {name: dict(settings) for name, settings in parts.items()}
         f = _cell(cell, inputs if layer == 0 else width, width, left)
         every = auxiliary_every if layer == layers - 1 else 0
-        deqs.append(DEQ(f, solver=forward, stop=stop, adjoint=gradient, evaluation_stop=evaluation, auxiliary_every=every))
+        deqs.append(DEQ(f, **own, auxiliary_every=every, cuda_graphs=cuda_graphs))
     return deqs[0] if layers == 1 else Stack(deqs)
 
 

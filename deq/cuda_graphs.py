@@ -1,0 +1,266 @@
+"""A cell's map as CUDA graphs: one launch in place of the dozens that, at small sizes, keep the host busy and the GPU idle.
+
+A recording runs on memory of its own. What enters it is copied there and what it returns is overwritten by the next replay, so that
+`solve` and the adjoints, which know such maps, need no change.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from deq.cells.cell import Cell
+from deq.solve import Map
+
+_MOST = 8  # recordings that a layer keeps, each with the memory of an evaluation and its backward
+
+
+class Recorder(Protocol):
+    """Makes recordings that may read one another's results."""
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a function that repeats the work of `function` and returns the same tensors, overwritten."""
+
+
+class CudaRecorder:
+    """Records functions as CUDA graphs in one pool of memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._pool, self._stream = device, torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+
+    def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Run the function once, so that libraries make their workspaces and kernels are loaded, then record it."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.random.fork_rng([self._device]), torch.cuda.stream(self._stream):  # the first run draws no random numbers
+            function()
+        current.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as one that samples NVML, may use CUDA meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            result = function()
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def can_record(x: Tensor) -> bool:
+    """Whether work on x can be recorded: on a GPU, and neither traced, counted nor recorded already."""
+    plain = x.is_cuda and type(x) is Tensor and not torch.compiler.is_compiling() and not is_in_torch_dispatch_mode()
+    return plain and not torch.cuda.is_current_stream_capturing()
+
+
+class GraphedCell:
+    """Binds a cell to recordings of its `bind`, of f, of f with an autograd graph, and of that graph's two gradients.
+
+    A recording serves calls with the same shapes, types, modes and parameters. It is made at the second of them, since lengths that
+    occur once are not worth it; the last few are kept. One forward pass at a time: a map is void once `bind` is called again for
+    the same recording. Maps have first derivatives only. Hooks of the cell do not run in a replay.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._recordings: OrderedDict[Any, _Recording | None] = OrderedDict()  # None: seen once
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the recordings."""
+        return {"_cell": self._cell, "_recordings": OrderedDict()}
+
+    def bind(self, x: Tensor, memory: Any = None) -> Map:
+        """Return the map of features x (B, T, D) and a memory, as the cell does."""
+        if not can_record(x):
+            return self._cell.bind(x, memory)
+        key = _key(self._cell, x, memory)
+        known = key in self._recordings
+        recording = self._recordings.pop(key, None)
+        if known and recording is None:
+            recording = _Recording(self._cell, x, memory, CudaRecorder(x.device))
+        self._recordings[key] = recording
+        while len(self._recordings) > _MOST:
+            self._recordings.popitem(last=False)
+        return self._cell.bind(x, memory) if recording is None else recording.bind(x, memory)
+
+
+def _key(cell: Cell, x: Tensor, memory: Any) -> Any:
+    """All that decides which work is done, and on which memory."""
+    autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
+    modes = cell.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, x.requires_grad
+    carried = type(memory), *((part.shape, part.dtype) for part in tree_leaves(memory) if isinstance(part, Tensor))
+    weights = (*((p.data_ptr(), p.requires_grad) for p in cell.parameters()), *(b.data_ptr() for b in cell.buffers()))
+    return x.shape, x.dtype, x.device, modes, carried, weights
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(eq=False)
+class _Attached:
+    """An evaluation with an autograd graph: of which binding, and in backward its state."""
+
+    binding: int
+    z: Tensor | None = None
+
+
+class _Recording:
+    """The recordings of one key, and the memory on which they run.
+
+    That memory is written through `data`, which autograd does not see: it would take its own saved tensors for changed.
+    """
+
+    def __init__(self, cell: Cell, x: Tensor, memory: Any, recorder: Recorder) -> None:
+        self._cell, self._record = cell, recorder.record
+        needs = x.requires_grad and torch.is_grad_enabled()
+        self._x = x.detach().clone().requires_grad_(needs)
+        self._memory = tree_map_only(Tensor, lambda part: part.detach().clone(), memory)
+        weights: list[Tensor] = [p for p in cell.parameters() if p.requires_grad]
+        self._sources, self._weights = [self._x, *weights] if needs else weights, weights
+        self._binding = 0
+        self._newest: _Attached | None = None  # whose autograd graph is in memory
+        self._z: Tensor | None = None
+        self._root: Tensor | None = None
+        self._rebind = self._record(self._bind)
+        self._evaluate: Callable[[], Tensor]
+        self._attach: Callable[[], Tensor]
+        self._vjp: Callable[[], Tensor | None]
+        self._gradients: Callable[[], tuple[Tensor | None, ...]]
+
+    def bind(self, x: Tensor, memory: Any) -> Map:
+        """Return the map of x and the memory; the one before is void."""
+        self._binding += 1
+        self._newest = None
+        self._x.data.copy_(x)
+        for own, new in zip(tree_leaves(self._memory), tree_leaves(memory), strict=True):
+            if isinstance(own, Tensor):
+                own.copy_(new)
+        self._rebind()
+        binding, sources = self._binding, ([x] if self._x.requires_grad else []) + self._weights
+
+        def f(z: Tensor) -> Tensor:
+            self._check(binding)
+            if not torch.is_grad_enabled():
+                return self._evaluated(z)
+            attached = _Attached(binding)
+            image = self._attached(z, attached)
+            way: Tensor | None = _Sources.apply(self, attached, image, *sources) if sources else None
+            fz: Tensor = _Evaluation.apply(z, way, self, attached, image)
+            return fz
+
+        return f
+
+    def _check(self, binding: int) -> None:
+        if binding != self._binding:
+            raise RuntimeError(
+                "with cuda_graphs a layer keeps one forward pass of a shape at a time: call backward before the next forward"
+            )
+
+    def _evaluated(self, z: Tensor) -> Tensor:
+        if self._z is None:
+            self._z = own = z.clone()
+            self._evaluate = self._record(lambda: self._f(own))
+        self._z.copy_(z)
+        self._newest = None  # its memory may be where this one works
+        return self._evaluate()
+
+    def _attached(self, z: Tensor, attached: _Attached) -> Tensor:
+        """Evaluate f at z, with an autograd graph in the recording's memory."""
+        if self._root is None:
+            self._root = own = z.detach().clone().requires_grad_()
+            self._attach = self._record(lambda: self._evaluate_with_graph(own))
+            self._u = torch.zeros_like(self._image)
+            self._vjp = self._record(lambda: self._differentiate([own])[0])
+            self._gradients = self._record(lambda: self._differentiate(self._sources) if self._sources else ())
+        self._root.data.copy_(z)
+        self._newest = attached
+        return self._attach()
+
+    def _bind(self) -> None:
+        with self._unseen():
+            self._f = self._cell.bind(self._x, self._memory)
+
+    def _evaluate_with_graph(self, z: Tensor) -> Tensor:
+        with torch.enable_grad(), self._unseen():
+            self._image = self._f(z)
+        return self._image.detach()
+
+    def _differentiate(self, at: list[Tensor]) -> tuple[Tensor | None, ...]:
+        with torch.autocast(self._x.device.type, enabled=False):  # as in a backward pass, which runs outside of it
+            return torch.autograd.grad(self._image, at, self._u, retain_graph=True, allow_unused=True)
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Autocast without its cache, since a weight cast in one recording is not cast again in another; the caller's hooks on
+        saved tensors, such as a checkpoint's, left out, since what a recording saves is its own."""
+        kind = self._x.device.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype, enabled, cache_enabled=False), saved_tensors_hooks(_same, _same):
+            yield
+
+    def restore(self, attached: _Attached, z: Tensor) -> None:
+        """Have the autograd graph of this evaluation, at z, in memory."""
+        self._check(attached.binding)
+        if self._newest is not attached:
+            self._attached(z, attached)
+
+    def vjp(self, u: Tensor) -> Tensor | None:
+        """Return the gradient at the state."""
+        self._u.copy_(u)
+        found = self._vjp()
+        return None if found is None else found.clone()
+
+    def gradients(self, u: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients at x, where it needs one, and at the parameters."""
+        self._u.copy_(u)
+        return tuple(None if part is None else part.clone() for part in self._gradients())
+
+
+class _Sources(torch.autograd.Function):
+    """Leads the gradient u of an evaluation to x and the parameters.
+
+    Apart from `_Evaluation`, so that a product u^T J for a solve does not compute their gradients. The result is no more than a
+    place in the autograd graph, through which u passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, recording: _Recording, attached: _Attached, image: Tensor, *sources: Tensor) -> Tensor:
+        ctx.recording, ctx.attached = recording, attached
+        return image.new_zeros(()).expand(image.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        z, ctx.attached.z = ctx.attached.z, None  # set by _Evaluation, through which every way here leads
+        ctx.recording.restore(ctx.attached, z)
+        return None, None, None, *ctx.recording.gradients(gradients[0])
+
+
+class _Evaluation(torch.autograd.Function):
+    """f(z) as computed, and the gradient at z."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, way: Tensor | None, recording: _Recording, attached: _Attached, image: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.recording, ctx.attached = recording, attached
+        return image.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        ctx.attached.z = z
+        ctx.recording.restore(ctx.attached, z)
+        at_z = ctx.recording.vjp(gradients[0]) if ctx.needs_input_grad[0] else None
+        return at_z, gradients[0] if ctx.needs_input_grad[1] else None, None, None, None
