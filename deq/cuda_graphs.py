@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -115,10 +116,23 @@ class _Attached:
     z: Tensor | None = None
 
 
+class _Caller(nn.Module):
+    """Calls a function, so that `functional_call` can give the cell other tensors as its parameters meanwhile."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
 class _Recording:
     """The recordings of one key, and the memory on which they run.
 
-    That memory is written through `data`, which autograd does not see: it would take its own saved tensors for changed.
+    That memory is written through `data`, which autograd does not see: it would take its own saved tensors for changed. Recorded
+    are aliases of the parameters. The nodes of the parameters themselves in autograd's graph belong to the stream on which they
+    were made, for which a recording may not wait.
     """
 
     def __init__(self, cell: Cell, x: Tensor, memory: Any, recorder: Recorder) -> None:
@@ -126,8 +140,10 @@ class _Recording:
         needs = x.requires_grad and torch.is_grad_enabled()
         self._x = x.detach().clone().requires_grad_(needs)
         self._memory = tree_map_only(Tensor, lambda part: part.detach().clone(), memory)
-        weights: list[Tensor] = [p for p in cell.parameters() if p.requires_grad]
-        self._sources, self._weights = [self._x, *weights] if needs else weights, weights
+        self._caller = _Caller(cell)
+        self._aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in self._caller.named_parameters()}
+        self._weights = [p for p in cell.parameters() if p.requires_grad]
+        self._sources = [self._x] * needs + [alias for alias in self._aliases.values() if alias.requires_grad]
         self._binding = 0
         self._newest: _Attached | None = None  # whose autograd graph is in memory
         self._z: Tensor | None = None
@@ -170,7 +186,7 @@ class _Recording:
     def _evaluated(self, z: Tensor) -> Tensor:
         if self._z is None:
             self._z = own = z.clone()
-            self._evaluate = self._record(lambda: self._f(own))
+            self._evaluate = self._record(lambda: self._call(self._f, own))
         self._z.copy_(z)
         self._newest = None  # its memory may be where this one works
         return self._evaluate()
@@ -189,11 +205,15 @@ class _Recording:
 
     def _bind(self) -> None:
         with self._unseen():
-            self._f = self._cell.bind(self._x, self._memory)
+            self._f = self._call(self._cell.bind, self._x, self._memory)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with the aliases as the cell's parameters."""
+        return functional_call(self._caller, self._aliases, (function, *arguments))
 
     def _evaluate_with_graph(self, z: Tensor) -> Tensor:
         with torch.enable_grad(), self._unseen():
-            self._image = self._f(z)
+            self._image = self._call(self._f, z)
         return self._image.detach()
 
     def _differentiate(self, at: list[Tensor]) -> tuple[Tensor | None, ...]:
