@@ -10,7 +10,8 @@ solvers/     SOLVERS: Picard, Anderson, Broyden, Reversible
 adjoints/    ADJOINTS: Implicit, GMRES, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
 cells/       CELLS: MLP, energy, transformer, Transformer-XL, trellis, contraction and state-space cells give the map
 recurrence.py  a diagonal linear recurrence by a parallel scan
-layer.py     DEQ; stack.py: several in sequence; stability.py: Jacobian penalty and spectral radius
+layer.py     DEQ; cuda_graphs.py: its map on a GPU as CUDA graphs; stack.py: several in sequence
+stability.py  Jacobian penalty and spectral radius
 """
 
 from deq.adjoints import (
