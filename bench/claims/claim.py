@@ -41,9 +41,9 @@ class Part:
     """One test of a claim: its subject, the value found and the value required.
 
     `p_for` and `p_against` are the p-values of the one-sided tests for and against the requirement; `decide` adds the verdict
-    and `adjusted`, the p-value that it rests on. A `fact` is a count: it has a verdict and no p-value. `samples`: one number per
-    seed, whose mean is the value; `estimate`: that mean with its interval; `limits`: what it must lie between (None: no limit);
-    `needed`: about how many seeds would decide, if they spread as these.
+    and `adjusted`, the p-value that it rests on, which of an inconclusive part is `p_for`. A `fact` is a count: it has a verdict
+    and no p-value. `samples`: one number per seed, whose mean is the value; `estimate`: that mean with its interval; `limits`:
+    what it must lie between (None: no limit); `needed`: about how many seeds would decide, if they spread as these.
     """
 
     about: str
@@ -153,7 +153,7 @@ def _judge(claim: Claim, parts: Sequence[Part]) -> Finding:
 
 
 def _p_value(verdict: Verdict, parts: Sequence[Part]) -> float | None:
-    """The p-value of a verdict: the largest of parts that all must hold, the smallest of parts of which one must fail."""
+    """The p-value of a verdict: the smallest of parts of which one must fail, else the largest of parts that all must hold."""
     if verdict == "does not hold" and any(part.fact and part.verdict == verdict for part in parts):
         return None
     held = [part.adjusted for part in parts if part.adjusted is not None and part.verdict == "holds"]
@@ -172,4 +172,4 @@ def decide(part: Part, p_against: float) -> Part:
     if p_against < 1 - LEVEL:
         return replace(part, verdict="does not hold", adjusted=p_against)
     more = f"; about {part.needed:,} seeds would decide" if part.needed else ""
-    return replace(part, verdict="inconclusive", adjusted=min(part.p_for, p_against), note=part.note + more)
+    return replace(part, verdict="inconclusive", adjusted=part.p_for, note=part.note + more)

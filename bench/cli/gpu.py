@@ -97,7 +97,7 @@ def make_parts(device: str, scale: str, results: Path, data: list[str], jobs: in
     """The parts in their order, the tables last."""
     full, on = scale == "full", ("--device", device)
     rows = () if full else ("--only", "Transformer-XL small, 4*")
-    problems = () if full else ("--problem", "tiny", "--rounds", "1")
+    problems = ("--rounds", "3") if full else ("--problem", "tiny", "--rounds", "1")
     suite, given = ("ptb-gpu", data or ["ptb"]) if full else ("tiny", data)
     training = ["bench", "run", suite, *on, "--results", str(results), "--jobs", str(jobs if full else 1)]
     training += [word for pair in given for word in ("--data", pair)] + ([] if full else ["--only", "copy*/GRU"])
@@ -108,9 +108,9 @@ def make_parts(device: str, scale: str, results: Path, data: list[str], jobs: in
 
     return [
         part("instruments", 30, "doctor.txt", "bench", "doctor"),
-        part("tests", 90, "tests.txt", *tests, found=_last_line),
+        part("tests", 110, "tests.txt", *tests, found=_last_line),
         part("memory and times", 240, "memory.txt", "bench", "memory", *on, *rows, "--out", str(results / "memory"), found=_memory),
-        part("solvers", 120, "solvers.txt", "bench", "peers", *on, *problems, "--out", str(results / "peers"), found=_solvers),
+        part("solvers", 150, "solvers.txt", "bench", "peers", *on, *problems, "--out", str(results / "peers"), found=_solvers),
         *(
             part(f"trainings, seed {seed}", 600, f"trainings-{seed}.txt", *training, "--seeds", str(seed), found=_scores)
             for seed in range(seeds if full else 1)

@@ -19,7 +19,8 @@ from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
 from bench.training.recipe_schedule import RecipeSchedule
 
-_HOLD_S = 0.05  # steps hold the machine's lock at least so long: taking it costs 0.07 ms
+# Steps hold the machine's lock at least so long: taking it costs 0.07 ms, and on a GPU a wait for the device and reads of NVML.
+_HOLD_S = 0.25
 
 
 class Diverged(Exception):

@@ -63,7 +63,11 @@ def test_a_part_against_a_claim_is_corrected_for_the_other_parts() -> None:
     alone = finding(part(p_for=0.97, p_against=0.03))
     among = finding(part(p_for=0.97, p_against=0.03), part(p_for=0.5, p_against=0.5))
     assert (alone.verdict, among.verdict) == ("does not hold", "inconclusive")
-    assert among.parts[0].adjusted == pytest.approx(0.06)
+    assert among.parts[0].adjusted == 0.97  # of an inconclusive part, that of the claim
+
+
+def test_the_p_of_an_inconclusive_claim_is_that_of_the_part_with_the_least_evidence_for_it() -> None:
+    assert finding(part(p_for=0.2, p_against=0.8), part(p_for=0.9, p_against=0.1), part(p_for=0.01, p_against=0.99)).p == 0.9
 
 
 def test_a_part_for_a_claim_needs_no_correction() -> None:
