@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.instruments.operators import cuda_syncs, operations
+from bench.instruments.operators import operations
 from bench.instruments.probes import peak_live_bytes, saved_bytes
 from bench.peers.libraries import METHODS, NEVER, Library
 from bench.peers.problems import GPU_PROBLEMS, PROBLEMS, Problem
@@ -148,8 +148,7 @@ def stopping(libraries: Sequence[Library], name: str, rounds: int | None = None,
 def launches(libraries: Sequence[Library], name: str, device: str = "cpu") -> list[Row]:
     """Operators that are not views, which a GPU launches, for one more evaluation of a solve, and those of f alone.
 
-    `syncs`: waits of the host for one more evaluation, by torch's debug mode; null on a CPU, where ours is made to take the path
-    of a GPU and to run its operators.
+    `waits`: how often the host then waits for the device, counted by operator. On a CPU, ours is made to take the path of a GPU.
     """
     problem = _problem(name, device)
     with torch.no_grad():
@@ -160,9 +159,9 @@ def launches(libraries: Sequence[Library], name: str, device: str = "cpu") -> li
             few, many = (partial(library.solve, problem.f, problem.z0, method, rtol=NEVER, cap=cap) for cap in _CAPS)
             more = _CAPS[1] - _CAPS[0]
             with force_device_path():
-                counted = (operations(many).launches - operations(few).launches) / more
-            syncs = None if device == "cpu" else (cuda_syncs(many) - cuda_syncs(few)) / more
-            rows.append({"problem": name, "method": method, "library": library.name, "launches": counted, "f": own, "syncs": syncs})
+                less, found = operations(few), operations(many)
+            row: Row = {"problem": name, "method": method, "library": library.name, "f": own}
+            rows.append(row | {"launches": (found.launches - less.launches) / more, "waits": (found.syncs - less.syncs) / more})
     return rows
 
 

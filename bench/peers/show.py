@@ -103,13 +103,13 @@ def launches(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
         found = {row["library"]: row for row in mine}
         cells = [Cell(f"{mine[0]['f']}", value=mine[0]["f"])]
         for library in libraries:
-            syncs = found[library]["syncs"]
+            waits = found[library].get("waits")  # older records have none
             cells.append(Cell(f"{found[library]['launches']:.4g}", value=found[library]["launches"]))
-            cells.append(Cell("n/a" if syncs is None else f"{syncs:.3g}", value=syncs))
+            cells.append(Cell("n/a" if waits is None else f"{waits:.3g}", value=waits))
         lines.append(line(problem, _NAMES[method], *cells))
-    heads = ["problem", "method", "f alone", *(head for library in libraries for head in (library, f"{library}: syncs"))]
+    heads = ["problem", "method", "f alone", *(head for library in libraries for head in (library, f"{library}: waits"))]
     title = "Operators that a GPU launches for one more evaluation of a solve, and waits of the host"
-    caption = f"{_COUNTED} On a CPU without waits, and ours on the path that it takes on a GPU."
+    caption = f"{_COUNTED} On a CPU ours takes the path that it takes on a GPU."
     return _table("launches", title, caption, heads, lines, words=(0, 1), keys=2)
 
 
