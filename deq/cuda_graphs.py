@@ -198,7 +198,8 @@ class _Recording:
             self._attach = self._record(lambda: self._evaluate_with_graph(own))
             self._u = torch.zeros_like(self._image)
             self._vjp = self._record(lambda: self._differentiate([own])[0])
-            self._gradients = self._record(lambda: self._differentiate(self._sources) if self._sources else ())
+            if self._sources:
+                self._gradients = self._record(lambda: self._differentiate(self._sources))
         self._root.data.copy_(z)
         self._newest = attached
         return self._attach()

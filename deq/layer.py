@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from deq.adjoints import Adjoint, Implicit
+from deq.adjoints import Adjoint, EquilibriumPropagation, Implicit
 from deq.adjoints.adjoint import Watch
 from deq.cells.cell import Cell
 from deq.checks import check_features, check_whole
@@ -24,7 +24,8 @@ class DEQ(Core):
     2022, arXiv 2204.08442). Each costs one evaluation and its memory.
 
     With `cuda_graphs`, f and its gradients on a GPU are CUDA graphs, with the same results: see GraphedCell for its limits. The
-    backward pass must come before the next forward pass, and `jacobian`, a second derivative, must be None.
+    backward pass must come before the next forward pass; `jacobian`, a second derivative, must be None; EquilibriumPropagation
+    cannot be the adjoint.
 
     `stop` holds in training mode, `evaluation_stop` in evaluation mode (None: the same as `stop`). With `jacobian`, outputs in
     training have the penalty on the Jacobian at z*. `stop`, `evaluation_stop` and `jacobian` may be replaced between steps.
@@ -50,6 +51,8 @@ class DEQ(Core):
         if isinstance(solver, type) or not hasattr(solver, "step"):
             raise TypeError(f"solver must be a Solver such as Anderson(), got {solver!r}")
         adjoint.check(solver, stop)
+        if cuda_graphs and isinstance(adjoint, EquilibriumPropagation):
+            raise ValueError("cuda_graphs records f alone, and EquilibriumPropagation needs its potential too")
         check_whole(least=0, auxiliary_every=auxiliary_every)
         self.cell, self.width = cell, cell.width
         self.solver, self.stop, self.adjoint = solver, stop, adjoint

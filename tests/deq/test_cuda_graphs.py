@@ -253,6 +253,11 @@ def test_a_penalty_on_the_jacobian_is_refused() -> None:
         graphed(torch.randn(3, 5, 6))
 
 
+def test_equilibrium_propagation_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs its potential"):
+        DEQ(CELLS["energy"](width=6), solver=Picard(), stop=Stop(), adjoint=ADJOINTS["propagation"](), cuda_graphs=True)
+
+
 def test_second_derivatives_are_refused() -> None:
     _, graphed = pair(adjoint="unroll")
     x = torch.randn(3, 5, 6, requires_grad=True)
