@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bench.analysis.aggregate import groups
 from bench.claims import copying, judges_counts, judges_runs, tables
 from bench.claims.audit import audit_table
 from bench.claims.claim import Claim, Finding, Ledger, Part, judge_claims
@@ -331,6 +332,18 @@ def test_a_users_suite_is_judged_on_request(tmp_path: Path) -> None:
     texts = CliRunner().invoke(app, [*asked, "--suite", "mine"]).output
     assert texts.startswith("converges: holds")
     assert "g: DEQ" in texts
+
+
+@pytest.mark.parametrize(("solved", "verdict"), [(60, "holds"), (57, "inconclusive"), (20, "does not hold")])
+def test_models_that_converge_are_counted_over_all_runs(solved: int, verdict: str) -> None:
+    records = []
+    for seed in range(60):
+        one, share = record("DEQ", seed, 0.1), measured(1.0 if seed < solved else 0.3, "1", "m", "s")
+        records.append(one.model_copy(update={"suite": "small", "measures": one.measures | {"eval_converged_fraction": share}}))
+    counted, of_row = judges_runs.converges(Evidence(EMPTY.results, read={"small": groups("small", records)}))
+    assert counted.value == f"{solved} of 60"
+    assert finding(counted).verdict == verdict
+    assert of_row.about == "g: DEQ"
 
 
 @pytest.mark.parametrize("name", ["nine", "copy"])
