@@ -66,7 +66,8 @@ def _flip_test(distances: np.ndarray) -> float:
 
 def seeds_needed(values: Sequence[float], limits: Sequence[float], scale: Scale) -> int | None:
     """How many seeds tell the mean from the limits in 80 % of cases, by a t test at 5 % one-sided, uncorrected, if it and its
-    spread are those of the values; None where these are equal or at a limit. Of two limits the nearer counts.
+    spread are those of the values, and at least one more than these; None where they are equal or at a limit. Of two limits the
+    nearer counts.
     """
     data = np.log(values) if scale == "log" else np.asarray(values, dtype=np.float64)
     edges = [math.log(limit) if scale == "log" else limit for limit in limits]

@@ -154,7 +154,7 @@ def converges(evidence: Evidence) -> list[Part]:
         asked=f"above {_MODELS:g}",
         p_for=sides["greater"],
         p_against=sides["less"],
-        note="exact binomial test over the runs of all rows below",
+        note="exact binomial test over the runs of all rows below, taken as independent",
         sources=sources,
     )
     return [counted, *parts]

@@ -1,10 +1,10 @@
 """Judges of the claims made since 2019: losses of ways to train, length generalisation, starts of a solve."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import median
+from typing import NamedTuple
 
 from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_parts, metrics
@@ -13,10 +13,11 @@ from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
 from bench.claims.judges_runs import Labels, Suites, pairs
 from bench.claims.judges_studies import SMALL_LOSS, by_task
-from bench.claims.parts import mean_within, ratios
+from bench.claims.parts import cannot_tell, mean_within, ratios
 
-# Of the study of path independence
-_STARTS = {"normal": "noise", "warm": "another sequence's state"}
+_LEARNED = 0.9  # accuracy at the last token of the training's length
+_UNLEARNED = "no seed learned {} tokens, the training's length"
+_STARTS = {"normal": "noise", "warm": "another sequence's state"}  # of the study of path independence
 # Of the study of warm starts: what is solved, from where
 _WARM = (("segments", "previous", "next segment"), ("windows", "shifted", "window moved by a token"))
 
@@ -70,44 +71,84 @@ def both(*judges: Judge) -> Judge:
     return lambda evidence: [part for judge in judges for part in judge(evidence)]
 
 
-def right_at_longest(labels: tuple[str, ...], low: float = -math.inf, high: float = math.inf, only: str = "*") -> Judge:
+def right_at_longest(labels: tuple[str, ...], least: float, only: str = "*") -> Judge:
     """Judge by the accuracy at the last token of the longest test sequences of suite `track`, in the comparisons named `only`."""
 
     def judge(evidence: Evidence) -> list[Part]:
         parts = []
-        for group, length, measure in _longest(evidence):
+        for group, lengths in _lengths(evidence):
             for row in group.rows:
                 if fnmatchcase(group.name, only) and any(fnmatchcase(row.label, label) for label in labels):
-                    about = f"{group.name}, {length} tokens: {row.label}"
-                    parts.append(mean_within(about, by_seed(row, measure), "fraction", runs("track", row), low, high))
+                    about = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}"
+                    parts.append(mean_within(about, by_seed(row, lengths[-1].measure), "fraction", runs("track", row), low=least))
+        return parts
+
+    return judge
+
+
+def wrong_at_longest(labels: tuple[str, ...], most: float) -> Judge:
+    """Judge by the same accuracy of the runs that learned the training's length: what was never learned says nothing of length."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        parts = []
+        for group, lengths in _lengths(evidence):
+            for row in (row for row in group.rows if row.label in labels):
+                about, sources = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}", runs("track", row)
+                right, learned = by_seed(row, lengths[-1].measure), _learned(row, lengths)
+                if learned:
+                    part = mean_within(about, {seed: right[seed] for seed in learned}, "fraction", sources, high=most)
+                else:
+                    part = cannot_tell(about, "—", f"below {most:g}", sources, _UNLEARNED.format(lengths[0].tokens))
+                parts.append(part)
         return parts
 
     return judge
 
 
 def right_by_solver(least: float, solvers: Labels) -> Judge:
-    """Judge by the accuracy at the longest test length of a row less that of the same network by another solver."""
+    """Judge by the accuracy at the longest test length of a row less that of the same network by another solver.
+
+    Of the seeds that learned the training's length by both.
+    """
 
     def judge(evidence: Evidence) -> list[Part]:
-        measures = {group.name: (length, measure) for group, length, measure in _longest(evidence)}
+        tested = {group.name: lengths for group, lengths in _lengths(evidence)}
         parts = []
         for suite, group, ours, theirs in pairs(evidence, ("track",), solvers):
-            length, measure = measures[group.name]
-            right, other = (by_seed(row, measure) for row in (ours, theirs))
-            lost = {seed: right[seed] - other[seed] for seed in sorted(right.keys() & other.keys())}
-            about = f"{group.name}, {length} tokens: {ours.label} less {theirs.label}"
-            parts.append(mean_within(about, lost, "linear", runs(suite, ours, theirs), low=-least))
+            lengths = tested[group.name]
+            right, other = (by_seed(row, lengths[-1].measure) for row in (ours, theirs))
+            lost = {seed: right[seed] - other[seed] for seed in sorted(_learned(ours, lengths) & _learned(theirs, lengths))}
+            about, sources = (
+                f"{group.name}, {lengths[-1].tokens} tokens: {ours.label} less {theirs.label}",
+                runs(suite, ours, theirs),
+            )
+            if lost:
+                parts.append(mean_within(about, lost, "linear", sources, low=-least))
+            else:
+                parts.append(cannot_tell(about, "—", f"above {-least:g}", sources, _UNLEARNED.format(lengths[0].tokens)))
         return parts
 
     return judge
 
 
-def _longest(evidence: Evidence) -> Iterator[tuple[Group, str, str]]:
-    """Each comparison of state tracking, its longest test length, and the measure of the accuracy there."""
+class _Length(NamedTuple):
+    """A test length, and the measure of the accuracy at the last token there."""
+
+    tokens: str
+    measure: str
+
+
+def _lengths(evidence: Evidence) -> Iterator[tuple[Group, list[_Length]]]:
+    """Each comparison of state tracking and its test lengths, the first that of the training."""
     for group in evidence.groups("track"):
         found = metric_parts(metrics(group.records)[1], "accuracy_last")
         if found:
-            yield group, str(found[-1][0]), f"test_{found[-1][1]}"
+            yield group, [_Length(str(tokens), f"test_{name}") for tokens, name in found]
+
+
+def _learned(row: ResultRow, lengths: list[_Length]) -> set[int]:
+    """The seeds that are right at the last token of sequences of the training's length."""
+    return {seed for seed, right in by_seed(row, lengths[0].measure).items() if right >= _LEARNED}
 
 
 def more_steps_help(suites: Suites, labels: tuple[str, ...], factor: float) -> Judge:

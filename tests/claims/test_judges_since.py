@@ -79,6 +79,24 @@ def test_length_is_judged_at_the_longest_test_sequences(tmp_path: Path) -> None:
     assert judge("negative-decay", found).verdict == "not tested"
 
 
+def test_what_did_not_learn_the_length_of_the_training_says_nothing_of_longer_ones(tmp_path: Path) -> None:
+    short, long = "test_accuracy_last_T16", "test_accuracy_last_T128"
+    rows = {
+        "DEQ-TrellisNet, Picard": {short: [1.0] * 4, long: [1.0] * 4},
+        "DEQ-TrellisNet, Anderson": {short: [1.0, 0.5, 0.99, 0.95], long: [0.5, 0.5, 0.52, 0.49]},
+        "DEQ-TrellisNet, Broyden": {short: [0.5] * 4, long: [0.5] * 4},
+        "Transformer-XL 4": {short: [0.5] * 4, long: [0.5] * 4},
+        "state-space": {short: [0.5, 1.0, 0.98, 0.97], long: [0.9, 0.5, 0.48, 0.51]},
+    }
+    found = runs(tmp_path, "track", rows, "state tracking parity")
+    attention, scan = judge("fixed-depth", found).parts
+    assert (attention.verdict, attention.note) == ("cannot tell", "no seed learned 16 tokens, the training's length")
+    assert (scan.verdict, scan.samples) == ("holds", (0.5, 0.48, 0.51))
+    anderson, broyden = judge("solver-and-length", found).parts
+    assert (anderson.verdict, anderson.samples) == ("does not hold", pytest.approx((-0.5, -0.48, -0.51)))
+    assert broyden.verdict == "cannot tell"
+
+
 @pytest.mark.parametrize(("gain", "verdict"), [(0.9, "holds"), (1.0, "does not hold")])
 def test_more_steps_are_compared_with_the_stops_of_the_training(tmp_path: Path, gain: float, verdict: str) -> None:
     trained = [2.0, 2.1, 2.2, 2.3, 2.4]
