@@ -34,7 +34,8 @@ SINCE: tuple[Claim, ...] = (
     ),
     _since(
         id="solver-and-length",
-        says="(Not in a paper: what one may take from theorem 1 of the DEQ paper.) Which solver is used does not matter on longer sequences.",
+        says="(Not in a paper: what one may take from theorem 1 of the DEQ paper.) Which solver is used does not matter on longer "
+        "sequences.",
         where="Bai et al. 2019, theorem 1",
         measured="accuracy at the last token of the longest test sequences, less that of the same network by plain iteration; of "
         "seeds that learned the training's length by both",
