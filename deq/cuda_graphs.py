@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +24,17 @@ from deq.solve import Map
 _MOST = 8  # recordings that a layer keeps, each with the memory of an evaluation and its backward
 
 
-class Recorder(Protocol):
-    """Makes recordings that may read one another's results."""
-
-    def __init__(self, device: torch.device) -> None: ...
-
-    def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        """Return a function that repeats the work of `function` and returns the same tensors, overwritten."""
-
-
 class CudaRecorder:
-    """Records functions as CUDA graphs in one pool of memory."""
+    """Records functions as CUDA graphs in one pool of memory, so that one may read another's results."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._pool, self._stream = device, torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        """Run the function once, so that libraries make their workspaces and kernels are loaded, then record it."""
+        """Return a function that repeats the work of `function` and returns the same tensors, overwritten.
+
+        `function` runs once before it is recorded, so that libraries make their workspaces and kernels are loaded.
+        """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.random.fork_rng([self._device]), torch.cuda.stream(self._stream):  # the first run draws no random numbers
@@ -135,8 +129,8 @@ class _Recording:
     were made, for which a recording may not wait.
     """
 
-    def __init__(self, cell: Cell, x: Tensor, memory: Any, recorder: Recorder) -> None:
-        self._cell, self._record = cell, recorder.record
+    def __init__(self, cell: Cell, x: Tensor, memory: Any, recorder: CudaRecorder) -> None:
+        self._recorder = recorder
         needs = x.requires_grad and torch.is_grad_enabled()
         self._x = x.detach().clone().requires_grad_(needs)
         self._memory = tree_map_only(Tensor, lambda part: part.detach().clone(), memory)
@@ -171,8 +165,8 @@ class _Recording:
                 return self._evaluated(z)
             attached = _Attached(binding)
             image = self._attached(z, attached)
-            way: Tensor | None = _Sources.apply(self, attached, image, *sources) if sources else None
-            fz: Tensor = _Evaluation.apply(z, way, self, attached, image)
+            to_sources: Tensor | None = _Sources.apply(self, attached, image, *sources) if sources else None
+            fz: Tensor = _Evaluation.apply(z, to_sources, self, attached, image)
             return fz
 
         return f
@@ -205,15 +199,24 @@ class _Recording:
         return self._attach()
 
     def _bind(self) -> None:
-        with self._unseen():
-            self._f = self._call(self._cell.bind, self._x, self._memory)
+        with self._isolated():
+            self._f = self._call(self._caller.cell.bind, self._x, self._memory)
+
+    def _record(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        try:
+            return self._recorder.record(function)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            cell = type(self._caller.cell).__name__
+            raise RuntimeError(f"cuda_graphs cannot record {cell} (without cuda_graphs it runs): {error}") from error
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function with the aliases as the cell's parameters."""
         return functional_call(self._caller, self._aliases, (function, *arguments))
 
     def _evaluate_with_graph(self, z: Tensor) -> Tensor:
-        with torch.enable_grad(), self._unseen():
+        with torch.enable_grad(), self._isolated():
             self._image = self._call(self._f, z)
         return self._image.detach()
 
@@ -222,7 +225,7 @@ class _Recording:
             return torch.autograd.grad(self._image, at, self._u, retain_graph=True, allow_unused=True)
 
     @contextmanager
-    def _unseen(self) -> Iterator[None]:
+    def _isolated(self) -> Iterator[None]:
         """Autocast without its cache, since a weight cast in one recording is not cast again in another; the caller's hooks on
         saved tensors, such as a checkpoint's, left out, since what a recording saves is its own."""
         kind = self._x.device.type
@@ -272,7 +275,9 @@ class _Evaluation(torch.autograd.Function):
     """f(z) as computed, and the gradient at z."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, way: Tensor | None, recording: _Recording, attached: _Attached, image: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, to_sources: Tensor | None, recording: _Recording, attached: _Attached, image: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(z)
         ctx.recording, ctx.attached = recording, attached
         return image.clone()

@@ -28,6 +28,7 @@ from deq import (
     Picard,
     Reversible,
     Stack,
+    Status,
     Stop,
     TransformerXLCell,
     TrellisCell,
@@ -158,6 +159,7 @@ def test_another_key_gets_a_recording_of_its_own(change: str) -> None:
         x = torch.randn(3, 5, 6)
         for _ in range(3):
             layer(x)
+        made = Rerun.made
         if change == "shape":
             x = torch.randn(2, 9, 6)
         elif change == "mode":
@@ -176,6 +178,7 @@ def test_another_key_gets_a_recording_of_its_own(change: str) -> None:
             y = layer(x).y
             y.sum().backward()
             layer.found += [y.detach(), *(p.grad for p in layer.parameters())]
+    assert Rerun.made == made + 5  # what runs again here would follow the change, what a GPU replays would not
     for expected, found in zip(plain.found, graphed.found, strict=True):
         assert (expected is None) == (found is None)
         assert expected is None or torch.equal(expected, found)
@@ -256,6 +259,44 @@ def test_a_penalty_on_the_jacobian_is_refused() -> None:
 def test_equilibrium_propagation_is_refused() -> None:
     with pytest.raises(ValueError, match="needs its potential"):
         DEQ(CELLS["energy"](width=6), solver=Picard(), stop=Stop(), adjoint=ADJOINTS["propagation"](), cuda_graphs=True)
+
+
+def test_a_cell_that_cannot_be_recorded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Rerun, function: Callable[[], Any]) -> Callable[[], Any]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Rerun, "record", fail)
+    _, graphed = pair()
+    graphed(torch.randn(3, 5, 6))
+    with pytest.raises(RuntimeError, match=r"cuda_graphs cannot record MLPCell .*not permitted"):
+        graphed(torch.randn(3, 5, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_are_the_same(dtype: torch.dtype) -> None:
+    plain, graphed = (layer.to(dtype) for layer in pair("trellis"))
+    x = torch.randn(3, 5, 6, dtype=dtype)
+    for _ in range(3):
+        found = []
+        for layer in (plain, graphed):
+            torch.manual_seed(0)
+            layer.zero_grad()
+            y = layer(x).y
+            y.float().sum().backward()
+            found.append([y, *(p.grad for p in layer.parameters())])
+        for expected, other in zip(*found, strict=True):
+            assert torch.equal(expected, other)
+
+
+def test_what_is_not_finite_ends_as_without_recordings() -> None:
+    statuses: list[list[int]] = []
+    layers = pair()
+    for layer in layers:
+        layer.watch(lambda phase, solution: statuses.append(solution.status.tolist()))
+    for _ in range(3):
+        for layer in layers:
+            layer(torch.full((3, 5, 6), torch.nan))
+    assert statuses == [[int(Status.NONFINITE)] * 3] * 6
 
 
 def test_second_derivatives_are_refused() -> None:

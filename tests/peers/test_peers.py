@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.peers import explicit, measure, show
+from bench.peers import explicit, graphs, measure, show
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
 from bench.peers.problems import PROBLEMS, block, in_bfloat16, medium
 from bench.peers.record import write
@@ -160,6 +160,13 @@ def test_baselines_and_harness_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatc
     assert all(len(row["harness_s"]) == len(row["bare_s"]) == 2 and min(row["bare_s"]) > 0 for row in rows)
 
 
+def test_steps_with_and_without_cuda_graphs_are_timed_in_pairs() -> None:
+    rows = graphs.graphs(rounds=1, device="cpu", sizes=("small",))
+    assert [row["model"] for row in rows] == ["DEQ-Transformer", "DEQ-Transformer, SHINE", "DEQ-TrellisNet"]
+    kinds = [f"{kind}_{what}_s" for kind in ("eager", "graphs") for what in ("step", "evaluation")]
+    assert all(len(row[kind]) == 1 and row[kind][0] > 0 for row in rows for kind in kinds)
+
+
 def test_the_interval_of_a_median_is_of_order_statistics() -> None:
     values = [float(value) for value in range(1, 22)]
     assert show.median(values) == (11.0, 6.0, 16.0)
@@ -190,6 +197,10 @@ def record() -> dict[str, Any]:
         ],
         "baselines": [{"shape": "s", "model": "LSTM", "reference": "nn.LSTM", "model_s": [1.02] * 7, "reference_s": [1.0] * 7}],
         "harness": [{"model": "GRU", "steps": 3, "harness_s": [1.01] * 7, "bare_s": [1.0] * 7}],
+        "graphs": [
+            {"model": "DEQ", "size": "small", "eager_bytes": 2**20, "graphs_bytes": 3 * 2**20}
+            | {f"{kind}_{what}_s": [s] * 7 for what in ("step", "evaluation") for kind, s in (("eager", 0.04), ("graphs", 0.01))}
+        ],
     }
 
 
@@ -197,7 +208,7 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     write(record(), tmp_path)
     assert PEERS.read(tmp_path / "peers.json") == record()
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
-    assert {*texts} == {"overhead", "stopping", "steps", "launches", "memory", "baselines", "harness"}
+    assert {*texts} == {"overhead", "stopping", "steps", "launches", "memory", "baselines", "harness", "graphs"}
     assert "1.50 [1.50, 1.50]" in texts["overhead"]
     assert "2.00 [2.00, 2.00]" in texts["overhead"]
     assert "21 + 20" in texts["overhead"]
@@ -207,10 +218,13 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     assert texts["launches"].splitlines()[-1].replace(" ", "").split("|")[3:-1] == ["3", "7.5", "n/a", "39", "1"]
     assert "1.02 [1.02, 1.02]" in texts["baselines"]
     assert "+1.0 [+1.0, +1.0]" in texts["harness"]
+    cells = texts["graphs"].splitlines()[-1].replace(" ", "").split("|")[3:-1]
+    assert cells == ["40", "10", "0.25[0.25,0.25]", "40", "10", "0.25[0.25,0.25]", "1", "3"]
 
 
-def test_the_published_tables_are_those_of_the_published_record() -> None:
-    folder = Path(__file__).resolve().parents[2] / "results" / "peers"
+@pytest.mark.parametrize("name", ["peers", "gpu/peers"])
+def test_the_published_tables_are_those_of_the_published_record(name: str) -> None:
+    folder = Path(__file__).resolve().parents[2] / "results" / name
     made = show.tables(json.loads((folder / "peers.json").read_text(encoding="utf-8")))
     for name, table in made.items():
         assert (folder / f"{name}.md").read_text(encoding="utf-8") == show.pipe(table)
