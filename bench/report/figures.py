@@ -1,7 +1,7 @@
 """All figures: one registry, one style, one place that draws and writes them.
 
 To add a figure, write a function that returns a matplotlib Figure, or None where there is nothing to show, and name it below. All
-are as wide as a page's text. The eight kinds marked `paper` are also written as PDF; the others are an appendix, or a first look.
+are as wide as a page's text. The nine kinds marked `paper` are also written as PDF; the others are an appendix, or a first look.
 """
 
 from collections.abc import Mapping
@@ -56,6 +56,9 @@ FIGURES: dict[Kind, dict[str, FigureEntry]] = {
         "gradient-error": FigureEntry("bench.studies.figures:gradient", "Error of gradients", paper=True),
         "layers": FigureEntry("bench.studies.figures:layers", "A trained map iterated (figure 4)"),
         "dependency-length": FigureEntry("bench.studies.figures:dependency", "Loss against the length of the dependence"),
+        "steps-at-test": FigureEntry(
+            "bench.studies.figures:steps_at_test", "Accuracy against evaluations at test time", paper=True
+        ),
     },
 }
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
+from bench.records.spec import Comparison, ComponentConfig, RunSpec, Settings, TrainConfig
+from bench.suites import track
 from deq import SOLVERS
 
 DEQ_LABEL = "DEQ"
@@ -51,7 +52,8 @@ class Config:
 
     `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `most`: evaluations of a solve or
     an iteration after training. `alone`: sequences that are solved alone and in `batches`. `rounds`: timings of inference.
-    `energy`: a task of single positions, for the DEQ that equilibrium propagation applies to.
+    `energy`: a task of single positions, for the DEQ that equilibrium propagation applies to. `tracking`: a comparison on state
+    tracking, `tracking_rates` the rows that are tested at `tracking_caps` evaluations, with the rates that the suite chose.
     """
 
     cases: tuple[Case, ...] = (COPY, AGREEMENT, TEXT)
@@ -82,6 +84,13 @@ class Config:
     dependency_samples: int = 128
     energy: Case = ENERGY
     adjoint_tolerances: tuple[float, ...] = (1e-3, 1e-6)
+    tracking: Comparison = track.SPECS[0]
+    tracking_rates: tuple[tuple[str, float], ...] = (
+        ("DEQ-TrellisNet, Picard", 0.064),
+        ("DEQ-TrellisNet, Broyden", 0.008),
+        ("looped trellis, 128 tested", 0.032),
+    )
+    tracking_caps: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
 
     @property
     def tied_label(self) -> str:

@@ -34,7 +34,7 @@ from bench.studies import (
     warm_start,
 )
 from bench.studies.config import FULL, Config
-from bench.studies.figures import Rows
+from bench.studies.drawing import Rows
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study, Values
 
@@ -61,6 +61,7 @@ def all_studies(config: Config = FULL) -> tuple[Study, ...]:
         solver_window.study(config),
         path_independence.study(config),
         warm_start.study(config),
+        quality.steps_at_test(config),
     )
 
 

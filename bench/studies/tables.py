@@ -8,7 +8,7 @@ from bench.analysis.grid import Cell, Line, Sample, Table, line
 from bench.analysis.statistics import Scale, over_seeds, significant, written
 from bench.records.record import write_text
 from bench.report.report import csv_text, latex, markdown
-from bench.studies.figures import Rows
+from bench.studies.drawing import Rows
 
 Found = Sequence[Mapping[str, Any]]  # the rows of all seeds
 _SEEDS = "Means over seeds with two-sided 95 % t-intervals; (3/5): of three of five seeds, the others having no value."

@@ -1,4 +1,4 @@
-"""The studies of solver windows and of path independence, and their tables, against closed forms and independent computations."""
+"""The studies of solver windows, path independence and test-time steps, against closed forms and independent computations."""
 
 import json
 import math
@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import CASE, DEQ_SPEC, Made, rows_of
+from toy import CASE, DEQ_SPEC, TOY, Made, rows_of
 
-from bench.studies import path_independence, solver_window, tables
-from bench.studies.figures import Rows
+from bench.records.spec import ComponentConfig
+from bench.studies import path_independence, quality, solver_window, tables
+from bench.studies.drawing import Rows
 from bench.studies.models import Models, bind, deq_of
+from bench.training.evaluation import evaluate
+from bench.training.language_model import build_model
 from deq import Anderson, Picard, Stop, solve
 
 pytestmark = pytest.mark.end_to_end
@@ -168,3 +171,21 @@ def test_tables_are_written_in_three_formats_and_none_without_rows(made: Made, t
     for study in bare["experiments"].values():
         study["rows"] = []
     assert tables.tables(Rows(bare)) == []
+
+
+def test_a_cap_of_solves_is_the_depth_of_a_looped_network_and_the_steps_of_a_deq(made: Made, tmp_path: Path) -> None:
+    """The study's scores are those of models built with that many steps, and trained to the same weights."""
+    study = quality.steps_at_test(TOY)
+    for row, planned in zip(rows_of(made, study.name), study.rows, strict=True):
+        (spec,) = planned.specs
+        models = Models(tmp_path, {})
+        trained, task = models.trained(spec), models.task(spec.task)
+        for point in row["values"]["points"]:
+            steps = {"evaluation_depth": point["cap"]} if spec.model.name == "looped" else {"evaluation_steps": point["cap"]}
+            settings = {**spec.model.settings, **steps} | ({} if spec.model.name == "looped" else {"rtol": point["rtol"]})
+            built = build_model(ComponentConfig(name=spec.model.name, settings=settings), task.vocabulary)
+            built.load_state_dict(trained.state_dict())
+            expected = evaluate(built, task, "test", spec)
+            assert point["scores"] == pytest.approx(expected, rel=1e-5)
+    low, *_, high = rows_of(made, study.name)[-1]["values"]["points"]
+    assert low["scores"] != high["scores"]

@@ -13,7 +13,7 @@ from toy import CASE, DEQ_SPEC, TOY, Made, rows_of
 from bench.records.errors import UserError
 from bench.records.side_file import EXPERIMENTS
 from bench.report.figures import render
-from bench.studies import batches, figures, pathological, recompute, store
+from bench.studies import batches, drawing, pathological, recompute, store
 from bench.studies.config import AGREEMENT, TEXT, Config
 from bench.studies.models import Models
 from bench.studies.study import PlannedRow, Study
@@ -97,7 +97,7 @@ def test_a_study_measured_alone_into_an_empty_folder_is_all_of_its_record(measur
     found = store.measure_studies(out=tmp_path, config=TOY, only=["batch"])["experiments"]
     assert measured == ["batch"]
     assert {name for name, study in found.items() if study["rows"]} == {"batch"}
-    assert render("experiments", figures.Rows({"experiments": found})) == {}
+    assert render("experiments", drawing.Rows({"experiments": found})) == {}
 
 
 def test_a_row_depends_on_numerics_arguments_trainings_and_environment(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,26 +173,26 @@ def test_another_process_measures_the_same(made: Made, tmp_path: Path) -> None:
 
 def test_every_figure_with_values_is_drawn(made: Made, tmp_path: Path) -> None:
     store.write_studies(made[0], tmp_path)
-    paper = {"steps-and-residual", "tolerance-and-cap", "gradient-error"}
+    paper = {"steps-and-residual", "tolerance-and-cap", "gradient-error", "steps-at-test"}
     assert {path.stem for path in tmp_path.glob("*.svg")} == {*paper, "layers", "dependency-length"}
     assert {path.stem for path in tmp_path.glob("*.pdf")} == paper
     bare = json.loads(json.dumps(made[0]))
     for row in (row for study in bare["experiments"].values() for row in study["rows"]):
         row["values"], row["reason"] = None, "untrained"
-    assert render("experiments", figures.Rows(bare)) == {}
+    assert render("experiments", drawing.Rows(bare)) == {}
 
 
 def test_a_mean_over_seeds_is_that_of_the_tables_and_leaves_out_what_one_lacks() -> None:
-    assert figures._mean([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
-    assert figures._mean([[(1, -1.0)], [(1, 5.0)]], "linear") == [(1, 2.0)]
+    assert drawing.mean_line([[(1, 1.0), (2, 4.0)], [(1, 100.0), (3, 1.0)]]) == [(1, pytest.approx(10.0))]
+    assert drawing.mean_line([[(1, -1.0)], [(1, 5.0)]], "linear") == [(1, 2.0)]
 
 
 def test_a_seed_that_is_not_positive_counts_in_the_mean() -> None:
     axes = Figure().subplots()
-    figures._draw(axes, [[(1, -1.0), (2, 1.0)], [(1, 5.0), (2, 100.0)]], "red", scale="linear")
+    drawing.draw_seeds(axes, [[(1, -1.0), (2, 1.0)], [(1, 5.0), (2, 100.0)]], "red", scale="linear")
     assert list(axes.lines[-1].get_ydata()) == [2.0, 50.5]
     axes = Figure().subplots()
-    figures._draw(axes, [[(1, 0.0), (2, 0.0)], [(1, 5.0), (2, 100.0)]], "red")
+    drawing.draw_seeds(axes, [[(1, 0.0), (2, 0.0)], [(1, 5.0), (2, 100.0)]], "red")
     assert len(axes.lines) == 1  # the other seed's own line: no geometric mean of both
 
 

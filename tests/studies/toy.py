@@ -4,8 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bench.records.spec import ComponentConfig
+from bench.records.spec import ComponentConfig, TrainConfig
 from bench.studies.config import Case, Config, GradientConfig
+from bench.suites import track
 from bench.tasks.text import Text
 
 Made = tuple[dict[str, Any], Path]
@@ -24,11 +25,15 @@ class Stream(Text):
 
 CASE = Case("copy", copying(2), 1e-2, tuple((f"T={T}", copying(T)) for T in (2, 3, 4)))
 GRADIENT = GradientConfig(batch=2, candidates=3, tolerances=(1e-1, 1e-4), phantom_steps=(1, 2), unroll_steps=(3,))
+TRACKED = ComponentConfig(name="state", settings={"group": "parity", "length": 4, "test_lengths": "4,8"})
 SIZES: dict[str, Any] = {
     **{"heads": 2, "width": 16, "depth": 3, "steps": 6, "batch": 4, "warmup": 2, "points": 3, "cap": 12, "most": 20, "samples": 4},
     **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
     **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
     "energy": Case("markov", ComponentConfig(name="markov", settings={"length": 4, "test_samples": 8}), 1e-2),
+    "tracking": track.SPECS[0].model_copy(update={"task": TRACKED, "train": TrainConfig(steps=3, batch=4, learning_rate=1e-2)}),
+    "tracking_rates": (("DEQ-TrellisNet, Broyden", 1e-2), ("looped trellis, 128 tested", 1e-2)),
+    "tracking_caps": (1, 2, 9),
     **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
 }
 STREAM = Case("stream", ComponentConfig(name="toy:Stream", settings={"length": 8}), 1e-2)
