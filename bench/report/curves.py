@@ -10,7 +10,7 @@ from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_scale, metrics
 from bench.analysis.statistics import Scale, over_seeds
 from bench.records.record import CurvePoint
-from bench.report.style import LineStyle, axis_label, legend, log_axis, panels_of, reference_lines, row_handle
+from bench.report.style import LineStyle, axis_label, grid_of, legend, log_axis, reference_lines, row_handle
 
 _AGAINST = {
     "steps": "training steps",
@@ -82,7 +82,7 @@ def learning_curves(group: Group, styles: dict[str, LineStyle]) -> Figure | None
     if not panels["steps"]:
         return None
     shown = {against: series for against, series in panels.items() if series}
-    figure, axes = panels_of(len(shown), f"{group.name}: learning curves")
+    figure, axes = grid_of(len(shown), len(shown), f"{group.name}: learning curves", 2.3)
     for one, (against, series) in zip(axes, shown.items(), strict=True):
         for label, curve in series.items():
             draw_series(one, curve, styles[label])

@@ -14,7 +14,7 @@ from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import inadmissible
 from bench.analysis.time_to_quality import quality
 from bench.analysis.tradeoff import ParetoPoint, costs, front, parameters
-from bench.report.style import LineStyle, axis_label, grid_of, legend, log_axis, method_colours, panels_of, plain_text, row_handle
+from bench.report.style import LineStyle, axis_label, grid_of, legend, log_axis, method_colours, plain_text, row_handle
 
 _DASHED, _GREY = (0, (4, 2)), "#555555"
 
@@ -44,7 +44,7 @@ def memory(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
         return None
     largest = max(peak for curve in lines.values() for _, saved, peak, _ in curve)
     factor, unit = (2.0**-20, "MiB") if largest >= 2**20 else (2.0**-10, "KiB")
-    figure, (left, right) = panels_of(2, _memory_title(group, lines, factor, unit), 2.4)
+    figure, (left, right) = grid_of(2, 2, _memory_title(group, lines, factor, unit), 2.4)
     depths = sorted({point[0] for curve in lines.values() for point in curve})
     colours = method_colours(lines)
     handles = []
@@ -156,7 +156,7 @@ def time_to_quality(group: Group, styles: dict[str, LineStyle]) -> Figure | None
         return None
     curves = {label: _median_curve(runs["scores"]) for label, runs in found.runs.groupby("label", sort=False)}
     explicit = [point for label in found.explicit for point in curves[label]]
-    figure, (axes, *_) = panels_of(1, f"{group.name}: DEQs against the envelope of explicit networks")
+    figure, (axes, *_) = grid_of(1, 1, f"{group.name}: DEQs against the envelope of explicit networks", 2.3)
     for label in found.explicit:
         axes.plot(*zip(*curves[label], strict=True), color="0.8", linewidth=0.7)
     best = np.minimum if found.lower else np.maximum

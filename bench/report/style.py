@@ -116,11 +116,6 @@ def rendered(figure: Figure, formats: Sequence[str] = ("svg",)) -> dict[str, byt
     return images
 
 
-def panels_of(panels: int, title: str, height: float = 2.3) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels side by side, and its title."""
-    return grid_of(panels, panels, title, height)
-
-
 def grid_of(panels: int, columns: int, title: str, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels in lines of `columns`, each line `height` inches high, and its title."""
     lines = math.ceil(panels / columns)
