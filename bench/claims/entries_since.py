@@ -124,6 +124,15 @@ SINCE: tuple[Claim, ...] = (
         judge=judges.more_steps_help(("small", "ptb", "iterate"), ("DEQ-Transformer", "DEQ-TrellisNet", "implicit"), 0.99),
     ),
     _studied(
+        id="steps-and-length",
+        says="More iterations at test time than in training solve longer sequences than those of training.",
+        where="Schwarzschild et al. 2021, arXiv 2106.04537; Anil et al. 2022, arXiv 2211.09961",
+        measured="accuracy at the last of 128 tokens at a cap of 256 evaluations less that at 32; trained at 16 tokens and 30 "
+        "evaluations, the looped network at 16 on average. Plain iteration reaches one token an evaluation, so that 32 cannot do",
+        threshold="above 0.1",
+        judge=judges.more_steps_solve_longer(32, 0.1),
+    ),
+    _studied(
         id="same-state",
         says="Where a solve starts does not matter.",
         where="Anil et al. 2022, arXiv 2211.09961",

@@ -266,6 +266,12 @@ def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         ("training-time", "Training time is the limit", {"holds": "an explicit network", "does not hold": "compare step times"}),
         ("inference-time", "Inference time is the limit", {"holds": "an explicit network"}),
         ("gradient", "Gradients must be exact", {"holds": "a DEQ with the implicit gradient"}),
+        (
+            "steps-and-length",
+            "More compute is at hand at test time, and sequences are longer than in training",
+            {"holds": "a DEQ or a looped network", "does not hold": "a model that does not depend on it"},
+        ),
+        ("more-steps", "The same, and problems are like those of training", {"does not hold": "either: it gains nothing"}),
         ("tolerance", "Solves take too long at test time", {"holds": "a looser tolerance"}),
     ):
         one = findings.get(id_)

@@ -167,6 +167,22 @@ def more_steps_help(suites: Suites, labels: tuple[str, ...], factor: float) -> J
     return judge
 
 
+def more_steps_solve_longer(cap: int, least: float) -> Judge:
+    """Judge by the accuracy at the longest test length at the largest cap of the study of test-time steps less that at `cap`."""
+
+    def judge(evidence: Evidence) -> list[Part]:
+        found: dict[str, dict[int, float]] = {}
+        for row in evidence.studies.get("test-time steps", {}).get("rows", []):
+            if row["values"] is not None:
+                scores = {point["cap"]: point["scores"] for point in row["values"]["points"]}
+                length, name = metric_parts(scores[cap], "accuracy_last")[-1]
+                about = f"{row['task']}, {length} tokens: {row['model']}, {max(scores)} evaluations less {cap}"
+                found.setdefault(about, {})[row["seed"]] = scores[max(scores)][name] - scores[cap][name]
+        return [mean_within(about, gained, "linear", STUDIES_SOURCE, low=least) for about, gained in found.items()]
+
+    return judge
+
+
 def same_state(least: float) -> Judge:
     """Judge by the share of converged pairs of solves that end in the same state, from zero and from another start."""
 

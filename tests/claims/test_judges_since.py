@@ -127,6 +127,25 @@ def test_the_looped_network_is_not_judged_by_its_start(tmp_path: Path) -> None:
     assert [(part.value, part.verdict) for part in parts] == [("1.00", "holds")] * 2
 
 
+def test_steps_at_test_time_are_judged_at_the_longest_sequences(tmp_path: Path) -> None:
+    def row(model: str, gain: float, seed: int) -> dict[str, Any]:
+        scores = {
+            32: {"accuracy_last_T16": 0.1, "accuracy_last_T128": 0.5 + seed / 100},
+            64: {},
+            256: {"accuracy_last_T128": 0.5 + gain},
+        }
+        points = [{"cap": cap, "scores": found} for cap, found in scores.items()]
+        return {"task": "t", "model": model, "seed": seed, "values": {"points": points}}
+
+    rows = [row("loop", 0.4, seed) for seed in range(5)] + [row("DEQ", 0.0, seed) for seed in range(5)]
+    parts = judge("steps-and-length", studies(tmp_path, "test-time steps", [*rows, {"seed": 9, "values": None}])).parts
+    assert {part.about: part.verdict for part in parts} == {
+        "t, 128 tokens: loop, 256 evaluations less 32": "holds",
+        "t, 128 tokens: DEQ, 256 evaluations less 32": "does not hold",
+    }
+    assert parts[0].samples == pytest.approx([0.4, 0.39, 0.38, 0.37, 0.36])
+
+
 def test_a_warm_start_is_judged_by_cell(tmp_path: Path) -> None:
     def row(cell: str, saved: float, seed: int) -> dict[str, Any]:
         points = [{"rtol": 1e-2, "start": "previous", "saved": saved}, {"rtol": 1e-2, "start": "initial", "saved": 0.0}]

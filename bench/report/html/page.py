@@ -51,7 +51,7 @@ THEMES = {
     "Memory": ("memory*", "checkpointing*"),
     "Quality": ("perplexity", "copy*", "cell", "stacking", "one-step", "shared-inverse", "reversible", "jacobian"),
     "Solver": ("converges", "solver", "tolerance", "cap", "tied-rest", "root", "same-state", "more-steps"),
-    "Generalisation": ("tracks-state", "solver-and-length", "fixed-depth", "negative-decay"),
+    "Generalisation": ("tracks-state", "solver-and-length", "fixed-depth", "negative-decay", "steps-and-length"),
 }
 _ORDER = ("Memory", "Time", "Quality", "Solver", "Generalisation")
 
