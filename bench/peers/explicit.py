@@ -1,4 +1,7 @@
-"""Cost of the explicit baselines and of the harness against plain torch: the same training step, alternating in one process."""
+"""Cost of the explicit baselines and of the harness against plain torch, and of inference by a solver against layers.
+
+The same step, alternating in one process.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.peers.libraries import METHODS, NEVER
 from bench.peers.measure import Row, seconds_of, time_in_turns
 from bench.peers.problems import TransformerBlock
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
@@ -19,6 +23,7 @@ from bench.training.trainer import Trainer, make_optimiser, training_step
 _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width
 ROUNDS = 31
+INFERENCE = (4, 6, 8, 12)  # evaluations of a solve, and layers
 _STEPS = 60  # of a training, in a plain loop and in the harness
 
 
@@ -108,6 +113,34 @@ def baselines(rounds: int | None = None, device: str = "cpu") -> list[Row]:
     return rows
 
 
+def inference(rounds: int | None = None, device: str = "cpu") -> list[Row]:
+    """Seconds of a forward pass without gradients, in every round: of a DEQ that stops at a cap, and of its cell applied as often.
+
+    `more_s`: at a cap of one more, which is what a solver costs that evaluates its result once again.
+    """
+    batch, times, width = SHAPES[0]
+    tokens = torch.randint(_VOCABULARY, (batch, times), generator=torch.Generator().manual_seed(0)).to(device)
+    cell: Settings = {"width": width, "cell.heads": _HEADS}
+    rows: list[Row] = []
+
+    def timed(name: str, settings: Settings) -> Callable[[], float]:
+        model = build_model(ComponentConfig(name=name, settings=settings), _VOCABULARY).to(device).eval()
+        forward = torch.inference_mode()(lambda: model(tokens))
+        return partial(seconds_of, forward, repeats=3, device=device)
+
+    for steps in INFERENCE:
+        for method in METHODS:
+            row: Row = {"evaluations": steps, "solver": method, "deq_s": [], "more_s": [], "tied_s": []}
+            deq, more = (
+                {**cell, "solver": method, "rtol": NEVER, "steps": cap, "evaluation_steps": cap} for cap in (steps, steps + 1)
+            )
+            turns = [(row["deq_s"], timed("deq", deq)), (row["more_s"], timed("deq", more))]
+            turns.append((row["tied_s"], timed("tied", {**cell, "depth": steps})))
+            time_in_turns(turns, ROUNDS if rounds is None else rounds, warmup=2)
+            rows.append(row)
+    return rows
+
+
 def harness(rounds: int | None = None, device: Literal["cpu", "cuda"] = "cpu") -> list[Row]:
     """Seconds per step of a training by the harness, without its validation, and of the same steps in a plain loop."""
     deq: Settings = {"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8}
@@ -123,7 +156,7 @@ def harness(rounds: int | None = None, device: Literal["cpu", "cuda"] = "cpu") -
         spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0, device=device)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
         turns = [(row["harness_s"], partial(_in_the_harness, spec)), (row["bare_s"], partial(_in_a_loop, spec))]
-        time_in_turns(turns, 7 if rounds is None else rounds, warmup=1)
+        time_in_turns(turns, 15 if rounds is None else rounds, warmup=1)
         rows.append(row)
     return rows
 

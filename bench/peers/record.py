@@ -54,6 +54,7 @@ def make(
         record["stopping"] = [row for name in chosen(timed) for row in measure.stopping(libraries, name, rounds, device)]
         torch.set_num_threads(1)  # as in a run of the suites
         record["baselines"] = explicit.baselines(rounds, device)
+        record["inference"] = explicit.inference(rounds, device)
         record["graphs"] = graphs.graphs(rounds) if device == "cuda" else []
         record["contended"] = contention.read()
     record["harness"] = explicit.harness(rounds, device)  # locks the machine itself

@@ -151,6 +151,18 @@ def harness(rows: Sequence[Row]) -> Table:
     return _table("harness", "The time that the harness adds to a training step", _INTERVAL, heads, lines)
 
 
+def inference(rows: Sequence[Row]) -> Table:
+    """Forward passes of DEQs over those of their cell applied as often."""
+    lines = []
+    for row in rows:
+        deq, more, tied = (row[f"{name}_s"] for name in ("deq", "more", "tied"))
+        times = (_ms(deq, measure="DEQ"), _ms(tied, measure="layers"))
+        lines.append(line(str(row["evaluations"]), _NAMES[row["solver"]], *times, _ratio(deq, tied), _ratio(more, tied)))
+    heads = ["evaluations, layers", "solver", "DEQ (ms)", "layers (ms)", "DEQ / layers, time", "with one evaluation more"]
+    title = "Inference by a solver that stops at a cap, over as many layers of the same cell"
+    return _table("inference", title, _INTERVAL, heads, lines, words=(0, 1), keys=2)
+
+
 def graphs(rows: Sequence[Row]) -> Table:
     """Training steps and evaluations of DEQs with CUDA graphs of f over those without."""
     lines = []
@@ -192,5 +204,6 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
         "memory": memory(record["memory"]),
         "baselines": baselines(record["baselines"]),
         "harness": harness(record["harness"]),
+        **({"inference": inference(record["inference"])} if record.get("inference") else {}),
         **({"graphs": graphs(record["graphs"])} if record.get("graphs") else {}),
     }

@@ -16,7 +16,9 @@ from bench.peers.problems import PROBLEMS, block, in_bfloat16, medium
 from bench.peers.record import write
 from bench.records.errors import UserError
 from bench.records.side_file import PEERS
-from deq import Map
+from bench.records.spec import ComponentConfig
+from bench.training.language_model import LanguageModel
+from deq import DEQ, Map
 
 pytestmark = pytest.mark.end_to_end
 
@@ -160,6 +162,24 @@ def test_baselines_and_harness_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatc
     assert all(len(row["harness_s"]) == len(row["bare_s"]) == 2 and min(row["bare_s"]) > 0 for row in rows)
 
 
+def test_inference_is_timed_against_as_many_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explicit, "SHAPES", ((2, 8, 8),))
+    evaluations: list[int] = []
+    build = explicit.build_model
+
+    def counted(model: ComponentConfig, vocabulary: int) -> LanguageModel:
+        made = build(model, vocabulary)
+        if isinstance(made.core, DEQ):
+            made.core.watch(lambda phase, solution: evaluations.append(solution.nfe))
+        return made
+
+    monkeypatch.setattr(explicit, "build_model", counted)
+    rows = explicit.inference(rounds=1)
+    assert [(row["evaluations"], row["solver"]) for row in rows] == [(n, method) for n in explicit.INFERENCE for method in METHODS]
+    assert all(len(row[name]) == 1 and row[name][0] > 0 for row in rows for name in ("deq_s", "more_s", "tied_s"))
+    assert {*evaluations} == {cap for n in explicit.INFERENCE for cap in (n, n + 1)}
+
+
 def test_steps_with_and_without_cuda_graphs_are_timed_in_pairs() -> None:
     rows = graphs.graphs(rounds=1, device="cpu", sizes=("small",))
     assert [row["model"] for row in rows] == ["DEQ-Transformer", "DEQ-Transformer, SHINE", "DEQ-TrellisNet"]
@@ -197,6 +217,7 @@ def record() -> dict[str, Any]:
         ],
         "baselines": [{"shape": "s", "model": "LSTM", "reference": "nn.LSTM", "model_s": [1.02] * 7, "reference_s": [1.0] * 7}],
         "harness": [{"model": "GRU", "steps": 3, "harness_s": [1.01] * 7, "bare_s": [1.0] * 7}],
+        "inference": [{"evaluations": 4, "solver": "picard", "deq_s": [0.011] * 7, "more_s": [0.013] * 7, "tied_s": [0.01] * 7}],
         "graphs": [
             {"model": "DEQ", "size": "small", "eager_bytes": 2**20, "graphs_bytes": 3 * 2**20}
             | {f"{kind}_{what}_s": [s] * 7 for what in ("step", "evaluation") for kind, s in (("eager", 0.04), ("graphs", 0.01))}
@@ -208,7 +229,7 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     write(record(), tmp_path)
     assert PEERS.read(tmp_path / "peers.json") == record()
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
-    assert {*texts} == {"overhead", "stopping", "steps", "launches", "memory", "baselines", "harness", "graphs"}
+    assert {*texts} == {"overhead", "stopping", "steps", "launches", "memory", "baselines", "harness", "inference", "graphs"}
     assert "1.50 [1.50, 1.50]" in texts["overhead"]
     assert "2.00 [2.00, 2.00]" in texts["overhead"]
     assert "21 + 20" in texts["overhead"]
@@ -218,6 +239,8 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     assert texts["launches"].splitlines()[-1].replace(" ", "").split("|")[3:-1] == ["3", "7.5", "n/a", "39", "1"]
     assert "1.02 [1.02, 1.02]" in texts["baselines"]
     assert "+1.0 [+1.0, +1.0]" in texts["harness"]
+    cells = texts["inference"].splitlines()[-1].replace(" ", "").split("|")[1:-1]
+    assert cells == ["4", "Picard", "11", "10", "1.10[1.10,1.10]", "1.30[1.30,1.30]"]
     cells = texts["graphs"].splitlines()[-1].replace(" ", "").split("|")[3:-1]
     assert cells == ["40", "10", "0.25[0.25,0.25]", "40", "10", "0.25[0.25,0.25]", "1", "3"]
 
