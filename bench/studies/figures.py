@@ -231,7 +231,7 @@ def steps_at_test(rows: Rows) -> Figure | None:
     }
     good = sum(mean_line(curves[model, hardest], "linear")[-1][1] >= _RIGHT for model in models)
     task = rows.unique(study, "task")[0]
-    title = f"{task}: with enough evaluations {good} of {len(models)} models are right at {longest} tokens"
+    title = f"{task}: given the evaluations, {good} of {len(models)} models solve {longest} tokens"
     figure, [panels] = log_grid(1, len(models), title, 2.0, sharey=True)
     for axes, model in zip(panels, models, strict=True):
         for score, colour in colours.items():
