@@ -53,7 +53,7 @@ def claims(
     suite: Annotated[
         list[str] | None, typer.Option(help="a suite of your own in the results folder, judged too; may be repeated")
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="first run the studies that some claims need (15 minutes)")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first run the studies that some claims need (20 minutes)")] = False,
     study: Annotated[
         list[str] | None, typer.Option(help="with --measure, only this study; the others stay as recorded; may be repeated")
     ] = None,

@@ -76,7 +76,7 @@ def measure_studies(
     """Measure the rows that the record in `out` lacks, or has from other settings, numerics or data; return the whole record.
 
     Rows without their corpus get a reason and no values. With `only`, names of studies, the others stay as they are recorded.
-    All rows take about fifteen minutes on two cores.
+    All rows take about twenty minutes on two cores.
     """
     models = Models(out / ".cache", data or {})
     studies = all_studies(config)
