@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bench.analysis.aggregate import Aggregate, Group, ResultRow, aggregate, best
+from bench.analysis.budgets import budget_table
 from bench.analysis.columns import (
     COST,
     COST_MORE,
@@ -32,8 +33,8 @@ _BOLD = (
 
 
 def group_tables(group: Group) -> list[Table]:
-    """All tables of a comparison: scores, cost, memory, solver, trials, depth, beta and time to quality, those that have rows."""
-    further = (trials_table(group), depth_table(group), beta_table(group), quality_table(group))
+    """All tables of a comparison that have rows."""
+    further = (table(group) for table in (trials_table, depth_table, beta_table, quality_table, budget_table))
     return [*measure_tables(group), *(table for table in further if table is not None)]
 
 

@@ -73,6 +73,7 @@ def log_grid(lines: int, columns: int, title: str, height: float, **options: Any
 
 
 def with_key(figure: Figure, entries: Mapping[str, tuple[str, Any]], *more: Line2D) -> Figure:
+    """The figure with a legend of lines by name, each with its colour and dash, and of `more`."""
     legend(figure, [*(Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in entries.items()), *more])
     return figure
 

@@ -214,7 +214,7 @@ def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path,
     results, files = written
     assert sorted(str(path.relative_to(results)) for path in files) == sorted(digests(results))
     names = {path.name for path in files}
-    endings = ["", "-cost", "-memory", "-solver", "-quality"]
+    endings = ["", "-cost", "-memory", "-solver", "-quality", "-budgets"]
     figures = ["tradeoff", "curves", "memory", "quality"]
     assert names == (
         {f"copy-t30{ending}.{extension}" for ending in endings for extension in ("md", "tex", "csv")}

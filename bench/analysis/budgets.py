@@ -1,0 +1,91 @@
+"""Equal time and equal memory: each DEQ next to the best explicit network that costs no more."""
+
+from collections.abc import Callable, Sequence
+
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import COST, MEMORY, Column, unit
+from bench.analysis.grid import ARROWS, Cell, Line, Table, footnote, line
+from bench.analysis.selection import best_row, headline_column, inadmissible, outcome_of, value
+from bench.analysis.statistics import written
+
+_STEP = next(column for column in COST if column.name == "step_ms_median")
+_PEAK = next(column for column in MEMORY if column.name == "peak_live_bytes")
+_CAPTION = (
+    "Each DEQ, and the explicit network with the best validation score of those that train in no more time (steps, times a step "
+    "timed alone), or whose step has no larger peak of live bytes. Ahead, behind: the 95 % interval of the ratio of the test "
+    "scores, paired by seed, does not hold 1 (of the difference, where a score is no ratio, 0)."
+)
+_WORDS = (0, 2, 4, 5, 7)
+
+
+def budget_table(group: Group) -> Table | None:
+    """Each DEQ next to the best explicit network of at most its time a step, and of at most its peak; None without both kinds."""
+    score = headline_column(group)
+    deqs = [row for row in group.rows if row.family == "deq" and score is not None and value(row, score) is not None]
+    explicit = [row for row in group.rows if row.family not in ("deq", "ode")]
+    if score is None or not deqs or not explicit:
+        return None
+    notes: list[str] = []
+    rows = [_line(row, explicit, score, notes) for row in deqs]
+    heads = [("DEQ", ""), (head := f"{score.head} {ARROWS[score.better]}".strip(), unit(score, aggregate(deqs[0], score).measures))]
+    for name in _BUDGETS:
+        heads += [(f"in its {name}: explicit", ""), (f"in its {name}: {head}", ""), (f"in its {name}: the DEQ is", "")]
+    return Table(
+        ending="budgets",
+        title=f"{group.name}: the best explicit network in the time and the memory of a DEQ",
+        caption=_CAPTION,
+        heads=tuple(heads),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        data=tuple(
+            {
+                **{"suite": group.suite, "group": group.name, "label": row.label, "column": name},
+                **{"value": cell.text if index in _WORDS else cell.value, "unit": cell.unit, "run_ids": cell.run_ids},
+            }
+            for row in rows
+            for index, (cell, (name, _)) in enumerate(zip(row, heads, strict=True))
+            if index
+        ),
+        words=_WORDS,
+    )
+
+
+def _seconds(row: ResultRow) -> float | None:
+    step = value(row, _STEP)
+    return None if step is None else step / 1e3 * row.finals[0].spec.train.steps
+
+
+def _peak(row: ResultRow) -> float | None:
+    return value(row, _PEAK)
+
+
+_BUDGETS: dict[str, Callable[[ResultRow], float | None]] = {"time": _seconds, "memory": _peak}
+
+
+def _line(deq: ResultRow, explicit: Sequence[ResultRow], score: Column, notes: list[str]) -> Line:
+    fault = inadmissible(deq)
+    marks = () if fault is None else (footnote(notes, fault[0].upper() + fault[1:] + "."),)
+    cells = [Cell(deq.label), _score(deq, score, marks)]
+    for cost_of in _BUDGETS.values():
+        most = cost_of(deq)
+        costs = [(row, cost_of(row)) for row in explicit]
+        rival = best_row([row for row, cost in costs if cost is not None and most is not None and cost <= most], score)
+        if rival is None:
+            cells += [Cell("n/a" if most is None else "none"), Cell("—"), Cell("—")]
+        else:
+            cells += [Cell(rival.label), _score(rival, score), Cell(outcome_of(deq, rival, score))]
+    return line(*cells, family=deq.family)
+
+
+def _score(row: ResultRow, score: Column, notes: tuple[int, ...] = ()) -> Cell:
+    one = aggregate(row, score)
+    assert one.estimate is not None
+    return Cell(
+        written(one.estimate),
+        notes=notes,
+        value=one.estimate.mean,
+        interval=one.estimate,
+        unit=unit(score, one.measures),
+        samples=one.samples,
+        measure=score.name,
+    )
