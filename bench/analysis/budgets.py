@@ -62,16 +62,22 @@ def _peak(row: ResultRow) -> float | None:
 _BUDGETS: dict[str, Callable[[ResultRow], float | None]] = {"time": _seconds, "memory": _peak}
 
 
+def best_within(deq: ResultRow, explicit: Sequence[ResultRow], score: Column) -> dict[str, ResultRow | None]:
+    """The best of the explicit rows, by validation, that cost no more than a DEQ: in `time`, in `memory`; None: there is none."""
+    found = {}
+    for name, cost_of in _BUDGETS.items():
+        most, costs = cost_of(deq), [(row, cost_of(row)) for row in explicit]
+        found[name] = best_row([row for row, cost in costs if cost is not None and most is not None and cost <= most], score)
+    return found
+
+
 def _line(deq: ResultRow, explicit: Sequence[ResultRow], score: Column, notes: list[str]) -> Line:
     fault = inadmissible(deq)
     marks = () if fault is None else (footnote(notes, fault[0].upper() + fault[1:] + "."),)
     cells = [Cell(deq.label), _score(deq, score, marks)]
-    for cost_of in _BUDGETS.values():
-        most = cost_of(deq)
-        costs = [(row, cost_of(row)) for row in explicit]
-        rival = best_row([row for row, cost in costs if cost is not None and most is not None and cost <= most], score)
+    for name, rival in best_within(deq, explicit, score).items():
         if rival is None:
-            cells += [Cell("n/a" if most is None else "none"), Cell("—"), Cell("—")]
+            cells += [Cell("n/a" if _BUDGETS[name](deq) is None else "none"), Cell("—"), Cell("—")]
         else:
             cells += [Cell(rival.label), _score(rival, score), Cell(outcome_of(deq, rival, score))]
     return line(*cells, family=deq.family)

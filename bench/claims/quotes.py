@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.columns import SOLVED
-from bench.analysis.selection import inadmissible, largest_leak
+from bench.analysis.selection import inadmissible, largest_leak, value
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
+from bench.claims.cases import SAVED, STEP, MemoryCase, cell, clearly_less, comparisons, contests, length_cases, memory_case
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import SAVED, STEP, MemoryCase, cell, clearly_less, comparisons, contests, length_cases, memory_case, value
 from bench.records.escape import markdown_escape
 
 

@@ -7,9 +7,10 @@ import pytest
 from running import record_of
 
 from bench.analysis.aggregate import groups
+from bench.claims.cases import Contest, clearly_less, contest_of, contests, memory_case
 from bench.claims.claim import Claim, Part, judge_claims
 from bench.claims.evidence import Evidence
-from bench.claims.guide import Contest, clearly_less, contest_of, contests, guide, memory_case
+from bench.claims.guide import guide
 from bench.claims.quotes import quotes
 from bench.records.metric import Metric
 from bench.records.record import Record, measured, write_record
@@ -110,6 +111,20 @@ def test_the_guide_says_where_a_score_is_inadmissible(tmp_path: Path) -> None:
         "the DEQ's step takes 3.0 times the rival's; the DEQ's score is inadmissible: "
         "later tokens change a log-probability by up to 2.00 nats (allowed: 0.1)"
     )
+
+
+def worded(label: str, model: ComponentConfig, loss: float, step_ms: float, peak: float) -> Record:
+    return run(label, model, 0, test_loss=loss, test_perplexity=9.0, step_ms_median=step_ms, peak_live_bytes=peak * 2**20)
+
+
+def test_a_language_model_is_advised_by_time_and_by_memory(tmp_path: Path) -> None:
+    deqs = [worded("DEQ", DEQ, 2.0, 9.0, 50.0), worded("DEQ, lean", DEQ, 3.0, 9.0, 40.0)]
+    explicit = [worded("LSTM", LSTM, 2.5, 8.0, 45.0), worded("tied 12", TIED, 1.0, 10.0, 60.0)]
+    time, memory = (one for one in guide(save(tmp_path, [*deqs, *explicit]), ()) if one.situation.startswith("A small language"))
+    assert time.reason == "DEQ 2.00, the best explicit network in its time, LSTM, 2.50 (undecided)"
+    assert memory.use == "DEQ, lean"
+    assert memory.reason == "it peaks at 40.0 MiB (3.00), the leanest explicit network, LSTM, at 45.0 (2.50)"
+    assert memory.evidence == "mine/a task/DEQ, lean/loss"
 
 
 def lengths(label: str, model: ComponentConfig, last: float, step_ms: float) -> Record:

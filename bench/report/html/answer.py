@@ -8,10 +8,11 @@ from matplotlib.colors import to_hex
 
 from bench.analysis.columns import SOLVED
 from bench.analysis.probe_data import depth_probe
+from bench.analysis.selection import value
 from bench.analysis.statistics import significant
+from bench.claims.cases import Contest, MemoryCase, cell, contests, memory_case
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
-from bench.claims.guide import Contest, MemoryCase, cell, contests, memory_case, value
 from bench.claims.quotes import first_quotes, span
 from bench.report.html.evidence_figures import claim_figure, outcomes
 from bench.report.html.figures import MIB, Figure, Lines

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.analysis.selection import OUTCOMES
+from bench.claims.cases import Contest
 from bench.claims.claim import Finding, Part
-from bench.claims.guide import Contest
 from bench.memory.paper import GB
 from bench.report.html.figures import MIB, Figure, Lines, ends, family_colours, number
 

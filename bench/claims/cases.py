@@ -1,0 +1,163 @@
+"""Cases that the guide and the sentences to quote argue from: contests of two scores, memory of a step, longer sequences."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import Column, metric_parts, metrics, unit
+from bench.analysis.probe_data import depth_probe
+from bench.analysis.selection import Outcome, best_row, broadest, headline_column, outcome_of, value
+from bench.analysis.statistics import Interval, significant
+from bench.claims.evidence import Evidence
+from bench.records.store import Store
+
+STEP = Column(name="step_ms_median", head="step")
+SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
+PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The best DEQ of a comparison and its best explicit network by validation, with their test scores; `outcome` is the DEQ's.
+
+    Undecided: the 95 % interval of their ratio (of their difference, where a score is no ratio), paired by seed, holds equality.
+    """
+
+    group: Group
+    column: Column
+    deq: ResultRow
+    rival: ResultRow
+    scores: tuple[Interval, Interval]
+    outcome: Outcome
+
+    def address(self, row: ResultRow) -> str:
+        """The address of a row's score."""
+        return cell(self.group, row, self.column)
+
+    def score(self, of: int) -> str:
+        """The score of the DEQ (0) or the rival (1), with its unit."""
+        return score_of((self.deq, self.rival)[of], self.column)
+
+
+def score_of(row: ResultRow, column: Column) -> str:
+    """A row's mean score with its unit; a dash where it has none."""
+    one = aggregate(row, column)
+    name = unit(column, one.measures)
+    return f"{significant(one.estimate.mean, 3)} {name}".strip() if one.estimate else "—"
+
+
+def cell(group: Group, row: ResultRow, column: Column) -> str:
+    """The address of a row's cell, as `explain` takes it."""
+    return f"{group.suite}/{group.name}/{row.label}/{column.head}"
+
+
+def comparisons(evidence: Evidence) -> list[Group]:
+    """The comparisons of all suites; of several on one task the broadest."""
+    return broadest(group for suite in Store(evidence.results).suites() for group in evidence.groups(suite))
+
+
+def contests(evidence: Evidence) -> list[Contest]:
+    """A contest for each task on which a DEQ and an explicit network ended."""
+    return [contest for group in comparisons(evidence) if (contest := contest_of(group)) is not None]
+
+
+def contest_of(group: Group) -> Contest | None:
+    """The contest of a comparison; None where it has no DEQ or no explicit network with a score. Both are picked by validation."""
+    column = headline_column(group)
+    if column is None:
+        return None
+    deq = best_row([row for row in group.rows if row.family == "deq"], column)
+    rival = best_row([row for row in group.rows if row.family not in ("deq", "ode")], column)
+    if deq is None or rival is None:
+        return None
+    ours, theirs = (aggregate(row, column).estimate for row in (deq, rival))
+    if ours is None or theirs is None:
+        return None
+    outcome = outcome_of(deq, rival, column)
+    return Contest(group=group, column=column, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
+
+
+def clearly_less(one: float, other: float) -> bool:
+    """Whether an amount of memory is so much smaller that it is a reason to choose."""
+    return one < other / 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase:
+    """Rows of one comparison for the memory of a training step: a DEQ, the deepest tied network, and that network checkpointed."""
+
+    group: Group
+    deq: ResultRow
+    tied: ResultRow
+    checkpointed: ResultRow | None
+
+    def mib(self, row: ResultRow, saved: bool = True) -> float:
+        """A row's bytes saved for backward, or its peak, in MiB."""
+        return (value(row, SAVED if saved else PEAK) or 0.0) / 2**20
+
+    @property
+    def ratio(self) -> float:
+        """Bytes that the tied network saves over the DEQ's."""
+        return self.mib(self.tied) / self.mib(self.deq)
+
+
+def memory_case(evidence: Evidence) -> MemoryCase | None:
+    """A comparison with a DEQ and a tied network; one probed by depth and with checkpointing first; None without any.
+
+    Of several DEQs and of several ways of checkpointing, that of the lowest peak.
+    """
+    cases = []
+    for suite in Store(evidence.results).suites():
+        for group in evidence.groups(suite):
+            known = [row for row in group.rows if row.ok and value(row, SAVED)]
+            deq = [row for row in known if row.family == "deq"]
+            tied = [row for row in known if row.family == "tied"]
+            plain = [row for row in tied if not _checkpointed(row)]
+            if deq and plain:
+                deepest, probed = max(plain, key=_depth), max(deq, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
+                less = [row for row in tied if _checkpointed(row) and _depth(row) == _depth(deepest)]
+                least = min(less, key=lambda row: value(row, PEAK) or 0.0) if less else None
+                cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
+    return max(cases, key=lambda case: (_probed(case.deq), case.checkpointed is not None), default=None)
+
+
+def _probed(row: ResultRow) -> int:
+    """At how many depths a row's memory was probed."""
+    return max((len(points) for points in depth_probe(row)[0].values()), default=0)
+
+
+def _depth(row: ResultRow) -> int:
+    depth = row.finals[0].spec.model.settings.get("depth", 0)
+    return depth if isinstance(depth, int) else 0
+
+
+def _checkpointed(row: ResultRow) -> bool:
+    return row.finals[0].spec.model.settings.get("checkpointing", "none") != "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthCase:
+    """A comparison at the longest of several test lengths: rows with their scores, best first, of equal ones the cheapest step."""
+
+    group: Group
+    short: int
+    long: int
+    column: Column
+    deqs: list[tuple[float, ResultRow]]
+    explicit: list[tuple[float, ResultRow]]
+
+
+def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
+    """The comparisons with several test lengths, a DEQ and an explicit network."""
+    for group in comparisons(evidence):
+        parts = metric_parts(metrics(group.records)[1], "accuracy_last")
+        if len(parts) < 2:
+            continue
+        (short, _), (long, name) = parts[0], parts[-1]
+        column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher")
+        scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
+        scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
+        deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
+        if deqs and explicit:
+            yield LengthCase(group=group, short=short, long=long, column=column, deqs=deqs, explicit=explicit)
