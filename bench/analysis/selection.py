@@ -1,6 +1,6 @@
 """Which comparison of a task counts, and which of its rows is the best: picked by validation, never by the test."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -10,15 +10,24 @@ from bench.analysis.statistics import DECIDES, interval, significant
 
 Outcome = Literal["ahead", "undecided", "behind"]
 LEAST_SOLVED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
+SOLVES = 0.999
 OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 
 
 def broadest(groups: Iterable[Group]) -> list[Group]:
-    """The comparisons, but of several on one task only that with the most families of models, then the most final runs."""
-    best: dict[str, Group] = {}
-    for group in groups:
-        best[group.name] = max(best.get(group.name, group), group, key=breadth)
-    return list(best.values())
+    """The comparisons, but of several on one task, or on the same data, only that with the most families, then final runs."""
+    found = list(groups)
+    for key in (lambda group: group.name, _data):
+        best: dict[Hashable, Group] = {}
+        for group in found:
+            best[key(group)] = max(best.get(key(group), group), group, key=breadth)
+        found = list(best.values())
+    return found
+
+
+def _data(group: Group) -> Hashable:
+    """The digests of what its runs were trained on."""
+    return frozenset(record.identity.data for record in group.records)
 
 
 def breadth(group: Group) -> tuple[int, int]:
@@ -78,7 +87,13 @@ def faults_of(solved: float | None, leak: float | None) -> str | None:
 
 
 def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
-    """Whether a row is ahead of another: undecided where the 95 % interval of their ratio, paired by seed, holds equality."""
+    """Whether a row is ahead of another.
+
+    Undecided where the 95 % interval of their ratio, paired by seed, holds equality, and where both solve the task: a loss then
+    ranks the scale of logits.
+    """
+    if solves(row) and solves(rival):
+        return "undecided"
     ours, theirs = by_seed(row, column.name), by_seed(rival, column.name)
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     if not pairs:
@@ -89,6 +104,14 @@ def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
     if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
         return "undecided"
     return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
+
+
+def solves(row: ResultRow) -> bool:
+    """Whether every run of a row has all of its shares of right answers in the test at `SOLVES` or more."""
+    _, known = metrics(row.ok)
+    shares = [f"test_{name}" for name, metric in known.items() if metric.unit == "fraction" and metric.better == "higher"]
+    values = [record.value(name) for record in row.ok for name in shares]
+    return bool(values) and all(value is not None and value >= SOLVES for value in values)
 
 
 def by_seed(row: ResultRow, measure: str) -> dict[int, float]:

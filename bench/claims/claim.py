@@ -164,6 +164,11 @@ def _p_value(verdict: Verdict, parts: Sequence[Part]) -> float | None:
     return max([*held, *open_], default=None)
 
 
+def deciding(finding: Finding) -> Part | None:
+    """The first part with the claim's verdict, or the first part."""
+    return next((part for part in finding.parts if part.verdict == finding.verdict), next(iter(finding.parts), None))
+
+
 def decide(part: Part, p_against: float) -> Part:
     """The part with its verdict; `p_against` is corrected for the other parts."""
     assert part.p_for is not None

@@ -13,7 +13,7 @@ from bench.analysis.columns import LEAK, SOLVED
 from bench.analysis.selection import MOST_LEAK, inadmissible, outcome_of, value
 from bench.analysis.statistics import significant
 from bench.claims.cases import PEAK, SAVED, STEP, Contest, cell, clearly_less, contests, length_cases, memory_case, score_of
-from bench.claims.claim import Finding, Part
+from bench.claims.claim import PLURAL, Finding
 from bench.claims.evidence import Evidence
 
 Findings = Mapping[str, Finding]
@@ -150,34 +150,71 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         )
 
 
+def _times(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    """How many times as long as an explicit network's a DEQ's step and inference take, over the pairs of a claim."""
+    for id_, situation in (("training-time", "Training time is the limit"), ("inference-time", "Inference time is the limit")):
+        parts = [part for part in findings[id_].parts if part.estimate is not None] if id_ in findings else []
+        if not parts:
+            continue
+        spans = [(one.low, one.high) for part in parts if (one := part.estimate) and one.low is not None and one.high is not None]
+        slower, faster = sum(low > 1 for low, _ in spans), sum(high < 1 for _, high in spans)
+        ratios = [part.estimate.mean for part in parts if part.estimate is not None]
+        text = f"a DEQ takes {significant(min(ratios), 2)} to {significant(max(ratios), 2)} times as long in {len(ratios)} pairs"
+        yield Advice(
+            situation=situation,
+            use="an explicit network" if slower > faster else "a DEQ" if faster > slower else "undecided",
+            reason=f"{text}, beyond chance longer in {slower}, shorter in {faster}",
+            n=min(len(part.samples) for part in parts),
+            cost="",
+            evidence=id_,
+        )
+
+
+def _gradient(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+    one = findings.get("gradient")
+    errors = [max(part.samples) for part in one.parts if "relative error" in part.about and part.samples] if one else []
+    if one is not None and errors:
+        yield Advice(
+            situation="Gradients must be exact",
+            use="an explicit network, or a DEQ with the implicit gradient" if one.verdict == "holds" else "an explicit network",
+            reason=f"solved to 1e-8, where there is a root: relative error {significant(max(errors), 2)} at most",
+            n=min(len(part.samples) for part in one.parts if part.samples),
+            cost="solves far tighter than in training",
+            evidence="gradient",
+        )
+
+
 def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     for id_, situation, use in (
-        ("training-time", "Training time is the limit", {"holds": "an explicit network", "does not hold": "compare step times"}),
-        ("inference-time", "Inference time is the limit", {"holds": "an explicit network"}),
-        ("gradient", "Gradients must be exact", {"holds": "a DEQ with the implicit gradient"}),
+        (
+            "tolerance",
+            "Solves take too long at test time",
+            {"holds": "a looser tolerance", "inconclusive": "try a looser tolerance"},
+        ),
         (
             "steps-and-length",
             "More compute is at hand at test time, and sequences are longer than in training",
             {"holds": "a DEQ or a looped network", "does not hold": "a model that does not depend on it"},
         ),
-        ("more-steps", "The same, and problems are like those of training", {"does not hold": "either: it gains nothing"}),
-        ("tolerance", "Solves take too long at test time", {"holds": "a looser tolerance"}),
+        (
+            "more-steps",
+            "The same, and problems are like those of training",
+            {"does not hold": "either: it gains little or nothing"},
+        ),
     ):
         one = findings.get(id_)
-        if one is not None and (part := deciding(one)) is not None:
+        parts = [part for part in one.parts if part.estimate is not None] if one else []
+        if one is not None and parts:
+            counts = [(sum(part.verdict == verdict for part in parts), words) for verdict, words in PLURAL.items()]
+            text = ", ".join(f"{count} of {len(parts)} tests {words}" for count, words in counts if count)
             yield Advice(
                 situation=situation,
                 use=use.get(one.verdict, "undecided"),
-                reason=f"{part.about}: {part.value}",
-                n=len(part.samples),
+                reason=f"{text} that {one.claim.says[0].lower()}{one.claim.says[1:].rstrip('.')}",
+                n=min(len(part.samples) for part in parts),
                 cost="",
                 evidence=id_,
             )
 
 
-def deciding(finding: Finding) -> Part | None:
-    """The first part with the claim's verdict, or the first part."""
-    return next((part for part in finding.parts if part.verdict == finding.verdict), next(iter(finding.parts), None))
-
-
-RULES: tuple[Rule, ...] = (_memory, _length, _claims, _solved, _budgets, _quality)
+RULES: tuple[Rule, ...] = (_memory, _length, _times, _gradient, _claims, _solved, _budgets, _quality)

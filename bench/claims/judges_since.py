@@ -1,17 +1,16 @@
 """Judges of the claims made since 2019: losses of ways to train, length generalisation, starts of a solve."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import median
 from typing import NamedTuple
 
 from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_parts, metrics
-from bench.analysis.selection import by_seed, inadmissible
+from bench.analysis.selection import by_seed
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
-from bench.claims.judges_runs import Labels, Suites, pairs
+from bench.claims.judges_runs import Labels, Suites, noted, pairs
 from bench.claims.judges_studies import SMALL_LOSS, by_task
 from bench.claims.parts import cannot_tell, mean_within, ratios
 
@@ -35,20 +34,14 @@ def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
             sources = runs(suite, ours, theirs)
             if other and median(other.values()) < SMALL_LOSS:
                 about = f"{group.name}: {ours.label} over {theirs.label}"
-                parts.append(_noted(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
+                parts.append(noted(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
                 continue
             more = {seed: loss[seed] - other[seed] for seed in sorted(loss.keys() & other.keys())}
             about = f"{group.name}: {ours.label} less {theirs.label}"
-            parts.append(_noted(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
+            parts.append(noted(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
         return parts
 
     return judge
-
-
-def _noted(part: Part, *rows: ResultRow) -> Part:
-    """The part with the names of rows whose scores are inadmissible."""
-    faulty = [row.label for row in rows if inadmissible(row) is not None]
-    return replace(part, note=f"{part.note}; inadmissible: {', '.join(faulty)}") if faulty else part
 
 
 def more_solves_converge(suites: Suites, labels: Labels) -> Judge:

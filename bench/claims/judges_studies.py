@@ -110,17 +110,15 @@ def tied_need_not_converge(evidence: Evidence) -> list[Part]:
 
 
 def one_root(evidence: Evidence) -> list[Part]:
-    """Share of sequences on which two solvers find the same equilibrium, for the pair where it is smallest; a failure is none."""
+    """Share of the sequences that two solvers both solve on which they find the same equilibrium, of the least similar pair."""
 
     def read(values: Values) -> float | None:
-        samples = {name: solver["samples"] for name, solver in values["solvers"].items()}
-        shares = [
-            (pair["same"] or 0.0) * pair["samples"] / min(samples[name] for name in names.split(", "))
-            for names, pair in values["pairs"].items()
-        ]
-        return min(shares, default=None)
+        return min((pair["same"] for pair in values["pairs"].values() if pair["same"] is not None), default=None)
 
-    about, found = "share solved by both, to the same logits, of the least similar pair", by_task(evidence, "independence", read)
+    about, found = (
+        "of the sequences both solve, share with the same logits, least similar pair",
+        by_task(evidence, "independence", read),
+    )
     return [_mean_within(f"{task}: {about}", shares, "fraction", low=0.99) for task, shares in found.items()]
 
 
@@ -154,7 +152,8 @@ def _all_below(about: str, values: BySeed, limit: float, unit: str = "") -> Part
     """Require that every seed is below a limit, and bound the share of seeds that are not."""
     failures = sum(value >= limit for value in values.values())
     value = f"{significant(max(values.values()), 2)}{unit} at most"
-    return _fact(about, value, f"below {limit:g}", failures == 0, note=bound(failures, len(values)))
+    part = _fact(about, value, f"below {limit:g}", failures == 0, note=bound(failures, len(values)))
+    return replace(part, samples=tuple(values.values()))
 
 
 def one_more_forward(evidence: Evidence) -> list[Part]:

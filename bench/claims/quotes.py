@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.columns import SOLVED
-from bench.analysis.selection import inadmissible, largest_leak, value
+from bench.analysis.selection import inadmissible, largest_leak, solves, value
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import SAVED, STEP, MemoryCase, cell, clearly_less, comparisons, contests, length_cases, memory_case
@@ -42,11 +42,13 @@ def first_quotes(evidence: Evidence, findings: Sequence[Finding]) -> list[Quote]
 def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
+    solved = sum(solves(one.deq) and solves(one.rival) for one in found)
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:
         yield Quote(
             text=f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best "
-            f"explicit network of its size, on {counts['behind']} worse, and on {counts['undecided']} the seeds do not decide."
+            f"explicit network of its size, on {counts['behind']} worse, on {solved} both solve the task, and on "
+            f"{counts['undecided'] - solved} the seeds do not decide."
         )
 
 
@@ -91,23 +93,24 @@ def span(findings: Sequence[Finding], claim: str) -> str:
 
 
 def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
-    best: dict[str, tuple[float, str]] = {}
-    none = []
+    """For each comparison of suite `speed` its admissible DEQ with the smallest ratio; a ratio of 0 is that no rival gets there."""
+    texts, address = [], ""
     for group in evidence.groups("speed"):
         found = quality(group)
         admissible = [row.label for row in group.rows if row.family == "deq" and inadmissible(row) is None]
         ratios = [(found.ratios[name].ratio, name) for name in admissible if name in found.ratios] if found else []
-        if ratios := [pair for pair in ratios if pair[0] > 0]:
-            best[group.name] = min(ratios)
+        if ratios:
+            ratio, label = min(ratios)
+            time = f"{significant(ratio, 2)} times the time" if ratio else "no tied network gets there"
+            texts.append(f"{time} on {group.name} ({label})")
+            address = address or f"speed/{group.name}/{label}/ratio"
         elif found:
-            none.append(group.name)
-    if best:
-        more = f"; there is none on {', '.join(none)}" if none else ""
-        each = ", ".join(f"{significant(ratio, 2)} on {name} ({label})" for name, (ratio, label) in best.items())
+            texts.append(f"no DEQ's score counts on {group.name}")
+    if texts:
         yield Quote(
-            text="To the loss at which it ends, a DEQ trains for this many times the seconds of the fastest explicit network that "
-            f"gets there, the smallest of the DEQs with admissible scores: {each}{more}.",
-            evidence="computation",
+            text="Training to the loss at which it ends, the quickest DEQ whose score counts takes, next to the fastest "
+            f"weight-tied network that gets there: {'; '.join(texts)}.",
+            evidence=address,
         )
 
 

@@ -290,7 +290,7 @@ def test_losses_of_the_published_record_are_those_of_its_runs(published: tuple[F
 
 
 def test_the_rows_that_claims_compare_exist() -> None:
-    labels = {row.label for suite in ("smoke", "text", "small") for group in EVIDENCE.groups(suite) for row in group.rows}
+    labels = {row.label for suite in ("smoke", "text", "small", "ptb") for group in EVIDENCE.groups(suite) for row in group.rows}
     assert {name for deq, explicit in judges_runs.EXPLICIT for name in (deq, explicit)} <= labels
 
 

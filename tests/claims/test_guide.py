@@ -1,19 +1,22 @@
 """The decision guide follows the records: who is ahead, which rows exist, and numbers that stand in the records."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from running import record_of
 
 from bench.analysis.aggregate import groups
+from bench.analysis.selection import broadest
+from bench.analysis.statistics import Interval
 from bench.claims.cases import Contest, clearly_less, contest_of, contests, memory_case
-from bench.claims.claim import Claim, Part, judge_claims
+from bench.claims.claim import Claim, Finding, Part, judge_claims
 from bench.claims.evidence import Evidence
 from bench.claims.guide import guide
 from bench.claims.quotes import quotes
 from bench.records.metric import Metric
-from bench.records.record import Record, measured, write_record
+from bench.records.record import CurvePoint, Record, measured, write_record
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 
 TRAIN = TrainConfig(steps=10, batch=4, learning_rate=1e-3)
@@ -67,6 +70,18 @@ def test_the_best_of_each_side_is_picked_by_validation_and_judged_by_the_test() 
 ])  # fmt: skip
 def test_an_outcome_is_what_pairs_of_seeds_decide(deq: Sequence[float], rival: Sequence[float], better: str, outcome: str) -> None:
     assert pair(deq, rival, better).outcome == outcome
+
+
+def test_of_two_models_that_solve_a_task_none_is_ahead() -> None:
+    """Below 1e-3 a loss ranks the scale of logits."""
+    records = [run("DEQ", DEQ, seed, test_loss=1e-4, test_accuracy=0.9995) for seed in range(5)]
+    for rival, expected in ((1.0, "undecided"), (0.99, "ahead")):
+        found = [*records, *(run("LSTM", LSTM, seed, test_loss=1e-2 + seed / 1e4, test_accuracy=rival) for seed in range(5))]
+        metrics = {"loss": Metric(unit="nats", better="lower"), "accuracy": Metric(unit="fraction", better="higher")}
+        (group,) = groups("mine", [record.model_copy(update={"metrics": metrics}) for record in found])
+        contest = contest_of(group)
+        assert contest is not None
+        assert contest.outcome == expected
 
 
 def save(folder: Path, records: Sequence[Record]) -> Evidence:
@@ -154,12 +169,57 @@ def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Pat
     assert one.rival.label == "LSTM"
 
 
-def test_a_claim_fills_its_row_with_the_part_that_decides(tmp_path: Path) -> None:
-    parts = (Part(about="a", value="1", asked="2", verdict="holds"), Part(about="b", value="9", asked="2", verdict="does not hold"))
+def test_of_two_comparisons_on_the_same_data_the_broader_counts(tmp_path: Path) -> None:
+    """A corpus with two names is one task."""
+    records = [run("DEQ", DEQ, 0, test_loss=1.0), run("tied", TIED, 0, test_loss=1.1)]
+    named = [one.model_copy(update={"spec": one.spec.model_copy(update={"group": "again"})}) for one in records]
+    other = [one.model_copy(update={"identity": one.identity.model_copy(update={"data": "1" * 64})}) for one in named]
+    for more, expected in ((named, 1), (other, 2)):
+        assert len(broadest(groups("a", records) + groups("b", more))) == expected
+
+
+def found(id_: str, *parts: Part, folder: Path) -> Finding:
     text = {name: name for name in ("says", "where", "measured", "statistic", "threshold", "needs")}
-    findings = judge_claims([Claim(id="training-time", judge=lambda _: parts, **text)], Evidence(tmp_path))
-    (row,) = guide(Evidence(tmp_path), findings)
-    assert (row.reason, row.evidence) == ("b: 9", "training-time")
+    return judge_claims([Claim(id=id_, judge=lambda _: parts, **text)], Evidence(folder))[0]
+
+
+def span(low: float, high: float) -> Part:
+    """A part with five seeds whose ratio lies between."""
+    estimate = Interval(mean=(low + high) / 2, low=low, high=high, n=5, scale="linear")
+    return Part(about="a", value="v", asked="a", verdict="inconclusive", estimate=estimate, samples=(low, high))
+
+
+@pytest.mark.parametrize(
+    ("spans", "use", "reason"),
+    [
+        (
+            ((2.0, 4.0), (0.8, 1.4)),
+            "an explicit network",
+            "1.1 to 3.0 times as long in 2 pairs, beyond chance longer in 1, shorter in 0",
+        ),
+        (((0.4, 0.6), (0.8, 1.4)), "a DEQ", "0.50 to 1.1 times as long in 2 pairs, beyond chance longer in 0, shorter in 1"),
+        (((0.8, 1.4),), "undecided", "1.1 to 1.1 times as long in 1 pairs, beyond chance longer in 0, shorter in 0"),
+    ],
+)
+def test_times_are_advised_by_all_pairs(spans: tuple[tuple[float, float], ...], use: str, reason: str, tmp_path: Path) -> None:
+    (row,) = guide(Evidence(tmp_path), [found("training-time", *(span(*one) for one in spans), folder=tmp_path)])
+    assert (row.use, row.reason, row.n, row.evidence) == (use, f"a DEQ takes {reason}", 2, "training-time")
+
+
+def test_a_claim_fills_its_row_with_the_counts_of_its_parts(tmp_path: Path) -> None:
+    parts = (replace(span(1.0, 2.0), verdict="holds"), replace(span(1.0, 2.0), verdict="does not hold"))
+    (row,) = guide(Evidence(tmp_path), [found("more-steps", *parts, folder=tmp_path)])
+    assert (row.use, row.reason) == ("either: it gains little or nothing", "1 of 2 tests hold, 1 of 2 tests do not hold that says")
+
+
+def test_an_exact_gradient_is_advised_by_its_largest_error(tmp_path: Path) -> None:
+    parts = [
+        Part(about=f"{moment}: relative error", value="v", asked="a", verdict="holds", fact=True, samples=samples)
+        for moment, samples in (("start", (1e-9, 2e-9)), ("end", (3e-7, 1e-8)))
+    ]
+    (row,) = guide(Evidence(tmp_path), [found("gradient", *parts, folder=tmp_path)])
+    assert (row.use, row.n) == ("an explicit network, or a DEQ with the implicit gradient", 2)
+    assert row.reason.endswith("relative error 3.0e-7 at most")
 
 
 def test_without_records_there_is_no_advice(tmp_path: Path) -> None:
@@ -179,6 +239,32 @@ def test_sentences_hold_the_numbers_of_the_records(tmp_path: Path) -> None:
     assert "on 1 of 1 tasks the best DEQ scores better than the best explicit network of its size, on 0 worse" in quality
     assert cost == "For memory, yes: a training step of DEQ saves 1.30 MiB for backward whatever the depth (tied 12 13.50)."
     assert solved.startswith("Of 2 rows of DEQs, in the broadest comparison of each task, 1 have a score that does not count")
+
+
+def timed(label: str, model: ComponentConfig, seed: int, second: float, losses: Sequence[float], **values: float) -> Record:
+    """A run of suite `speed`, validated at every step."""
+    one = run(label, model, seed, test_loss=losses[-1], train_s=second * len(losses), **values)
+    points = [
+        CurvePoint(step=step, seconds=second * step, train_loss=loss, valid={"loss": loss}) for step, loss in enumerate(losses, 1)
+    ]
+    return one.model_copy(update={"suite": "speed", "curve": points})
+
+
+@pytest.mark.parametrize(
+    ("solved", "last", "text"),
+    [
+        (1.0, 2.0, "0.67 times the time on a task (DEQ)"),
+        (1.0, 0.5, "no tied network gets there on a task (DEQ)"),
+        (0.5, 2.0, "no DEQ's score counts on a task"),
+    ],
+)
+def test_a_sentence_on_time_says_where_no_rival_gets_there(solved: float, last: float, text: str, tmp_path: Path) -> None:
+    deeper = ComponentConfig(name="tied", settings={"depth": 2})
+    records = [timed("DEQ", DEQ, seed, 2.0, [4.0, last, last], eval_converged_fraction=solved) for seed in range(3)]
+    records += [timed("tied 12", TIED, seed, 3.0, [4.0, 1.9, 1.0]) for seed in range(3)]
+    records += [timed("tied 2", deeper, seed, 3.0, [4.0, 3.0, 2.5]) for seed in range(3)]
+    (found,) = (one.text for one in quotes(save(tmp_path, records), ()) if one.text.startswith("Training"))
+    assert found.endswith(f"weight-tied network that gets there: {text}.")
 
 
 def test_a_sentence_on_length_names_both_sides_and_the_worst(tmp_path: Path) -> None:

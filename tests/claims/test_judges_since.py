@@ -9,7 +9,8 @@ import pytest
 from running import finished_record
 
 from bench.claims import entries_since
-from bench.claims.claim import Finding, judge_claims
+from bench.claims.claim import Finding, Part, judge_claims
+from bench.claims.entries import CLAIMS
 from bench.claims.entries_since import SINCE
 from bench.claims.evidence import Evidence
 from bench.execution.suite_loading import load_suite
@@ -97,7 +98,7 @@ def test_what_did_not_learn_the_length_of_the_training_says_nothing_of_longer_on
     assert broyden.verdict == "cannot tell"
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "holds"), (1.0, "does not hold")])
+@pytest.mark.parametrize(("gain", "verdict"), [(0.9, "holds"), (1.1, "does not hold")])
 def test_more_steps_are_compared_with_the_stops_of_the_training(tmp_path: Path, gain: float, verdict: str) -> None:
     trained = [2.0, 2.1, 2.2, 2.3, 2.4]
     rows = {
@@ -116,6 +117,24 @@ def test_a_part_names_rows_with_inadmissible_scores(tmp_path: Path) -> None:
     }
     (part,) = judge("shared-inverse", runs(tmp_path, "speed", rows)).parts
     assert part.note.endswith("; inadmissible: DEQ")
+
+
+@pytest.mark.parametrize(("solved", "verdict"), [(1.0, "holds"), (0.5, "inconclusive")])
+def test_an_inadmissible_score_makes_no_claim_hold(tmp_path: Path, solved: float, verdict: str) -> None:
+    """But it can be one that speaks against it."""
+    explicit = {"test_perplexity": [9.0, 9.1, 9.2]}
+
+    def found(folder: str, factor: float) -> Part:
+        scores = {"test_perplexity": [factor * value for value in explicit["test_perplexity"]]}
+        deq = {**scores, "eval_converged_fraction": [solved] * 3}
+        deq["test_perplexity"][0] *= 1.001
+        records = runs(tmp_path / folder, "small", {"DEQ-Transformer": deq, "Transformer-XL 4": explicit})
+        (part,) = judge_claims([one for one in CLAIMS if one.id == "perplexity"], records)[0].parts
+        return part
+
+    better, worse = found("better", 0.9), found("worse", 1.3)
+    assert (better.verdict, worse.verdict) == (verdict, "does not hold")
+    assert ("else it would hold" in better.note) == (verdict == "inconclusive") == ("inadmissible" in worse.note)
 
 
 def test_the_looped_network_is_not_judged_by_its_start(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from markupsafe import Markup
 
 from bench.analysis.aggregate import Group, groups, slug
 from bench.analysis.grid import Table, gathered, line
-from bench.claims.claim import Claim, Finding, Fixed, Ledger, judge_claims, tally
+from bench.claims.claim import Claim, Finding, Fixed, Ledger, deciding, judge_claims, tally
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
-from bench.claims.guide import deciding, guide
+from bench.claims.guide import guide
 from bench.records.escape import visible
 from bench.records.record import Record
 from bench.report.html.answer import answer, as_json
