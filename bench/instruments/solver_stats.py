@@ -1,5 +1,7 @@
 """Collect what a model's solvers do while it trains and is evaluated."""
 
+import math
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +20,50 @@ _EXPLICIT = "an explicit model solves nothing"
 _SCOPE = {"train": "all training steps", "evaluation": "the test split"}
 
 
+class _Samples:
+    """A number for every sample of every solve, kept in one block.
+
+    Thousands of small tensors that stay alive would keep the heap's blocks between them from being reused: a training lost half a
+    megabyte of the host's memory a step. On a GPU they would hold its memory. The last solves' tensors wait to be read together.
+    """
+
+    def __init__(self, values: Tensor | None = None, seen: int = 0) -> None:
+        self.seen = seen  # values that `recent` has returned
+        self._block = array("d", [] if values is None else values.tolist())
+        self._waiting: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._block) or bool(self._waiting)
+
+    def append(self, tensor: Tensor) -> None:
+        """Add a solve's numbers, without reading them."""
+        self._waiting.append(tensor.detach())
+
+    def all(self) -> Tensor:
+        """Every number, in float64 on the host."""
+        if self._waiting:
+            self._block.extend(torch.cat([tensor.flatten() for tensor in self._waiting]).tolist())
+            self._waiting = []
+        return torch.tensor(self._block, dtype=torch.float64)
+
+    def recent(self) -> Tensor:
+        """The numbers since the last call."""
+        values = self.all()[self.seen :]
+        self.seen = len(self._block)
+        return values
+
+
 @dataclass
 class _Solves:
-    """NFE of each solve, and residuals and convergence of its samples; of a CountedCore only the NFE."""
+    """NFE of each solve, and residuals and convergence of its samples; of a CountedCore only the NFE.
+
+    `seen`: solves that `recent` has read.
+    """
 
     nfe: list[int | float | Tensor] = field(default_factory=list)
-    residuals: list[Tensor] = field(default_factory=list)
-    converged: list[Tensor] = field(default_factory=list)
+    seen: int = 0
+    residuals: _Samples = field(default_factory=_Samples)
+    converged: _Samples = field(default_factory=_Samples)
 
 
 class SolverStats:
@@ -63,22 +102,21 @@ class SolverStats:
     def state(self) -> dict[str, Any]:
         """What was recorded in training, as tensors and numbers, for a checkpoint."""
         phases = {
-            phase: {"nfe": _numbers(solves.nfe), "residuals": _join(solves.residuals), "converged": _join(solves.converged)}
+            phase: {
+                **{"nfe": _numbers(solves.nfe), "seen": solves.seen, "samples_seen": solves.residuals.seen},
+                **{"residuals": solves.residuals.all(), "converged": solves.converged.all()},
+            }
             for (split, phase), solves in self._solves.items()
             if split == "train"
         }
         return {"solver_bytes": self.solver_bytes, "phases": phases}
 
-    def restore(self, state: dict[str, Any], device: str) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state."""
-
-        def split(values: Tensor, sizes: list[int]) -> list[Tensor]:
-            return list(values.to(device).split(sizes))
-
         self.solver_bytes = state["solver_bytes"]
         for phase, saved in state["phases"].items():
-            solves = _Solves(list(saved["nfe"]), split(*saved["residuals"]), split(*saved["converged"]))
-            self._solves["train", phase] = solves
+            residuals, converged = _Samples(saved["residuals"], saved["samples_seen"]), _Samples(saved["converged"])
+            self._solves["train", phase] = _Solves(list(saved["nfe"]), saved["seen"], residuals, converged)
 
     def _record(self, phase: str, solution: Solution | Evaluations) -> None:
         if self._paused:
@@ -86,26 +124,23 @@ class SolverStats:
         solves = self._solves[self.split, phase]
         solves.nfe.append(solution.nfe)
         if isinstance(solution, Solution):
-            solves.residuals.append(solution.residual.detach())
+            solves.residuals.append(solution.residual)
             solves.converged.append(solution.converged)
             if self.split == "train":
                 self.solver_bytes = max(self.solver_bytes, solution.solver_bytes)
 
-    def recent(self, phase: str, count: int) -> tuple[float | None, float | None]:
-        """Mean NFE and median residual of a phase's last `count` training solves; None where there are none.
+    def recent(self, phase: str) -> tuple[float | None, float | None]:
+        """Mean NFE and median residual of a phase's training solves since the last call; None where there are none.
 
         Moves what these solves left to the host, so that a long training holds no device memory for it.
         """
         solves = self._solves["train", phase]
-        for kept in (solves.residuals, solves.converged) if count else ():
-            kept[-count:] = [tensor.cpu() for tensor in kept[-count:]]
-        nfe, residuals = (_numbers(solves.nfe[-count:]), solves.residuals[-count:]) if count else ([], [])
-        solves.nfe[len(solves.nfe) - len(nfe) :] = nfe
+        nfe = solves.nfe[solves.seen :] = _numbers(solves.nfe[solves.seen :])
+        solves.seen = len(solves.nfe)
         mean = sum(nfe) / len(nfe) if nfe else None
-        if not residuals:
-            return mean, None
-        median = torch.cat([r.flatten() for r in residuals]).float().median().item()
-        return mean, median if median == median and median != float("inf") else None
+        residuals, _ = solves.residuals.recent(), solves.converged.recent()
+        median = residuals.float().median().item() if len(residuals) else math.inf
+        return mean, median if math.isfinite(median) else None
 
     def read(self) -> dict[str, Measure]:
         """Every solver measure; of an explicit model each is None with a reason."""
@@ -137,11 +172,11 @@ class SolverStats:
         mean, p95 = (None, None) if reason else (nfe.mean().item(), _quantile(nfe, 0.95))
         add(f"{prefix}_{phase}_nfe_mean", mean, "evaluations", f"mean of {method}", reason)
         add(f"{prefix}_{phase}_nfe_p95", p95, "evaluations", f"95th percentile of {method}", reason)
-        residual = None if no_residual else torch.cat([r.flatten() for r in solves.residuals]).double().cpu()
+        residual = None if no_residual else solves.residuals.all()
         for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
             method = f"{'largest' if q == 1 else name} of ||f(z) - z|| / ||f(z)|| over samples and solves, at the iterate returned"
             add(f"{stem}_residual_{name}", None if residual is None else _quantile(residual, q), "1", method, no_residual)
-        share = None if no_residual else torch.cat([c.flatten() for c in solves.converged]).double().mean().item()
+        share = None if no_residual else solves.converged.all().mean().item()
         add(f"{stem}_converged_fraction", share, "1", "share of samples whose solve met its tolerance", no_residual)
         return measures
 
@@ -149,12 +184,6 @@ class SolverStats:
 def _numbers(nfe: Sequence[int | float | Tensor]) -> list[int | float]:
     """Evaluations as numbers; reads those that are still on a device."""
     return [one.item() if isinstance(one, Tensor) else one for one in nfe]
-
-
-def _join(tensors: list[Tensor]) -> tuple[Tensor, list[int]]:
-    """All values in one tensor, which is faster to save than thousands, and the size of each."""
-    values = torch.cat([tensor.flatten() for tensor in tensors]).cpu() if tensors else torch.empty(0)
-    return values, [tensor.numel() for tensor in tensors]
 
 
 def _quantile(values: Tensor, q: float) -> float:

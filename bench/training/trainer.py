@@ -181,9 +181,8 @@ class Trainer:
         for name, value in valid.items():
             if not math.isfinite(value):
                 raise Diverged(f"validation {name} is {value} after step {done}")
-        solves = len(losses) * len(self.solver_stats.layers)
-        forward, residual = self.solver_stats.recent("forward", solves)
-        backward, _ = self.solver_stats.recent("backward", solves)
+        forward, residual = self.solver_stats.recent("forward")
+        backward, _ = self.solver_stats.recent("backward")
         clocks = self.context.clocks
         point = CurvePoint(
             step=done,
@@ -249,7 +248,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self._memory = _restored_memory(self, own["memory"])
-        self.solver_stats.restore(own["solver_stats"], self.spec.device)
+        self.solver_stats.restore(own["solver_stats"])
         self.context.clocks.restore(state["clocks"])
         self.resumed_peaks = {str(name): value for name, value in state["peaks"].items()}
         torch.set_rng_state(own["generator"])
