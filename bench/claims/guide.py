@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, SOLVED
-from bench.analysis.selection import MOST_LEAK, inadmissible, outcome_of, value
+from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
 from bench.analysis.statistics import significant
 from bench.claims.cases import PEAK, SAVED, STEP, Contest, cell, clearly_less, contests, length_cases, memory_case, score_of
 from bench.claims.claim import PLURAL, Finding
@@ -79,9 +80,8 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         ours = score_of(deq, one.column)
         if rival is not None:
             theirs, outcome = score_of(rival, one.column), outcome_of(deq, rival, one.column)
-            use = {"ahead": deq.label, "behind": rival.label}.get(outcome, "undecided")
+            n, use = min(len(deq.ok), len(rival.ok)), _choice(deq, rival, outcome)
             reason = f"{deq.label} {ours}, the best explicit network in its {budget}, {rival.label}, {theirs} ({outcome})"
-            n = min(len(deq.ok), len(rival.ok))
         elif budget == "memory" and (others := [row for row in explicit if row.label in peaks]):
             least = min(others, key=lambda row: peaks[row.label])
             use, n = deq.label, len(deq.ok)
@@ -99,20 +99,27 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         )
 
 
+def _choice(deq: ResultRow, rival: ResultRow, outcome: Outcome) -> str:
+    """Which of a DEQ and an explicit network to use; a DEQ whose score is inadmissible is no choice."""
+    if outcome == "behind" or inadmissible(deq) is not None:
+        return rival.label
+    if outcome == "ahead":
+        return deq.label
+    return f"either: {deq.label} or {rival.label}" if min(len(deq.ok), len(rival.ok)) > 1 else "undecided: one seed"
+
+
 def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     for one in found:
-        n = min(one.scores[0].n, one.scores[1].n)
-        undecided = f"either: {one.deq.label} or {one.rival.label}" if n > 1 else "undecided: one seed"
-        use = {"ahead": one.deq.label, "behind": one.rival.label, "undecided": undecided}
         steps = [value(row, STEP) for row in (one.deq, one.rival)]
         cost = [f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's"] if steps[0] and steps[1] else []
         if fault := inadmissible(one.deq):
             cost.append(f"the DEQ's score is {fault}")
         yield Advice(
             situation=f"The task is like {one.group.name}",
-            use=use[one.outcome],
-            reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} ({one.outcome})",
-            n=n,
+            use=_choice(one.deq, one.rival, one.outcome),
+            reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
+            f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})",
+            n=min(one.scores[0].n, one.scores[1].n),
             cost="; ".join(cost),
             evidence=one.address(one.deq),
         )

@@ -121,7 +121,9 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
 def test_the_guide_says_where_a_score_is_inadmissible(tmp_path: Path) -> None:
     records = [run("DEQ", DEQ, seed, test_loss=1.0, future_leak_nats=2.0, step_ms_median=30.0) for seed in range(2)]
     records += [run("LSTM", LSTM, seed, test_loss=1.2, step_ms_median=10.0) for seed in range(2)]
-    costs = {row.situation: row.cost for row in guide(save(tmp_path, records), ())}
+    advice = guide(save(tmp_path, records), ())
+    costs = {row.situation: row.cost for row in advice}
+    assert next(row.use for row in advice if row.situation == "The task is like a task") == "LSTM"
     assert costs["The task is like a task"] == (
         "the DEQ's step takes 3.0 times the rival's; the DEQ's score is inadmissible: "
         "later tokens change a log-probability by up to 2.00 nats (allowed: 0.1)"
