@@ -213,11 +213,11 @@ def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         parts = [part for part in one.parts if part.estimate is not None] if one else []
         if one is not None and parts:
             counts = [(sum(part.verdict == verdict for part in parts), words) for verdict, words in PLURAL.items()]
-            text = ", ".join(f"{count} of {len(parts)} tests {words}" for count, words in counts if count)
+            text = ", ".join(f"{count} of {len(parts)} {words}" for count, words in counts if count)
             yield Advice(
                 situation=situation,
                 use=use.get(one.verdict, "undecided"),
-                reason=f"{text} that {one.claim.says[0].lower()}{one.claim.says[1:].rstrip('.')}",
+                reason=f"{one.claim.says.rstrip('.')}: {text}",
                 n=min(len(part.samples) for part in parts),
                 cost="",
                 evidence=id_,

@@ -211,7 +211,7 @@ def test_times_are_advised_by_all_pairs(spans: tuple[tuple[float, float], ...], 
 def test_a_claim_fills_its_row_with_the_counts_of_its_parts(tmp_path: Path) -> None:
     parts = (replace(span(1.0, 2.0), verdict="holds"), replace(span(1.0, 2.0), verdict="does not hold"))
     (row,) = guide(Evidence(tmp_path), [found("more-steps", *parts, folder=tmp_path)])
-    assert (row.use, row.reason) == ("either: it gains little or nothing", "1 of 2 tests hold, 1 of 2 tests do not hold that says")
+    assert (row.use, row.reason) == ("either: it gains little or nothing", "says: 1 of 2 hold, 1 of 2 do not hold")
 
 
 def test_an_exact_gradient_is_advised_by_its_largest_error(tmp_path: Path) -> None:
