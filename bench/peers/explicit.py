@@ -24,7 +24,7 @@ _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width
 ROUNDS = 31
 INFERENCE = (4, 6, 8, 12)  # evaluations of a solve, and layers
-_STEPS = 60  # of a training, in a plain loop and in the harness
+_STEPS = 200  # of a training, in a plain loop and in the harness
 
 
 class _GPTBlock(TransformerBlock):
@@ -156,7 +156,7 @@ def harness(rounds: int | None = None, device: Literal["cpu", "cuda"] = "cpu") -
         spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0, device=device)
         row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
         turns = [(row["harness_s"], partial(_in_the_harness, spec)), (row["bare_s"], partial(_in_a_loop, spec))]
-        time_in_turns(turns, 15 if rounds is None else rounds, warmup=1)
+        time_in_turns(turns, 9 if rounds is None else rounds, warmup=1)
         rows.append(row)
     return rows
 
