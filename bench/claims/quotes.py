@@ -103,7 +103,7 @@ def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
             ratio, label = min(ratios)
             time = f"{significant(ratio, 2)} times the time" if ratio else "no tied network gets there"
             texts.append(f"{time} on {group.name} ({label})")
-            address = address or f"speed/{group.name}/{label}/ratio"
+            address = address or f"speed/{group.name}: quality/{label}/ratio"
         elif found:
             texts.append(f"no DEQ's score counts on {group.name}")
     if texts:

@@ -28,6 +28,7 @@ from bench.records.record import Record, measured
 from bench.records.side_file import MEMORY
 from bench.records.spec import Comparison, ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
+from bench.report.html.lookup import find
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 EMPTY = Evidence(Path("there-is-none"))
@@ -274,6 +275,13 @@ def test_the_published_sentences_are_those_of_the_published_records(published: t
     made = quoted_sentences(quotes(EVIDENCE, published))
     assert text.partition("\n")[2] == made
     assert made in (RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_explains_a_sentence_is_found(published: tuple[Finding, ...]) -> None:
+    addresses = [one.evidence for one in quotes(EVIDENCE, published) if one.evidence]
+    assert len(addresses) >= 3
+    for address in addresses:
+        find(RESULTS, address)
 
 
 def test_losses_of_the_published_record_are_those_of_its_runs(published: tuple[Finding, ...]) -> None:
