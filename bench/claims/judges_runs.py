@@ -52,23 +52,23 @@ def _explicit_pairs(evidence: Evidence, *suites: str) -> Iterator[Pair]:
             yield from ((suite, group, row, other) for row in group.rows if row.family == "deq" for other in tied)
 
 
-def noted(part: Part, *rows: ResultRow) -> Part:
-    """The part with the names of rows whose scores are inadmissible."""
-    faulty = [row.label for row in rows if inadmissible(row) is not None]
-    return replace(part, note=f"{part.note}; inadmissible: {', '.join(faulty)}") if faulty else part
+def of_scores(part: Part, ours: ResultRow, *others: ResultRow) -> Part:
+    """A part on a row's score: where that is inadmissible it does not hold; the note names every row of which that is so."""
+    faulty = [row.label for row in (ours, *others) if inadmissible(row) is not None]
+    if not faulty:
+        return part
+    note = f"{part.note}; inadmissible: {', '.join(faulty)}"
+    if ours.label in faulty and part.p_for is not None and part.p_for < 1 - LEVEL:
+        return replace(part, verdict="inconclusive", p_for=None, p_against=None, note=f"{note}; else it would hold")
+    return replace(part, note=note)
 
 
 def _ratio(pair: Pair, measure: str, low: float = -inf, high: float = inf) -> Part:
-    """The ratio of a measure of two rows against limits; a score that is inadmissible cannot make a claim hold."""
+    """The ratio of a measure of two rows against limits."""
     suite, group, ours, theirs = pair
     about, values = f"{group.name}: {ours.label} over {theirs.label}", ratios(by_seed(ours, measure), by_seed(theirs, measure))
     part = mean_within(about, values, "log", runs(suite, ours, theirs), low, high)
-    if not measure.startswith("test_"):
-        return part
-    part = noted(part, ours, theirs)
-    if inadmissible(ours) is not None and part.p_for is not None and part.p_for < 1 - LEVEL:
-        return replace(part, verdict="inconclusive", p_for=None, p_against=None, note=f"{part.note}; else it would hold")
-    return part
+    return of_scores(part, ours, theirs) if measure.startswith("test_") else part
 
 
 def loss_ratio(suites: Suites, labels: Labels, low: float = -inf, high: float = inf) -> Judge:

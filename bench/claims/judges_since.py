@@ -10,7 +10,7 @@ from bench.analysis.columns import metric_parts, metrics
 from bench.analysis.selection import by_seed
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
-from bench.claims.judges_runs import Labels, Suites, noted, pairs
+from bench.claims.judges_runs import Labels, Suites, of_scores, pairs
 from bench.claims.judges_studies import SMALL_LOSS, by_task
 from bench.claims.parts import cannot_tell, mean_within, ratios
 
@@ -24,7 +24,7 @@ _WARM = (("segments", "previous", "next segment"), ("windows", "shifted", "windo
 def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
     """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small.
 
-    A note names rows with inadmissible scores.
+    A part does not hold by a score that is inadmissible.
     """
 
     def judge(evidence: Evidence) -> list[Part]:
@@ -34,11 +34,11 @@ def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
             sources = runs(suite, ours, theirs)
             if other and median(other.values()) < SMALL_LOSS:
                 about = f"{group.name}: {ours.label} over {theirs.label}"
-                parts.append(noted(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
+                parts.append(of_scores(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
                 continue
             more = {seed: loss[seed] - other[seed] for seed in sorted(loss.keys() & other.keys())}
             about = f"{group.name}: {ours.label} less {theirs.label}"
-            parts.append(noted(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
+            parts.append(of_scores(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
         return parts
 
     return judge
@@ -73,7 +73,8 @@ def right_at_longest(labels: tuple[str, ...], least: float, only: str = "*") -> 
             for row in group.rows:
                 if fnmatchcase(group.name, only) and any(fnmatchcase(row.label, label) for label in labels):
                     about = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}"
-                    parts.append(mean_within(about, by_seed(row, lengths[-1].measure), "fraction", runs("track", row), low=least))
+                    part = mean_within(about, by_seed(row, lengths[-1].measure), "fraction", runs("track", row), low=least)
+                    parts.append(of_scores(part, row))
         return parts
 
     return judge
