@@ -55,6 +55,7 @@ MEMORY_MORE = tuple(
 )
 SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
 LEAK = Column(name="future_leak_nats", head="future leak")
+PREFIX_GAP = Column(name="prefix_gap", head="from prefixes", scale="linear")
 SOLVER = (
     Column(name="train_forward_nfe_mean", head="train NFE forward"),
     Column(name="train_backward_nfe_mean", head="train NFE backward"),
@@ -65,6 +66,7 @@ SOLVER = (
     Column(name="eval_residual_p95", head="test residual p95"),
     SOLVED,
     LEAK,
+    PREFIX_GAP,
 )
 SOLVER_MORE = tuple(
     Column(name=name, head=name)

@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
-from bench.analysis.columns import LEAK, SOLVED, Column, metric_columns, metrics
+from bench.analysis.columns import LEAK, PREFIX_GAP, SOLVED, Column, metric_columns, metrics
 from bench.analysis.statistics import DECIDES, interval, significant
+from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
 LEAST_SOLVED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
+MOST_GAP, LEAST_GAP = 0.01, 0.001  # of the score, and in its unit: how far that from prefixes may lie
 SOLVES = 0.999
 OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 
@@ -66,9 +68,18 @@ def value(row: ResultRow, column: Column) -> float | None:
 def inadmissible(row: ResultRow) -> str | None:
     """Why a row's scores are not those of a causal model that is solved, in words; None where they are, or nothing was measured.
 
-    The share of solves that converge is the mean over its runs, the leak the largest.
+    The share of solves that converge is the mean over its runs, the leak the largest. Neither counts where each run was also scored
+    from prefixes, which cannot see the future, with hardly another result.
     """
+    if row.ok and all(scored_from_prefixes(record) for record in row.ok):
+        return None
     return faults_of(value(row, SOLVED), largest_leak(row))
+
+
+def scored_from_prefixes(record: Record) -> bool:
+    """Whether predicting every position from its own prefix changes a run's score by `MOST_GAP` of it, or `LEAST_GAP`, at most."""
+    gap, score = record.value(PREFIX_GAP.name), record.value(f"test_{record.headline}")
+    return gap is not None and score is not None and abs(gap) <= max(MOST_GAP * abs(score), LEAST_GAP)
 
 
 def largest_leak(row: ResultRow) -> float | None:

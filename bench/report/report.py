@@ -218,7 +218,9 @@ _READING = """\
 - **Bold**: the best of its column, if its interval overlaps no other row's (two runs or more each, five or more where all are
   equal, none of its own failed), or if the column holds exact counts. No bold: the runs do not tell the rows apart.
 - A score is *inadmissible*, has a footnote, and is never bold where under 99 % of the test solves converge or where later tokens
-  change a log-probability by more than 0.1 nats: it may be that of a model that is no equilibrium, or that sees the future.
+  change a log-probability by more than 0.1 nats: it may be that of a model that is no equilibrium, or that sees the future. It is
+  admissible all the same where every run was also scored *from prefixes*, which predicts each position of the first test sequences
+  by a solve that sees nothing later, and the score changed by 1 % (or 0.001) at most.
 - *chance* is what a guess scores that knows nothing of the past, *optimum* what no model can beat, where the task knows them.
 - n/a has a footnote that says why. Bytes and FLOPs are counted, so they are the same on every machine; times are not.
 - A thick line in a figure is the mean over seeds as in the tables (geometric for positive ratios), a thin one a seed.

@@ -1,4 +1,4 @@
-"""Probe a trained model: memory, FLOPs and time of a training step, memory by depth, convergence, causality."""
+"""Probe a trained model: memory, FLOPs and time of a training step, memory by depth, convergence."""
 
 import copy
 import statistics
@@ -33,7 +33,7 @@ _RESIDUAL_STEPS = 60
 _BETAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
-def _batch(split: Split, task: Task, spec: RunSpec) -> tuple[Tensor, Tensor]:
+def first_batch(split: Split, task: Task, spec: RunSpec) -> tuple[Tensor, Tensor]:
     """The first inputs and targets of a split, on the run's device."""
     size, seed = (spec.train.batch, spec.seed) if split == "train" else (min(spec.train.evaluation_batch, _PROBED), 0)
     inputs, targets = next(task.batches(split, size, seed))
@@ -57,7 +57,7 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
     Runs steps at learning rate zero, which leave the model unchanged.
     """
     model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
-    inputs, targets = (trainer.ranks.share(part) for part in _batch("train", trainer.context.task, spec))
+    inputs, targets = (trainer.ranks.share(part) for part in first_batch("train", trainer.context.task, spec))
     trainer.recipe.force_penalty()
     for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
@@ -139,24 +139,6 @@ def _uncontended_times(step: Callable[[], None], spec: RunSpec, ranks: Ranks, nv
     return times, reason
 
 
-@torch.no_grad()
-def future_leak(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Measure]:
-    """How much predictions depend on later tokens: 0 in a causal model, up to the tolerance in a DEQ.
-
-    Replaces every token in the second half of the first test batch and measures the change in the first half's predictions.
-    """
-    model.eval()
-    inputs, _ = _batch("test", task, spec)
-    half = inputs.shape[1] // 2
-    shifted = (inputs[:, half:] + task.vocabulary // 2) % task.vocabulary
-    changed = torch.cat((inputs[:, :half], shifted), dim=1)
-    before, after = (model(tokens)[0][:, :half].log_softmax(-1) for tokens in (inputs, changed))
-    model.train()
-    value = (before - after).abs().max().item() if half else None
-    how = "largest change of a log-probability in the first half when every token of the second half is another"
-    return {"future_leak_nats": measured(value, "nats", how, "first test batch", None if half else "sequences of one token")}
-
-
 def as_trained(model: LanguageModel, task: Task, spec: RunSpec, ranks: Ranks | None = None) -> dict[str, Measure]:
     """The test headline with the solver stops of training, where those of evaluation differ."""
     stops = {module: module.evaluation_stop for module in model.modules() if isinstance(module, DEQ)}
@@ -200,7 +182,7 @@ def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:
 def memory_by_depth(model: LanguageModel, task: Task, spec: RunSpec) -> list[dict[str, Any]]:
     """Saved, peak live and solver bytes of a training step at each of `spec.depths`; of a DEQ with each solver, steps = depth."""
     rows = []
-    inputs, targets = _batch("train", task, spec)
+    inputs, targets = first_batch("train", task, spec)
     own = model.core
     exclude = [*model.parameters(), *model.buffers(), inputs, targets]
     try:
@@ -241,7 +223,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str
     if not isinstance(core, (DEQ, Unrolled)):
         return {}
     model.eval()
-    inputs, _ = _batch("test", task, spec)
+    inputs, _ = first_batch("test", task, spec)
     x = model.embed(inputs)
     f, z0 = core.cell.bind(x), core.cell.initial_state(x)
     solvers: dict[str, Solver] = (
@@ -271,7 +253,7 @@ def gradient_by_beta(model: LanguageModel, task: Task, spec: RunSpec) -> list[di
     if not isinstance(own, DEQ) or not isinstance(own.adjoint, EquilibriumPropagation):
         return []
     exact = copy.deepcopy(model).double().train()
-    inputs, targets = _batch("train", task, spec)
+    inputs, targets = first_batch("train", task, spec)
     stop = Stop(rtol=1e-10, max_steps=1000)
     cell = copy.deepcopy(own.cell).double()
 

@@ -17,12 +17,12 @@ from bench.records.record import Measure, Record, RunStatus, measured
 from bench.records.source_code import line_of_user
 from bench.records.spec import RunSpec
 from bench.tasks.task import Task, derive_seed
+from bench.training.causality import causality
 from bench.training.checkpoint import Interrupted
 from bench.training.context import RunControl, TrainingContext, make_context
 from bench.training.evaluation import evaluate
 from bench.training.final_probes import (
     as_trained,
-    future_leak,
     gradient_by_beta,
     memory_by_depth,
     parameters,
@@ -219,7 +219,7 @@ class _Execution:
     def _probe(self, trainer: Trainer) -> None:
         model, ranks = trainer.model, self.context.ranks
         if ranks.first:
-            self.measures |= self._probe_unless_interrupted(future_leak, model) or {}
+            self.measures |= self._probe_unless_interrupted(causality, model) or {}
             for name, probe in _PROBES.items():
                 found = self._probe_unless_interrupted(probe, model)
                 if found:

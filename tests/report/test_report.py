@@ -18,6 +18,7 @@ from running import IDENTITY, record_of
 
 from bench.analysis.aggregate import ResultRow, aggregate, best, groups, natural
 from bench.analysis.columns import Column, readable
+from bench.analysis.selection import inadmissible
 from bench.analysis.statistics import interval
 from bench.analysis.tables import Table, group_tables
 from bench.records.errors import LeftOut, UserError
@@ -345,6 +346,16 @@ def test_a_score_of_an_unsolved_or_leaking_model_is_marked_and_never_bold(
     assert notes == ([] if fault is None else [f"Inadmissible: {fault}."])
     assert not row[2].notes  # parameters are no score
     assert bold_rows(records, "", "loss") == (set() if fault else {"DEQ (Anderson)"})
+
+
+@pytest.mark.parametrize(("gaps", "marked"), [([9e-4, -9e-4], False), ([9e-4, -2e-3], True), ([9e-4, None], True)])
+def test_a_score_that_every_run_repeats_from_prefixes_is_admissible(gaps: list[float | None], marked: bool) -> None:
+    values = {"test_loss": measure(0.1, "nats"), "eval_converged_fraction": measure(0.2, "1")}
+    records = [
+        record("DEQ (Anderson)", seed, values=values | ({} if gap is None else {"prefix_gap": measure(gap, "nats")}))
+        for seed, gap in enumerate(gaps)
+    ]
+    assert (inadmissible(only_group(records).rows[0]) is not None) == marked
 
 
 def test_loss_is_on_the_log_scale_and_excess_on_the_linear() -> None:

@@ -130,7 +130,7 @@ class TwoAlike(Ranks):
         return [state, state]
 
 
-@pytest.mark.parametrize("at", ["future_leak", "as_trained"])
+@pytest.mark.parametrize("at", ["causality", "as_trained"])
 def test_several_processes_are_interrupted_between_the_probes(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt, timed = Interrupt(), []
     probe = getattr(bench.training.run, at)
