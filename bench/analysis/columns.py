@@ -55,7 +55,7 @@ MEMORY_MORE = tuple(
 )
 SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
 LEAK = Column(name="future_leak_nats", head="future leak")
-PREFIX_GAP = Column(name="prefix_gap", head="from prefixes", scale="linear")
+PREFIX_GAP = Column(name="prefix_gap", head="prefix gap", better=None, scale="linear")
 SOLVER = (
     Column(name="train_forward_nfe_mean", head="train NFE forward"),
     Column(name="train_backward_nfe_mean", head="train NFE backward"),

@@ -38,8 +38,8 @@ class TestSuites:
         family = [entry for entry in entries if isinstance(entry, Comparison) and entry.task.name != "markov"]
         assert [entry.task.name for entry in family] == ["copy", "agreement", "text"]
         for entry in family:
-            assert {row.model.name for row in entry.rows.values()} == set(registry.MODELS)
-            assert len(entry.seeds) == 3
+            slow = {"ode"} if entry.task.name == "text" else set()
+            assert {row.model.name for row in entry.rows.values()} == set(registry.MODELS) - slow
         cells = {row.model.settings.get("cell") for entry in entries for row in entry.rows.values()} - {None}  # type: ignore[union-attr]
         assert cells == set(CELLS) - {"mlp"}
         counts: dict[str, list[int]] = {}
