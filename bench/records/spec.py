@@ -65,12 +65,12 @@ class TrainConfig(_Frozen):
 class Recipe(_Frozen):
     """What one model's training adds to the common schedule, as in its paper. A part that the model cannot use is an error.
 
-    The first `pretrain_steps` train each DEQ's cell unrolled `pretrain_depth` times by backpropagation. `rtol` and `steps` are the
-    initial tolerance and cap of the forward solve, `backward_steps` the initial cap of the backward solve; over the training they
-    change to the model's own values, the tolerance geometrically, the caps linearly, or, with `hold`, at once after that share of
-    the steps. `jacobian` is the weight of Hutchinson's estimate of the Jacobian's norm, added with `jacobian_probability` a step;
-    it changes linearly to `jacobian_final`. `auxiliary` is the weight of deep supervision, for a TrellisNet, a DEQ (fixed-point
-    correction) or a user's Core with auxiliary features.
+    The first `pretrain_steps` train the cell of each DEQ, or of a tied network, unrolled `pretrain_depth` times by backpropagation.
+    `rtol` and `steps` are the initial tolerance and cap of the forward solve, `backward_steps` the initial cap of the backward
+    solve; over the training they change to the model's own values, the tolerance geometrically, the caps linearly, or, with `hold`,
+    at once after that share of the steps. `jacobian` is the weight of Hutchinson's estimate of the Jacobian's norm, added with
+    `jacobian_probability` a step; it changes linearly to `jacobian_final`. `auxiliary` is the weight of deep supervision, for a
+    TrellisNet, a DEQ (fixed-point correction) or a user's Core with auxiliary features.
     """
 
     pretrain_steps: int = Field(default=0, ge=0)

@@ -34,6 +34,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
     plain: Settings = {"solver": "picard", "steps": 60, "backward_steps": 60, "evaluation_steps": 60}
     supervised = Recipe(auxiliary=0.05)
     stable = Recipe(pretrain_steps=steps // 5, pretrain_depth=2, jacobian=0.5, jacobian_final=1.0, jacobian_probability=0.4)
+    shallow = Recipe(pretrain_steps=4 * steps // 5, pretrain_depth=6)  # for a tied network what CAPPED_6_4 is for a DEQ
     return {
         _REFERENCE: row("deq", {**deq, "width": _WIDTH}),
         "DEQ-Transformer, fast": row("deq", deq, recipe=CAPPED_6_4),
@@ -57,6 +58,7 @@ def _rows(steps: int, memory: int = 0) -> dict[str, ModelEntry]:
         ),
         "Neural ODE": row("ode", {**cell, "rtol": 1e-2, "atol": 1e-3}, expected="diverged"),
         tied: row("tied", {**cell, "depth": _DEPTH}),
+        f"{tied}, 6 at first": row("tied", {**cell, "depth": _DEPTH}, recipe=shallow),
         f"looped Transformer {_DEPTH}": row("looped", {**cell, "depth": _DEPTH}),
         f"adaptive Transformer {_DEPTH}": row("adaptive-loop", {**cell, "depth": _DEPTH, "initial_bias": -2.0}),
         "Transformer-XL 4": row("transformer-xl", {**attention, "layers": 4, "width": 20}, match="feedforward"),

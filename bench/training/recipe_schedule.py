@@ -30,7 +30,7 @@ class RecipeSchedule:
         """UserError where a part of the recipe does not apply to the core."""
         recipe = self._recipe
         given = recipe.model_dump(exclude_defaults=True)
-        for_deq = sorted(set(given) - {"auxiliary"})
+        for_deq = sorted(set(given) - {"auxiliary"} - ({"pretrain_steps", "pretrain_depth"} if type(core) is Unrolled else set()))
         if for_deq and not self._layers:
             raise UserError(f"recipe: {for_deq[0]} is for a DEQ, and the model has none")
         iterating = (isinstance(adjoint, StoppedAdjoint) and adjoint.iterates for _, _, adjoint in self._layers)
@@ -126,9 +126,9 @@ def _between(own: Stop, rtol: float | None, steps: int | None, hold: float | Non
 
 
 def _unrolled(core: Core, depth: int) -> Core:
-    """The same cells, each applied `depth` times instead of solved for."""
-    if isinstance(core, DEQ):
+    """The same cells, each applied `depth` times."""
+    if isinstance(core, DEQ) or type(core) is Unrolled:
         return Unrolled(core.cell, depth=depth)
     if isinstance(core, Stack):
         return Stack([_unrolled(part, depth) for part in core.cores if isinstance(part, Core)])
-    raise UserError(f"recipe: pretrain_steps needs a DEQ or a stack of them, not a {type(core).__name__}")
+    raise UserError(f"recipe: pretrain_steps needs a DEQ, a stack of them or a tied network, not a {type(core).__name__}")

@@ -70,6 +70,15 @@ def test_pretraining_only_equals_training_the_unrolled_network() -> None:
     assert shallow.value("eval_forward_nfe_mean") is not None  # what is tested is the DEQ
 
 
+def test_a_tied_network_may_be_shallow_at_first() -> None:
+    deep, shallow = (ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": depth}) for depth in (6, 3))
+    grown, known = go(Recipe(pretrain_steps=10, pretrain_depth=3), deep), go(None, shallow)
+    assert grown.status == known.status == "ok"
+    assert [point.train_loss for point in grown.curve] == [point.train_loss for point in known.curve]
+    assert grown.value("test_loss") != known.value("test_loss")  # what is tested is the deep one
+    assert grown.value("train_step_flops") > 1.5 * known.value("train_step_flops")  # type: ignore[operator]
+
+
 def test_tolerance_and_cap_change_from_the_recipes_to_the_models() -> None:
     built = model()
     schedule = RecipeSchedule(built, Recipe(rtol=1e-2, steps=4), 11)
@@ -112,6 +121,7 @@ def test_a_cap_without_hold_changes_linearly_in_the_solves(settings: Settings, r
 
 GRU = ComponentConfig(name="gru", settings={"width": 8})
 PHANTOM = ComponentConfig(name="deq", settings={"cell": "mlp", "width": 8, "adjoint": "phantom"})
+TIED = ComponentConfig(name="tied", settings={"cell": "mlp", "width": 8, "depth": 4})
 TRELLIS: Settings = {"width": 8, "depth": 4}
 
 
@@ -124,6 +134,8 @@ TRELLIS: Settings = {"width": 8, "depth": 4}
         (DEQ_MODEL, Recipe(jacobian_probability=0.5), "for a jacobian, which is 0"),
         (GRU, Recipe(auxiliary=0.1), "no effect on this Recurrent"),
         (GRU, Recipe(pretrain_steps=1), "the model has none"),
+        (TIED, Recipe(pretrain_steps=1, steps=3), "steps is for a DEQ"),
+        (ComponentConfig(name="trellisnet", settings=TRELLIS), Recipe(pretrain_steps=1), "the model has none"),
         (GRU, Recipe(jacobian=1.0), "the model has none"),
         (GRU, Recipe(steps=3), "the model has none"),
         (GRU, Recipe(rtol=1e-2), "the model has none"),
