@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.columns import Column, metric_parts, metrics, unit
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.selection import Outcome, best_row, broadest, headline_column, outcome_of, value
-from bench.analysis.statistics import Interval, significant
+from bench.analysis.selection import Outcome, best_row, broadest, by_seed, headline_column, outcome_of, value
+from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
 from bench.records.store import Store
 
@@ -50,6 +50,16 @@ def score_of(row: ResultRow, column: Column) -> str:
 def cell(group: Group, row: ResultRow, column: Column) -> str:
     """The address of a row's cell, as `explain` takes it."""
     return f"{group.suite}/{group.name}/{row.label}/{column.head}"
+
+
+def times_as_long(row: ResultRow, rival: ResultRow) -> str:
+    """A row's step time over a rival's, paired by seed, with its 95 % interval if they differ; empty where no seed timed both."""
+    ours, theirs = by_seed(row, STEP.name), by_seed(rival, STEP.name)
+    if not (seeds := sorted(ours.keys() & theirs.keys())):
+        return ""
+    one = interval([ours[seed] / theirs[seed] for seed in seeds], "log")
+    span = "" if one.low is None or one.high is None or one.exact else f" [{significant(one.low, 2)}, {significant(one.high, 2)}]"
+    return f"{significant(one.mean, 2)}{span} times"
 
 
 def comparisons(evidence: Evidence) -> list[Group]:
@@ -113,10 +123,10 @@ def memory_case(evidence: Evidence) -> MemoryCase | None:
             known = [row for row in group.rows if row.ok and value(row, SAVED)]
             deq = [row for row in known if row.family == "deq"]
             tied = [row for row in known if row.family == "tied"]
-            plain = [row for row in tied if not _checkpointed(row)]
+            plain = [row for row in tied if not checkpointed(row)]
             if deq and plain:
                 deepest, probed = max(plain, key=_depth), max(deq, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
-                less = [row for row in tied if _checkpointed(row) and _depth(row) == _depth(deepest)]
+                less = [row for row in tied if checkpointed(row) and _depth(row) == _depth(deepest)]
                 least = min(less, key=lambda row: value(row, PEAK) or 0.0) if less else None
                 cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
     return max(cases, key=lambda case: (_probed(case.deq), case.checkpointed is not None), default=None)
@@ -132,7 +142,8 @@ def _depth(row: ResultRow) -> int:
     return depth if isinstance(depth, int) else 0
 
 
-def _checkpointed(row: ResultRow) -> bool:
+def checkpointed(row: ResultRow) -> bool:
+    """Whether a row's network is trained with gradient checkpoints."""
     return row.finals[0].spec.model.settings.get("checkpointing", "none") != "none"
 
 

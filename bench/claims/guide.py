@@ -13,7 +13,19 @@ from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, SOLVED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
 from bench.analysis.statistics import significant
-from bench.claims.cases import PEAK, SAVED, STEP, Contest, cell, clearly_less, contests, length_cases, memory_case, score_of
+from bench.claims.cases import (
+    PEAK,
+    SAVED,
+    Contest,
+    cell,
+    checkpointed,
+    clearly_less,
+    contests,
+    length_cases,
+    memory_case,
+    score_of,
+    times_as_long,
+)
 from bench.claims.claim import PLURAL, Finding
 from bench.claims.evidence import Evidence
 
@@ -45,23 +57,22 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
     case = memory_case(evidence)
     if case is None or case.ratio <= 1:
         return
-    time = [value(row, STEP) for row in (case.deq, case.tied)]
     yield Advice(
         situation=f"Memory for backward limits the depth of a weight-tied network ({case.tied.label})",
         use="a DEQ" if case.checkpointed is None else "a DEQ, or gradient checkpointing",
         reason=f"a DEQ saves {case.mib(case.deq):.2f} MiB at any number of steps, {case.tied.label} {case.mib(case.tied):.2f} MiB",
         n=len(case.deq.ok),
-        cost=f"{time[0] / time[1]:.2f} times the step time of {case.tied.label}" if time[0] and time[1] else "",
+        cost=f"{times} the step time of {case.tied.label}" if (times := times_as_long(case.deq, case.tied)) else "",
         evidence=cell(case.group, case.deq, SAVED),
     )
     if (rival := case.checkpointed) is not None:
-        peaks, steps = (case.mib(case.deq, saved=False), case.mib(rival, saved=False)), [value(r, STEP) for r in (case.deq, rival)]
+        peaks = case.mib(case.deq, saved=False), case.mib(rival, saved=False)
         yield Advice(
             situation="Gradient checkpointing is possible",
             use="a DEQ" if clearly_less(*peaks) else "checkpointing" if clearly_less(*peaks[::-1]) else "either: peaks are alike",
             reason=f"peak of a training step: {case.deq.label} {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
             n=len(rival.ok),
-            cost=f"{steps[1] / steps[0]:.2f} times the step time of the DEQ" if steps[0] and steps[1] else "",
+            cost=f"{times} the step time of the DEQ" if (times := times_as_long(rival, case.deq)) else "",
             evidence=cell(case.group, rival, PEAK),
         )
 
@@ -87,6 +98,7 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             use, n = deq.label, len(deq.ok)
             reason = f"it peaks at {peaks[deq.label] / 2**20:.1f} MiB ({ours}), the leanest explicit network, {least.label}, at "
             reason += f"{peaks[least.label] / 2**20:.1f} ({score_of(least, one.column)})"
+            reason += "" if any(checkpointed(row) for row in explicit) else "; none of these is checkpointed"
         else:
             continue
         yield Advice(
@@ -110,8 +122,7 @@ def _choice(deq: ResultRow, rival: ResultRow, outcome: Outcome) -> str:
 
 def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     for one in found:
-        steps = [value(row, STEP) for row in (one.deq, one.rival)]
-        cost = [f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's"] if steps[0] and steps[1] else []
+        cost = [f"the DEQ's step takes {times} the rival's"] if (times := times_as_long(one.deq, one.rival)) else []
         if fault := inadmissible(one.deq):
             cost.append(f"the DEQ's score is {fault}")
         yield Advice(
@@ -146,13 +157,13 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         sides = (case.deqs, case.explicit)
         best = max(side[0][0] for side in sides)
         ends = [f"{row.label} {score:.2f}" for side in sides for score, row in (side[0], side[-1])]
-        steps = [value(side[0][1], STEP) for side in sides]
+        times = times_as_long(*(side[0][1] for side in sides))
         yield Advice(
             situation=f"Sequences are longer than in training ({case.group.name}: {case.long} after {case.short})",
             use=" or ".join(side[0][1].label for side in sides if side[0][0] == best),
             reason=f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})",
             n=min(len(side[0][1].ok) for side in sides),
-            cost=f"the DEQ's step takes {steps[0] / steps[1]:.1f} times the rival's" if steps[0] and steps[1] else "",
+            cost=f"the DEQ's step takes {times} the rival's" if times else "",
             evidence=cell(case.group, case.deqs[0][1], case.column),
         )
 

@@ -7,7 +7,17 @@ from bench.analysis.columns import SOLVED
 from bench.analysis.selection import inadmissible, largest_leak, solves, value
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
-from bench.claims.cases import SAVED, STEP, MemoryCase, cell, clearly_less, comparisons, contests, length_cases, memory_case
+from bench.claims.cases import (
+    SAVED,
+    MemoryCase,
+    cell,
+    clearly_less,
+    comparisons,
+    contests,
+    length_cases,
+    memory_case,
+    times_as_long,
+)
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
 from bench.records.escape import markdown_escape
@@ -64,8 +74,8 @@ def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
         text = f"{verb.format(f'{case.mib(deq, saved):.2f}')} ({tied.label} {case.mib(tied, saved):.2f}"
         amounts.append(f"{text}, checkpointed {case.mib(less, saved):.2f})" if less else f"{text})")
     text = f"For memory, {_answer(case)}: a training step of {deq.label} {' and '.join(amounts)}"
-    if (own := value(deq, STEP)) and (others := value(tied, STEP)):
-        text += f", and takes {own / others:.2f} times as long as that of {tied.label}"
+    if times := times_as_long(deq, tied):
+        text += f", and takes {times} as long as that of {tied.label}"
     yield Quote(text=f"{text}.", evidence=cell(case.group, deq, SAVED))
 
 
@@ -93,17 +103,19 @@ def span(findings: Sequence[Finding], claim: str) -> str:
 
 
 def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
-    """For each comparison of suite `speed` its admissible DEQ with the smallest ratio; a ratio of 0 is that no rival gets there."""
+    """For each comparison of suite `speed` its admissible DEQ with the smallest ratio; one of 0: no rival gets there."""
     texts, address = [], ""
     for group in evidence.groups("speed"):
         found = quality(group)
         admissible = [row.label for row in group.rows if row.family == "deq" and inadmissible(row) is None]
         ratios = [(found.ratios[name].ratio, name) for name in admissible if name in found.ratios] if found else []
-        if ratios:
-            ratio, label = min(ratios)
-            time = f"{significant(ratio, 2)} times the time" if ratio else "no tied network gets there"
-            texts.append(f"{time} on {group.name} ({label})")
+        if reached := [pair for pair in ratios if pair[0]]:
+            ratio, label = min(reached)
+            alone = f", none gets to the loss of {len(ratios) - len(reached)} of {len(ratios)} DEQs" if ratios != reached else ""
+            texts.append(f"{significant(ratio, 2)} times the time on {group.name} ({label}{alone})")
             address = address or f"speed/{group.name}: quality/{label}/ratio"
+        elif ratios:
+            texts.append(f"no tied network gets there on {group.name}")
         elif found:
             texts.append(f"no DEQ's score counts on {group.name}")
     if texts:

@@ -114,7 +114,7 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert "13.50 MiB" in limit.reason
     assert limit.cost == "0.50 times the step time of tied 12"
     assert checkpoint.use == "either: peaks are alike"
-    assert checkpoint.cost == "3.00 times the step time of the DEQ"
+    assert checkpoint.cost == "3.0 times the step time of the DEQ"
     assert task.use.startswith("either")
 
 
@@ -140,7 +140,10 @@ def test_a_language_model_is_advised_by_time_and_by_memory(tmp_path: Path) -> No
     time, memory = (one for one in guide(save(tmp_path, [*deqs, *explicit]), ()) if one.situation.startswith("A small language"))
     assert time.reason == "DEQ 2.00, the best explicit network in its time, LSTM, 2.50 (undecided)"
     assert memory.use == "DEQ, lean"
-    assert memory.reason == "it peaks at 40.0 MiB (3.00), the leanest explicit network, LSTM, at 45.0 (2.50)"
+    assert (
+        memory.reason
+        == "it peaks at 40.0 MiB (3.00), the leanest explicit network, LSTM, at 45.0 (2.50); none of these is checkpointed"
+    )
     assert memory.evidence == "mine/a task/DEQ, lean/loss"
 
 
@@ -252,11 +255,22 @@ def timed(label: str, model: ComponentConfig, seed: int, second: float, losses: 
     return one.model_copy(update={"suite": "speed", "curve": points})
 
 
+def test_a_sentence_on_time_counts_the_deqs_that_no_rival_equals(tmp_path: Path) -> None:
+    records = [timed("DEQ", DEQ, seed, 2.0, [4.0, 2.0, 2.0]) for seed in range(3)]
+    records += [timed("DEQ, fast", DEQ, seed, 1.0, [4.0, 0.5, 0.5]) for seed in range(3)]
+    records += [timed("tied 12", TIED, seed, 3.0, [4.0, 1.9, 1.0]) for seed in range(3)]
+    records += [
+        timed("tied 2", ComponentConfig(name="tied", settings={"depth": 2}), seed, 3.0, [4.0, 3.0, 2.5]) for seed in range(3)
+    ]
+    (found,) = (one.text for one in quotes(save(tmp_path, records), ()) if one.text.startswith("Training"))
+    assert found.endswith("0.67 times the time on a task (DEQ, none gets to the loss of 1 of 2 DEQs).")
+
+
 @pytest.mark.parametrize(
     ("solved", "last", "text"),
     [
         (1.0, 2.0, "0.67 times the time on a task (DEQ)"),
-        (1.0, 0.5, "no tied network gets there on a task (DEQ)"),
+        (1.0, 0.5, "no tied network gets there on a task"),
         (0.5, 2.0, "no DEQ's score counts on a task"),
     ],
 )
