@@ -18,8 +18,8 @@ iteration in 0.350 and 0.721; a state-space model with negative decays in 0.314 
 and a rate of 0.005, after 2,000 steps, at 16, 32, 64 and 128 tokens: GRU 1.00, 0.922, 0.607 and 0.311, the DEQ 0.969, 0.588,
 0.195 and 0.047.
 
-S5, nine times the steps: LSTM and GRU in the time that the `strict` state-space cell takes, whose step was nine times a GRU's in the
-first version. Written when rows of the second were known.
+S5, nine times the steps: LSTM and GRU in the time that the `strict` state-space cell takes, whose step was nine times a GRU's in
+the first version. Written when rows of the second were known.
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig, Value
