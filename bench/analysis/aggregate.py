@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from bench.analysis.columns import Column
+from bench.analysis.columns import Column, natural
 from bench.analysis.grid import Sample, gathered
 from bench.analysis.statistics import DECIDES, Interval, over_seeds
 from bench.records.errors import UserError
@@ -127,11 +127,6 @@ def _terms(spec: RunSpec) -> dict[str, Any]:
     if spec.trials:
         terms["trials"] = hashlib.sha256(" ".join(sorted(spec.trials)).encode()).hexdigest()[:6]
     return terms
-
-
-def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key in which tied 2 comes before tied 12."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
 
 
 def unequal_terms(group: Group) -> tuple[dict[str, Any], list[str]]:

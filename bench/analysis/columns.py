@@ -78,6 +78,11 @@ SOLVER_MORE = tuple(
 )
 
 
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key in which tied 2 comes before tied 12."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
 def metrics(records: Iterable[Record]) -> tuple[str, dict[str, Metric]]:
     """The headline's name and all metrics, headline first; UserError where runs of one group disagree about them."""
     found: dict[str, Metric] = {}
@@ -90,7 +95,7 @@ def metrics(records: Iterable[Record]) -> tuple[str, dict[str, Metric]]:
             if found.setdefault(name, metric) != metric:
                 raise UserError(f"run {record.run_id} means another thing by {name!r} than the runs of its group before it")
     first = headline.headline if headline else "loss"
-    return first, dict(sorted(found.items(), key=lambda item: (item[0] != first, item[0])))
+    return first, dict(sorted(found.items(), key=lambda item: (item[0] != first, natural(item[0]))))
 
 
 def metric_scale(name: str, metric: Metric) -> Scale:

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bench.analysis.aggregate import ORDER, Family, Group, ResultRow, natural
+from bench.analysis.aggregate import ORDER, Family, Group, ResultRow
+from bench.analysis.columns import natural
 from bench.records.escape import one_line
 from bench.records.metric import Metric
 

@@ -16,8 +16,8 @@ import matplotlib
 import pytest
 from running import IDENTITY, record_of
 
-from bench.analysis.aggregate import ResultRow, aggregate, best, groups, natural
-from bench.analysis.columns import Column, readable
+from bench.analysis.aggregate import ResultRow, aggregate, best, groups
+from bench.analysis.columns import Column, natural, readable
 from bench.analysis.selection import inadmissible
 from bench.analysis.statistics import interval
 from bench.analysis.tables import Table, group_tables
