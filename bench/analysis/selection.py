@@ -19,7 +19,7 @@ OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 def broadest(groups: Iterable[Group]) -> list[Group]:
     """The comparisons, but of several on one task, or on the same data, only that with the most families, then final runs."""
     found = list(groups)
-    for key in (lambda group: group.name, _data):
+    for key in (lambda group: group.name, data_of):
         best: dict[Hashable, Group] = {}
         for group in found:
             best[key(group)] = max(best.get(key(group), group), group, key=breadth)
@@ -27,8 +27,8 @@ def broadest(groups: Iterable[Group]) -> list[Group]:
     return found
 
 
-def _data(group: Group) -> Hashable:
-    """The digests of what its runs were trained on."""
+def data_of(group: Group) -> Hashable:
+    """The digests of what a comparison's runs were trained on."""
     return frozenset(record.identity.data for record in group.records)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.budgets import best_within
 from bench.analysis.columns import Column, metric_parts, metrics, unit
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.selection import Outcome, best_row, broadest, by_seed, headline_column, outcome_of, value
+from bench.analysis.selection import Outcome, best_row, broadest, by_seed, data_of, headline_column, outcome_of, value
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
 from bench.records.store import Store
@@ -86,6 +87,18 @@ def contest_of(group: Group) -> Contest | None:
         return None
     outcome = outcome_of(deq, rival, column)
     return Contest(group=group, column=column, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
+
+
+def given_its_time(evidence: Evidence, contest: Contest) -> tuple[ResultRow, Outcome] | None:
+    """The best explicit network, of any comparison on the same data, that trains in no more time than the DEQ; the outcome then.
+
+    None where none is so quick.
+    """
+    suites = Store(evidence.results).suites()
+    same = [group for suite in suites for group in evidence.groups(suite) if data_of(group) == data_of(contest.group)]
+    explicit = [row for group in same for row in group.rows if row.family not in ("deq", "ode")]
+    rival = best_within(contest.deq, explicit, contest.column)["time"]
+    return None if rival is None else (rival, outcome_of(contest.deq, rival, contest.column))
 
 
 def clearly_less(one: float, other: float) -> bool:

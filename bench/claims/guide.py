@@ -21,6 +21,7 @@ from bench.claims.cases import (
     checkpointed,
     clearly_less,
     contests,
+    given_its_time,
     length_cases,
     memory_case,
     score_of,
@@ -125,11 +126,17 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         cost = [f"the DEQ's step takes {times} the rival's"] if (times := times_as_long(one.deq, one.rival)) else []
         if fault := inadmissible(one.deq):
             cost.append(f"the DEQ's score is {fault}")
+        use, reason = _choice(one.deq, one.rival, one.outcome), f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
+        reason += f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})"
+        known = given_its_time(evidence, one) if one.outcome == "ahead" else None
+        if known is not None and known[0].finals[0].run_id != one.rival.finals[0].run_id:
+            rival, outcome = known
+            reason += f"; given the DEQ's time {rival.label} has {score_of(rival, one.column)} ({outcome})"
+            use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"
         yield Advice(
             situation=f"The task is like {one.group.name}",
-            use=_choice(one.deq, one.rival, one.outcome),
-            reason=f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
-            f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})",
+            use=use,
+            reason=reason,
             n=min(one.scores[0].n, one.scores[1].n),
             cost="; ".join(cost),
             evidence=one.address(one.deq),

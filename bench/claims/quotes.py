@@ -14,6 +14,7 @@ from bench.claims.cases import (
     clearly_less,
     comparisons,
     contests,
+    given_its_time,
     length_cases,
     memory_case,
     times_as_long,
@@ -53,11 +54,13 @@ def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
     solved = sum(solves(one.deq) and solves(one.rival) for one in found)
+    still = sum((known := given_its_time(evidence, one)) is None or known[1] == "ahead" for one in found if one.outcome == "ahead")
+    given = f" ({still} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:
         yield Quote(
             text=f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best "
-            f"explicit network of its size, on {counts['behind']} worse, on {solved} both solve the task, and on "
+            f"explicit network of its size{given}, on {counts['behind']} worse, on {solved} both solve the task, and on "
             f"{counts['undecided'] - solved} the seeds do not decide."
         )
 

@@ -25,8 +25,9 @@ TIED = ComponentConfig(name="tied", settings={"depth": 12})
 CHECKPOINTED = ComponentConfig(name="tied", settings={"depth": 12, "checkpointing": "sqrt"})
 
 
-def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", **values: float) -> Record:
-    spec = RunSpec(group="a task", label=label, model=model, task=ComponentConfig(name="copy"), train=TRAIN, seed=seed)
+def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", steps: int = 10, **values: float) -> Record:
+    train, group = TRAIN.model_copy(update={"steps": steps}), "a task" if steps == 10 else "longer"
+    spec = RunSpec(group=group, label=label, model=model, task=ComponentConfig(name="copy"), train=train, seed=seed)
     unit = "nats" if better == "lower" else "fraction"
     values = {name.replace("test_", "valid_"): value for name, value in values.items()} | values
     return record_of(
@@ -167,6 +168,23 @@ def test_longer_sequences_name_the_range_of_both_sides_and_the_cheapest_of_the_b
     assert found.evidence == "mine/a task/DEQ, fast/accuracy last T128"
 
 
+@pytest.mark.parametrize(("steps", "loss", "use", "count"), [
+    (99, 0.5, "DEQ, or LSTM for as long a time", 0),
+    (99, 1.2, "DEQ", 1),
+    (200, 0.5, "DEQ", 1),  # takes longer than the DEQ
+])  # fmt: skip
+def test_a_rival_may_train_for_as_long_as_the_deq(steps: int, loss: float, use: str, count: int, tmp_path: Path) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3, step_ms_median=30.0) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.5 + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
+    records += [run("tied 12", TIED, seed, test_loss=1.6 + seed / 1e3, step_ms_median=40.0) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, steps=steps, test_loss=loss + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
+    evidence = save(tmp_path, records)
+    advice = next(one for one in guide(evidence, ()) if one.situation == "The task is like a task")
+    assert advice.use == use
+    assert ("given the DEQ's time LSTM has" in advice.reason) == (steps == 99)
+    assert f"({count} if that may train for the DEQ's time)" in quotes(evidence, ())[0].text
+
+
 def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Path) -> None:
     deep = [run(label, model, seed, test_loss=1.0) for label, model in (("DEQ", DEQ), ("tied", TIED)) for seed in range(3)]
     broad = [run("DEQ", DEQ, 7, test_loss=1.0), run("tied", TIED, 7, test_loss=1.1), run("LSTM", LSTM, 7, test_loss=0.9)]
@@ -241,7 +259,10 @@ def test_sentences_hold_the_numbers_of_the_records(tmp_path: Path) -> None:
     records += [run("DEQ, solved", DEQ, seed, test_loss=2.0, eval_converged_fraction=1.0, **counts) for seed in range(3)]
     records += [run("tied 12", TIED, seed, test_loss=1.5 + seed / 100, saved_bytes=13.5 * 2**20) for seed in range(3)]
     quality, cost, solved = (one.text for one in quotes(save(tmp_path, records), ()))
-    assert "on 1 of 1 tasks the best DEQ scores better than the best explicit network of its size, on 0 worse" in quality
+    assert (
+        "on 1 of 1 tasks the best DEQ scores better than the best explicit network of its size (1 if that may train for the DEQ's "
+        "time), on 0 worse" in quality
+    )
     assert cost == "For memory, yes: a training step of DEQ saves 1.30 MiB for backward whatever the depth (tied 12 13.50)."
     assert solved.startswith("Of 2 rows of DEQs, in the broadest comparison of each task, 1 have a score that does not count")
 
