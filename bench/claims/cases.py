@@ -89,16 +89,13 @@ def contest_of(group: Group) -> Contest | None:
     return Contest(group=group, column=column, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
 
 
-def given_its_time(evidence: Evidence, contest: Contest) -> tuple[ResultRow, Outcome] | None:
-    """The best explicit network, of any comparison on the same data, that trains in no more time than the DEQ; the outcome then.
-
-    None where none is so quick.
-    """
+def given_its_time(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
+    """The best explicit network by validation, of any comparison on the same data, that trains in no more time than a DEQ."""
     suites = Store(evidence.results).suites()
-    same = [group for suite in suites for group in evidence.groups(suite) if data_of(group) == data_of(contest.group)]
-    explicit = [row for group in same for row in group.rows if row.family not in ("deq", "ode")]
-    rival = best_within(contest.deq, explicit, contest.column)["time"]
-    return None if rival is None else (rival, outcome_of(contest.deq, rival, contest.column))
+    same = [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
+    explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode")]
+    score = headline_column(group)
+    return None if score is None else best_within(deq, explicit, score)["time"]
 
 
 def clearly_less(one: float, other: float) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.aggregate import ResultRow
+from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, SOLVED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
@@ -128,9 +128,9 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             cost.append(f"the DEQ's score is {fault}")
         use, reason = _choice(one.deq, one.rival, one.outcome), f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
         reason += f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})"
-        known = given_its_time(evidence, one) if one.outcome == "ahead" else None
-        if known is not None and known[0].finals[0].run_id != one.rival.finals[0].run_id:
-            rival, outcome = known
+        rival = given_its_time(evidence, one.group, one.deq) if one.outcome == "ahead" else None
+        if rival is not None and _elsewhere(rival, one.group):
+            outcome = outcome_of(one.deq, rival, one.column)
             reason += f"; given the DEQ's time {rival.label} has {score_of(rival, one.column)} ({outcome})"
             use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"
         yield Advice(
@@ -141,6 +141,11 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             cost="; ".join(cost),
             evidence=one.address(one.deq),
         )
+
+
+def _elsewhere(row: ResultRow, group: Group) -> bool:
+    """Whether a row is of another comparison, of longer training."""
+    return row.finals[0].spec.group != group.name
 
 
 def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
@@ -164,14 +169,22 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         sides = (case.deqs, case.explicit)
         best = max(side[0][0] for side in sides)
         ends = [f"{row.label} {score:.2f}" for side in sides for score, row in (side[0], side[-1])]
-        times = times_as_long(*(side[0][1] for side in sides))
+        deq = case.deqs[0][1]
+        times = times_as_long(deq, case.explicit[0][1])
+        use = " or ".join(side[0][1].label for side in sides if side[0][0] == best)
+        reason = f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})"
+        rival = given_its_time(evidence, case.group, deq)
+        if rival is not None and _elsewhere(rival, case.group):
+            outcome = outcome_of(deq, rival, case.column)
+            reason += f"; given the DEQ's time {rival.label} {value(rival, case.column) or 0.0:.2f} (the DEQ is {outcome})"
+            use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"
         yield Advice(
             situation=f"Sequences are longer than in training ({case.group.name}: {case.long} after {case.short})",
-            use=" or ".join(side[0][1].label for side in sides if side[0][0] == best),
-            reason=f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})",
+            use=use,
+            reason=reason,
             n=min(len(side[0][1].ok) for side in sides),
             cost=f"the DEQ's step takes {times} the rival's" if times else "",
-            evidence=cell(case.group, case.deqs[0][1], case.column),
+            evidence=cell(case.group, deq, case.column),
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.columns import SOLVED
-from bench.analysis.selection import inadmissible, largest_leak, solves, value
+from bench.analysis.selection import inadmissible, largest_leak, outcome_of, solves, value
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import (
@@ -54,7 +54,8 @@ def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
     solved = sum(solves(one.deq) and solves(one.rival) for one in found)
-    still = sum((known := given_its_time(evidence, one)) is None or known[1] == "ahead" for one in found if one.outcome == "ahead")
+    rivals = [(one, given_its_time(evidence, one.group, one.deq)) for one in found if one.outcome == "ahead"]
+    still = sum(rival is None or outcome_of(one.deq, rival, one.column) == "ahead" for one, rival in rivals)
     given = f" ({still} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:

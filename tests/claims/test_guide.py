@@ -148,10 +148,10 @@ def test_a_language_model_is_advised_by_time_and_by_memory(tmp_path: Path) -> No
     assert memory.evidence == "mine/a task/DEQ, lean/loss"
 
 
-def lengths(label: str, model: ComponentConfig, last: float, step_ms: float) -> Record:
+def lengths(label: str, model: ComponentConfig, last: float, step_ms: float, short: float = 1.0, steps: int = 10) -> Record:
     """A run tested at the trained length of 16 and at 128."""
     values = {"test_accuracy_last_T16": 1.0, "test_accuracy_last_T128": last, "step_ms_median": step_ms}
-    one = run(label, model, 0, "higher", test_accuracy=1.0, **values)
+    one = run(label, model, 0, "higher", steps, test_accuracy=short, **values)
     metrics = {name[5:]: Metric(unit="fraction", better="higher") for name in values if name.startswith("test_")}
     return one.model_copy(update={"metrics": {**one.metrics, **metrics}})
 
@@ -166,6 +166,17 @@ def test_longer_sequences_name_the_range_of_both_sides_and_the_cheapest_of_the_b
     assert found.reason == "right at the last token: DEQ, fast 1.00 (DEQs down to DEQ 0.50), LSTM 1.00 (down to tied 12 0.25)"
     assert found.cost == "the DEQ's step takes 3.0 times the rival's"
     assert found.evidence == "mine/a task/DEQ, fast/accuracy last T128"
+
+
+def test_on_longer_sequences_a_rival_may_train_for_as_long_too(tmp_path: Path) -> None:
+    records = [
+        lengths("DEQ", DEQ, 1.0, 30.0),
+        lengths("LSTM", LSTM, 0.5, 3.0, short=0.9),
+        lengths("LSTM", LSTM, 0.75, 3.0, steps=99),
+    ]
+    found = next(one for one in guide(save(tmp_path, records), ()) if one.situation.startswith("Sequences"))
+    assert found.use == "DEQ, or LSTM for as long a time"
+    assert found.reason.endswith("LSTM 0.50 (down to LSTM 0.50); given the DEQ's time LSTM 0.75 (the DEQ is undecided)")
 
 
 @pytest.mark.parametrize(("steps", "loss", "use", "count"), [
