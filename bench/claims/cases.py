@@ -98,6 +98,12 @@ def given_its_time(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     return None if score is None else best_within(deq, explicit, score)["time"]
 
 
+def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
+    """That network where it is of another comparison, of longer training; else None."""
+    rival = given_its_time(evidence, group, deq)
+    return None if rival is None or rival.finals[0].spec.group == group.name else rival
+
+
 def clearly_less(one: float, other: float) -> bool:
     """Whether an amount of memory is so much smaller that it is a reason to choose."""
     return one < other / 1.1

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.aggregate import Group, ResultRow
+from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, SOLVED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
@@ -21,11 +21,11 @@ from bench.claims.cases import (
     checkpointed,
     clearly_less,
     contests,
-    given_its_time,
     length_cases,
     memory_case,
     score_of,
     times_as_long,
+    trained_longer,
 )
 from bench.claims.claim import PLURAL, Finding
 from bench.claims.evidence import Evidence
@@ -128,8 +128,8 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             cost.append(f"the DEQ's score is {fault}")
         use, reason = _choice(one.deq, one.rival, one.outcome), f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
         reason += f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})"
-        rival = given_its_time(evidence, one.group, one.deq) if one.outcome == "ahead" else None
-        if rival is not None and _elsewhere(rival, one.group):
+        rival = trained_longer(evidence, one.group, one.deq) if one.outcome == "ahead" else None
+        if rival is not None:
             outcome = outcome_of(one.deq, rival, one.column)
             reason += f"; given the DEQ's time {rival.label} has {score_of(rival, one.column)} ({outcome})"
             use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"
@@ -141,11 +141,6 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             cost="; ".join(cost),
             evidence=one.address(one.deq),
         )
-
-
-def _elsewhere(row: ResultRow, group: Group) -> bool:
-    """Whether a row is of another comparison, of longer training."""
-    return row.finals[0].spec.group != group.name
 
 
 def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
@@ -168,13 +163,16 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
     for case in length_cases(evidence):
         sides = (case.deqs, case.explicit)
         best = max(side[0][0] for side in sides)
-        ends = [f"{row.label} {score:.2f}" for side in sides for score, row in (side[0], side[-1])]
+        texts = []
+        for side, name in zip(sides, ("DEQs ", ""), strict=True):
+            (top, row), (low, worst) = side[0], side[-1]
+            texts.append(f"{row.label} {top:.2f}" + (f" ({name}down to {worst.label} {low:.2f})" if worst is not row else ""))
         deq = case.deqs[0][1]
         times = times_as_long(deq, case.explicit[0][1])
         use = " or ".join(side[0][1].label for side in sides if side[0][0] == best)
-        reason = f"right at the last token: {ends[0]} (DEQs down to {ends[1]}), {ends[2]} (down to {ends[3]})"
-        rival = given_its_time(evidence, case.group, deq)
-        if rival is not None and _elsewhere(rival, case.group):
+        reason = f"right at the last token: {', '.join(texts)}"
+        rival = trained_longer(evidence, case.group, deq)
+        if rival is not None:
             outcome = outcome_of(deq, rival, case.column)
             reason += f"; given the DEQ's time {rival.label} {value(rival, case.column) or 0.0:.2f} (the DEQ is {outcome})"
             use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"

@@ -18,6 +18,7 @@ from bench.claims.cases import (
     length_cases,
     memory_case,
     times_as_long,
+    trained_longer,
 )
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
@@ -132,13 +133,15 @@ def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
 
 def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     for case in length_cases(evidence):
-        sides = (case.deqs, case.explicit)
-        (deq, rival), (worst_deq, worst_rival) = ([side[at] for side in sides] for at in (0, -1))
+        (score, deq), (rival_score, rival) = case.deqs[0], case.explicit[0]
+        least = [f", the worst in {side[-1][0]:.2f}" if len(side) > 1 else "" for side in (case.deqs, case.explicit)]
+        longer = trained_longer(evidence, case.group, deq)
+        given = "" if longer is None else f"; given that DEQ's time {longer.label} in {value(longer, case.column) or 0.0:.2f}"
         yield Quote(
-            text=f"On {case.group.name}, at {case.long} tokens after training at {case.short}, the best DEQ ({deq[1].label}) is "
-            f"right in {deq[0]:.2f} of sequences, the worst in {worst_deq[0]:.2f}; the best explicit network ({rival[1].label}) in "
-            f"{rival[0]:.2f}, the worst in {worst_rival[0]:.2f} (means over {len(deq[1].ok)} and {len(rival[1].ok)} seeds).",
-            evidence=cell(case.group, deq[1], case.column),
+            text=f"On {case.group.name}, at {case.long} tokens after training at {case.short}, the best DEQ ({deq.label}) is "
+            f"right in {score:.2f} of sequences{least[0]}; the best explicit network ({rival.label}) in {rival_score:.2f}"
+            f"{least[1]}{given} (means over {len(deq.ok)} and {len(rival.ok)} seeds).",
+            evidence=cell(case.group, deq, case.column),
         )
 
 

@@ -176,7 +176,7 @@ def test_on_longer_sequences_a_rival_may_train_for_as_long_too(tmp_path: Path) -
     ]
     found = next(one for one in guide(save(tmp_path, records), ()) if one.situation.startswith("Sequences"))
     assert found.use == "DEQ, or LSTM for as long a time"
-    assert found.reason.endswith("LSTM 0.50 (down to LSTM 0.50); given the DEQ's time LSTM 0.75 (the DEQ is undecided)")
+    assert found.reason.endswith("LSTM 0.50; given the DEQ's time LSTM 0.75 (the DEQ is undecided)")
 
 
 @pytest.mark.parametrize(("steps", "loss", "use", "count"), [
@@ -319,7 +319,7 @@ def test_a_sentence_on_length_names_both_sides_and_the_worst(tmp_path: Path) -> 
     rows = (("DEQ", DEQ, 0.97, 9.0), ("LSTM", LSTM, 1.0, 2.0), ("tied 12", TIED, 0.25, 3.0))
     texts = [one.text for one in quotes(save(tmp_path, [lengths(*row) for row in rows]), ())]
     assert (
-        "On a task, at 128 tokens after training at 16, the best DEQ (DEQ) is right in 0.97 of sequences, the worst in 0.97; "
+        "On a task, at 128 tokens after training at 16, the best DEQ (DEQ) is right in 0.97 of sequences; "
         "the best explicit network (LSTM) in 1.00, the worst in 0.25 (means over 1 and 1 seeds)." in texts
     )
 
