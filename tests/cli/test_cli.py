@@ -520,7 +520,7 @@ class TestOthers:
         monkeypatch.setattr("bench.tasks.corpora._download", lambda *_: pytest.fail("a file was downloaded"))
         status, out, err = cli("status", "small", "--only", "copy*/GRU")
         assert (status, err) == (0, "")
-        assert "6 runs: 0 ok" in out
+        assert "13 runs: 0 ok" in out
         assert "not counted: runs on tinyshakespeare" in out
         assert "not counted: runs on ptb" in cli("status", "ptb")[1]
 
