@@ -20,18 +20,17 @@ def causality(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str, Meas
     """
     inputs, targets = first_batch("test", task, spec)
     model.eval()
-    leak = _future_leak(model, task, inputs)
-    reason = "sequences of one token" if leak is None else None
-    how = "largest change of a log-probability in the first half when every token of the second half is another"
-    measures = {"future_leak_nats": measured(leak, "nats", how, "first test batch", reason)}
-    if leak:
-        count = max(1, _PREDICTIONS // inputs.shape[1])
-        gap = _prefix_gap(model, task, inputs[:count], targets[:count])
-        how = f"{task.headline} where every position is predicted from its own prefix alone, minus that of whole sequences"
-        scope = f"first {min(count, len(inputs))} test sequences"
-        measures["prefix_gap"] = measured(gap, task.metrics[task.headline].unit, how, scope)
+    leak, count = _future_leak(model, task, inputs), max(1, _PREDICTIONS // inputs.shape[1])
+    short = "sequences of one token" if leak is None else None
+    gap = _prefix_gap(model, task, inputs[:count], targets[:count]) if leak else None
     model.train()
-    return measures
+    changed = "largest change of a log-probability in the first half when every token of the second half is another"
+    shorter = f"{task.headline} where every position is predicted from its own prefix alone, minus that of whole sequences"
+    unit, scope = task.metrics[task.headline].unit, f"first {min(count, len(inputs))} test sequences"
+    return {
+        "future_leak_nats": measured(leak, "nats", changed, "first test batch", short),
+        "prefix_gap": measured(gap, unit, shorter, scope, None if leak else short or "later tokens change no prediction"),
+    }
 
 
 def _future_leak(model: LanguageModel, task: Task, inputs: Tensor) -> float | None:
