@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.budgets import best_within
-from bench.analysis.columns import Column, metric_parts, metrics, unit
+from bench.analysis.columns import PARAMETERS, Column, metric_parts, metrics, unit
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import Outcome, best_row, broadest, by_seed, data_of, headline_column, outcome_of, value
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
+from bench.execution.parameter_matching import TOLERANCE
 from bench.records.store import Store
 
 STEP = Column(name="step_ms_median", head="step")
 SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
+SIZE = PARAMETERS[0]
 PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 
 
@@ -89,18 +91,19 @@ def contest_of(group: Group) -> Contest | None:
     return Contest(group=group, column=column, deq=deq, rival=rival, scores=(ours, theirs), outcome=outcome)
 
 
-def given_its_time(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
-    """The best explicit network by validation, of any comparison on the same data, that trains in no more time than a DEQ."""
+def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
+    """The best explicit network by validation of those that train in no more time than a DEQ, if it is of another comparison.
+
+    Networks of the DEQ's size and data. None where the best is of the DEQ's own comparison, or none is so quick.
+    """
+    score, size = headline_column(group), value(deq, SIZE)
+    if score is None or size is None:
+        return None
     suites = Store(evidence.results).suites()
     same = [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
     explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode")]
-    score = headline_column(group)
-    return None if score is None else best_within(deq, explicit, score)["time"]
-
-
-def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
-    """That network where it is of another comparison, of longer training; else None."""
-    rival = given_its_time(evidence, group, deq)
+    alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= (1 + 2 * TOLERANCE) * size]
+    rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
 
 

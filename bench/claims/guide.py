@@ -172,9 +172,9 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         use = " or ".join(side[0][1].label for side in sides if side[0][0] == best)
         reason = f"right at the last token: {', '.join(texts)}"
         rival = trained_longer(evidence, case.group, deq)
-        if rival is not None:
+        if rival is not None and (score := value(rival, case.column)) is not None:
             outcome = outcome_of(deq, rival, case.column)
-            reason += f"; given the DEQ's time {rival.label} {value(rival, case.column) or 0.0:.2f} (the DEQ is {outcome})"
+            reason += f"; given the DEQ's time {rival.label} {score:.2f} (the DEQ is {outcome})"
             use += "" if outcome == "ahead" else f", or {rival.label} for as long a time"
         yield Advice(
             situation=f"Sequences are longer than in training ({case.group.name}: {case.long} after {case.short})",

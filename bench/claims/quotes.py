@@ -14,7 +14,6 @@ from bench.claims.cases import (
     clearly_less,
     comparisons,
     contests,
-    given_its_time,
     length_cases,
     memory_case,
     times_as_long,
@@ -55,7 +54,7 @@ def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
     solved = sum(solves(one.deq) and solves(one.rival) for one in found)
-    rivals = [(one, given_its_time(evidence, one.group, one.deq)) for one in found if one.outcome == "ahead"]
+    rivals = [(one, trained_longer(evidence, one.group, one.deq)) for one in found if one.outcome == "ahead"]
     still = sum(rival is None or outcome_of(one.deq, rival, one.column) == "ahead" for one, rival in rivals)
     given = f" ({still} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
@@ -136,7 +135,8 @@ def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
         (score, deq), (rival_score, rival) = case.deqs[0], case.explicit[0]
         least = [f", the worst in {side[-1][0]:.2f}" if len(side) > 1 else "" for side in (case.deqs, case.explicit)]
         longer = trained_longer(evidence, case.group, deq)
-        given = "" if longer is None else f"; given that DEQ's time {longer.label} in {value(longer, case.column) or 0.0:.2f}"
+        later = None if longer is None else value(longer, case.column)
+        given = "" if longer is None or later is None else f"; given that DEQ's time {longer.label} in {later:.2f}"
         yield Quote(
             text=f"On {case.group.name}, at {case.long} tokens after training at {case.short}, the best DEQ ({deq.label}) is "
             f"right in {score:.2f} of sequences{least[0]}; the best explicit network ({rival.label}) in {rival_score:.2f}"

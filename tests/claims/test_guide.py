@@ -29,7 +29,8 @@ def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", st
     train, group = TRAIN.model_copy(update={"steps": steps}), "a task" if steps == 10 else "longer"
     spec = RunSpec(group=group, label=label, model=model, task=ComponentConfig(name="copy"), train=train, seed=seed)
     unit = "nats" if better == "lower" else "fraction"
-    values = {name.replace("test_", "valid_"): value for name, value in values.items()} | values
+    values = {"parameters_total": 1000, **values}
+    values |= {name.replace("test_", "valid_"): value for name, value in values.items()} | values
     return record_of(
         spec,
         suite="mine",
@@ -179,20 +180,22 @@ def test_on_longer_sequences_a_rival_may_train_for_as_long_too(tmp_path: Path) -
     assert found.reason.endswith("LSTM 0.50; given the DEQ's time LSTM 0.75 (the DEQ is undecided)")
 
 
-@pytest.mark.parametrize(("steps", "loss", "use", "count"), [
-    (99, 0.5, "DEQ, or LSTM for as long a time", 0),
-    (99, 1.2, "DEQ", 1),
-    (200, 0.5, "DEQ", 1),  # takes longer than the DEQ
+@pytest.mark.parametrize(("steps", "loss", "size", "use", "count"), [
+    (99, 0.5, 1000, "DEQ, or LSTM for as long a time", 0),
+    (99, 1.2, 1000, "DEQ", 1),
+    (99, 0.5, 2000, "DEQ", 1),  # is larger than the DEQ
+    (200, 0.5, 1000, "DEQ", 1),  # takes longer than the DEQ
 ])  # fmt: skip
-def test_a_rival_may_train_for_as_long_as_the_deq(steps: int, loss: float, use: str, count: int, tmp_path: Path) -> None:
+def test_a_rival_may_train_for_as_long_as_the_deq(steps: int, loss: float, size: int, use: str, count: int, tmp_path: Path) -> None:
     records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3, step_ms_median=30.0) for seed in range(3)]
     records += [run("LSTM", LSTM, seed, test_loss=1.5 + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
     records += [run("tied 12", TIED, seed, test_loss=1.6 + seed / 1e3, step_ms_median=40.0) for seed in range(3)]
-    records += [run("LSTM", LSTM, seed, steps=steps, test_loss=loss + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
+    longer = {"step_ms_median": 3.0, "parameters_total": size}
+    records += [run("LSTM", LSTM, seed, steps=steps, test_loss=loss + seed / 1e3, **longer) for seed in range(3)]
     evidence = save(tmp_path, records)
     advice = next(one for one in guide(evidence, ()) if one.situation == "The task is like a task")
     assert advice.use == use
-    assert ("given the DEQ's time LSTM has" in advice.reason) == (steps == 99)
+    assert ("given the DEQ's time LSTM has" in advice.reason) == (steps == 99 and size == 1000)
     assert f"({count} if that may train for the DEQ's time)" in quotes(evidence, ())[0].text
 
 

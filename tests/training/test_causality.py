@@ -85,3 +85,11 @@ def test_the_model_goes_on_in_training_mode() -> None:
     model.train()
     measures(model)
     assert model.training
+
+
+def test_a_task_with_several_test_parts_has_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    model = built("DEQ", TASK.vocabulary)
+    assert measures(model)["prefix_gap"] is not None
+    monkeypatch.setattr(TASK, "parts", 2)
+    assert measures(model)["prefix_gap"] is None
