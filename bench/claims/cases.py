@@ -11,12 +11,12 @@ from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import Outcome, best_row, broadest, by_seed, data_of, headline_column, outcome_of, value
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
-from bench.execution.parameter_matching import TOLERANCE
 from bench.records.store import Store
 
 STEP = Column(name="step_ms_median", head="step")
 SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
 SIZE = PARAMETERS[0]
+_ALIKE = 1.04  # rows of a comparison lie within 2 % of its reference
 PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 
 
@@ -102,7 +102,7 @@ def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     suites = Store(evidence.results).suites()
     same = [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
     explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode")]
-    alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= (1 + 2 * TOLERANCE) * size]
+    alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
 
