@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.execution.parameter_matching import match_rows
 from bench.execution.suite_loading import Entry, readable
-from bench.records.errors import UserError
+from bench.records.errors import UserError, unknown
 from bench.records.identity import Identity
 from bench.records.metric import Metric
 from bench.records.record import Record
@@ -129,8 +129,8 @@ class Plan:
             )
             self._comparisons.append(sized)
         if not self._specs and not self._comparisons:
-            labels = sorted({f"{entry.group}/{label}" for entry in entries for label in _labels(entry)})
-            raise UserError(f"--only {only!r} matches no row. Rows: {', '.join(labels)}")
+            names = {name for entry in entries for name in (entry.group, *_labels(entry))}
+            raise unknown("row or group of --only", only or "*", names)
         self._check_groups()
 
     def task(self, config: ComponentConfig) -> Task:

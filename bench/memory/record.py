@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.memory import cost, device, paper, scaling, tables
 from bench.memory.step import Call, run_calls
-from bench.records.errors import UserError
+from bench.records.errors import UserError, unknown
 from bench.records.record import write_text
 from bench.records.side_file import MEMORY
 from bench.records.spec import ComponentConfig
@@ -48,7 +48,7 @@ def _matching(rows: list[Call], only: str) -> list[Call]:
     labels = [arguments[0]["label"] for _, arguments in rows]
     found = [row for row, label in zip(rows, labels, strict=True) if fnmatchcase(label, only)]
     if not found:
-        raise UserError(f"memory: --only {only!r} matches no row. Rows: {'; '.join(labels)}")
+        raise unknown("row of --only", only, labels)
     return found
 
 

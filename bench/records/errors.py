@@ -96,4 +96,5 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     names = sorted(allowed)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return UserError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(names)}")
+    between = "; " if any("," in name for name in names) else ", "
+    return UserError(f"unknown {kind} {name!r}{hint} Allowed: {between.join(names)}")

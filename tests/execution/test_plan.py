@@ -231,11 +231,11 @@ class TestSelection:
         assert {t.label for t in plan.trials()} == {"reference"}
         assert {f.label for f in plan.finals(records(plan, {"reference": 0.2}))} == {"shared"}
 
-    def test_only_without_a_match_lists_the_rows(self) -> None:
+    def test_only_without_a_match_names_the_nearest_and_all(self) -> None:
         spec = Plan([comparison(learning_rates=(0.1,))]).finals({})[0]
-        with pytest.raises(UserError, match="g/other, g/reference, g/shared"):
-            Plan([comparison()], only="nothing")
-        with pytest.raises(UserError, match="g/reference"):
+        with pytest.raises(UserError, match=r"did you mean 'other'.* g, other, reference, shared$"):
+            Plan([comparison()], only="otter")
+        with pytest.raises(UserError, match=r"Allowed: g, reference$"):
             Plan([spec], only="nothing")
 
     def test_the_data_of_other_rows_are_not_needed(self) -> None:
