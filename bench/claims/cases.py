@@ -1,7 +1,7 @@
 """Cases that the guide and the sentences to quote argue from: contests of two scores, memory of a step, longer sequences."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
@@ -105,6 +105,12 @@ def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
+
+
+def ahead_in_equal_time(evidence: Evidence, found: Sequence[Contest]) -> int:
+    """On how many tasks the DEQ is ahead even if an explicit network may train for as long."""
+    rivals = [(one, trained_longer(evidence, one.group, one.deq)) for one in found if one.outcome == "ahead"]
+    return sum(rival is None or outcome_of(one.deq, rival, one.column) == "ahead" for one, rival in rivals)
 
 
 def clearly_less(one: float, other: float) -> bool:

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.columns import SOLVED
-from bench.analysis.selection import inadmissible, largest_leak, outcome_of, solves, value
+from bench.analysis.selection import inadmissible, largest_leak, solves, value
 from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import (
     SAVED,
     MemoryCase,
+    ahead_in_equal_time,
     cell,
     clearly_less,
     comparisons,
@@ -54,9 +55,7 @@ def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
     solved = sum(solves(one.deq) and solves(one.rival) for one in found)
-    rivals = [(one, trained_longer(evidence, one.group, one.deq)) for one in found if one.outcome == "ahead"]
-    still = sum(rival is None or outcome_of(one.deq, rival, one.column) == "ahead" for one, rival in rivals)
-    given = f" ({still} if that may train for the DEQ's time)" if counts["ahead"] else ""
+    given = f" ({ahead_in_equal_time(evidence, found)} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:
         yield Quote(

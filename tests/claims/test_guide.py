@@ -18,6 +18,7 @@ from bench.claims.quotes import quotes
 from bench.records.metric import Metric
 from bench.records.record import CurvePoint, Record, measured, write_record
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
+from bench.report.html.answer import answer
 
 TRAIN = TrainConfig(steps=10, batch=4, learning_rate=1e-3)
 DEQ, LSTM = ComponentConfig(name="deq"), ComponentConfig(name="lstm")
@@ -197,6 +198,7 @@ def test_a_rival_may_train_for_as_long_as_the_deq(steps: int, loss: float, size:
     assert advice.use == use
     assert ("given the DEQ's time LSTM has" in advice.reason) == (steps == 99 and size == 1000)
     assert f"({count} if that may train for the DEQ's time)" in quotes(evidence, ())[0].text
+    assert [card.unit for card in answer(evidence, ()).cards][-1].endswith(f"; {count} if that may train for as long")
 
 
 def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Path) -> None:

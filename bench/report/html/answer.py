@@ -10,7 +10,7 @@ from bench.analysis.columns import SOLVED
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import value
 from bench.analysis.statistics import significant
-from bench.claims.cases import Contest, MemoryCase, cell, contests, memory_case
+from bench.claims.cases import Contest, MemoryCase, ahead_in_equal_time, cell, contests, memory_case
 from bench.claims.claim import Finding
 from bench.claims.evidence import Evidence
 from bench.claims.quotes import first_quotes, span
@@ -48,7 +48,7 @@ def answer(evidence: Evidence, findings: Sequence[Finding]) -> Answer:
     times = next((one for one in findings if one.claim.id == "training-time" and claim_figure(one)), None)
     cards = [_memory(case)] if case else []
     cards += [_time(times, findings)] if times else []
-    cards += [_quality(found)] if found else []
+    cards += [_quality(evidence, found)] if found else []
     sentences = [(one.text, f"#cell={one.evidence}" if one.evidence else "#guide") for one in first_quotes(evidence, findings)]
     return Answer(sentences=tuple(sentences), cards=tuple(cards))
 
@@ -99,7 +99,7 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
     )
 
 
-def _quality(found: Sequence[Contest]) -> Card:
+def _quality(evidence: Evidence, found: Sequence[Contest]) -> Card:
     ahead = [one for one in found if one.outcome == "ahead"]
     shares = [(share, one) for one in found if (share := value(one.deq, SOLVED)) is not None]
     but, converged = "Where a solve does not converge, its score is not causal.", "#guide"
@@ -111,7 +111,8 @@ def _quality(found: Sequence[Contest]) -> Card:
     return Card(
         title="Quality",
         number=f"{len(ahead)} of {len(found)}",
-        unit="tasks on which the best DEQ beats the best explicit network",
+        unit="tasks on which the best DEQ beats the best explicit network of its size"
+        + (f"; {ahead_in_equal_time(evidence, found)} if that may train for as long" if ahead else ""),
         but=but,
         but_evidence=converged,
         evidence=f"#cell={first.address(first.deq)}",
