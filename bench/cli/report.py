@@ -1,6 +1,7 @@
 """Commands that write results: report, page, claims."""
 
 import json
+import os
 import sys
 from collections.abc import Collection
 from dataclasses import replace
@@ -21,7 +22,7 @@ def report(results: Results = RESULTS, as_json: Json = False) -> None:
     """Write tables and figures from the records; runs nothing."""
     from bench.report.report import write_report
 
-    files = write_report(results)
+    files = write_report(results, processes=os.cpu_count() or 1)
     if as_json:
         print(json.dumps([str(file) for file in files], indent=1))
     else:

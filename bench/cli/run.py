@@ -1,6 +1,7 @@
 """`bench run`: execute what a suite lacks, with progress, limits and interruption."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -99,7 +100,7 @@ def run(
                 lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
                 display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
-    write_report(results)
+    write_report(results, processes=os.cpu_count() or 1)
     failed = [one for one in records if one.status not in ("ok", plan.expected[one.spec.group, one.spec.label])]
     _print_results(records, failed, store, short, as_json)
     raise typer.Exit(1 if failed else 0)

@@ -181,6 +181,11 @@ def small() -> list[Record]:
     return [record(label, seed) for label in ("DEQ (Broyden)", "LSTM") for seed in (0, 1)]
 
 
+def tiny_suites() -> list[Record]:
+    """Seven comparisons of one run each, in two suites."""
+    return [record("LSTM", 0, suite="ab"[place % 2], group=f"g{place}") for place in range(7)]
+
+
 def only_group(records: list[Record]) -> Any:
     return groups("quick", records)[0]
 
@@ -209,6 +214,13 @@ def test_the_same_records_give_the_same_bytes(
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):  # a reader's own settings
         write_report(tmp_path)
     assert digests(tmp_path) == digests(results)
+
+
+def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    folders = [save(tmp_path / name, [*small(), *tiny_suites()]) for name in ("alone", "shared")]
+    files = [[path.relative_to(at) for path in write_report(at, count)] for at, count in zip(folders, (1, 2), strict=True)]
+    assert files[0] == files[1]
+    assert digests(folders[0]) == digests(folders[1])
 
 
 def test_every_kind_of_file_is_written_and_nothing_dates_it(written: tuple[Path, list[Path]]) -> None:
