@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deq import Core, Output
 from deq.checks import check_features, check_whole
 from deq.dropout import check_rates, masked, variational_mask
+from deq.precision import at_least_float32
 from deq.recurrence import linear_recurrence
 
 
@@ -79,9 +80,10 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map features (B, T, D) and the state (B, S) before them to features and the last state."""
         first, second = self.norms
-        decay, entering, gate = self.project(first(x)).split(self.states, dim=-1)
+        # Under autocast too: in bfloat16 no decay lies between 0.996 and 1, and a sum of many steps has three digits.
+        decay, entering, gate = at_least_float32(self.project(first(x))).split(self.states, dim=-1)
         decay = decay.tanh() if self.negative else decay.sigmoid()
         h = linear_recurrence(decay, (1 - decay.abs()) * entering, state)
-        y = x + masked(self.mix(h * F.silu(gate)), variational_mask(x, self.dropout, self.training))
+        y = x + masked(self.mix((h * F.silu(gate)).to(x.dtype)), variational_mask(x, self.dropout, self.training))
         z = self.contract(F.relu(self.expand(second(y))))
         return y + masked(z, variational_mask(z, self.dropout, self.training)), h[:, -1]

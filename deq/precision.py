@@ -21,6 +21,11 @@ def in_float32(f: Callable[[Tensor], Tensor], z0: Tensor) -> tuple[Callable[[Ten
     return lambda z: f(z.to(z0.dtype)), z0.float()
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return the tensor, in half precision as float32."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
 def full_precision(device: str) -> Callable[[], AbstractContextManager[object]]:
     """Return what makes the context of a solver's step: no autocast and no TF32. f runs outside of it."""
     contexts: list[Callable[[], AbstractContextManager[object]]] = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deq.cells.cell import Cell
 from deq.checks import check_whole
+from deq.precision import at_least_float32
 from deq.recurrence import linear_recurrence
 from deq.solve import Map
 
@@ -56,10 +57,10 @@ class ContractionCell(Cell):
         """Compute a_t, U x_t + b and the scaled weight once."""
         weight = self.weight()
         gate, injection = self.inject(x).chunk(2, dim=-1)
-        decay = gate.sigmoid()
+        decay = at_least_float32(gate).sigmoid()  # in bfloat16 none lies between 0.996 and 1
 
         def f(z: Tensor) -> Tensor:
-            a = decay.to(z.dtype)  # under autocast z is wider than the gates: sum in its precision
+            a = decay.to(z.dtype)  # under autocast z is as wide
             return linear_recurrence(a, (1 - a) * torch.tanh(F.linear(z, weight) + injection), memory)
 
         return f
