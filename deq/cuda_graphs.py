@@ -92,7 +92,13 @@ class GraphedCell:
 def _key(cell: Cell, x: Tensor, memory: Any) -> Any:
     """All that decides which work is done, and on which memory."""
     autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
-    modes = cell.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, x.requires_grad
+    modes = (
+        tuple(module.training for module in cell.modules()),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        autocast,
+        x.requires_grad,
+    )
     carried = type(memory), *((part.shape, part.dtype) for part in tree_leaves(memory) if isinstance(part, Tensor))
     weights = (*((p.data_ptr(), p.requires_grad) for p in cell.parameters()), *(b.data_ptr() for b in cell.buffers()))
     return x.shape, x.dtype, x.device, modes, carried, weights
