@@ -52,7 +52,8 @@ class TransformerXL(Core):
 
     Each level attends to its inputs at the last `memory_length` positions before the segment, detached; the memory is their tuple.
     `local`, `normalisation` and dropout are as in TransformerXLCell, one mask per level (independent at every position in the
-    authors' code), `checkpointing` as in Unrolled. All layers share the position biases, as there.
+    authors' code), `checkpointing` as in Unrolled. All layers share the position biases, as there; they start as N(0, 1), as in
+    TransformerXLCell, where the authors' code has a standard deviation of 0.02.
     Dai et al. (ACL 2019), arXiv 1901.02860. Parameters: 5 D^2 + F (2 D + 1) + 5 D per layer for F = `feedforward` (default 4 D),
     and 2 D for the biases.
     """

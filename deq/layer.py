@@ -87,7 +87,8 @@ class DEQ(Core):
     def forward(self, x: Tensor, memory: Any = None, z0: Tensor | None = None) -> Output:
         """Map features x (B, T, D) to the features of f(z*) (B, T, width), z* the result of a solve.
 
-        In evaluation that takes the solve's evaluations; in training one more where the solve ends before `max_steps`.
+        In evaluation that takes the solve's evaluations; in training one more where the solve ends before `max_steps`. Phantom
+        makes its further iterations in both.
         The solve starts at z0, shaped like `cell.initial_state(x)`, such as the `state` of an output for similar features; None
         starts it at the cell's initial state. TypeError for what is no floating-point tensor, ValueError for another shape.
         """

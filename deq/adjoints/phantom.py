@@ -14,7 +14,8 @@ from deq.solve import Map, Solver, Stop
 class Phantom(Adjoint):
     """An inexact gradient from `steps` attached relaxed iterations at the solution; one full step is Jacobian-free backpropagation.
 
-    Needs no backward solve and stores `steps` evaluations. Biased: a truncated Neumann series of the implicit gradient.
+    Needs no backward solve and stores `steps` evaluations. Biased: a truncated Neumann series of the implicit gradient. The
+    iterations are part of the layer, in evaluation too, so that a trained model computes what it was trained for.
     Geng et al. (NeurIPS 2021), arXiv 2111.05177; Fung et al. (AAAI 2022), arXiv 2103.12803.
     """
 

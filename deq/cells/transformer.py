@@ -20,7 +20,10 @@ class TransformerMemory(NamedTuple):
 
 
 def rotary_phases(positions: int, head_width: int, like: Tensor, base: float) -> Tensor:
-    """Return the complex phases (positions, head_width / 2) of the rotary embedding. Su et al., arXiv 2104.09864."""
+    """Return the complex phases (positions, head_width / 2) of a rotary embedding (Su et al., arXiv 2104.09864).
+
+    The exponents of `base` run from 0 to 1 with both ends, where theirs leave out the 1: few pairs then still span all distances.
+    """
     frequencies = base ** -torch.linspace(0, 1, head_width // 2, dtype=torch.float64, device=like.device)
     angles = torch.arange(positions, dtype=torch.float64, device=like.device)[:, None] * frequencies
     dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
