@@ -1,7 +1,7 @@
 """Base class of the adjoints and the functions that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,26 +82,28 @@ def forward_solve(
     return solution, solution.image
 
 
-def attach_gradient(fz: Tensor, z: Tensor, gradient: Callable[[Tensor], Tensor], name: str) -> Tensor:
-    """Return a copy of fz in z's dtype whose backward passes `gradient(v)` (B, ...), in fz's dtype, into the graph of fz.
+def attach_gradient(fz: Tensor, z: Tensor, gradient: Callable[..., Tensor], name: str, kept: Sequence[Tensor] = ()) -> Tensor:
+    """Return a copy of fz in z's dtype whose backward passes `gradient(v, *kept)` (B, ...), in fz's dtype, into the graph of fz.
 
-    A Function rather than a hook on fz: in-place operations on the result cannot drop it, it makes no reference cycle, and it may
-    run twice. Its backward raises RuntimeError under `create_graph`: a second derivative would lack the part through z*.
+    Tensors that `gradient` needs are passed as `kept`, so that autograd saves, counts and frees them. A Function rather than a hook
+    on fz: in-place operations on the result cannot drop it, it makes no reference cycle, and it may run twice. Its backward raises
+    RuntimeError under `create_graph`: a second derivative would lack the part through z*.
     """
-    out: Tensor = _Attached.apply(fz, z.dtype, gradient, name)
+    out: Tensor = _Attached.apply(fz, z.dtype, gradient, name, *kept)
     return out
 
 
 class _Attached(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fz: Tensor, dtype: torch.dtype, gradient: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    def forward(ctx: Any, fz: Tensor, dtype: torch.dtype, gradient: Callable[..., Tensor], name: str, *kept: Tensor) -> Tensor:
         ctx.gradient, ctx.name = gradient, name
+        ctx.save_for_backward(*kept)
         return fz.to(dtype, copy=True)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         first_derivatives_only(ctx.name)
-        return ctx.gradient(gradients[0]), None, None, None
+        return ctx.gradient(gradients[0], *ctx.saved_tensors), None, None, None, *(None for _ in ctx.saved_tensors)
 
 
 def first_derivatives_only(name: str) -> None:

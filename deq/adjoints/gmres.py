@@ -34,7 +34,7 @@ class GMRES(StoppedAdjoint):
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
 
         def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
-            return gmres(lambda u: transposed(u) - right, right, stop, self.restart)
+            return gmres(transposed, right, stop, self.restart)
 
         return attach_implicit(f, z0, solver, stop, watch, self.stop, backward)
 
@@ -46,7 +46,8 @@ def gmres(product: Map, right: Tensor, stop: Stop, restart: int) -> Solution:
     """
     flat = right.flatten(1)
     size = torch.linalg.vector_norm(flat, dim=1)
-    limit = None if stop.rtol is None else stop.atol + stop.rtol * size
+    tiny = torch.finfo(size.dtype).tiny  # a sample with nothing to solve has met its tolerance
+    limit = None if stop.rtol is None else (stop.atol + stop.rtol * size).clamp(min=tiny)
     u, residual = torch.zeros_like(flat), flat
     active = torch.ones_like(size, dtype=torch.bool)
     steps = torch.full_like(size, stop.max_steps, dtype=torch.int32)
@@ -74,6 +75,7 @@ def gmres(product: Map, right: Tensor, stop: Stop, restart: int) -> Solution:
         with context():
             change, residual = cycle.result()
         u = u + change
+        residual = torch.where(active.unsqueeze(1), residual, 0)  # that of a sample which has ended may not be finite
         if limit is not None and not bool(active.any()):
             break
     met = gap < limit if limit is not None else torch.zeros_like(active)
@@ -82,7 +84,7 @@ def gmres(product: Map, right: Tensor, stop: Stop, restart: int) -> Solution:
         z=u.view_as(right),
         status=status,
         gap=gap,
-        residual=gap / size.clamp(min=torch.finfo(size.dtype).tiny),
+        residual=gap / size.clamp(min=tiny),
         steps=steps,
         nfe=len(gaps),
         gaps=torch.stack(gaps),
@@ -134,7 +136,8 @@ class _Cycle:
             column += along
         size = torch.linalg.vector_norm(w, dim=1)
         self._columns[:, k + 1, k] = size
-        self._basis[:, k + 1] = w / torch.where(size > 0, size, 1).unsqueeze(1)
+        usable = (size > 0) & size.isfinite()  # 0 times a value that is not finite would spoil the result
+        self._basis[:, k + 1] = torch.where(usable.unsqueeze(1), w / torch.where(usable, size, 1).unsqueeze(1), 0)
         entries = list(column.unbind(1))
         for place, (cosine, sine) in enumerate(self._rotations):
             above, below = entries[place], entries[place + 1]

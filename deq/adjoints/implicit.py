@@ -1,6 +1,6 @@
 """The implicit gradient: a second fixed-point solve in the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ class Implicit(SolvingAdjoint):
         """Return f(z*); detached without grad mode, or where nothing that f depends on needs a gradient."""
 
         def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
-            return solve(transposed, right, self.solver, stop)
+            return solve(lambda u: transposed(u) + right, right, self.solver, stop)
 
         return attach_implicit(f, z0, solver, stop, watch, self.stop, backward)
 
@@ -43,9 +43,13 @@ def attach_implicit(
     stop: Stop,
     watch: Watch,
     backward_stop: Stop,
-    backward: Callable[[Map, Tensor, Stop], Solution],
+    backward: Callable[..., Solution],
+    kept: Callable[[], Sequence[Tensor]] = tuple,
 ) -> Tensor:
-    """Return f(z*), its gradient the u = J^T u + v that `backward(u -> J^T u + v, v, stop)` finds."""
+    """Return f(z*), its gradient the u = J^T u + v that `backward(u -> J^T u, v, stop, *kept())` finds.
+
+    `kept` is called after the forward solve, for the tensors of it that the backward solve needs.
+    """
     root: GradientEdge | None = None
 
     def rooted(z: Tensor) -> Tensor:
@@ -60,20 +64,20 @@ def attach_implicit(
         return fz.detach().to(z.dtype, copy=True)
     image, dtype, attainable = get_gradient_edge(fz), fz.dtype, attainable_stop(backward_stop, z0)
 
-    def gradient(v: Tensor) -> Tensor:
+    def gradient(v: Tensor, *saved: Tensor) -> Tensor:
         right, power = normalised(v)
         if backward_stop.atol > 0:  # atol is in the units of v
             right, power = right * power, torch.ones_like(power)
 
         def transposed(u: Tensor) -> Tensor:
             (jtu,) = torch.autograd.grad(image, root, u.to(dtype), retain_graph=True, allow_unused=True)
-            return right if jtu is None else jtu + right
+            return torch.zeros_like(u) if jtu is None else jtu
 
-        solution = backward(transposed, right, attainable)
+        solution = backward(transposed, right, attainable, *saved)
         watch("backward", solution)
         return (solution.z * power).to(dtype)
 
-    return attach_gradient(fz, z, gradient, "Implicit")
+    return attach_gradient(fz, z, gradient, "Implicit", kept())
 
 
 class _Root(torch.autograd.Function):

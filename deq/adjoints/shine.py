@@ -64,11 +64,11 @@ class Shine(StoppedAdjoint):
         _check_memory(recorder.memory, solver, stop)
         estimate, dtype = InverseEstimate.of(recorder.memory, (solution.steps - 1).to(z.device)), fz.dtype
 
-        def gradient(v: Tensor) -> Tensor:
+        def gradient(v: Tensor, *saved: Tensor) -> Tensor:
             with full_precision(v.device.type)():
-                return estimate.apply_transposed(v, self.limit).to(dtype)
+                return InverseEstimate(*saved).apply_transposed(v, self.limit).to(dtype)
 
-        return attach_gradient(fz, z, gradient, "Shine")
+        return attach_gradient(fz, z, gradient, "Shine", estimate.tensors)
 
     def _refined(self, f: Map, z0: Tensor, solver: Solver, recorder: "MemoryRecorder", stop: Stop, watch: Watch) -> Tensor:
         """Return f(z*), attached to the solve that starts from the estimate."""
@@ -80,21 +80,23 @@ class Shine(StoppedAdjoint):
                 counts = solution.steps - 1
             watch(phase, solution)
 
-        def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
+        def kept() -> tuple[Tensor, ...]:
             assert counts is not None
-            estimate = InverseEstimate.of(recorder.memory, counts.to(right.device))
+            return InverseEstimate.of(recorder.memory, counts.to(z0.device)).tensors
+
+        def backward(transposed: Map, right: Tensor, stop: Stop, *saved: Tensor) -> Solution:
             with full_precision(right.device.type)():
-                start, estimate = estimate.start(right, self.limit)
-            return solve(transposed, start, _Preconditioned(estimate, stop), stop)
+                start, estimate = InverseEstimate(*saved).start(right, self.limit)
+            return solve(lambda u: transposed(u) + right, start, _Preconditioned(estimate, stop), stop)
 
         own = replace(self.stop, max_steps=min(self.refine + 1, self.stop.max_steps))
-        y = attach_implicit(f, z0, recorder, stop, watched, own, backward)
+        y = attach_implicit(f, z0, recorder, stop, watched, own, backward, kept)
         if y.requires_grad:
             _check_memory(recorder.memory, solver, stop)
         return y
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InverseEstimate:
     """Broyden's estimate of (I - J)^-1 as a product of rank-one factors, the last first:
 
@@ -112,7 +114,12 @@ class InverseEstimate:
     def of(cls, memory: Any, counts: Tensor) -> "InverseEstimate":
         """Read the estimate off the last memory of a solve."""
         stored = memory.stored
-        return cls(steps=memory.steps[:, :stored], divisors=memory.divisors[:, :stored], counts=counts)
+        return cls(memory.steps[:, :stored], memory.divisors[:, :stored], counts)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the estimate is made from again."""
+        return self.steps, self.divisors, self.counts
 
     def apply_transposed(self, v: Tensor, limit: float) -> Tensor:
         """Return u (B, ...), the transposed product with v; v itself for a sample whose u is more than `limit` times as long."""

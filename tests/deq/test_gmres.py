@@ -117,3 +117,45 @@ def test_its_settings() -> None:
     y = GMRES()(linear, torch.zeros(2, 4), Anderson(), Stop(), silent)
     with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(y.sum(), list(linear.parameters()), create_graph=True)
+
+
+def test_a_sample_without_a_gradient_ends_at_once() -> None:
+    matrices, right = systems()
+    right[0] = 0.0
+    solution = solved(matrices, right, Stop(rtol=1e-6, max_steps=50))
+    assert solution.status.tolist() == [Status.CONVERGED] * B
+    assert solution.steps[0] == 1 < solution.steps[1]
+    assert not solution.z[0].any()
+
+
+@pytest.mark.parametrize("restart", [2, 30])
+def test_a_sample_that_is_not_finite_keeps_what_it_had_while_others_go_on(restart: int) -> None:
+    matrices, right = systems(0.5)
+    calls = 0
+
+    def product(u: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        image = torch.einsum("bij,bj->bi", matrices, u)
+        return image.index_fill(0, torch.tensor(0), float("nan")) if calls == 3 else image
+
+    solution = gmres(product, right, Stop(rtol=1e-9, max_steps=40), restart)
+    alone = solved(matrices[1:], right[1:], Stop(rtol=1e-9, max_steps=40), restart)
+    assert solution.status.tolist() == [Status.NONFINITE, Status.CONVERGED, Status.CONVERGED]
+    assert solution.z.isfinite().all()
+    torch.testing.assert_close(solution.z[1:], alone.z, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_gradient_loses_no_product() -> None:
+    """In float32, (J^T u + v) - v has no digit of J^T u left where v is large, as loss scaling makes it."""
+    linear = nn.Linear(4096, 4096, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.diag(torch.linspace(-0.9, 0.9, 4096)))
+    told: list[Solution] = []
+    y = GMRES(stop=Stop(rtol=0.0, atol=1e-2, max_steps=200))(
+        linear, torch.zeros(1, 4096), Anderson(), Stop(), lambda phase, solution: told.append(solution)
+    )
+    v = 3e4 * torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    y.backward(v)
+    exact = v.double() / (1 - torch.diag(linear.weight).double())
+    assert (told[1].z.double() - exact).norm() < 1e-4 * exact.norm()

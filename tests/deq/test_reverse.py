@@ -175,3 +175,27 @@ def test_wrong_settings_are_refused() -> None:
             Reversible(relaxation=relaxation)
     with pytest.raises(ValueError, match="Reverse needs solver Reversible"):
         DEQ(CELLS["mlp"](width=4), solver=Picard(), stop=Stop(), adjoint=Reverse())
+
+
+@pytest.mark.parametrize(("norm", "steps", "retraced"), [(0.5, 12, True), (1.0, 12, True), (1.0, 30, False)])
+def test_backward_says_whether_it_came_back_to_the_start(norm: float, steps: int, retraced: bool) -> None:
+    """A rotation by that norm, then tanh: rounding grows by up to 5 a step, until the gradient is no longer that of the steps."""
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64)).Q
+    weight = (norm * rotation).requires_grad_()
+    found, told = [], list[tuple[str, Solution]]()
+    for adjoint in (Reverse(), Unroll()):
+        y = adjoint(
+            lambda z: torch.tanh(z @ weight.T + 0.1),
+            torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+            Reversible(),
+            Stop(rtol=None, max_steps=steps),
+            lambda phase, solution: told.append((phase, solution)),
+        )
+        found.append(torch.autograd.grad(y.square().sum(), weight)[0])
+    error = ((found[0] - found[1]).norm() / found[1].norm()).item()
+    assert [phase for phase, _ in told] == ["forward", "backward", "forward"]
+    backward = told[1][1]
+    assert backward.nfe == steps
+    assert backward.converged.all() == retraced
+    assert (error < 1e-3) == retraced

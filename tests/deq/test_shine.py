@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deq import DEQ, Anderson, Broyden, Cell, Implicit, Map, MLPCell, Phantom, Stop, solve
+from bench.instruments.probes import saved_bytes
+from deq import DEQ, Anderson, Broyden, Cell, Implicit, Map, MLPCell, Phantom, Solution, Stop, solve
 from deq.adjoints.shine import InverseEstimate, MemoryRecorder, Shine
 
 B, N = 3, 5
@@ -153,6 +154,19 @@ def test_nothing_of_the_solve_is_saved_but_its_steps_and_no_backward_solve_is_to
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
     with torch.no_grad():
         assert not layer(torch.randn(B, 4, N)).y.requires_grad
+
+
+@pytest.mark.parametrize("refine", [0, 3])
+def test_the_steps_count_as_saved(refine: int) -> None:
+    """No less than eight steps and their divisors, and no more than the solver's memory and a count a sample."""
+    f, z0, stop = Affine(), torch.randn(B, N), Stop(rtol=None, max_steps=9)
+    told, exclude = list[Solution](), [*f.parameters(), z0]
+
+    def saved_by(adjoint: Any) -> int:
+        return saved_bytes(lambda: adjoint(f, z0, Broyden(), stop, lambda phase, one: told.append(one)).sum(), exclude)
+
+    more = saved_by(Shine(refine=refine)) - saved_by(Implicit())
+    assert 8 * B * (8 * N + 8) <= more <= told[0].solver_bytes + 4 * B
 
 
 def test_another_solver_or_a_limit_below_one_is_refused() -> None:
