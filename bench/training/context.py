@@ -37,16 +37,27 @@ class RunControl:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext(RunControl):
-    """The control of a run with its spec, task and instruments."""
+    """The control of a run with its spec, task and instruments, and how many runs share the machine."""
 
     spec: RunSpec
     task: Task
+    side_by_side: int
     clocks: Clocks
     machine: MachineLock
     contention: Contention
     host: HostMemory
     cuda: CudaMemory
     nvml: Nvml
+
+    def why_contended(self, local: bool = False) -> str | None:
+        """Why the clocks since training began are unreliable, or None; `local` as of `Contention.read`."""
+        measured = self.contention.read(local)  # by all ranks, whatever comes of it
+        return self.sharing or measured
+
+    @property
+    def sharing(self) -> str | None:
+        """That other runs share the machine, in words, or None."""
+        return f"{self.side_by_side} runs side by side" if self.side_by_side > 1 else None
 
     def read_peaks(self, resumed: Mapping[str, float | None]) -> dict[str, Measure]:
         """Peak memory and energy since the meters were started; `resumed`: their values at the checkpoint of a resumed run.
@@ -78,7 +89,7 @@ class TrainingContext(RunControl):
         return found
 
 
-def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -> TrainingContext:
+def make_context(spec: RunSpec, task: Task, control: RunControl | None = None, side_by_side: int = 1) -> TrainingContext:
     """The context of a run, with new instruments."""
     control = control or RunControl()
     ranks, nvml = control.ranks, Nvml(spec.device)
@@ -90,6 +101,7 @@ def make_context(spec: RunSpec, task: Task, control: RunControl | None = None) -
         **vars(control),
         spec=spec,
         task=task,
+        side_by_side=side_by_side,
         clocks=clocks,
         machine=MachineLock(external=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
         contention=Contention(spec.threads * ranks.size, sum_ranks=ranks.total),

@@ -4,11 +4,13 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from baselines import NeuralODE, TrellisNet, Unrolled
 from bench.instruments.contention import CONTENDED, Contention
@@ -22,11 +24,12 @@ from bench.training.distributed import Ranks
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
 from bench.training.trainer import Trainer, loss_of, training_step
-from deq import DEQ, SOLVERS, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
+from deq import DEQ, SOLVERS, Adjoint, Broyden, Core, EquilibriumPropagation, Implicit, Picard, Solver, Stop, solve
 
 T = TypeVar("T")
 _PROBED = 64  # test sequences in a probe, at most
 _STEP = "one training step on the first training batch, after training"
+_CARRIED = ", with the memory that this batch leaves"
 _TIMED_STEPS = 20
 _TIMINGS = 3
 _RESIDUAL_STEPS = 60
@@ -54,7 +57,7 @@ def parameters(model: LanguageModel) -> dict[str, Measure]:
 def step_measures(trainer: Trainer) -> dict[str, Measure]:
     """Bytes, FLOPs and milliseconds of one training step, with the Jacobian penalty of a recipe.
 
-    Runs steps at learning rate zero, which leave the model unchanged.
+    Where training carries a memory, the step has one too. Runs steps at learning rate zero, which leave the model unchanged.
     """
     model, optimiser, spec = trainer.model, trainer.optimiser, trainer.spec
     inputs, targets = (trainer.ranks.share(part) for part in first_batch("train", trainer.context.task, spec))
@@ -62,36 +65,38 @@ def step_measures(trainer: Trainer) -> dict[str, Measure]:
     for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = 0.0, 0.0
     model.train()
-    fixed = [*model.parameters(), *model.buffers(), inputs, targets]
+    memory = _with_seed(spec, trainer.memory_of_first_batch) if spec.train.carry else None
+    carried = [leaf for leaf in tree_leaves(memory) if isinstance(leaf, Tensor)]
+    fixed = [*model.parameters(), *model.buffers(), inputs, targets, *carried]
 
     def step() -> None:
-        training_step(model, optimiser, spec.train.clip, inputs, targets, loss=trainer.loss)
+        training_step(model, optimiser, spec.train.clip, inputs, targets, memory, trainer.loss)
 
     def forward() -> Tensor:
-        return loss_of(model, inputs, targets, auxiliary=trainer.recipe.auxiliary).total
+        return loss_of(model, inputs, targets, memory, trainer.recipe.auxiliary).total
 
     def alike(work: Callable[[], T]) -> Callable[[], T]:
         return partial(_with_seed, spec, work)
 
-    saved = saved_bytes(alike(forward), fixed)
-    optimiser.zero_grad(set_to_none=True)
-    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
-    peak = peak_live_bytes(alike(step), [*fixed, *states])
-    optimiser.zero_grad(set_to_none=True)
-    counted = flops(alike(step))
-    with torch.no_grad():
-        forward_only = flops(alike(forward))
+    with trainer.context.machine.shared():
+        saved = saved_bytes(alike(forward), fixed)
+        optimiser.zero_grad(set_to_none=True)
+        states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+        peak = peak_live_bytes(alike(step), [*fixed, *states])
+        optimiser.zero_grad(set_to_none=True)
+        counted = flops(alike(step))
+        with torch.no_grad():
+            forward_only = flops(alike(forward))
     timings = _timings(trainer, step, inputs.numel())
     optimiser.zero_grad(set_to_none=True)
-    formula = "operators counted by formula: matrix products and dense solves, 2 a multiply-add"
+    formula, of = "operators counted by formula: matrix products and dense solves, 2 a multiply-add", _STEP
+    of += _CARRIED if spec.train.carry else ""
     return {
-        "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", _STEP),
-        "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", _STEP),
-        "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", _STEP),
-        "train_step_flops": measured(counted.total, "FLOP", formula, _STEP, counted.reason),
-        "forward_flops": measured(
-            forward_only.total, "FLOP", f"{formula}; training mode, no gradients", _STEP, forward_only.reason
-        ),
+        "saved_bytes": measured(saved, "B", "unique storages autograd saved for backward, parameters and batch excluded", of),
+        "peak_live_bytes": measured(peak.peak, "B", "largest sum of live tensor storages, every allocation followed", of),
+        "held_bytes": measured(peak.held, "B", "parameters, optimiser state and batch, alive throughout", of),
+        "train_step_flops": measured(counted.total, "FLOP", formula, of, counted.reason),
+        "forward_flops": measured(forward_only.total, "FLOP", f"{formula}; training mode, no gradients", of, forward_only.reason),
     } | timings
 
 
@@ -108,7 +113,8 @@ def _timings(trainer: Trainer, step: Callable[[], None], tokens: int) -> dict[st
     with machine.exclusive():
         times, contended = _uncontended_times(step, spec, trainer.ranks, trainer.context.nvml)
     lock = "the machine to itself" if machine.can_exclude else "other runs not kept out"
-    scope = f"{_TIMED_STEPS} steps on one batch after training, {lock}, {spec.threads} thread(s)"
+    batch = "one batch" + (_CARRIED if spec.train.carry else "")
+    scope = f"{_TIMED_STEPS} steps on {batch} after training, {lock}, {spec.threads} thread(s)"
     deciles = statistics.quantiles(times, n=10)
     median = statistics.median(times)
 
@@ -157,13 +163,17 @@ def as_trained(model: LanguageModel, task: Task, spec: RunSpec, ranks: Ranks | N
 
 
 def _at_depth(core: Core, depth: int) -> dict[str, Core]:
-    """The core at another depth or number of solver steps, by name of the method."""
+    """The core at another depth, by name of the method; of a DEQ in so many steps of each solver that its adjoint takes."""
     if isinstance(core, DEQ):
         layers: dict[str, Core] = {}
         stop = Stop(rtol=None, max_steps=depth)
         for name, make in SOLVERS.items():
             solver: Solver = Broyden(window=max(2, depth)) if make is Broyden else make()
-            layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=Implicit(solver=solver, stop=stop))
+            try:
+                core.adjoint.check(solver, stop)
+            except (TypeError, ValueError):
+                continue
+            layers[f"DEQ, {name}"] = DEQ(core.cell, solver=solver, stop=stop, adjoint=_adjoint_at(core.adjoint, solver, stop))
         return layers
     if isinstance(core, TrellisNet):
         return {_checkpointed("TrellisNet", core): core.at_depth(depth)} if core.injection == "tied" else {}
@@ -173,6 +183,14 @@ def _at_depth(core: Core, depth: int) -> dict[str, Core]:
         step, time = core.time / depth, core.time
         return {"Neural ODE, Euler": NeuralODE(core.cell, time=time, method="euler", step_size=step, adjoint=core.adjoint)}
     return {}
+
+
+def _adjoint_at(adjoint: Adjoint, solver: Solver, stop: Stop) -> Adjoint:
+    """The adjoint with this solver and stop in its backward pass, where it has one."""
+    if not is_dataclass(adjoint):
+        return adjoint
+    own = {"solver": solver, "stop": stop}
+    return replace(adjoint, **{field.name: own[field.name] for field in fields(adjoint) if field.name in own})
 
 
 def _checkpointed(name: str, core: Unrolled | TrellisNet) -> str:

@@ -66,7 +66,7 @@ def run(
     task = build_task(spec.task, data or {})
     if spec.train.carry and not task.streams:
         raise UserError(f"carry: the batches of task {spec.task.name!r} do not continue one another")
-    context = make_context(spec, task, control)
+    context = make_context(spec, task, control, concurrent_runs)
     identity = identity or compute_identity(spec, task, environment(spec.device, spec.threads))
     execution = _Execution(context)
     status, reason = execution.run(identity if verify else None)
@@ -84,7 +84,7 @@ def run(
         headline=task.headline,
         metrics=dict(task.metrics),
         curve=execution.trainer.curve if execution.trainer else [],
-        measures=execution.measures | execution.read_clocks(concurrent_runs),
+        measures=execution.measures | execution.read_clocks(),
         probes=execution.probes,
         provenance={
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -111,7 +111,7 @@ class _Execution:
         self.measures: dict[str, Measure] = {}
         self.probes: dict[str, Any] = {}
         self.traceback: str | None = None
-        self._contended: str | None = None  # why the clocks are unreliable
+        self._contended = context.sharing  # why the clocks are unreliable, or None
 
     def run(self, expected: Identity | None) -> tuple[RunStatus, str | None]:
         """The status and, for a failure, the reason. `expected` holds the digests of data and code to verify."""
@@ -192,7 +192,7 @@ class _Execution:
             finished = True
         finally:
             with context.interrupt.deferred():
-                self._contended = context.contention.read(local=not finished)  # another rank may have failed
+                self._contended = trainer.contended or context.why_contended(local=not finished)  # another rank may have failed
                 self.measures |= context.read_peaks(trainer.resumed_peaks)  # before the probes, which allocate memory
                 if finished and context.ranks.size > 1:
                     self.measures |= context.energy_of_ranks(self.measures)
@@ -224,7 +224,8 @@ class _Execution:
                 found = self._probe_unless_interrupted(probe, model)
                 if found:
                     self.probes[name] = found
-        self.measures |= as_trained(model, self.task, self.spec, ranks)
+        with self.context.machine.shared():
+            self.measures |= as_trained(model, self.task, self.spec, ranks)
         ranks.raise_if_interrupted(self.context.interrupt)
         self.measures |= step_measures(trainer)
         if ranks.size > 1:
@@ -238,13 +239,12 @@ class _Execution:
         with self.context.machine.shared():
             return probe(model, self.task, self.spec)
 
-    def read_clocks(self, concurrent_runs: int) -> dict[str, Measure]:
+    def read_clocks(self) -> dict[str, Measure]:
         """The clocks, None where other work ran on the machine, and after a failure the solver statistics."""
-        contended = f"{concurrent_runs} runs side by side" if concurrent_runs > 1 else self._contended
         measures = self.context.clocks.read()
         for name, measure in measures.items():
-            if contended is not None and measure.value is not None:
-                method = f"{measure.method}; {contended}, the clock then read {measure.value:.4g} s"
+            if self._contended is not None and measure.value is not None:
+                method = f"{measure.method}; {self._contended}, the clock then read {measure.value:.4g} s"
                 measures[name] = measure.model_copy(update={"value": None, "reason": CONTENDED, "method": method})
         if self.trainer is not None and "solver_bytes" not in self.measures:
             measures |= self.trainer.solver_stats.read()

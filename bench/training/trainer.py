@@ -110,6 +110,7 @@ class Trainer:
         self.curve: list[CurvePoint] = []
         self.done = 0
         self.resumed_peaks: dict[str, float | None] = {}  # the meters' values at the checkpoint
+        self.contended: str | None = None  # why the clocks of earlier attempts are unreliable
         self._losses: list[Tensor] = []  # since the curve's last point
         self._memory: Any = None
 
@@ -231,6 +232,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "clocks": context.clocks.state(),
+                "contended": self.contended or context.why_contended(),
                 "peaks": {name: measure.value for name, measure in context.read_peaks(self.resumed_peaks).items()},
                 "ranks": self.ranks.gather(own),
             }
@@ -247,9 +249,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self._memory = _restored_memory(self, own["memory"])
+        if own["memory"]:
+            structure = tree_flatten(self.memory_of_first_batch())[1]
+            leaves = [leaf.to(self.spec.device) if isinstance(leaf, Tensor) else leaf for leaf in own["memory"]]
+            self._memory = tree_unflatten(leaves, structure)
         self.solver_stats.restore(own["solver_stats"])
         self.context.clocks.restore(state["clocks"])
+        self.contended = state["contended"]
         self.resumed_peaks = {str(name): value for name, value in state["peaks"].items()}
         torch.set_rng_state(own["generator"])
         if own["cuda_generator"] is not None:
@@ -257,17 +263,12 @@ class Trainer:
         if self.done == self.spec.train.steps and not self._losses:
             self.recipe.restore()
 
-
-def _restored_memory(trainer: Trainer, leaves: list[Any]) -> Any:
-    """The carried memory from its tensors, with the structure of the memory after the first batch."""
-    if not leaves:
-        return None
-    spec = trainer.spec
-    inputs, _ = next(trainer.context.task.batches("train", spec.train.batch, spec.seed))
-    with torch.no_grad(), trainer.solver_stats.paused():
-        output, _ = trainer.model.run(trainer.ranks.share(inputs).to(spec.device))
-    structure = tree_flatten(output.memory)[1]
-    return tree_unflatten([leaf.to(spec.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+    def memory_of_first_batch(self) -> Any:
+        """The memory that the first training batch leaves to the next."""
+        inputs, _ = next(self.context.task.batches("train", self.spec.train.batch, self.spec.seed))
+        with torch.no_grad(), self.solver_stats.paused():
+            output, _ = self.model.run(self.ranks.share(inputs).to(self.spec.device))
+        return output.memory
 
 
 def _check_steps(state: dict[str, Any], losses: Sequence[Tensor], steps: int) -> None:

@@ -90,6 +90,19 @@ def test_a_run_interrupted_at_several_steps_gives_the_same_numbers(kind: str, tm
     assert "resumed from a checkpoint" in record.measures["train_s"].method
 
 
+@pytest.mark.parametrize("side_by_side", [1, 2])
+def test_a_clock_that_ran_beside_another_run_stays_unreliable(
+    side_by_side: int, tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.instruments.contention.Contention.read", lambda *_, **__: None)
+    one, control = spec("lstm with dropout"), stopped(Checkpoint(tmp_path / "c.pt", "r"), {20})
+    first = run(one, suite="s", data=data, control=control, concurrent_runs=side_by_side)
+    second = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r")))
+    assert (first.status, second.status) == ("interrupted", "ok")
+    assert (second.value("train_s") is None) == (side_by_side == 2)
+    assert ("2 runs side by side" in second.measures["train_s"].method) == (side_by_side == 2)
+
+
 def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict[str, Path]) -> None:
     one = spec("lstm with dropout")
     kept = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r", every_s=0.0)))

@@ -16,6 +16,7 @@ import bench.training.evaluation
 import bench.training.run
 import bench.training.trainer
 from bench.analysis import columns
+from bench.instruments.flops import flops
 from bench.instruments.self_test import examine
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
@@ -225,6 +226,41 @@ class TestMeasures:
             assert found[0] == found[1] == found[2] > 0, method
         (tied,) = saved("tied", (2, 4, 6)).values()
         assert tied[1] - tied[0] == tied[2] - tied[1] > 0
+
+    @pytest.mark.parametrize(
+        ("adjoint", "methods", "flat"),
+        [
+            ({"solver": "anderson", "adjoint": "phantom"}, {"anderson", "broyden", "picard", "reversible"}, True),
+            ({"solver": "picard", "adjoint": "unroll"}, {"picard", "reversible"}, False),
+            ({"solver": "broyden", "adjoint": "shine"}, {"broyden"}, False),
+        ],
+    )
+    def test_memory_by_depth_is_that_of_the_models_own_adjoint(self, adjoint: Settings, methods: set[str], flat: bool) -> None:
+        settings: Settings = {"cell": "mlp", "width": 6, "steps": 6, "rtol": 1e-12, **adjoint}
+        record = run(spec("deq", settings, task=COPY, depths=(6, 20), train={"steps": 1}), suite="s")
+        rows = record.probes["depth"]
+        assert {row["method"] for row in rows} == {f"DEQ, {method}" for method in methods}
+        own = {row["depth"]: row["saved_bytes"] for row in rows if row["method"] == f"DEQ, {adjoint['solver']}"}
+        assert own[6] == record.value("saved_bytes")
+        assert (own[20] == own[6]) == flat
+
+    def test_a_step_is_probed_with_the_memory_that_training_carries(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("abcdefgh" * 60)
+        task = ComponentConfig(name="text", settings={"data": "a", "length": 4})
+        settings: Settings = {"width": 6, "layers": 2, "heads": 1, "memory_length": 4}
+        found = {}
+        for carry in (False, True):
+            one = spec("transformer-xl", settings, task=task, train={"carry": carry, "batch": 2, "steps": 1})
+            record = run(one, suite="s", data={"a": tmp_path / "a.txt"})
+            found[carry] = record.value("forward_flops") or 0, record.value("saved_bytes") or 0, record.value("held_bytes") or 0
+            assert ("with the memory" in record.measures["step_ms_median"].scope) == carry
+        model, tokens = build_model(one.model, 8), torch.zeros(2, 4, dtype=torch.int64)
+        with torch.no_grad():
+            memory = model(tokens)[1].memory
+            counts = [flops(lambda given=given: model(tokens, given)).total or 0 for given in (None, memory)]  # type: ignore[misc]
+        assert found[True][0] - found[False][0] == counts[1] - counts[0] > 0
+        assert found[True][1] > found[False][1]
+        assert found[True][2] - found[False][2] == sum(part.nbytes for part in memory)
 
     def test_a_solve_that_reaches_the_fixed_point_keeps_its_residuals(self) -> None:
         """An exact fixed point has gap 0; the curve ends there."""
