@@ -170,7 +170,9 @@ def deciding(finding: Finding) -> Part | None:
 
 
 def decide(part: Part, p_against: float) -> Part:
-    """The part with its verdict; `p_against` is corrected for the other parts."""
+    """The part with its verdict, that which it has or that of its tests; `p_against` is corrected for the other parts."""
+    if part.verdict is not None:
+        return part
     assert part.p_for is not None
     if part.p_for < 1 - LEVEL:
         return replace(part, verdict="holds", adjusted=part.p_for)

@@ -11,6 +11,7 @@ from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.tables import measure_cell
 from bench.claims.claim import decide
 from bench.claims.evidence import Evidence
+from bench.claims.judges_runs import of_scores
 from bench.claims.parts import mean_within, ratios
 from bench.suites.paper import COPY, PRINTED, PaperRow
 
@@ -70,7 +71,7 @@ def _verdict(printed: PaperRow, row: ResultRow, chance: float | None) -> str:
         part = mean_within(row.label, ratios(losses, dict.fromkeys(losses, chance or 0.0)), "log", low=1 / NEAR, high=NEAR)
     else:
         part = mean_within(row.label, losses, "log", high=printed.score)
-    return str(part.verdict or decide(part, part.p_against or 0.0).verdict)
+    return str(decide(of_scores(part, row), part.p_against or 0.0).verdict)
 
 
 def _data(row: ResultRow, score: Column, printed: PaperRow | None) -> Iterator[dict[str, object]]:

@@ -59,7 +59,7 @@ def of_scores(part: Part, ours: ResultRow, *others: ResultRow) -> Part:
         return part
     note = f"{part.note}; inadmissible: {', '.join(faulty)}"
     if ours.label in faulty and part.p_for is not None and part.p_for < 1 - LEVEL:
-        return replace(part, verdict="inconclusive", p_for=None, p_against=None, note=f"{note}; else it would hold")
+        return replace(part, verdict="inconclusive", p_for=None, note=f"{note}; else it would hold")
     return replace(part, note=note)
 
 
@@ -115,9 +115,10 @@ def copies_more(rival: str) -> Judge:
             equal = counts[0][1] == counts[1][1] == 0
             note = "both copy: no difference to find" if equal else "Fisher's exact test"
             if equal:
-                parts.append(replace(part, verdict="does not hold", fact=True, note=note, sources=runs(suite, ours, theirs)))
+                part = replace(part, verdict="does not hold", fact=True, note=note, sources=runs(suite, ours, theirs))
             else:
-                parts.append(replace(part, p_for=p_for, p_against=p_against, note=note, sources=runs(suite, ours, theirs)))
+                part = replace(part, p_for=p_for, p_against=p_against, note=note, sources=runs(suite, ours, theirs))
+            parts.append(of_scores(part, ours, theirs))
         return parts
 
     return judge

@@ -117,7 +117,7 @@ def right_by_solver(least: float, solvers: Labels) -> Judge:
                 runs(suite, ours, theirs),
             )
             if lost:
-                parts.append(mean_within(about, lost, "linear", sources, low=-least))
+                parts.append(of_scores(mean_within(about, lost, "linear", sources, low=-least), ours, theirs))
             else:
                 parts.append(cannot_tell(about, "—", f"above {-least:g}", sources, _UNLEARNED.format(lengths[0].tokens)))
         return parts
@@ -155,7 +155,8 @@ def more_steps_help(suites: Suites, labels: tuple[str, ...], factor: float) -> J
                 for row in (row for row in group.rows if row.label in labels):
                     loss, as_trained = (by_seed(row, measure) for measure in ("test_loss", "test_loss_as_trained"))
                     about = f"{group.name}: {row.label}"
-                    parts.append(mean_within(about, ratios(loss, as_trained), "log", runs(suite, row), high=factor))
+                    part = mean_within(about, ratios(loss, as_trained), "log", runs(suite, row), high=factor)
+                    parts.append(of_scores(part, row))
         return parts
 
     return judge

@@ -72,6 +72,14 @@ def test_the_p_of_an_inconclusive_claim_is_that_of_the_part_with_the_least_evide
     assert finding(part(p_for=0.2, p_against=0.8), part(p_for=0.9, p_against=0.1), part(p_for=0.01, p_against=0.99)).p == 0.9
 
 
+def test_a_part_that_has_its_verdict_still_counts_in_the_correction() -> None:
+    """Whether a score is admissible is known after its test: without it the others would be corrected for fewer."""
+    alone = finding(part(p_for=0.97, p_against=0.03), part(verdict="inconclusive"))
+    among = finding(part(p_for=0.97, p_against=0.03), part(verdict="inconclusive", p_against=0.99))
+    assert (alone.verdict, among.verdict) == ("does not hold", "inconclusive")
+    assert among.parts[1].adjusted is None
+
+
 def test_a_part_for_a_claim_needs_no_correction() -> None:
     assert finding(part(p_for=0.03, p_against=0.97), part(p_for=0.04, p_against=0.96)).verdict == "holds"
 

@@ -118,6 +118,17 @@ def test_an_inadmissible_score_of_a_cheap_gradient_does_not_hold(tmp_path: Path)
     assert (part.verdict, part.note.endswith("else it would hold")) == ("inconclusive", True)
 
 
+@pytest.mark.parametrize(("solved", "verdicts"), [(1.0, ("holds", "holds")), (0.9, ("inconclusive", "inconclusive"))])
+def test_nor_does_one_of_more_steps_or_of_another_solver(tmp_path: Path, solved: float, verdicts: tuple[str, str]) -> None:
+    trained, share = [2.0, 2.1, 2.2, 2.3, 2.4], {"eval_converged_fraction": [solved] * 5}
+    losses = {"test_loss": [0.9 * loss for loss in trained], "test_loss_as_trained": trained}
+    (more,) = judge("more-steps", runs(tmp_path / "a", "ptb", {"DEQ-Transformer": {**losses, **share}})).parts
+    right = {"test_accuracy_last_T16": [1.0] * 5, "test_accuracy_last_T128": [1.0, 0.99, 0.98, 1.0, 1.0]}
+    rows = {"DEQ-TrellisNet, Picard": right, "DEQ-TrellisNet, Anderson": {**right, **share}}
+    (solver,) = judge("solver-and-length", runs(tmp_path / "b", "track", rows, "state tracking parity")).parts
+    assert (more.verdict, solver.verdict) == verdicts
+
+
 def test_a_part_names_rows_with_inadmissible_scores(tmp_path: Path) -> None:
     """One run that reads the future is enough."""
     rows = {
