@@ -147,7 +147,7 @@ def unequal_terms(group: Group) -> tuple[dict[str, Any], list[str]]:
 
 def _data_and_machine(row: ResultRow) -> dict[str, Any]:
     machines = {json.dumps([r.environment.get(name) for name in ("cpu", "usable_cores", "gpu", "torch")]) for r in row.finals}
-    return {"data": sorted({str(r.provenance.get("data_sha256")) for r in row.finals}), "machine": sorted(machines)}
+    return {"data": sorted({r.identity.data for r in row.finals}), "machine": sorted(machines)}
 
 
 @dataclass(frozen=True, kw_only=True)

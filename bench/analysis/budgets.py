@@ -11,10 +11,12 @@ from bench.analysis.statistics import written
 _STEP = next(column for column in COST if column.name == "step_ms_median")
 _PEAK = next(column for column in MEMORY if column.name == "peak_live_bytes")
 _CAPTION = (
-    "Each DEQ, and the explicit network with the best validation score of those that train in no more time (steps, times a step "
-    "timed alone), or whose step has no larger peak of live bytes. Ahead, behind: the 95 % interval of the ratio of the test "
+    "Each DEQ, and the explicit network with the best validation score of those that train in no more time (by the clock of the "
+    "training where it ran alone for all of them, else steps, times a step timed alone, which has a recipe's last caps), or whose "
+    "step has no larger peak of live bytes. Ahead, behind: the 95 % interval of the ratio of the test "
     "scores, paired by seed, does not hold 1 (of the difference, where a score is no ratio, 0)."
 )
+_CLOCKS = (Column(name="warmup_s", head="warm-up"), Column(name="train_s", head="training"))
 _WORDS = (0, 2, 4, 5, 7)
 
 
@@ -50,23 +52,27 @@ def budget_table(group: Group) -> Table | None:
     )
 
 
-def _seconds(row: ResultRow) -> float | None:
-    step = value(row, _STEP)
-    return None if step is None else step / 1e3 * row.finals[0].spec.train.steps
+def _seconds(rows: Sequence[ResultRow]) -> list[float | None]:
+    """Seconds of training of each row: by its clock where it ran alone for all rows, else its steps times a step timed alone."""
+    if all(record.value(clock.name) is not None for row in rows for record in row.ok for clock in _CLOCKS):
+        return [sum(value(row, clock) or 0.0 for clock in _CLOCKS) for row in rows]
+    steps = [(row.finals[0].spec.train.steps, value(row, _STEP)) for row in rows]
+    return [None if one is None else one / 1e3 * count for count, one in steps]
 
 
-def _peak(row: ResultRow) -> float | None:
-    return value(row, _PEAK)
+def _peak(rows: Sequence[ResultRow]) -> list[float | None]:
+    return [value(row, _PEAK) for row in rows]
 
 
-_BUDGETS: dict[str, Callable[[ResultRow], float | None]] = {"time": _seconds, "memory": _peak}
+_BUDGETS: dict[str, Callable[[Sequence[ResultRow]], list[float | None]]] = {"time": _seconds, "memory": _peak}
 
 
 def best_within(deq: ResultRow, explicit: Sequence[ResultRow], score: Column) -> dict[str, ResultRow | None]:
     """The best of the explicit rows, by validation, that cost no more than a DEQ: in `time`, in `memory`; None: there is none."""
     found = {}
-    for name, cost_of in _BUDGETS.items():
-        most, costs = cost_of(deq), [(row, cost_of(row)) for row in explicit]
+    for name, costs_of in _BUDGETS.items():
+        most, *each = costs_of([deq, *explicit])
+        costs = list(zip(explicit, each, strict=True))
         found[name] = best_row([row for row, cost in costs if cost is not None and most is not None and cost <= most], score)
     return found
 
@@ -77,7 +83,7 @@ def _line(deq: ResultRow, explicit: Sequence[ResultRow], score: Column, notes: l
     cells = [Cell(deq.label), _score(deq, score, marks)]
     for name, rival in best_within(deq, explicit, score).items():
         if rival is None:
-            cells += [Cell("n/a" if _BUDGETS[name](deq) is None else "none"), Cell("—"), Cell("—")]
+            cells += [Cell("n/a" if _BUDGETS[name]([deq]) == [None] else "none"), Cell("—"), Cell("—")]
         else:
             cells += [Cell(rival.label), _score(rival, score), Cell(outcome_of(deq, rival, score))]
     return line(*cells, family=deq.family)

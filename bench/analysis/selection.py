@@ -100,8 +100,8 @@ def faults_of(solved: float | None, leak: float | None) -> str | None:
 def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
     """Whether a row is ahead of another.
 
-    Undecided where the 95 % interval of their ratio, paired by seed, holds equality, and where both solve the task: a loss then
-    ranks the scale of logits.
+    Undecided where the 95 % interval of their ratio, paired by seed, holds equality; where both solve the task: a loss then ranks
+    the scale of logits; and where runs of the one that scores better have failed.
     """
     if solves(row) and solves(rival):
         return "undecided"
@@ -114,7 +114,8 @@ def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
     equal = 1.0 if ratio else 0.0
     if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
         return "undecided"
-    return "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
+    outcome: Outcome = "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
+    return "undecided" if (row if outcome == "ahead" else rival).failed else outcome
 
 
 def solves(row: ResultRow) -> bool:

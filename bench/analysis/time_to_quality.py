@@ -61,13 +61,18 @@ class Quality:
 
 
 def quality(group: Group) -> Quality | None:
-    """Compare the rows' times; None unless a DEQ and two explicit rows were timed with the machine to themselves and validated."""
+    """Compare the rows' times on the seeds that all have; None without one, or unless a DEQ and two explicit rows were timed with the
+    machine to themselves and validated."""
     headline, known = metrics(group.records)
     compared = [row for row in group.rows if row.ok and _is_timed(row, headline)]
     explicit = tuple(row.label for row in compared if row.family not in ("deq", "ode"))
     if len(explicit) < 2 or not any(row.family == "deq" for row in compared):
         return None
-    runs = pd.DataFrame([_measures(row, record, headline) for row in compared for record in row.ok])
+    shared = set.intersection(*({record.spec.seed for record in row.ok} for row in compared))
+    if not shared:
+        return None
+    ended = [(row, record) for row in compared for record in row.ok if record.spec.seed in shared]
+    runs = pd.DataFrame([_measures(row, record, headline) for row, record in ended])
     runs = runs.astype(dict.fromkeys(("residual", "shift"), float))
     lower = known[headline].better == "lower"
     ratios = {row.label: _ratio(runs, row.label, explicit, lower) for row in compared}
@@ -75,7 +80,7 @@ def quality(group: Group) -> Quality | None:
 
 
 def _ratio(runs: pd.DataFrame, label: str, explicit: tuple[str, ...], lower: bool) -> EnvelopeRatio:
-    seeds = sorted(set.intersection(*(set(part["seed"]) for _, part in runs.groupby("label"))))
+    seeds = sorted(set(runs["seed"]))
     scores = runs.set_index(["label", "seed"])["scores"]
     draws = np.random.default_rng(0).integers(len(seeds), size=(_RESAMPLES, len(seeds)))
     samples = np.vstack([np.arange(len(seeds)), draws])  # the seeds themselves first

@@ -11,6 +11,7 @@ from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import Outcome, best_row, broadest, by_seed, data_of, headline_column, outcome_of, value
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
+from bench.records.spec import ComponentConfig
 from bench.records.store import Store
 
 STEP = Column(name="step_ms_median", head="step")
@@ -94,17 +95,23 @@ def contest_of(group: Group) -> Contest | None:
 def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRow | None:
     """The best explicit network by validation of those that train in no more time than a DEQ, if it is of another comparison.
 
-    Networks of the DEQ's size and data. None where the best is of the DEQ's own comparison, or none is so quick.
+    Networks of the DEQ's size, data, task and device. None where the best is of the DEQ's own comparison, or none is so quick.
     """
     score, size = headline_column(group), value(deq, SIZE)
     if score is None or size is None:
         return None
     suites = Store(evidence.results).suites()
     same = [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
-    explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode")]
+    explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode") and _terms(row) == _terms(deq)]
     alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
+
+
+def _terms(row: ResultRow) -> tuple[ComponentConfig, str, int]:
+    """What two scores and times must share to compare, whatever comparison they are of."""
+    spec = row.finals[0].spec
+    return spec.task, spec.device, spec.threads
 
 
 def ahead_in_equal_time(evidence: Evidence, found: Sequence[Contest]) -> int:
@@ -191,7 +198,7 @@ def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
         if len(parts) < 2:
             continue
         (short, _), (long, name) = parts[0], parts[-1]
-        column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher")
+        column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher", scale="fraction")
         scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))

@@ -26,6 +26,7 @@ def records(
         spec = RunSpec(group="g", label=label, model=named, task=task, train=train, seed=seed)
         values = {"step_ms_median": step_ms, "peak_live_bytes": peak, "valid_loss": valid, "test_loss": loss}
         values |= {"eval_converged_fraction": more.get("converged")} if "converged" in more else {}
+        values |= {"train_s": more["clock"] - 0.1, "warmup_s": 0.1} if "clock" in more else {}
         measures = {
             name: measured(value, "nats", "m", "s", None if value is not None else "contended") for name, value in values.items()
         }
@@ -64,6 +65,17 @@ def test_the_rival_is_the_best_by_validation_of_those_that_cost_no_more(
 ) -> None:
     ((_, _, fast, _, ahead, lean, _, leaner),) = table(*records("DEQ", "deq", step_ms, peak, 9.0, [2.5, 2.6, 2.7])).rows
     assert (fast.text, ahead.text, lean.text, leaner.text) == expected
+
+
+def test_the_clock_of_the_training_counts_where_all_ran_alone() -> None:
+    """A recipe's steps are shorter than the step that is timed after it."""
+    quick = records("quick", "gru", 10.0, 100.0, 3.0, [3.0, 3.1], clock=2.0)
+    better = records("slow", "gru", 10.0, 100.0, 2.0, [3.0, 3.1], clock=4.0)
+    for clock, rival in ((3.0, "quick"), (4.0, "slow"), (1.9, "none")):
+        (group,) = groups("s", [*records("DEQ", "deq", 1.0, 1.0, 9.0, [2.5, 2.6], clock=clock), *quick, *better])
+        made = budget_table(group)
+        assert made is not None
+        assert made.rows[0][2].text == rival
 
 
 def test_an_inadmissible_score_is_marked_and_the_csv_has_every_cell() -> None:

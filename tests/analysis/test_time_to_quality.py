@@ -127,6 +127,16 @@ def test_the_table_says_the_same() -> None:
     assert [line.label for line in made.rows] == ["fast", "late", "tied 2", "tied 8"]
 
 
+def test_rows_are_compared_on_the_seeds_that_all_have() -> None:
+    losses = [3.0, 2.0, 1.0]
+    rows = [record(label, seed, losses, 1.0) for label in ("tied 2", "tied 8") for seed in range(3)]
+    late = [record("fast", seed, losses, 1.0 + seed) for seed in (1, 2)]
+    found = quality(group([*rows, *late]))
+    assert found is not None
+    assert sorted(found.runs["seed"]) == [1, 1, 1, 2, 2, 2]
+    assert quality_table(group([*rows[:1], *rows[3:], *late])) is None  # of one row only seed 0
+
+
 @pytest.mark.parametrize("left", ["one depth", "no DEQ", "contended"])
 def test_where_there_is_nothing_to_compare_there_is_no_table(left: str) -> None:
     records = family(timed=left != "contended")

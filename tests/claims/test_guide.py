@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import record_of
@@ -39,6 +40,10 @@ def run(label: str, model: ComponentConfig, seed: int, better: str = "lower", st
         metrics={"loss" if better == "lower" else "accuracy": Metric(unit=unit, better=better)},  # type: ignore[arg-type]
         measures={name: measured(value, "1", "a", "b") for name, value in values.items()},
     )
+
+
+def with_spec(one: Record, spec: RunSpec) -> Record:
+    return one.model_copy(update={"spec": spec, "run_id": one.identity.run_id(spec.key)})
 
 
 def pair(deq: Sequence[float], rival: Sequence[float], better: str = "lower") -> Contest:
@@ -199,6 +204,38 @@ def test_a_rival_may_train_for_as_long_as_the_deq(steps: int, loss: float, size:
     assert ("given the DEQ's time LSTM has" in advice.reason) == (steps == 99 and size == 1000)
     assert f"({count} if that may train for the DEQ's time)" in quotes(evidence, ())[0].text
     assert [card.unit for card in answer(evidence, ()).cards][-1].endswith(f"; {count} if that may train for as long")
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"threads": 4}, {"task": ComponentConfig(name="copy", settings={"T": 9})}])
+def test_a_rival_of_other_terms_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3, step_ms_median=30.0) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.5 + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
+    longer = [run("LSTM", LSTM, seed, steps=99, test_loss=0.5 + seed / 1e3, step_ms_median=3.0) for seed in range(3)]
+    records += [with_spec(one, one.spec.model_copy(update=change)) for one in longer]
+    evidence = save(tmp_path, records)
+    assert [one.use for one in guide(evidence, ()) if one.situation == "The task is like a task"] == ["DEQ"]
+
+
+@pytest.mark.parametrize(("failed", "outcome"), [("DEQ", "undecided"), ("LSTM", "ahead")])
+def test_nothing_whose_runs_fail_is_ahead(failed: str, outcome: str) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3) for seed in range(4)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.1 + seed / 1e3) for seed in range(4)]
+    lost = next(one for one in records if one.spec.label == failed and one.spec.seed == 3)
+    records[records.index(lost)] = lost.model_copy(update={"status": "diverged", "reason": "at step 3"})
+    (group,) = groups("mine", records)
+    found = contest_of(group)
+    assert found is not None
+    assert found.outcome == outcome
+
+
+def test_accuracies_at_a_length_have_the_arithmetic_mean(tmp_path: Path) -> None:
+    records = []
+    for label, model, lasts in (("DEQ", DEQ, (1.0, 1.0, 1.0, 0.2)), ("LSTM", LSTM, (0.5, 0.5, 0.5, 0.5))):
+        for seed, last in enumerate(lasts):
+            one = lengths(label, model, last, 3.0)
+            records.append(with_spec(one, one.spec.model_copy(update={"seed": seed})))
+    found = next(one for one in guide(save(tmp_path, records), ()) if one.situation.startswith("Sequences"))
+    assert found.reason == "right at the last token: DEQ 0.80, LSTM 0.50"
 
 
 def test_of_two_suites_on_a_task_the_one_with_more_families_counts(tmp_path: Path) -> None:

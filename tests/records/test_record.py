@@ -61,7 +61,7 @@ def record(seed: int = 0, **changes: Any) -> Record:
             "energy_J": measured(None, "J", "NVML", "run", "no é"),
         },
         "probes": {"depth": [{"depth": 2, "saved_bytes": 3}]},
-        "provenance": {"data_sha256": "00"},
+        "provenance": {"runs_side_by_side": 1},
     }
     return Record(**(fields | changes))
 

@@ -148,7 +148,6 @@ def record(
         curve=curve,
         measures=measures | (values or {}),
         probes=probes if status == "ok" else {},
-        provenance={"data_sha256": "0" * 64},
         environment={"cpu": "Fake CPU", "usable_cores": 2, "threads": 1, "memory_bytes": 2**34, "torch": "2.13.0", "gpu": None},
     )
 
@@ -445,6 +444,15 @@ def test_rows_on_unequal_terms_are_announced(tmp_path: Path) -> None:
     results = save(tmp_path, [one, one.model_copy(update={"spec": longer, "run_id": IDENTITY.run_id(longer.key)})])
     write_report(results)
     assert "**Not on equal terms:** the rows differ in train.steps." in (results / "TABLES.md").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_on_other_data_are_announced(tmp_path: Path) -> None:
+    one, other = record("LSTM", 0), record("GRU", 0)
+    identity = other.identity.model_copy(update={"data": "1" * 64})
+    changed = other.model_copy(update={"identity": identity, "run_id": identity.run_id(other.spec.key)})
+    write_report(save(tmp_path, [one, changed]))
+    assert "**Not on equal terms:** the rows differ in data." in (tmp_path / "TABLES.md").read_text()
 
 
 def test_groups_whose_files_would_collide_are_kept_apart() -> None:
