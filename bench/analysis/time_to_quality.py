@@ -61,8 +61,10 @@ class Quality:
 
 
 def quality(group: Group) -> Quality | None:
-    """Compare the rows' times on the seeds that all have; None without one, or unless a DEQ and two explicit rows were timed with the
-    machine to themselves and validated."""
+    """Compare the rows' times on the seeds that all have; None without one.
+
+    Also None unless a DEQ and two explicit rows were timed with the machine to themselves and validated.
+    """
     headline, known = metrics(group.records)
     compared = [row for row in group.rows if row.ok and _is_timed(row, headline)]
     explicit = tuple(row.label for row in compared if row.family not in ("deq", "ode"))
