@@ -74,6 +74,10 @@ class GraphedCell:
         """Leave out the recordings."""
         return {"_cell": self._cell, "_recordings": OrderedDict()}
 
+    def forget(self) -> None:
+        """Drop the recordings."""
+        self._recordings.clear()
+
     def bind(self, x: Tensor, memory: Any = None) -> Map:
         """Return the map of features x (B, T, D) and a memory, as the cell does."""
         if not can_record(x):
@@ -92,16 +96,11 @@ class GraphedCell:
 def _key(cell: Cell, x: Tensor, memory: Any) -> Any:
     """All that decides which work is done, and on which memory."""
     autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
-    modes = (
-        tuple(module.training for module in cell.modules()),
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        autocast,
-        x.requires_grad,
-    )
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, x.requires_grad
+    training = tuple(module.training for module in cell.modules())
     carried = type(memory), *((part.shape, part.dtype) for part in tree_leaves(memory) if isinstance(part, Tensor))
     weights = (*((p.data_ptr(), p.requires_grad) for p in cell.parameters()), *(b.data_ptr() for b in cell.buffers()))
-    return x.shape, x.dtype, x.device, modes, carried, weights
+    return x.shape, x.dtype, x.device, modes, training, carried, weights
 
 
 def _same(tensor: Tensor) -> Tensor:

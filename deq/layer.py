@@ -84,6 +84,11 @@ class DEQ(Core):
         for watcher in tuple(self._watchers):
             watcher(phase, solution)
 
+    def forget_recordings(self) -> None:
+        """Have `cuda_graphs` record anew, where memory of the recordings was freed: cuBLAS's workspaces are no part of them."""
+        if self._graphed is not None:
+            self._graphed.forget()
+
     def forward(self, x: Tensor, memory: Any = None, z0: Tensor | None = None) -> Output:
         """Map features x (B, T, D) to the features of f(z*) (B, T, width), z* the result of a solve.
 

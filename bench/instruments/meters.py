@@ -154,7 +154,7 @@ class CudaMemory:
     context, libraries and other allocators, which `Nvml` includes. torch takes cuBLAS's workspaces (8 MiB, on Hopper 32 MiB, for
     each thread that multiplies; CUBLAS_WORKSPACE_CONFIG) from the same allocator: they are no tensors, have a measure of their own,
     and are left out of requested, allocated and baseline. They are freed for it, by `start` and `read`: a CUDA graph that uses
-    them must not be replayed later. `cuda`: torch.cuda, or a stand-in.
+    them must not be replayed later (`DEQ.forget_recordings`). `cuda`: torch.cuda, or a stand-in.
     """
 
     def __init__(

@@ -193,7 +193,7 @@ class _Execution:
         finally:
             with context.interrupt.deferred():
                 self._contended = trainer.contended or context.why_contended(local=not finished)  # another rank may have failed
-                self.measures |= context.read_peaks(trainer.resumed_peaks)  # before the probes, which allocate memory
+                self.measures |= trainer.read_peaks()  # before the probes, which allocate memory
                 if finished and context.ranks.size > 1:
                     self.measures |= context.energy_of_ranks(self.measures)
                 if finished:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from bench.instruments.solver_stats import SolverStats
-from bench.records.record import CurvePoint
+from bench.records.record import CurvePoint, Measure
 from bench.records.spec import TrainConfig
 from bench.training.checkpoint import Interrupted
 from bench.training.context import TrainingContext
 from bench.training.evaluation import evaluate
 from bench.training.language_model import LanguageModel
 from bench.training.recipe_schedule import RecipeSchedule
+from deq import DEQ
 
 # Steps hold the machine's lock at least so long: taking it costs 0.07 ms, and on a GPU a wait for the device and reads of NVML.
 _HOLD_S = 0.25
@@ -233,11 +234,19 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "clocks": context.clocks.state(),
                 "contended": self.contended or context.why_contended(),
-                "peaks": {name: measure.value for name, measure in context.read_peaks(self.resumed_peaks).items()},
+                "peaks": {name: measure.value for name, measure in self.read_peaks().items()},
                 "ranks": self.ranks.gather(own),
             }
             if self.ranks.first:
                 context.checkpoint.save(state, self.done)
+
+    def read_peaks(self) -> dict[str, Measure]:
+        """The meters' peaks so far; the CUDA meter frees cuBLAS's workspaces, so that what uses them is recorded anew."""
+        measures = self.context.read_peaks(self.resumed_peaks)
+        for layer in self.model.modules():
+            if isinstance(layer, DEQ):
+                layer.forget_recordings()
+        return measures
 
     def restore(self, state: dict[str, Any]) -> None:
         """Resume from a checkpoint's state; another run's may raise any exception, and the model is then unusable."""

@@ -118,6 +118,31 @@ def test_training_is_the_same(cell: str, adjoint: str) -> None:
     assert Rerun.made >= 6
 
 
+def test_what_is_forgotten_is_recorded_anew() -> None:
+    plain, graphed = pair()
+    trained(graphed)
+    made = Rerun.made
+    graphed.forget_recordings()
+    plain.load_state_dict(graphed.state_dict())
+    assert_same(plain, graphed, exact=True)
+    assert Rerun.made == 2 * made
+    plain.forget_recordings()  # has none
+
+
+def test_a_submodules_mode_is_a_mode_of_the_recording() -> None:
+    plain, graphed = pair("transformer-xl")
+    for layer in (plain, graphed):
+        trained(layer)
+        layer.train()
+        layer.cell.get_submodule("attention").eval()  # no dropout inside, though the cell trains
+    x = torch.randn(3, 5, plain.width)
+    for _ in range(3):
+        torch.manual_seed(2)
+        expected = plain(x).y
+        torch.manual_seed(2)
+        assert torch.equal(graphed(x).y, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "exact"),
     [

@@ -12,6 +12,7 @@ from bench.records.spec import ComponentConfig, Recipe, RunSpec, Settings, Train
 from bench.training.checkpoint import Checkpoint, Interrupt, Interrupted
 from bench.training.context import RunControl
 from bench.training.run import run
+from deq import DEQ as DEQ_LAYER
 
 pytestmark = pytest.mark.end_to_end
 
@@ -101,6 +102,19 @@ def test_a_clock_that_ran_beside_another_run_stays_unreliable(
     assert (first.status, second.status) == ("interrupted", "ok")
     assert (second.value("train_s") is None) == (side_by_side == 2)
     assert ("2 runs side by side" in second.measures["train_s"].method) == (side_by_side == 2)
+
+
+def test_recordings_are_forgotten_where_the_meters_are_read(
+    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's meter frees memory that they use."""
+    calls: list[DEQ_LAYER] = []
+    monkeypatch.setattr(DEQ_LAYER, "forget_recordings", lambda layer: calls.append(layer))
+    one = spec("stack", steps=5)
+    control = RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r", every_s=0.0))
+    assert run(one, suite="s", data=data, control=control).status == "ok"
+    assert len(calls) >= 2 * 6  # of two layers, at each step and at the end
+    assert len(set(map(id, calls))) == 2
 
 
 def test_a_checkpoint_of_every_step_changes_no_number(tmp_path: Path, data: dict[str, Path]) -> None:
