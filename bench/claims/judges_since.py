@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from statistics import median
 from typing import NamedTuple
 
 from bench.analysis.aggregate import Group, ResultRow
@@ -11,8 +10,8 @@ from bench.analysis.selection import by_seed
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence, runs
 from bench.claims.judges_runs import Labels, Suites, of_scores, pairs
-from bench.claims.judges_studies import SMALL_LOSS, by_task
-from bench.claims.parts import cannot_tell, mean_within, ratios
+from bench.claims.judges_studies import by_task
+from bench.claims.parts import cannot_tell, differences, excess, mean_within, ratios
 
 _LEARNED = 0.9  # accuracy at the last token of the training's length
 _UNLEARNED = "no seed learned {} tokens, the training's length"
@@ -31,14 +30,8 @@ def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
         parts = []
         for suite, group, ours, theirs in pairs(evidence, suites, labels):
             loss, other = (by_seed(row, "test_loss") for row in (ours, theirs))
-            sources = runs(suite, ours, theirs)
-            if other and median(other.values()) < SMALL_LOSS:
-                about = f"{group.name}: {ours.label} over {theirs.label}"
-                parts.append(of_scores(mean_within(about, ratios(loss, other), "log", sources, high=1.1), ours, theirs))
-                continue
-            more = {seed: loss[seed] - other[seed] for seed in sorted(loss.keys() & other.keys())}
-            about = f"{group.name}: {ours.label} less {theirs.label}"
-            parts.append(of_scores(mean_within(about, more, "linear", sources, high=most, unit=" nats"), ours, theirs))
+            part = excess(group.name, (ours.label, theirs.label), loss, other, most, runs(suite, ours, theirs))
+            parts.append(of_scores(part, ours, theirs))
         return parts
 
     return judge
@@ -51,9 +44,8 @@ def more_solves_converge(suites: Suites, labels: Labels) -> Judge:
         parts = []
         for suite, group, ours, theirs in pairs(evidence, suites, labels):
             share, other = (by_seed(row, "eval_converged_fraction") for row in (ours, theirs))
-            gained = {seed: share[seed] - other[seed] for seed in sorted(share.keys() & other.keys())}
             about = f"{group.name}: share of test solves that converge, {ours.label} less {theirs.label}"
-            parts.append(mean_within(about, gained, "linear", runs(suite, ours, theirs), low=0.0))
+            parts.append(mean_within(about, differences(share, other), "linear", runs(suite, ours, theirs), low=0.0))
         return parts
 
     return judge

@@ -4,20 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
-from statistics import median
 from typing import Any
 
 from bench.analysis.statistics import significant
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence
 from bench.claims.hypothesis_tests import bound
-from bench.claims.parts import BySeed, fact, mean_within, ratios
+from bench.claims.parts import BySeed, excess, fact, mean_within, ratios
 
 Values = Mapping[str, Any]
 Read = Callable[[Values], float | None]
 _fact = partial(fact, sources=STUDIES_SOURCE)
 _mean_within = partial(mean_within, sources=STUDIES_SOURCE)
-SMALL_LOSS = 0.2  # nats: a smaller loss has its margin as a factor
 
 
 def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
@@ -82,14 +80,8 @@ def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
         parts = []
         losses, best = (by_task(evidence, study, loss_at(value)) for value in (loose, tight))
         for task, loss in losses.items():
-            reference = best.get(task, {})
-            if reference and median(reference.values()) < SMALL_LOSS:
-                about = f"{task}: loss at {setting} {loose:g} over that at {tight:g}"
-                parts.append(_mean_within(about, ratios(loss, reference), "log", high=1.1))
-                continue
-            lost = {seed: loss[seed] - reference[seed] for seed in sorted(loss.keys() & reference.keys())}
-            about = f"{task}: loss at {setting} {loose:g} less that at {tight:g}"
-            parts.append(_mean_within(about, lost, "linear", high=0.02, unit=" nats"))
+            names = f"loss at {setting} {loose:g}", f"that at {tight:g}"
+            parts.append(excess(task, names, loss, best.get(task, {}), 0.02, STUDIES_SOURCE))
         return parts
 
     return judge

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import median
 from typing import Literal
 
 from bench.analysis.statistics import Scale, written
@@ -11,6 +12,7 @@ from bench.claims.hypothesis_tests import EQUAL, bound, seed_test, seeds_needed
 
 Sources = tuple[Source, ...]
 BySeed = Mapping[int, float]
+_SMALL_LOSS, _SMALL_FACTOR = 0.2, 1.1  # below so many nats a margin is a factor
 
 
 def cannot_tell(about: str, value: str, asked: str, sources: Sources, note: str) -> Part:
@@ -27,6 +29,20 @@ def fact(about: str, value: str, asked: str, met: bool, sources: Sources, note: 
 def ratios(ours: BySeed, theirs: BySeed) -> dict[int, float]:
     """Ratios on the seeds that both have; 0, which has no logarithm, over a value that is not positive."""
     return {seed: ours[seed] / theirs[seed] if theirs[seed] > 0 else 0.0 for seed in sorted(ours.keys() & theirs.keys())}
+
+
+def differences(ours: BySeed, theirs: BySeed) -> dict[int, float]:
+    """Differences on the seeds that both have."""
+    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
+
+
+def excess(subject: str, names: tuple[str, str], loss: BySeed, other: BySeed, most: float, sources: Sources) -> Part:
+    """Require that a loss exceeds another by at most `most` nats; a small one by at most a factor of 1.1. `names`: of the two."""
+    ours, theirs = names
+    if other and median(other.values()) < _SMALL_LOSS:
+        return mean_within(f"{subject}: {ours} over {theirs}", ratios(loss, other), "log", sources, high=_SMALL_FACTOR)
+    more = differences(loss, other)
+    return mean_within(f"{subject}: {ours} less {theirs}", more, "linear", sources, high=most, unit=" nats")
 
 
 def mean_within(
