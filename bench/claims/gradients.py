@@ -13,16 +13,17 @@ COMMAND = f"python -m bench claims --measure --study {STUDY}"
 _PHASES = ("forward", "backward")
 Points = dict[int, Mapping[str, Any]]  # by seed
 _LEGEND = (
-    "Every forward solve starts at the initial state (by Anderson; SHINE's by Broyden, reverse's by the reversible iteration, "
-    "unroll's by Picard) and ends at the tolerance or at the cap, as does a backward solve. The exact gradient is that of the "
-    "implicit function theorem at the root, by a dense solve, in all parameters; the error is relative to its norm. f: "
+    "Every forward solve starts at the initial state (by Anderson; SHINE's by Broyden, reverse's by the reversible iteration,"
+    " unroll's by Picard) and ends at the tolerance or at the cap, as does a backward solve. The exact gradient is that of "
+    "the implicit function theorem at the root, by a dense solve, in all parameters; the error is relative to its norm. f: "
     "evaluations, with those that a backward pass repeats. VJPs: backward passes through an evaluation, the last one, to the "
     "parameters, included; propagation's are gradients of its potential, whose values count as f. Solved: sequences, of all "
-    "seeds, whose forward solve met the tolerance; backward: whose backward solve did. unroll and reverse differentiate the solve "
-    "that was made, exactly: theirs is the gradient of the truncated solve, which is not that of the equilibrium, and far from it "
-    "where plain iteration does not converge. implicit, GMRES and SHINE refined to the tolerance are exact but for the "
-    "tolerances; SHINE and phantom are inexact at any tolerance. Geometric means over seeds with their 95 % t-intervals; of "
-    "counts arithmetic ones."
+    "seeds, whose forward solve met the tolerance; backward: whose backward solve did, of reverse whose steps were retraced "
+    "to the start. unroll differentiates the solve that was made, exactly, and reverse too where it retraces the steps; where"
+    " rounding has grown too much, its gradient is none. Theirs is the gradient of the truncated solve, which is not that of "
+    "the equilibrium, and far from it where plain iteration does not converge. implicit, GMRES and SHINE refined to the "
+    "tolerance are exact but for the tolerances; SHINE and phantom are inexact at any tolerance. Geometric means over seeds "
+    "with their 95 % t-intervals; of counts arithmetic ones."
 )
 
 
