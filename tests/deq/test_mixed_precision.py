@@ -7,7 +7,7 @@ import torch
 from cases import product
 from torch import Tensor, nn
 
-from baselines import NeuralODE
+from baselines import NeuralODE, StateSpace
 from deq import (
     CELLS,
     DEQ,
@@ -293,3 +293,21 @@ def test_a_neural_ode_under_autocast_keeps_a_float32_state(adjoint: bool) -> Non
         assert y.dtype == torch.float32
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(y.sum(), [*below.parameters(), *ode.parameters()])]))
     assert (gradients[0] - gradients[1]).norm() < 0.06 * gradients[1].norm()
+
+
+@pytest.mark.parametrize("name", ["state-space", "contraction", "baseline"])
+def test_a_slow_decay_is_not_rounded_to_one(name: str) -> None:
+    """Below 1 bfloat16 has steps of 2^-8: a state with a decay of 0.999 would take no input and have no gradient."""
+    core: nn.Module = StateSpace(inputs=8, width=8) if name == "baseline" else CELLS[name](width=8)
+    decays = core.blocks[0].project if name == "baseline" else core.inject  # type: ignore[union-attr, index]
+    states = decays.out_features // (2 if name == "contraction" else 3)
+    with torch.no_grad():
+        decays.weight[:states] = 0.0
+        decays.bias[:states] = torch.logit(torch.full((states,), 0.999))
+        if name == "state-space":
+            core.read.weight[:states] = 0.0  # type: ignore[union-attr, index]
+    x = torch.randn(2, 6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = core(x).y if name == "baseline" else core.bind(x)(torch.randn(2, 6, 8))  # type: ignore[operator]
+    y.square().sum().backward()
+    assert (decays.bias.grad[:states] != 0).all()
