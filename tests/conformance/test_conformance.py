@@ -339,5 +339,5 @@ def test_every_model_trains_a_few_steps_on_both_tasks(form: str, task: str, monk
     same = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
     assert same == [], "parameters that training left as they were"
     counts = [value for key in ("train_forward_nfe_mean", "train_backward_nfe_mean") if (value := record.value(key)) is not None]
-    idle = settings.get("adjoint") in ("phantom", "reverse", "shine", "unroll")  # nothing is solved backward
+    idle = settings.get("adjoint") in ("phantom", "shine", "unroll")  # nothing is solved backward
     assert len(counts) == {"deq": 2, "ode": 2, "adaptive-loop": 1}.get(name, 0) - idle
