@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scipy.stats import quantile_test
@@ -13,6 +14,7 @@ from bench.peers.measure import STOPPING
 Row = dict[str, Any]
 _NAMES = {"picard": "Picard", "anderson": "Anderson", "broyden": "Broyden"}
 _MIB = 2**20
+_TIMED = ("overhead", "stopping", "baselines", "inference", "graphs")  # in one window, whose contention is recorded
 _INTERVAL = "Median over rounds taken in turns; in brackets its 95 % interval by order statistics, or the range of fewer than six."
 _COUNTED = "Counted once: the same in every run."
 
@@ -30,10 +32,10 @@ def _rounds(values: Sequence[float]) -> tuple[Sample, ...]:
     return tuple(Sample(f"round {number}", value) for number, value in enumerate(values, 1))
 
 
-def _ratio(row: Sequence[float], reference: Sequence[float]) -> Cell:
+def _ratio(row: Sequence[float], reference: Sequence[float], measure: str = "") -> Cell:
     values = [mine / theirs for mine, theirs in zip(row, reference, strict=True)]
     middle, low, high = median(values)
-    return Cell(f"{middle:.2f} [{low:.2f}, {high:.2f}]", value=middle, samples=_rounds(values))
+    return Cell(f"{middle:.2f} [{low:.2f}, {high:.2f}]", value=middle, samples=_rounds(values), measure=measure)
 
 
 def _ms(seconds: Sequence[float], digits: int = 3, measure: str = "") -> Cell:
@@ -170,7 +172,8 @@ def graphs(rows: Sequence[Row]) -> Table:
         cells: list[Cell] = []
         for what in ("step", "evaluation"):
             eager, recorded = row[f"eager_{what}_s"], row[f"graphs_{what}_s"]
-            cells += [_ms(eager, measure=f"{what}, eager"), _ms(recorded, measure=f"{what}, CUDA graphs"), _ratio(recorded, eager)]
+            cells += [_ms(eager, measure=f"{what}, eager"), _ms(recorded, measure=f"{what}, CUDA graphs")]
+            cells.append(_ratio(recorded, eager, f"{what}, ratio"))
         sizes = (Cell(f"{row[f'{kind}_bytes'] / _MIB:.4g}", value=row[f"{kind}_bytes"], unit="B") for kind in ("eager", "graphs"))
         lines.append(line(row["size"], row["model"], *cells, *sizes))
     heads = ["size", "model"]
@@ -188,15 +191,16 @@ def _table(
 
 
 def pipe(table: Table) -> str:
-    """A table as Markdown without its title."""
+    """A table as Markdown without its title, and its notes."""
     rows = [[cell.text for cell in row] for row in table.rows]
-    return tabulate(rows, headers=[head for head, _ in table.heads], tablefmt="pipe", disable_numparse=True) + "\n"
+    text = tabulate(rows, headers=[head for head, _ in table.heads], tablefmt="pipe", disable_numparse=True) + "\n"
+    return text + "".join(f"\n{note}\n" for note in table.notes)
 
 
 def tables(record: dict[str, Any]) -> dict[str, Table]:
     """Every table of a record, by its name."""
     libraries = list(record["libraries"])
-    return {
+    found = {
         "overhead": overhead(record["overhead"], libraries),
         "stopping": stopping(record["stopping"], libraries),
         "steps": steps(record["steps"]),
@@ -207,3 +211,7 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
         **({"inference": inference(record["inference"])} if record.get("inference") else {}),
         **({"graphs": graphs(record["graphs"])} if record.get("graphs") else {}),
     }
+    if (reason := record.get("contended")) is not None:
+        note = f"These times are unreliable: meanwhile {reason}."
+        found |= {name: replace(found[name], notes=(note,)) for name in _TIMED if name in found}
+    return found

@@ -4,6 +4,7 @@ No output gets a character that is invisible or that moves others.
 """
 
 import re
+import unicodedata
 from typing import Any
 
 # Controls (except line feed and tab), surrogates, separators of lines and paragraphs, and format characters without a glyph: text
@@ -15,9 +16,13 @@ _INVISIBLE = re.compile(
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
     **{"[": "{[}", "]": "{]}"},  # after \\ a bracket would be its optional argument
     **{"—": "---", "…": r"\ldots{}", "\N{MULTIPLICATION SIGN}": r"$\times$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"},
+}
+_ACCENTS = {  # of LaTeX, by the combining mark
+    **{"\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0308": r"\"", "\u0304": r"\="},
+    **{"\u0327": r"\c", "\u030a": r"\r", "\u030c": r"\v", "\u0306": r"\u", "\u030b": r"\H"},
 }
 _FORMULA = ("=", "+", "-", "@", "\t")  # starts of what a spreadsheet computes
 # Numbers, intervals in brackets and words, as tables write them: not a formula even after a sign.
@@ -46,8 +51,17 @@ def markdown_escape(text: str) -> str:
 
 
 def latex_escape(text: str) -> str:
-    """Escape text for LaTeX; a character that pdfLaTeX lacks becomes its code point, U+4E2D."""
-    return "".join(_LATEX.get(c, c if c.isascii() else rf"\texttt{{U+{ord(c):04X}}}") for c in _spaced_once(text))
+    """Escape text for LaTeX; letters with an accent become its commands, other characters beyond ASCII their code point, U+4E2D."""
+    return "".join(map(_latex, _spaced_once(text)))
+
+
+def _latex(character: str) -> str:
+    if (known := _LATEX.get(character)) is not None or character.isascii():
+        return known or character
+    letter, mark = (apart := unicodedata.normalize("NFD", character))[0], apart[1:]
+    if letter.isalpha() and letter.isascii() and mark in _ACCENTS:
+        return f"{{{_ACCENTS[mark]}{{{letter}}}}}"
+    return rf"\texttt{{U+{ord(character):04X}}}"
 
 
 def csv_cell(value: Any) -> Any:

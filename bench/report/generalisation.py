@@ -28,13 +28,18 @@ def by_difficulty(group: Group, styles: dict[str, LineStyle]) -> Figure | None:
     return _by_part(group, styles, "solved", ("a solve rate", "solve rate"))
 
 
+def part_words(name: str, score: str) -> tuple[str, str]:
+    """What the number that ends a metric's name counts, in a title and on an axis; of a letter that is not known, the name."""
+    return _PARTS.get(name[len(score) + 1], ("", name.rstrip("0123456789").replace("_", " ")))
+
+
 def _by_part(group: Group, styles: dict[str, LineStyle], score: str, words: tuple[str, str]) -> Figure | None:
     """A score against the number that ends its name, as 64 in `accuracy_last_T64`. `words`: of the title and the axis."""
     _, known = metrics(group.records)
     parts = metric_parts(known, score)
     if len(parts) < 2:
         return None
-    kind = parts[0][1][len(score) + 1]
+    (title_word, axis_word), kind = part_words(parts[0][1], score), parts[0][1][len(score) + 1]
     found = {
         name: [row for row in group.rows if (row.family == "deq") == deq and _curves(row, parts)]
         for name, deq in (("DEQs", True), ("explicit networks", False))
@@ -45,7 +50,7 @@ def _by_part(group: Group, styles: dict[str, LineStyle], score: str, words: tupl
     metric, longest = known[parts[-1][1]], parts[-1][0]
     ends = [over_seeds([run[-1] for run in _curves(row, parts)], "linear").mean for side in sides.values() for row in side]
     good = sum(mean >= _GOOD for mean in ends)
-    title = f"{group.name}: {good} of {len(ends)} models have {words[0]} of {_GOOD:g} or more at {_PARTS[kind][0]} {longest}"
+    title = f"{group.name}: {good} of {len(ends)} models have {words[0]} of {_GOOD:g} or more at {title_word} {longest}"
     figure, panels = grid_of(len(sides), len(sides), title, 2.3, sharey=True)
     for axes, (name, side) in zip(panels, sides.items(), strict=True):
         for row in side:
@@ -54,7 +59,7 @@ def _by_part(group: Group, styles: dict[str, LineStyle], score: str, words: tupl
             axes.set_xscale("log", base=2)
         axes.set_xticks([number for number, _ in parts], [str(number) for number, _ in parts])
         axes.minorticks_off()
-        axes.set(title=name, xlabel=_PARTS[kind][1])
+        axes.set(title=name, xlabel=axis_word)
         reference_lines(axes, metric, named=axes is panels[-1])
     panels[0].set_ylabel(axis_label(words[1], metric.unit, metric.better))
     legend(figure, [row_handle(row, styles[row.label]) for side in sides.values() for row in side])

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -79,18 +79,21 @@ def assign_styles(groups: Iterable[Group]) -> dict[str, LineStyle]:
 
 def line_style(family: Family, index: int) -> LineStyle:
     """The style of the row so far in its family: shade, dash and marker change with the index."""
-    red, green, blue = to_rgb(_HUES[family])
-    tint = _TINTS[index % len(_TINTS)]
-    towards = 1.0 if tint > 0 else 0.0
-    colour = tuple(part + (towards - part) * abs(tint) for part in (red, green, blue))
     return LineStyle(
-        colour=(colour[0], colour[1], colour[2]),
+        colour=_tinted(_HUES[family], _TINTS[index % len(_TINTS)]),
         dash=_DASHES[index % len(_DASHES)],
         marker=_MARKERS[family][(index + index // len(_TINTS)) % len(_MARKERS[family])],
     )
 
 
-METHOD_HUES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+def _tinted(hue: str, tint: float) -> tuple[float, float, float]:
+    """The colour moved towards white, or towards black where `tint` is negative."""
+    towards = 1.0 if tint > 0 else 0.0
+    red, green, blue = (part + (towards - part) * abs(tint) for part in to_rgb(hue))
+    return red, green, blue
+
+
+METHOD_HUES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7A7A7A")
 _METHODS = ("anderson", "picard", "broyden")  # the same hue wherever they are drawn
 WIDTH = 5.5  # inches: the text of a page in the style of NeurIPS and ICLR
 
@@ -102,7 +105,8 @@ def method_colours(names: Iterable[str]) -> dict[str, str]:
     own = {name: hue for name in names for solver, hue in hues.items() if solver in name.lower().rpartition(":")[2]}
     free = [hue for hue in METHOD_HUES if hue not in own.values()]
     others = [name for name in names if name not in own]
-    return {name: own.get(name) or free[others.index(name) % len(free)] for name in names}
+    shades = {name: (free[place % len(free)], _TINTS[place // len(free) % len(_TINTS)]) for place, name in enumerate(others)}
+    return {name: own.get(name) or to_hex(_tinted(*shades[name])) for name in names}
 
 
 def rendered(figure: Figure, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:

@@ -157,7 +157,9 @@ def gradient(rows: Rows) -> Figure | None:
     """Distance and angle of gradients from the exact one."""
     if not (tasks := rows.unique("gradient", "task")):
         return None
-    ends = [values["end"] for values in rows.values("gradient")]
+    ends = [values["end"] for values in rows.values("gradient") if "backward" in values["end"]]  # of too few roots there is none
+    if not ends:
+        return None
     tightest = max(min(end["backward"], key=lambda point: point["rtol"])["distance"] for end in ends)
     phantom = [one["distance"] for end in ends for one in end["phantom"] if one["steps"] == 1]
     error = f"{tightest:.0e}".replace("e-0", "e-")

@@ -35,8 +35,7 @@ def study(config: Config) -> Study:
 
 def measure(models: Models, deq: RunSpec, tied: RunSpec, samples: int, rounds: int) -> Values:
     """Wall clock of one batch without gradients: of a trained DEQ, solved as in evaluation, and of the trained weight-tied network
-    of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f that the solve took,
-    the attached one not counted."""
+    of its cell; both in turn, one thread, nothing else running. Medians over rounds. `nfe`: evaluations of f in the solve."""
     pair = models.trained(deq), models.trained(tied)
     inputs, _ = models.sequences(deq.task, "valid", samples)
     with torch.no_grad(), solutions_of(pair[0]) as solutions:

@@ -28,7 +28,8 @@ def study(config: Config) -> Study:
 
 def measure(models: Models, spec: RunSpec, points: int) -> Values:
     """Mean evaluations of f per forward solve, and of its VJP per backward solve, of a batch, in each tenth of the training; a
-    batch is done when its last sample is; the attached evaluation is not counted. Losses at the end of each tenth."""
+    batch is done when its last sample is; the attached evaluation counts. The mean training loss of each tenth, and the last
+    validation."""
     record = models.record(spec)
     tenths: list[list[CurvePoint]] = [[] for _ in range(points)]
     for point in record.curve:

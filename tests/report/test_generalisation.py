@@ -7,6 +7,7 @@ from bench.analysis.aggregate import Group, groups
 from bench.records.metric import Metric
 from bench.records.record import Record, measured
 from bench.report.generalisation import by_difficulty, by_length
+from bench.report.html.figures import comparison_figures
 from bench.report.style import assign_styles
 
 
@@ -39,6 +40,21 @@ def test_a_line_has_the_mean_of_each_part_in_the_order_of_their_numbers(draw, sc
     assert list(chance.get_ydata()) == [0.25, 0.25]
     assert axes.get_xscale() == scale
     assert (by_difficulty if draw is by_length else by_length)(group, assign_styles([group])) is None
+
+
+def test_a_letter_of_a_users_task_is_named_by_its_metric() -> None:
+    group = with_parts("accuracy_last", [{"L8": 0.75, "L16": 0.5}])
+    figure = by_length(group, assign_styles([group]))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "accuracy last L"
+
+
+def test_the_page_has_the_same_parts() -> None:
+    group = with_parts("solved", [{"b8": 0.75, "b16": 0.5}, {"b8": 0.25, "b16": 0.5}])
+    figures = {one["id"]: one for one in comparison_figures(group, assign_styles([group]))}
+    (view,) = figures["length"]["views"]
+    assert (view["x"], view["log"], view["limits"]) == ("blanks of the test puzzles", "", [[0.25, "chance"]])
+    assert [series[3] for series in view["series"] if not series[1]] == [(0.5, 0.5)]
 
 
 def test_one_part_is_no_figure_and_a_run_without_a_part_no_line() -> None:

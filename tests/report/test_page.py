@@ -23,14 +23,16 @@ from bench.claims.entries import CLAIMS as CLAIMS_OF_THE_PACKAGE
 from bench.cli.main import app
 from bench.records.errors import UserError
 from bench.records.escape import one_line
+from bench.records.record import Record, measured
 from bench.records.side_file import EXPERIMENTS
 from bench.records.store import Store
-from bench.report.html.figures import number
+from bench.report.html.figures import comparison_figures, number, tradeoff
 from bench.report.html.lookup import find
 from bench.report.html.page import render_page, theme
 from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables, study_tables
 from bench.report.html.text import render
 from bench.report.report import read_suites
+from bench.report.style import assign_styles
 
 pytestmark = pytest.mark.end_to_end
 
@@ -221,6 +223,35 @@ def test_figures_draw_the_runs_and_their_means(written: Path) -> None:
     assert all(
         {series[0] for series in view["series"]} <= figures["curves"]["colours"].keys() for view in figures["curves"]["views"]
     )
+
+
+def test_a_run_whose_step_was_not_timed_has_the_time_of_its_row(tmp_path: Path) -> None:
+    """One seed without a step time takes away neither the others nor itself."""
+    records = [record("LSTM", seed) for seed in (0, 1)] + [record("DEQ (Broyden)", 0)]
+    untimed = measured(None, "ms", "m", "s", "contended")
+    records[1] = records[1].model_copy(update={"measures": records[1].measures | {"step_ms_median": untimed, "train_s": untimed}})
+    (group,) = groups("quick", records)
+    figures = {one["id"]: one for one in comparison_figures(group, assign_styles([group]))}
+    view = next(view for view in figures["curves"]["views"] if view["name"] == "validation loss by seconds")
+    xs = {run: figures["curves"]["xs"][at] for label, run, at, _ in view["series"] if label == "LSTM"}
+    assert xs[records[0].run_id] == xs[records[1].run_id] == xs[""]
+    steps = [point.step for point in records[0].curve if point.step]
+    assert xs[""] == pytest.approx([step * (records[0].value("step_ms_median") or 0.0) / 1e3 for step in steps], rel=1e-6)
+
+
+def test_a_point_of_the_tradeoff_says_whether_its_score_counts_and_is_the_best_by_validation() -> None:
+    good, lucky = [record("DEQ (Anderson)", seed) for seed in (0, 1)], [record("DEQ (Broyden)", seed) for seed in (0, 1)]
+
+    def scored(one: Record, valid: float, test: float, solved: float) -> Record:
+        values = {"valid_loss": valid, "test_loss": test, "eval_converged_fraction": solved}
+        return one.model_copy(update={"measures": one.measures | {k: measured(v, "nats", "m", "s") for k, v in values.items()}})
+
+    rows = [scored(one, 1.0, 1.2, 1.0) for one in good] + [scored(one, 1.1, 0.9, 0.5) for one in lucky]
+    (group,) = groups("quick", [*rows, record("LSTM", 0)])
+    (figure,) = tradeoff(group)
+    points = {point["model"]: (point["best"], point["fault"]) for point in figure["views"][0]["points"]}
+    assert points["DEQ (Anderson)"] == (True, "")
+    assert points["DEQ (Broyden)"] == (False, "inadmissible: 50.0 % of its test solves converge (asked: 99 %)")
 
 
 def test_sources_are_what_the_record_files_say() -> None:

@@ -1,11 +1,13 @@
 """The page in Chromium: tables sort and filter, numbers open their evidence, figures draw, axe finds nothing, print is short."""
 
 import base64
+import json
 import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from browser import chromium, go, until
@@ -13,10 +15,12 @@ from test_page import CLAIMS
 
 from bench.records.store import Store
 from bench.report.html.page import render_page
+from bench.report.html.sources import memory_tables, peer_tables, study_tables
 
 pytestmark = pytest.mark.end_to_end
 
 TASK = "quick/copy T30"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 FOCUSABLE = """[...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")]
     .filter((one) => one.tabIndex >= 0 && one.checkVisibility({ contentVisibilityAuto: true }))"""
 AXE = "axe.run(document, { resultTypes: ['violations'] })"
@@ -195,6 +199,38 @@ def test_the_published_page_is_light_and_short(published: Any) -> None:
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) < 30
     assert violations(published) == []
     assert errors(published) == []
+
+
+def test_numbers_of_every_kind_of_table_open(published: Any) -> None:
+    """The first of each table that is of no comparison: of studies, memory, peers."""
+    tables = [*study_tables(RESULTS), *memory_tables(RESULTS), *peer_tables(RESULTS)]
+    cells = [next(table.all()) for table in tables]
+    assert {one.suite for one in cells} == {"claims", "memory", "peers"}
+    for one in cells:
+        go(published, f"#cell={quote(one.address)}")
+        until(published, f"document.querySelector('dialog[open] h2')?.textContent === {json.dumps(one.address)}")
+        assert one.cell.text in published.execute_script("return document.querySelector('dialog[open] dl').textContent"), (
+            one.address
+        )
+    published.execute_script("document.querySelector('dialog').close()")
+    assert errors(published) == []
+
+
+def test_what_a_filter_leaves_can_be_reached_by_keyboard(published: Any) -> None:
+    lists = """
+        const verdict = document.querySelector("#filter-verdict");
+        verdict.value = arguments[0];
+        verdict.dispatchEvent(new Event("change"));
+        const done = arguments[1], seen = (one) => !one.closest("[hidden]");
+        setTimeout(() => done([...document.querySelectorAll("#claims .roving")].map((root) => {
+          const all = [...root.querySelectorAll("summary")].filter(seen);
+          return [all.length, all.filter((one) => one.tabIndex === 0).length];
+        })), 50);
+    """
+    for verdict in ("inconclusive", "holds", "does not hold", ""):
+        found = published.execute_async_script(lists, verdict)
+        assert any(shown for shown, _ in found)
+        assert all(stops == min(shown, 1) for shown, stops in found), (verdict, found)
 
 
 def test_first_paint(benchmark: Any, published: Any) -> None:

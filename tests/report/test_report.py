@@ -563,6 +563,14 @@ def test_hostile_text_stays_text_in_markdown(written: tuple[Path, list[Path]]) -
     assert markdown_escape("a|b\n<i> `c` $x_1$ \\") == r"a\|b &lt;i&gt; \`c\` \$x\_1\$ \\"
 
 
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [('a "b"', "a ''b''"), ("Schöne, Åç", r"Sch{\"{o}}ne, {\r{A}}{\c{c}}"), ("łø", r"\texttt{U+0142}\texttt{U+00F8}")],
+)
+def test_quotes_and_accents_need_no_other_font_encoding(text: str, escaped: str) -> None:
+    assert latex_escape(text) == escaped
+
+
 def test_hostile_text_compiles_in_latex(written: tuple[Path, list[Path]]) -> None:
     assert latex_escape("50% & $x_1$ ~^# {a} \\ <b> [c] | 中\n↓") == (
         r"50\% \& \$x\_1\$ \textasciitilde{}\textasciicircum{}\# \{a\} \textbackslash{} "

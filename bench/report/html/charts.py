@@ -55,18 +55,21 @@ def _lines() -> Any:
 
 
 def _points() -> Any:
-    """Score against cost: means with both intervals, and the line along those that none beats."""
+    """Score against cost: means with both intervals, hollow where a score does not count; the line along those that none beats."""
     base = alt.Chart(_ROWS).encode(alt.X("x:Q"), alt.Y("y:Q"), alt.Color("series:N"))
-    tips = _tips("model", "series", "x", "x interval", "y", "y interval", "runs")
+    tips = _tips("model", "series", "x", "x interval", "y", "y interval", "score", "runs")
     front = alt.Chart(_FRONT).mark_line(interpolate="step-after", opacity=0.45, strokeWidth=1.2).encode(alt.X("x:Q"), alt.Y("y:Q"))
     across = base.mark_rule(clip=True).encode(x="low:Q", x2="high:Q", opacity=_shown(0.4))
     upright = base.mark_rule(clip=True).encode(y="ylow:Q", y2="yhigh:Q", opacity=_shown(0.4))
     shape = alt.Shape("series:N", legend=None)
     dots = base.mark_point(filled=True, size=95, stroke="white", strokeWidth=0.7).encode(shape, opacity=_shown(1), tooltip=tips)
+    counts = dots.transform_filter("datum.score == 'counts'").add_params(_pick(), _zoom())
+    hollow = base.transform_filter("datum.score != 'counts'").mark_point(filled=False, size=80, strokeWidth=1.8)
+    hollow = hollow.encode(shape, opacity=_shown(1), tooltip=tips)
     names = base.encode(text="model:N", opacity=_shown(1))
     above = names.transform_filter("datum.named > 0").mark_text(align="left", dx=8, dy=-7, fontSize=11)
     below = names.transform_filter("datum.named < 0").mark_text(align="left", dx=8, dy=10, fontSize=11)
-    return alt.layer(front, across, upright, above, below, dots.add_params(_pick(), _zoom()))
+    return alt.layer(front, across, upright, above, below, hollow, counts)
 
 
 def _bars() -> Any:

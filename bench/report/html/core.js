@@ -30,7 +30,13 @@ const comparisons = Object.keys(packed).filter((name) => name.includes("/"));
 // One tab stop for a list or a table: arrow keys move between its links, buttons and folds.
 const roving = (root, selector = "a, button, summary") => {
   const items = () => $$(selector, root).filter((one) => !one.closest("[hidden]") && one.closest(".roving") === root);
-  items().forEach((one, place) => { one.tabIndex = place ? -1 : 0; });
+  const stop = () => { // at the one that had it, or where a filter has hidden that, at the first that is left
+    const all = items(), kept = all.find((one) => one.tabIndex === 0) ?? all[0];
+    for (const one of all) one.tabIndex = one === kept ? 0 : -1;
+  };
+  items().forEach((one) => { one.tabIndex = -1; });
+  stop();
+  new MutationObserver(stop).observe(root, { subtree: true, attributeFilter: ["hidden"] });
   root.addEventListener("keydown", (event) => {
     const all = items(), at = all.indexOf(event.target), cell = event.target.closest("td, th");
     const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];

@@ -94,7 +94,7 @@ def study_figures(studies: Mapping[str, Any]) -> list[Figure]:
                 lines.view(f"{task}: {view}".strip(": "), x, y or view, log=log)
                 for (one, series), runs in found.items():
                     if one == view:
-                        lines.add_seeds(series, runs)
+                        lines.add_seeds(series, runs, "linear" if view == _EXCESS else "log")
         figures += lines.done()
     return figures
 
@@ -139,11 +139,12 @@ def _gradient(row: Mapping[str, Any]) -> _Read:
 def _dependency(row: Mapping[str, Any]) -> _Read:
     for name, view in (
         ("loss_agreement", "loss at the closer (nats)"),
-        ("excess_nats", "excess over the entropy rate (nats a token)"),
+        ("excess_nats", _EXCESS),
     ):
         yield view, row["model"], [(row["dependency"], row["values"].get(name))]
 
 
+_EXCESS = "excess over the entropy rate (nats a token)"  # can be negative
 _RESIDUAL, _DISTANCE = "relative residual, lower is better", "relative distance to the exact gradient, lower is better"
 _STUDIES: dict[str, tuple[str, str, str, str, str, Callable[[Mapping[str, Any]], _Read]]] = {
     "steps": ("training", "Evaluations of solves during training", "training steps", "evaluations a solve", "", _steps),

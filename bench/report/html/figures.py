@@ -5,18 +5,19 @@ views of `lines` share the x values in `xs`: a series is [name, run, index into 
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.colors import to_hex
 
 from bench.analysis.aggregate import ORDER, Group
-from bench.analysis.columns import metric_scale, metrics
+from bench.analysis.columns import metric_parts, metric_scale, metrics
 from bench.analysis.probe_data import depth_probe, residual_probe
+from bench.analysis.selection import best_by_family, inadmissible
 from bench.analysis.statistics import Interval, Scale, over_seeds
 from bench.analysis.tradeoff import costs, front
 from bench.records.record import CurvePoint, Record
+from bench.report.generalisation import part_words
 from bench.report.style import FAMILY_NAMES, LineStyle, line_style, method_colours
 
 Figure = dict[str, Any]
@@ -85,7 +86,7 @@ class Lines:
 def comparison_figures(group: Group, styles: Mapping[str, LineStyle]) -> list[Figure]:
     """The figures of a comparison that have something to show."""
     colours = {label: to_hex(style.colour) for label, style in styles.items()}
-    return [*tradeoff(group), *_curves(group, colours), *_residual(group), *depth(group), *_length(group, colours)]
+    return [*tradeoff(group), *_curves(group, colours), *_residual(group), *depth(group), *_parts(group, colours)]
 
 
 def ends(one: Interval) -> list[float | int | None]:
@@ -100,13 +101,14 @@ def tradeoff(group: Group) -> list[Figure]:
         return []
     score, panels = found
     headline, known = metrics(group.records)
-    views = []
+    views, best = [], {row.label for row in best_by_family(group)}
     for cost in panels:
         least = {point.row.label for point in front(cost.points, score.better)}
         points = [
             {
                 **{"model": point.row.label, "series": FAMILY_NAMES[point.row.family], "front": point.row.label in least},
                 **{"x": ends(point.cost), "y": ends(point.score), "runs": " ".join(r.run_id for r in point.row.ok)},
+                **{"best": point.row.label in best, "fault": inadmissible(point.row) or ""},
             }
             for point in cost.points
         ]
@@ -148,23 +150,27 @@ def _curves(group: Group, colours: Mapping[str, str]) -> list[Figure]:
             y = f"{name} ({unit})" if unit not in ("", "1") else name
             lines.view(f"{name} by {against}", x[against], y, log="y" if how == "log" else "", limits=() if place else limits)
             for row in group.rows:
-                runs = {one.run_id: _run_curve(one, read, against == "seconds", clocked) for one in row.ok}
+                timed = against == "seconds" and not clocked
+                times = [value for one in row.ok if (value := one.value("step_ms_median")) is not None]
+                if timed and not times:
+                    continue
+                mean_ms = over_seeds(times, "log").mean if timed else None
+                runs = {one.run_id: _run_curve(one, read, against, mean_ms) for one in row.ok}
                 if runs and all(runs.values()):
                     lines.add_seeds(row.label, runs, how, timed=against == "seconds")
     return lines.done(colours)
 
 
 def _run_curve(
-    record: Record, read: Callable[[CurvePoint], float | None], by_time: bool, clocked: bool
+    record: Record, read: Callable[[CurvePoint], float | None], against: str, mean_ms: float | None
 ) -> list[tuple[float, float | None]]:
-    step_ms = record.value("step_ms_median")
-    if by_time and not clocked and step_ms is None:
-        return []
+    """A run's curve; with `mean_ms`, seconds are its steps times its own step's time, or that mean of its row where it has none."""
+    step_ms = record.value("step_ms_median") or mean_ms
 
     def x_of(point: CurvePoint) -> float:
-        if not by_time:
+        if against == "steps":
             return point.step
-        return point.seconds if clocked else point.step * (step_ms or 0.0) / 1e3
+        return point.seconds if mean_ms is None or step_ms is None else point.step * step_ms / 1e3
 
     # A point at step 0 has no place on a mean of logarithms of time.
     return [(x_of(point), value) for point in _thinned(record) if (value := read(point)) is not None and point.step]
@@ -200,19 +206,20 @@ def depth(group: Group) -> list[Figure]:
     return lines.done()
 
 
-def _length(group: Group, colours: Mapping[str, str]) -> list[Figure]:
-    """Accuracy at the last position against the length of test sequences."""
+def _parts(group: Group, colours: Mapping[str, str]) -> list[Figure]:
+    """Accuracy at the last position against the length of test sequences, and share solved against the difficulty of puzzles."""
     _, known = metrics(group.records)
-    lengths = sorted((int(found[1]), name) for name in known if (found := re.fullmatch(r"accuracy_last_T(\d+)", name)))
-    if len(lengths) < 2:
-        return []
-    chance = known[lengths[0][1]].chance
-    lines = Lines("length", "Accuracy against the length of test sequences")
-    limits = [] if chance is None else [(chance, "chance")]
-    lines.view(
-        "accuracy", "length of the test sequences", "accuracy at the last position, higher is better", log="x", limits=limits
-    )
-    for row in group.rows:
-        runs = {record.run_id: [(length, record.value(f"test_{name}")) for length, name in lengths] for record in row.ok}
-        lines.add_seeds(row.label, {run: points for run, points in runs.items() if all(y is not None for _, y in points)}, "linear")
+    lines = Lines("length", "Longer and harder test data")
+    for score, words in (("accuracy_last", "accuracy at the last position"), ("solved", "share solved")):
+        parts = metric_parts(known, score)
+        if len(parts) < 2:
+            continue
+        chance = known[parts[0][1]].chance
+        limits = [] if chance is None else [(chance, "chance")]
+        axis = part_words(parts[0][1], score)[1]
+        lines.view(words, axis, f"{words}, higher is better", log="x" if score == "accuracy_last" else "", limits=limits)
+        for row in group.rows:
+            runs = {record.run_id: [(part, record.value(f"test_{name}")) for part, name in parts] for record in row.ok}
+            whole = {run: points for run, points in runs.items() if all(y is not None for _, y in points)}
+            lines.add_seeds(row.label, whole, "linear")
     return lines.done(colours)

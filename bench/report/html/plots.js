@@ -66,10 +66,7 @@ const rowsOf = {
 };
 
 const pointRows = (view, log, models) => {
-  const sign = view.better === "higher" ? -1 : 1, best = {};
-  for (const one of view.points)
-    if (!best[one.series] || sign * one.y[0] < sign * best[one.series].y[0]) best[one.series] = one;
-  const kept = view.points.filter((one) => (models === "all" || (models === "best" ? best[one.series] === one : one.series === models))
+  const kept = view.points.filter((one) => (models === "all" || (models === "best" ? one.best : one.series === models))
     && fits(one.x[0], log.x) && fits(one.y[0], log.y));
   const across = range(kept.map((one) => one.x[0])), upright = range(kept.map((one) => one.y[0]));
   // An interval of three seeds can be endless: it ends a little outside the panel.
@@ -78,8 +75,8 @@ const pointRows = (view, log, models) => {
     return value === null ? null : Math.min(Math.max(value, least), most);
   };
   const words = ([, low, high]) => (low === null ? "one run" : `${shown(low)} to ${shown(high)}`);
-  const rows = kept.map(({ model, series, x, y, front, runs }) => ({
-    ...{ model, series, runs, x: x[0], y: y[0], named: front || kept.length < 9 ? 1 : 0, front },
+  const rows = kept.map(({ model, series, x, y, front, runs, fault }) => ({
+    ...{ model, series, runs, x: x[0], y: y[0], named: front || kept.length < 9 ? 1 : 0, front, score: fault || "counts" },
     ...{ low: end(x[1], across, log.x), high: end(x[2], across, log.x) },
     ...{ ylow: end(y[1], upright, log.y), yhigh: end(y[2], upright, log.y) },
     ...{ "x interval": words(x), "y interval": words(y) },
@@ -95,8 +92,9 @@ const pointRows = (view, log, models) => {
   return { rows, front: models === "all" && front.length ? [...front, { ...front.at(-1), x: across[1] }] : [] };
 };
 
-const setChannel = (channel, axis, { figure, view, log, rows, width, small }) => {
-  const values = rows.map((row) => row[axis] ?? (axis === "x" ? row.mean : null)).filter((one) => typeof one === "number");
+const setChannel = (channel, axis, { figure, view, log, rows, limits = [], width, small }) => {
+  const inView = (row) => row[axis] ?? (axis === "x" ? row.mean : null);
+  const values = [...rows, ...limits].map(inView).filter((one) => typeof one === "number" && fits(one, log[axis]));
   const bars = figure.kind === "bars";
   channel.title = small ? null : view[axis] ?? null;
   channel.scale = bars ? {} : log[axis] ? { type: "log", nice: false } : { zero: false };
@@ -116,7 +114,7 @@ const build = (template, figure, view, log, models, width, small) => {
     { config: theme(narrow, small), description: `${figure.title}: ${view.name}`, autosize: { type: "fit-x", contains: "padding" } });
   for (const { encoding: { x, y, color, shape, tooltip } } of spec.layer ?? [spec]) {
     for (const [axis, channel] of Object.entries({ x, y }))
-      if (channel?.type === "quantitative") setChannel(channel, axis, { figure, view, log, rows, width, small });
+      if (channel?.type === "quantitative") setChannel(channel, axis, { figure, view, log, rows, limits: datasets.limits, width, small });
     if (figure.kind === "parts" && small && y) y.axis = null;
     if (color) color.scale = { domain: names, range: names.map((name) => figure.colours[name]) };
     if (color && names.length < 2) color.legend = null;

@@ -112,7 +112,7 @@ const openDialog = (title, ...inside) => {
 };
 
 // The part that an address begins with.
-const owner = (at) => Object.keys(packed).find((name) => at.startsWith(`${name}/`) || at.startsWith(`${name}: `));
+const owner = (at) => (at.startsWith("claims/") ? "solver" : null) ?? Object.keys(packed).find((name) => at.startsWith(`${name}/`) || at.startsWith(`${name}: `));
 
 const showCell = async (at) => {
   const name = owner(at), { tables, words, runs } = name ? await part(name) : { tables: [] };
