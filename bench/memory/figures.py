@@ -1,7 +1,6 @@
 """Figures of the memory record."""
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -68,11 +67,15 @@ def _span(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _plot(axes: Axes, curves: Mapping[str, tuple[list[int], list[int]]], label: str) -> None:
-    """Bytes against a size on logarithmic axes, one line per model."""
-    for place, ((name, (values, amounts)), marker) in enumerate(zip(curves.items(), cycle(_MARKERS), strict=False)):
-        colour, style = _LINES[place % len(_LINES)], "-" if place < len(_LINES) else "--"
-        axes.plot(values, [amount / 2**20 for amount in amounts], color=colour, ls=style, marker=marker, ms=3, label=name)
+def _plot(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Iterable[str], axis: str, label: str) -> None:
+    """Bytes against a size on logarithmic axes, one line per model, drawn alike in every figure."""
+    known = list(dict.fromkeys(row["label"] for row in rows))
+    for name in labels:
+        values, amounts = scaling.along(rows, name, axis)
+        place = known.index(name)
+        look = {"color": _LINES[place % len(_LINES)], "marker": _MARKERS[place % len(_MARKERS)]}
+        look["ls"] = "-" if place < len(_LINES) else "--"
+        axes.plot(values, [amount / 2**20 for amount in amounts], **look, ms=3, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")
@@ -88,7 +91,7 @@ def depth(record: dict[str, Any]) -> Figure | None:
     figure, panels = _panels("Memory of a training step against depth or solver steps", 2.8, 2)
     for axes, equilibrium, title in zip(panels, (True, False), ("Equilibrium models", "Explicit networks"), strict=True):
         labels = [row["label"] for row in rows if row["axis"] == "depth" and row["label"].startswith(_EQUILIBRIUM) == equilibrium]
-        _plot(axes, {label: scaling.along(rows, label, "depth") for label in labels}, "layers, levels or solver steps")
+        _plot(axes, rows, labels, "depth", "layers, levels or solver steps")
         axes.set_title(title)
         if labels:
             axes.legend(loc="upper left", fontsize=5.5)
@@ -104,7 +107,7 @@ def shape(record: dict[str, Any]) -> Figure | None:
     figure, panels = _panels("Memory of a training step against length, batch size and width", 2.6, len(scaling.AXES))
     labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
     for axes, axis in zip(panels, scaling.AXES, strict=True):
-        _plot(axes, {label: scaling.along(rows, label, axis) for label in labels}, axis)
+        _plot(axes, rows, labels, axis, axis)
     panels[0].set_ylabel("largest sum of live bytes [MiB], ↓ better")
     if labels:
         legend(figure, panels[0].get_legend_handles_labels()[0])
