@@ -73,7 +73,7 @@ def _plot(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Iterable[str], 
     for name in labels:
         values, amounts = scaling.along(rows, name, axis)
         place = known.index(name)
-        look = {"color": _LINES[place % len(_LINES)], "marker": _MARKERS[place % len(_MARKERS)]}
+        look: dict[str, Any] = {"color": _LINES[place % len(_LINES)], "marker": _MARKERS[place % len(_MARKERS)]}
         look["ls"] = "-" if place < len(_LINES) else "--"
         axes.plot(values, [amount / 2**20 for amount in amounts], **look, ms=3, label=name)
     axes.set_xscale("log", base=2)
