@@ -209,6 +209,10 @@ def state(subject: Subject) -> str:
     Make a tensor that is a plain attribute an nn.Parameter or self.register_buffer(name, tensor): no checkpoint stores it.
     """
     module, other, file = subject.build(0), subject.build(1), io.BytesIO()
+    mode = module.training
+    with torch.no_grad():
+        subject.outputs(module.train(), subject.arguments(module, seed=1))  # what training changes is state too
+    module.train(mode)
     torch.save(module.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))

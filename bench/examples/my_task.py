@@ -21,11 +21,16 @@ class Lookback(Task):
         self.metrics = {"loss": Metric(unit="nats", better="lower", chance=chance, optimum=0.0)}
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, targets), both (size, T): without end in training, 512 sequences in the other splits."""
-        for number in count(first) if split == "train" else range(first, -(-512 // size)):
-            drawn = derive_seed("lookback", split, size, seed if split == "train" else 0, number)
-            tokens = torch.randint(self.vocabulary, (size, self.length), generator=torch.Generator().manual_seed(drawn))
+        """Yield (inputs, targets), both (size, T): without end in training, else the same 512 sequences for any size."""
+        if split == "train":
+            batches = (self._draw(size, derive_seed("lookback", split, size, seed, number)) for number in count(first))
+        else:
+            batches = iter(self._draw(512, derive_seed("lookback", split)).split(size)[first:])
+        for tokens in batches:
             yield tokens, functional.pad(tokens, (self.lag, 0))[:, : self.length]
+
+    def _draw(self, sequences: int, seed: int) -> Tensor:
+        return torch.randint(self.vocabulary, (sequences, self.length), generator=torch.Generator().manual_seed(seed))
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return each score's sum and count."""

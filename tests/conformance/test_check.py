@@ -73,6 +73,7 @@ FAILS = {
     "broken_models:Cut": "gradient",
     "broken_models:Idle": "parameters",
     "broken_models:Secret": "state",
+    "broken_models:SecretInTraining": "state",
     "broken_models:Dragging": "carried memory",
     "broken_models:Strange": "carried memory",
     "broken_models:Hoarding": "memory",

@@ -183,6 +183,20 @@ class Secret(_Sound):
         return super().forward(x + self.shift)
 
 
+class SecretInTraining(_Sound):
+    """Follows its inputs in training by a number outside its state_dict."""
+
+    def __init__(self, *, inputs: int, width: int) -> None:
+        super().__init__(inputs=inputs, width=width)
+        self.mean = 0.0
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        mean = self.mean
+        if self.training:
+            self.mean = 0.9 * mean + 0.1 * x.detach().mean().item()
+        return super().forward(x - mean)
+
+
 class Dragging(_Sound):
     """Hands on a memory with its graph."""
 
