@@ -14,6 +14,8 @@ from bench.cli.options import Device, Json, parse_device, parse_settings
 from bench.records.errors import UserError, one_line, unknown
 from bench.report.console import say, terminal_width
 
+PUBLISHED_MEMORY = Path("results/memory")
+
 gate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXPECTED = Path("results/gate/expected.json")
 Counted = Annotated[str, typer.Option("--suite", help="what is counted: a suite's name, or a Python file with SPECS")]
@@ -181,10 +183,13 @@ def golden(accept: Annotated[bool, typer.Option(help="write the curves as the ac
     from bench.perf_gate import golden as curves
 
     found = curves.curves(curves.cases())
-    lines = curves.differences(found, curves.read())
+    accepted = curves.read()
+    lines = curves.differences(found, accepted)
     for line in lines:
         say(line)
     if accept:
+        if curves.changed_silently(found, accepted):
+            raise UserError("golden: not accepted: one run id would stand for two sets of numbers")
         curves.accept(found)
         print(f"{len(found)} curves written to {curves.FILE}")
     elif lines:
@@ -225,7 +230,7 @@ def memory(
         str | None,
         typer.Option(metavar="SETTING", help="of the models named by --also: exit with status 1 if memory grows with it"),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record, tables and figure go")] = Path("results/memory"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record, tables and figure go")] = PUBLISHED_MEMORY,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes (default: one a core)")] = None,
     device: Annotated[str, typer.Option(help="cuda: measure the rows on the GPU, too; no costs, no laws")] = "cpu",
     only: Annotated[str | None, typer.Option(metavar="GLOB", help="these rows alone, by their labels; no costs, no laws")] = None,
@@ -249,8 +254,10 @@ def memory(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("memory: --device cuda: torch sees no CUDA device")
     own = {text: parse_model(text) for text in also or ()}
-    if constant_in is not None and not own:
-        raise UserError("memory: --constant-in is for models named by --also")
+    if constant_in is not None and (not own or only is not None or device != "cpu"):
+        raise UserError("memory: --constant-in is for models named by --also, without --only and --device cuda, which find no laws")
+    if only is not None and out == PUBLISHED_MEMORY:
+        raise UserError("memory: --only makes a partial record: name another folder with --out")
     for model in own.values():  # find a wrong setting now, not after minutes
         settings = model.settings if constant_in is None else {**model.settings, constant_in: 2}
         count_parameters(ComponentConfig(name=model.name, settings=settings), 100)

@@ -21,6 +21,7 @@ from deq import CELLS, SOLVERS
 
 FILE = Path(__file__).parents[2] / "tests" / "golden" / "curves.json"
 TOLERANCE = 1e-9  # relative
+Curves = Mapping[str, Mapping[str, Any]]  # by case
 STEPS = 10
 _HEADS: Settings = {"cell.heads": 2}
 _OWN: dict[str, Settings] = {  # settings of a model other than its width
@@ -113,13 +114,21 @@ def accept(found: Mapping[str, Mapping[str, Any]]) -> None:
     write_text(FILE, f"{{\n{lines}\n}}\n")
 
 
-def differences(found: Mapping[str, Mapping[str, Any]], accepted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _moved(found: Curves, accepted: Curves) -> set[str]:
+    return {name for name in {*found} & {*accepted} if not _agree(found[name], accepted[name])}
+
+
+def changed_silently(found: Curves, accepted: Curves) -> set[str]:
+    """The curves whose numbers changed and whose versions did not."""
+    return {name for name in _moved(found, accepted) if found[name]["numerics"] == accepted[name]["numerics"]}
+
+
+def differences(found: Curves, accepted: Curves) -> list[str]:
     """One message for curves that changed silently, one for those to accept; empty where all agree."""
-    both = {*found} & {*accepted}
-    moved = {name for name in both if not _agree(found[name], accepted[name])}
+    both, moved = {*found} & {*accepted}, _moved(found, accepted)
     renewed = {name for name in both if found[name]["numerics"] != accepted[name]["numerics"]}
     lines = []
-    if silent := moved - renewed:
+    if silent := changed_silently(found, accepted):
         parts = _suspects([found[name]["numerics"] for name in silent], [found[name]["numerics"] for name in {*found} - moved])
         raised = " or ".join(f"{part} ({version})" for part, version in sorted(parts.items()))
         names = first_of(sorted(silent))

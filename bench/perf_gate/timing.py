@@ -132,12 +132,12 @@ class TimingComparison:
     @property
     def missing(self) -> list[str]:
         """Benchmarks that head has and base cannot run."""
-        return sorted({name for _, head, _ in self.rounds for name in head} - {*self.names})
+        return sorted({name for _, head, _ in self.rounds for name in head} - {*self.names, *self.lost})
 
     @property
     def lost(self) -> list[str]:
-        """Benchmarks that base ran and head never did: they fail there, or are gone."""
-        return sorted({name for base, _, _ in self.rounds for name in base} - {name for _, head, _ in self.rounds for name in head})
+        """Benchmarks that head did not run in a round in which base did: they fail there, or are gone."""
+        return sorted({name for base, head, _ in self.rounds for name in base.keys() - head.keys()})
 
     def effects(self) -> dict[str, Effect]:
         """The effect on each benchmark."""

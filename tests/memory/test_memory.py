@@ -442,6 +442,8 @@ def test_tables_and_figures_without_a_row_are_not_written(tmp_path: Path) -> Non
         (["--also", "gru width=8 width.of=it=x"], "gru"),
         (["--also", "gru width=8", "--constant-in", "depht"], "depht"),
         (["--constant-in", "steps"], "for models named by --also"),
+        (["--also", "gru width=8", "--constant-in", "width", "--only", "gru*"], "without --only"),
+        (["--only", "DEQ*", "--out", "results/memory"], "name another folder with --out"),
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )

@@ -340,6 +340,11 @@ class TestTiming:
         assert (found.names, found.lost) == (["x"], ["y"])
         assert "ran in the base alone: y" in show.text(None, 0, found)
 
+    def test_so_is_one_that_fails_in_a_round(self) -> None:
+        both = {"x": ONE, "y": ONE}
+        found = TimingComparison("a", "b", [(both, both, both), (both, {"x": ONE}, both)])
+        assert (found.names, found.missing, found.lost) == (["x"], [], ["y"])
+
     def test_a_round_that_would_exceed_the_budget_does_not_start(self) -> None:
         time = [0.0]
 

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 from cases import exhaustive
+from typer.testing import CliRunner
 
+from bench.cli.main import app
+from bench.perf_gate import golden
 from bench.perf_gate.golden import cases, curves, differences, read
 
 pytestmark = pytest.mark.end_to_end
@@ -46,6 +49,20 @@ def test_a_moved_curve_names_the_version_to_raise() -> None:
     assert line == "numbers changed in a, and no version was raised: raise `numerics` of Anderson (1)"
     moved = {name: one | {"loss": [9.0]} for name, one in ACCEPTED.items()}
     assert differences(moved, ACCEPTED)[0].endswith("raise `numerics` of Trainer (1)")
+
+
+def test_what_changed_silently_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run id would stand for two sets of numbers."""
+    written: list[Any] = []
+    monkeypatch.setattr(golden, "cases", dict)
+    monkeypatch.setattr(golden, "read", lambda: ACCEPTED)
+    monkeypatch.setattr(golden, "accept", written.append)
+    moved, raised = (ACCEPTED | {"a": curve(1.5, Trainer=1, Anderson=version)} for version in (1, 2))
+    for found, allowed in ((moved, False), (raised, True)):
+        monkeypatch.setattr(golden, "curves", lambda _, found=found: found)
+        result = CliRunner().invoke(app, ["golden", "--accept"])
+        assert (result.exit_code == 0) == allowed == (written == [found])
+    assert golden.changed_silently(moved, ACCEPTED) == {"a"}
 
 
 def test_a_raised_version_a_new_case_and_a_failure_are_accepted_by_hand() -> None:
