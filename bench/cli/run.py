@@ -1,6 +1,7 @@
 """`bench run`: execute what a suite lacks, with progress, limits and interruption."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -69,6 +70,9 @@ def run(
     from bench.records.store import Store
     from bench.report.report import write_report
 
+    for option, value in (("--limit", limit), ("--memory", memory), ("--checkpoint", checkpoint)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{option} must be a finite number, got {value}")
     options = RunOptions(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
         checkpoint_s=checkpoint,

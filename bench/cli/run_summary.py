@@ -19,7 +19,7 @@ def opening(plan: Plan, suite: str, store: Store, slots: int) -> str:
     found = status(plan, suite=suite, store=store, slots=slots, published=Store(PUBLISHED))
     text = f"suite {suite}: {len(plan.trials())} learning-rate trials and {plan.wanted()} final runs"
     if not found.left:
-        return f"{text}, all recorded"
+        return f"{text}, all recorded" + (f" or running ({len(found.running)})" if found.running else "")
     time = "time unknown: no such run is recorded" if found.seconds is None else f"about {duration(found.seconds)} in all"
     return f"{text}; {found.left} to run, {time}"
 

@@ -41,6 +41,11 @@ class _SizedComparison:
         )
         return self.place(spec)
 
+    @property
+    def group(self) -> str:
+        """The group of its runs, which names where they are placed."""
+        return self.trial(self.labels[0], self.comparison.learning_rates[0], self.comparison.trial_seed).group
+
     def trial(self, label: str, rate: float, seed: int) -> RunSpec:
         """A short run at one learning rate."""
         train, steps, recipe = self.comparison.train, self.comparison.trial_steps, self.comparison.rows[label].recipe
@@ -70,12 +75,14 @@ class _SizedComparison:
         return [spec for label in self.comparison.rows if label in tuned for spec in self.sweep(label, records)]
 
     def finals(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
-        """The final runs of the wanted rows, at the learning rates that their trials chose."""
+        """The final runs of the wanted rows whose trials are recorded, at the learning rates that these chose."""
         comparison = self.comparison
         for label in self.labels:
             row, rate, keys = comparison.rows[label], comparison.learning_rates[0], tuple[str, ...]()
             if len(comparison.learning_rates) > 1:
                 keys = tuple(trial.key for trial in self.sweep(row.like or label, records))
+                if not records.keys() >= set(keys):
+                    continue
                 rate = choose_learning_rate([records[key] for key in keys])
             train = comparison.train.model_copy(update={"learning_rate": rate})
             for seed in comparison.seeds:
@@ -109,16 +116,14 @@ class Plan:
             labels = [label for label in _labels(entry) if _matches(only, entry.group, label)]
             if not labels:
                 continue
-            rows = {entry.label: entry} if isinstance(entry, RunSpec) else entry.rows
-            self.expected |= {(entry.group, label): rows[label].expected for label in labels}
             task = self.task(entry.task)
             self._check_training(entry.task, entry.train)
             if isinstance(entry, RunSpec):
                 count_parameters(entry.model, task.vocabulary)
                 check_recipe(entry.model, entry.recipe, task.vocabulary)
-                self._specs += [
-                    place(entry.model_copy(update={"seed": seed})) for seed in ([entry.seed] if seeds is None else seeds)
-                ]
+                placed = [place(entry.model_copy(update={"seed": seed})) for seed in ([entry.seed] if seeds is None else seeds)]
+                self._specs += placed
+                self.expected |= {(spec.group, spec.label): entry.expected for spec in placed}
                 continue
             sized = _SizedComparison(
                 comparison=_with_seeds(entry, seeds),
@@ -128,6 +133,7 @@ class Plan:
                 place=place,
             )
             self._comparisons.append(sized)
+            self.expected |= {(sized.group, label): entry.rows[label].expected for label in labels}
         if not self._specs and not self._comparisons:
             names = {name for entry in entries for name in (entry.group, *_labels(entry))}
             raise unknown("row or group of --only", only or "*", names)
@@ -166,11 +172,12 @@ class Plan:
         return list({row[:2]: row for row in found}.values())
 
     def trials(self, records: Mapping[str, Record] | None = None) -> list[RunSpec]:
-        """Every learning-rate trial that a wanted row needs, as far as the `records` of trials (by key) say."""
-        return [spec for sized in self._comparisons for spec in sized.trials(records or {})]
+        """Every learning-rate trial that a wanted row needs, once, as far as the `records` of trials (by key) say."""
+        found = (spec for sized in self._comparisons for spec in sized.trials(records or {}))
+        return list({spec.key: spec for spec in found}.values())
 
     def finals(self, records: Mapping[str, Record]) -> list[RunSpec]:
-        """Every final run, at the learning rate its trials chose; seed by seed, so that early results compare.
+        """Every final run whose trials are recorded, at the rate that these chose; seed by seed, so that early results compare.
 
         `records`: the trials', by the keys of their specs.
         """
@@ -183,7 +190,7 @@ class Plan:
         return [*self._specs, *(sized.trial(label, c.learning_rates[0], c.trial_seed) for sized, label, c in rows)]
 
     def wanted(self) -> int:
-        """How many final runs there will be, whatever rates the trials choose."""
+        """How many final runs there will be, whatever rates the trials choose; one that two comparisons share counts twice."""
         return len(self._specs) + sum(len(sized.labels) * len(sized.comparison.seeds) for sized in self._comparisons)
 
     def identity(self, spec: RunSpec, environment: Mapping[str, Any]) -> Identity:

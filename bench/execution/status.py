@@ -113,9 +113,8 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int, published: Store
     while len(wanted := plan.trials(records)) > len(trials):
         trials = {identity(spec).run_id(spec.key): spec for spec in wanted}
         records = {record.spec.key: record for record in store.read_valid(suite, [run_id for run_id in trials if run_id in heads])}
-    ready = all(spec.key in records for spec in trials.values())
-    finals = plan.finals(records) if ready else []
-    unknown = 0 if ready else plan.wanted()  # final runs whose rate no trial has chosen yet
+    ready, finals = all(spec.key in records for spec in trials.values()), plan.finals(records)
+    unknown = 0 if ready else plan.wanted() - len(finals)  # final runs whose rate no trial has chosen yet
     specs = trials | {identity(spec).run_id(spec.key): spec for spec in finals}
     done = [heads[run_id] for run_id in specs if run_id in heads]
     missing = {run_id: spec for run_id, spec in specs.items() if run_id not in heads}

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from pydantic import ValidationError
 
+import bench.suites
 from bench.records.errors import UserError, unknown
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, TrainConfig
 from bench.suites import SUITES
@@ -22,6 +23,10 @@ def load_suite(name: str, data: Mapping[str, Path]) -> tuple[str, list[Entry]]:
     SPECS is a list of RunSpec and Comparison, or a function that makes one from the names given with `--data`.
     """
     is_file = name.endswith(".py")
+    if is_file and Path(name).stem in SUITES and Path(name).resolve().parent != Path(bench.suites.__file__).resolve().parent:
+        raise UserError(
+            f"suite {name}: {Path(name).stem!r} is a suite of the package, whose records it would join: rename the file"
+        )
     if not is_file and name not in SUITES:
         raise unknown("suite", name, SUITES)
     try:

@@ -9,10 +9,13 @@ import torch
 from running import record_of
 
 from bench.execution.plan import Plan, choose_learning_rate
+from bench.execution.status import status
+from bench.instruments.environment import environment
 from bench.records.errors import UserError
 from bench.records.metric import Metric
-from bench.records.record import Record, measured
+from bench.records.record import Record, measured, write_record
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, RunSpec, TrainConfig
+from bench.records.store import Store
 from bench.training.language_model import count_parameters
 
 ECHO = ComponentConfig(name="user_models:Echo")
@@ -251,6 +254,35 @@ class TestSelection:
         with pytest.raises(UserError, match="trial seed 1000") as caught:
             Plan([comparison()], seeds=[0, 1000])
         assert len(str(caught.value)) < 300
+
+    @pytest.mark.parametrize("placed", [{}, {"device": "cuda"}, {"processes": 2}])
+    def test_what_is_expected_is_known_by_the_groups_of_the_records(self, placed: dict[str, Any]) -> None:
+        single = Plan([comparison(learning_rates=(0.1,))]).finals({})[0].model_copy(update={"group": "h", "expected": "oom"})
+        plan = Plan([comparison(), single], **placed)
+        assert plan.expected.keys() == {(spec.group, spec.label) for spec in plan.specs()}
+        assert set(plan.expected.values()) == {"ok", "oom"}
+
+    def test_a_trial_that_two_comparisons_need_is_one(self, tmp_path: Path) -> None:
+        rows = comparison().rows
+        pair = [comparison(rows={label: rows[label] for label in ("reference", other)}) for other in ("shared", "other")]
+        plan = Plan(pair)
+        keys = [spec.key for spec in plan.trials()]
+        assert len(keys) == len(set(keys)) == 6
+        found = status(plan, suite="s", store=Store(tmp_path), slots=1)  # ends
+        assert (found.wanted, found.left) == (6 + 8, 6 + 8)
+
+    def test_final_runs_of_rows_whose_trials_are_recorded_count(self, tmp_path: Path) -> None:
+        """After `run --only other` the runs of that row are done, whatever the other rows lack."""
+        plan, store = Plan([comparison()]), Store(tmp_path)
+        tried = {spec.key: trial(spec, 1.0) for spec in plan.trials() if spec.label == "other"}
+        finals = plan.finals(tried)
+        assert {(spec.label, spec.seed) for spec in finals} == {("other", 0), ("other", 1)}
+        for one in (*tried.values(), *(trial(spec, 1.0) for spec in finals)):
+            identity = plan.identity(one.spec, environment(one.spec.device, one.spec.threads))
+            run_id = identity.run_id(one.spec.key)
+            write_record(store.path("s", run_id), one.model_copy(update={"identity": identity, "run_id": run_id}))
+        found = status(plan, suite="s", store=store, slots=1)
+        assert (found.wanted, found.ok, found.left) == (6 + 6, 3 + 2, 3 + 4)
 
     def test_the_group_names_the_device(self) -> None:
         plan = Plan([comparison()], device="cuda")

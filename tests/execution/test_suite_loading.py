@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from cases import exhaustive
 
+import bench.suites.smoke
 from bench.execution.parameter_matching import TOLERANCE
 from bench.execution.plan import Plan
 from bench.execution.suite_loading import load_suite
@@ -54,6 +55,14 @@ class TestSuites:
         _, entries = load_suite("paper", {})
         with pytest.raises(UserError, match=r"is not ptb: .*train tokens where 929,589 were published"):
             Plan(entries, only="Table 2*", data={"ptb": tmp_path})
+
+    def test_a_file_named_as_a_suite_of_the_package_is_refused(self, tmp_path: Path) -> None:
+        own = Path(bench.suites.smoke.__file__)
+        copy = tmp_path / "smoke.py"
+        copy.write_text(own.read_text())
+        with pytest.raises(UserError, match="'smoke' is a suite of the package"):
+            load_suite(str(copy), {})
+        assert load_suite(str(own), {})[0] == "smoke"
 
     def test_an_unknown_suite_is_refused_with_the_nearest(self) -> None:
         with pytest.raises(UserError, match="did you mean 'smoke'"):
