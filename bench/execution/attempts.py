@@ -85,15 +85,23 @@ def _now() -> str:
 def checkpointed_step(job: Job) -> int:
     """The step in the run's checkpoint; 0 without one."""
     checkpoint = Checkpoint(job.checkpoint, job.run_id)
-    checkpoint.load()
+    _saved(checkpoint)
     return checkpoint.step
+
+
+def _saved(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The saved state; None also where it cannot be read now, which the run itself reports."""
+    try:
+        return checkpoint.load()
+    except OSError:
+        return None
 
 
 def record_of_lost_run(event: Lost, task: Task, environment: Mapping[str, Any]) -> Record:
     """Build the Record of a run that could not write its own: from its checkpoint, its attempts and its last known memory."""
     job = event.job
     checkpoint = Checkpoint(job.checkpoint, job.run_id)
-    curve, elapsed = _curve_and_seconds(checkpoint.load())
+    curve, elapsed = _curve_and_seconds(_saved(checkpoint))
     peak, missing = event.peak_bytes, None if event.peak_bytes else "the process was not seen alive"
     return Record(
         run_id=job.run_id,

@@ -100,7 +100,10 @@ class Checkpoint:
             self.step = step
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state; None where there is none, or the file is damaged, another run's, or holds more than data."""
+        """The saved state; None where there is none, or the file is damaged, another run's, or holds more than data.
+
+        Raises OSError where it cannot be read now, such as from a shared file system that does not answer: it is not lost.
+        """
         if self._loaded is not None:
             return self._loaded
         if self._path is None or self._path.is_symlink() or not self._path.is_file():
@@ -109,7 +112,7 @@ class Checkpoint:
             self.step, self._loaded = self._read(self._path)
             return self._loaded
         except Exception as error:  # a damaged file can raise anything: the run starts over
-            if out_of_memory(error) is not None:  # the machine is at fault, not the file
+            if out_of_memory(error) is not None or isinstance(error, OSError):  # the machine is at fault, not the file
                 raise
             self.discard(f"unreadable ({error if isinstance(error, _Unfit) else type(error).__name__})")
             return None

@@ -187,3 +187,24 @@ def test_clocks_do_not_count_lost_work(tmp_path: Path, texts: dict[str, Path], c
     record = run(spec("tcn"), suite="s", data=texts, control=RunControl(checkpoint=Checkpoint(path, "r")))
     assert 3600 < record.elapsed_s < 3660
     assert 3600 < record.curve[-1].seconds < 3660
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(
+    content: bytes, whole: Record, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a shared file system that does not answer: hours of training would be lost."""
+    file = tmp_path / "c.pt"
+    file.write_bytes(content)
+
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "_read", fail)
+        failed = run(spec("tcn"), suite="s", data=texts, control=RunControl(checkpoint=Checkpoint(file, "r")))
+    assert (failed.status, failed.reason) == ("crashed", "OSError: [Errno 5] Input/output error")
+    assert file.read_bytes() == content
+    control = RunControl(checkpoint=Checkpoint(file, "r"))
+    resumed = run(spec("tcn"), suite="s", data=texts, control=control)
+    assert numbers(resumed) == numbers(whole)
+    assert "resumed from a checkpoint" in resumed.measures["train_s"].method
