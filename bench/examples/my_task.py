@@ -22,11 +22,8 @@ class Lookback(Task):
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, targets), both (size, T): without end in training, else the same 512 sequences for any size."""
-        if split == "train":
-            batches = (self._draw(size, derive_seed("lookback", split, size, seed, number)) for number in count(first))
-        else:
-            batches = iter(self._draw(512, derive_seed("lookback", split)).split(size)[first:])
-        for tokens in batches:
+        fresh = (self._draw(size, derive_seed("lookback", split, size, seed, number)) for number in count(first))
+        for tokens in fresh if split == "train" else self._draw(512, derive_seed("lookback", split)).split(size)[first:]:
             yield tokens, functional.pad(tokens, (self.lag, 0))[:, : self.length]
 
     def _draw(self, sequences: int, seed: int) -> Tensor:

@@ -173,10 +173,10 @@ class TestRefused:
                 for text in ("", "a", "3-1", "0,0", "0-", "-1", "1.5", "0-99999", "0,,1")
             ),
             (("run", "smoke", "--seeds", "0,1000"), ["1000"]),
-            (("run", "smoke", "--limit", "nan"), ["--limit must be a finite number"]),
+            (("run", "smoke", "--limit", "inf"), ["--limit must be a finite number"]),
             (("run", "smoke", "--memory", "inf"), ["--memory must be a finite number"]),
             (("run", "smoke", "--device", "gpu"), ["unknown device 'gpu'", "cuda"]),
-            (("run", "smoke", "--only", "nothing"), ["nothing", "copy memory T=20/GRU"]),
+            (("run", "smoke", "--only", "nothing"), ["nothing", "copy memory T=20;"]),
             (("run", "smoke", "--jobs", "0"), ["jobs"]),
             (("run", "smoke", "--jobs", "many"), ["jobs"]),
             (("run", "smoke", "--sedes", "0"), ["--sedes"]),
