@@ -85,7 +85,7 @@ class DEQ(Core):
             watcher(phase, solution)
 
     def forget_recordings(self) -> None:
-        """Have `cuda_graphs` record anew, where memory of the recordings was freed: cuBLAS's workspaces are no part of them."""
+        """Drop what `cuda_graphs` recorded; the next calls record it again. For when cuBLAS's workspaces were freed."""
         if self._graphed is not None:
             self._graphed.forget()
 

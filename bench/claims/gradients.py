@@ -20,7 +20,7 @@ _LEGEND = (
     "parameters, included; propagation's are gradients of its potential, whose values count as f. Solved: sequences, of all "
     "seeds, whose forward solve met the tolerance; backward: whose backward solve did, of reverse whose steps were retraced "
     "to the start. unroll differentiates the solve that was made, exactly, and reverse too where it retraces the steps; where"
-    " rounding has grown too much, its gradient is none. Theirs is the gradient of the truncated solve, which is not that of "
+    " rounding has grown too much, what it returns is wrong. Theirs is the gradient of the truncated solve, which is not that of "
     "the equilibrium, and far from it where plain iteration does not converge. implicit, GMRES and SHINE refined to the "
     "tolerance are exact but for the tolerances; SHINE and phantom are inexact at any tolerance. Geometric means over seeds "
     "with their 95 % t-intervals; of counts arithmetic ones."

@@ -241,7 +241,7 @@ class Trainer:
                 context.checkpoint.save(state, self.done)
 
     def read_peaks(self) -> dict[str, Measure]:
-        """The meters' peaks so far; the CUDA meter frees cuBLAS's workspaces, so that what uses them is recorded anew."""
+        """The meters' peaks so far; reading them frees cuBLAS's workspaces, so CUDA graphs are recorded again."""
         measures = self.context.read_peaks(self.resumed_peaks)
         for layer in self.model.modules():
             if isinstance(layer, DEQ):

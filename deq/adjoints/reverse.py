@@ -22,9 +22,9 @@ class Reverse(Adjoint):
     to 5 a step, so that after 20 to 40 steps of a map that hardly contracts nothing may be left of float64's digits. Backward
     therefore calls `watch("backward", ...)` where it has come back to the start: residuals are the distance to the start that the
     solve had, relative to its last iterate; a sample is converged below 1e-3. Above it the gradient may be wrong, unless the map
-    contracts so much that its first steps do not count. Memory is that of one evaluation and a few states, for
-    any number of steps. Costs one evaluation and one VJP of f per forward step. The state is float64 and f runs in its own
-    precision. The solver must be Reversible. First derivatives only: backward raises RuntimeError under `create_graph`.
+    contracts so much that its first steps do not count. Memory is that of one evaluation and a few states, for any number of steps.
+    Costs one evaluation and one VJP of f per forward step. The state is float64 and f runs in its own precision. The solver must be
+    Reversible. First derivatives only: backward raises RuntimeError under `create_graph`.
     McCallum, Arora, Foster (2025), arXiv 2509.12917.
     """
 

@@ -83,7 +83,7 @@ def test_parts_run_in_order_and_a_second_call_goes_on(
     lines = (tmp_path / "GPU.md").read_text().splitlines()
     assert [line.split("|")[2].strip() for line in lines[4:]] == ["done", "failed", "done"]
     again = CliRunner().invoke(app, arguments)
-    assert again.stderr.count("done before") == 1  # the last part, the tables, is always made anew
+    assert again.stderr.count("done before") == 1  # the last part, the tables, is always run again
     assert "c: at most" in again.stderr
 
 

@@ -151,11 +151,11 @@ def test_a_large_gradient_loses_no_product() -> None:
     linear = nn.Linear(4096, 4096, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.diag(torch.linspace(-0.9, 0.9, 4096)))
-    told: list[Solution] = []
+    solutions: list[Solution] = []
     y = GMRES(stop=Stop(rtol=0.0, atol=1e-2, max_steps=200))(
-        linear, torch.zeros(1, 4096), Anderson(), Stop(), lambda phase, solution: told.append(solution)
+        linear, torch.zeros(1, 4096), Anderson(), Stop(), lambda phase, solution: solutions.append(solution)
     )
     v = 3e4 * torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
     y.backward(v)
     exact = v.double() / (1 - torch.diag(linear.weight).double())
-    assert (told[1].z.double() - exact).norm() < 1e-4 * exact.norm()
+    assert (solutions[1].z.double() - exact).norm() < 1e-4 * exact.norm()
