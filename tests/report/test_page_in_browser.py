@@ -1,6 +1,7 @@
 """The page in Chromium: tables sort and filter, numbers open their evidence, figures draw, axe finds nothing, print is short."""
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -165,6 +166,19 @@ def test_every_figure_draws_without_errors(desktop: Any) -> None:
     until(desktop, f"document.querySelector('#task-part svg.marks')?.outerHTML.length !== {before}")
     assert until(desktop, "document.querySelector('#task-part .vega-actions a[download]')?.textContent")
     assert errors(desktop) == []
+
+
+def test_lines_differ_by_dash_as_well_as_by_colour(desktop: Any) -> None:
+    go(desktop, f"#task={TASK}&show=curves&view=0")
+    until(desktop, "document.querySelector('#task-part .plot')?.scrollIntoView() ?? true")
+    until(desktop, "document.querySelectorAll('#task-part .plot[data-drawn] svg .role-legend-symbol path').length > 1")
+    script = """
+        const shown = [...document.querySelectorAll("#task-part svg .role-legend-symbol path")];
+        return shown.map((one) => [getComputedStyle(one).stroke, getComputedStyle(one).strokeDasharray]);
+    """
+    styles = desktop.execute_script(script)
+    assert len({colour for colour, _ in styles}) == len(styles)
+    assert all(one != following for (_, one), (_, following) in itertools.pairwise(styles))
 
 
 def test_arrow_keys_move_in_lists_and_axe_finds_nothing(desktop: Any) -> None:

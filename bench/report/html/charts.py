@@ -39,12 +39,14 @@ def _shown(high: float, low: float = 0.06) -> Any:
 
 
 def _lines() -> Any:
-    """Thick lines are means, thin ones runs; both have a point wherever a value is."""
-    base = alt.Chart(_ROWS).encode(alt.X("x:Q"), alt.Y("y:Q"), alt.Color("series:N"), detail="run:N")
+    """Thick lines are means, thin ones runs; both have a point wherever a value is. Colour and dash tell series apart."""
+    colour = alt.Color("series:N", legend=alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2))
+    base = alt.Chart(_ROWS).encode(alt.X("x:Q"), alt.Y("y:Q"), colour, detail="run:N")
     mean, run = ("datum.mean", "!datum.mean")
     tips = _tips("series", "x", "y", "run")
-    thin = base.transform_filter(run).mark_line(strokeWidth=0.8).encode(opacity=_shown(0.35, 0.03))
-    thick = base.transform_filter(mean).mark_line(strokeWidth=2.2, clip=True).encode(opacity=_shown(1))
+    dashed = base.encode(alt.StrokeDash("series:N"))
+    thin = dashed.transform_filter(run).mark_line(strokeWidth=0.8).encode(opacity=_shown(0.35, 0.03))
+    thick = dashed.transform_filter(mean).mark_line(strokeWidth=2.2, clip=True).encode(opacity=_shown(1))
     dots = base.mark_point(filled=True, clip=True).encode(
         size=alt.condition(mean, alt.value(28), alt.value(12)),
         opacity=_shown(0.9, 0.03),

@@ -104,21 +104,24 @@ const setChannel = (channel, axis, { figure, view, log, rows, limits = [], width
   if (small && log[axis] && values.length) channel.axis.values = fewTicks(range(values));
 };
 
+const DASHES = [[1, 0], [7, 2], [4, 2, 1, 2], [2, 2]];
+
 const build = (template, figure, view, log, models, width, small) => {
   const spec = structuredClone(template), datasets = rowsOf[figure.kind](view, log, figure, models), { rows } = datasets;
   const narrow = width < 560, listed = figure.kind === "parts" || figure.kind === "bars";
-  const names = Object.keys(figure.colours).filter((name) => rows.some((row) => row.series === name));
+  const all = Object.keys(figure.colours), names = all.filter((name) => rows.some((row) => row.series === name));
   const whole = small ? 130 : narrow ? 280 : Math.max(360, Math.min(17 * names.length, 460));
   const height = listed ? { step: small ? 15 : 26 } : whole;
   Object.assign(spec, { datasets, height, width: figure.kind === "outcomes" ? width - 20 : "container" },
     { config: theme(narrow, small), description: `${figure.title}: ${view.name}`, autosize: { type: "fit-x", contains: "padding" } });
-  for (const { encoding: { x, y, color, shape, tooltip } } of spec.layer ?? [spec]) {
+  for (const { encoding: { x, y, color, strokeDash, shape, tooltip } } of spec.layer ?? [spec]) {
     for (const [axis, channel] of Object.entries({ x, y }))
       if (channel?.type === "quantitative") setChannel(channel, axis, { figure, view, log, rows, limits: datasets.limits, width, small });
     if (figure.kind === "parts" && small && y) y.axis = null;
     if (color) color.scale = { domain: names, range: names.map((name) => figure.colours[name]) };
-    if (color && names.length < 2) color.legend = null;
-    if (shape) shape.scale = { domain: Object.keys(figure.colours) };
+    if (strokeDash) strokeDash.scale = { domain: names, range: names.map((name) => DASHES[all.indexOf(name) % DASHES.length]) };
+    for (const channel of [color, strokeDash]) if (channel && names.length < 2) channel.legend = null;
+    if (shape) shape.scale = { domain: all };
     for (const tip of tooltip ?? []) tip.title = { x: view.x, y: view.y }[tip.field] ?? tip.field;
   }
   if (figure.kind === "outcomes") spec.encoding.x.scale = { domain: view.order };
