@@ -141,6 +141,14 @@ class Ahead(_Sound):
         return Output(super().forward(x).y + x.mean((1, 2), keepdim=True))
 
 
+class AheadInTraining(_Sound):
+    """Is causal, but for a mean over all positions in training, as of a BatchNorm."""
+
+    def forward(self, x: Tensor, memory: Any = None) -> Output:
+        y = super().forward(functional.dropout(x, 0.1, self.training)).y
+        return Output(y - y.mean(1, keepdim=True) if self.training else y)
+
+
 class AheadBehindAMemory(_Sound):
     """Is causal, but for a sequence that goes on from another."""
 
