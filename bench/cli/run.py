@@ -73,6 +73,9 @@ def run(
     for option, value in (("--limit", limit), ("--memory", memory), ("--checkpoint", checkpoint)):
         if value is not None and not math.isfinite(value):
             raise UserError(f"{option} must be a finite number, got {value}")
+    own = {"--jobs": jobs, "--limit": limit, "--memory": memory}
+    if engine == "inline" and (given := [option for option, value in own.items() if value is not None]):
+        raise UserError(f"{' and '.join(given)}: engine inline runs in this process, one at a time and without limits")
     options = RunOptions(
         limits=Limits(seconds=limit, memory_bytes=None if memory is None else int(memory * 2**30)),
         checkpoint_s=checkpoint,
@@ -86,7 +89,8 @@ def run(
     with Display(quiet=as_json) as display:
         if not as_json and engine != "ray":  # whose machines may differ from this one
             store.check(short)
-            display.print(opening(plan, short, store, default_slots(plan.specs(), jobs)))
+            if not (options.retry or keep_stale):  # it counts by records alone; each stage says what it has to run
+                display.print(opening(plan, short, store, default_slots(plan.specs(), jobs)))
         coordinator = Coordinator(
             plan,
             suite=short,

@@ -175,6 +175,7 @@ class TestRefused:
             (("run", "smoke", "--seeds", "0,1000"), ["1000"]),
             (("run", "smoke", "--limit", "inf"), ["--limit must be a finite number"]),
             (("run", "smoke", "--memory", "inf"), ["--memory must be a finite number"]),
+            (("run", "smoke", "--engine", "inline", "--jobs", "2", "--limit", "9"), ["--jobs and --limit: engine inline"]),
             (("run", "smoke", "--device", "gpu"), ["unknown device 'gpu'", "cuda"]),
             (("run", "smoke", "--only", "nothing"), ["nothing", "copy memory T=20;"]),
             (("run", "smoke", "--jobs", "0"), ["jobs"]),
@@ -473,6 +474,14 @@ class TestRun:
         assert "1 of 1 final runs failed (1 diverged). The first: training loss nan at step 2" in line
         assert f" -m bench show {run_id}" in line
         assert run_id in out if options else "0/1 diverged" in out
+
+    @pytest.mark.parametrize("options", [("--retry", "timeout"), ("--keep-stale",)])
+    def test_what_changes_the_number_of_runs_left_prints_no_count_of_records(
+        self, cli: Cli, copied: Path, options: tuple[str, ...]
+    ) -> None:
+        plain, changed = (cli("run", "mine.py", "--device", "cpu", *more)[2] for more in ((), options))
+        assert "all recorded" in plain
+        assert [line.partition(":")[0] for line in changed.splitlines()] == ["learning-rate trials", "final runs"]
 
     @pytest.mark.end_to_end
     def test_seeds_first_and_the_whole_suite_after(self, cli: Cli, tmp_path: Path) -> None:
