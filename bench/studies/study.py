@@ -16,6 +16,7 @@ from bench.records.errors import one_line
 from bench.records.identity import numeric_environment
 from bench.records.spec import RunSpec
 from bench.studies.models import Models, NoValues
+from deq import ADJOINTS, SOLVERS
 
 Values = dict[str, Any]
 
@@ -33,7 +34,8 @@ class PlannedRow:
 class Study:
     """`measure(models, *specs, *arguments)` returns a row's values as plain JSON; its docstring describes them in the record.
 
-    `settings`: what all rows share. `numerics`: raise it when the same row gets other values, and all are measured again.
+    `settings`: what all rows share. `numerics`: raise it when the same row gets other values, and all are measured again; those of a
+    solver or an adjoint count too.
     `timed`: rows are measured last, with no other row running.
     """
 
@@ -60,8 +62,14 @@ class Study:
     def made_by(self, row: PlannedRow, models: Models) -> str:
         """Hash of what decides a row's values: study, numerics, arguments, trainings, environment. UserError without the data."""
         runs = [models.identity(spec).run_id(spec.key) for spec in row.specs]
-        content = (self.name, self.numerics, row.subject, row.arguments, runs, numeric_environment(models.here))
+        content = (self.name, self.numerics, row.subject, row.arguments, runs, numeric_environment(models.here), *_raised())
         return hashlib.sha256(json.dumps(to_jsonable_python(content), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _raised() -> list[tuple[str, int]]:
+    """The solvers and adjoints, which rows may use beside those of their trainings, whose numerics were raised."""
+    versions = {name: getattr(make, "numerics", 1) for name, make in (SOLVERS | ADJOINTS).items()}
+    return [(name, version) for name, version in versions.items() if version > 1]
 
 
 def number(value: float | Tensor | None) -> float | None:
