@@ -34,9 +34,8 @@ class PlannedRow:
 class Study:
     """`measure(models, *specs, *arguments)` returns a row's values as plain JSON; its docstring describes them in the record.
 
-    `settings`: what all rows share. `numerics`: raise it when the same row gets other values, and all are measured again; those of a
-    solver or an adjoint count too.
-    `timed`: rows are measured last, with no other row running.
+    `settings`: what all rows share. `numerics`: raise it when the same row gets other values, and all are measured again, as they
+    are when that of a solver or an adjoint is raised. `timed`: rows are measured last, with no other row running.
     """
 
     name: str
