@@ -84,7 +84,7 @@ class Config:
     dependency_samples: int = 128
     energy: Case = ENERGY
     adjoint_tolerances: tuple[float, ...] = (1e-3, 1e-6)
-    tracking: Comparison = track.SPECS[0]
+    tracking: Comparison = track.PARITY
     tracking_rates: tuple[tuple[str, float], ...] = (
         ("DEQ-TrellisNet, Picard", 0.064),
         ("DEQ-TrellisNet, Broyden", 0.008),

@@ -31,7 +31,7 @@ SIZES: dict[str, Any] = {
     **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
     **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
     "energy": Case("markov", ComponentConfig(name="markov", settings={"length": 4, "test_samples": 8}), 1e-2),
-    "tracking": track.SPECS[0].model_copy(update={"task": TRACKED, "train": TrainConfig(steps=3, batch=4, learning_rate=1e-2)}),
+    "tracking": track.PARITY.model_copy(update={"task": TRACKED, "train": TrainConfig(steps=3, batch=4, learning_rate=1e-2)}),
     "tracking_rates": (("DEQ-TrellisNet, Broyden", 1e-2), ("looped trellis, 128 tested", 1e-2)),
     "tracking_caps": (1, 2, 9),
     **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
