@@ -55,7 +55,6 @@ FIGURES: dict[Kind, dict[str, FigureEntry]] = {
         ),
         "gradient-error": FigureEntry("bench.studies.figures:gradient", "Error of gradients", paper=True),
         "layers": FigureEntry("bench.studies.figures:layers", "A trained map iterated (figure 4)"),
-        "dependency-length": FigureEntry("bench.studies.figures:dependency", "Loss against the length of the dependence"),
         "steps-at-test": FigureEntry(
             "bench.studies.figures:steps_at_test", "Accuracy against evaluations at test time", paper=True
         ),

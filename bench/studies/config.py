@@ -79,9 +79,6 @@ class Config:
     pathological_steps: int = 60
     pathological_seeds: tuple[int, ...] = (0, 1, 2)
     recompute_depths: tuple[int, ...] = (4, 12, 48)
-    dependencies: tuple[int, ...] = (5, 10, 20, 40)
-    dependency_seeds: tuple[int, ...] = (0, 1, 2)
-    dependency_samples: int = 128
     energy: Case = ENERGY
     adjoint_tolerances: tuple[float, ...] = (1e-3, 1e-6)
     tracking: Comparison = track.PARITY

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.analysis.columns import metric_parts
-from bench.analysis.statistics import Scale
 from bench.report.style import method_colours
 from bench.studies.drawing import (
     Rows,
@@ -189,31 +187,6 @@ def gradient(rows: Rows) -> Figure | None:
         first.set(ylabel="relative error, ↓ better", ylim=(1e-10, 1e3))
     grid[2][0].set(ylabel="1 - cosine, ↓ better", ylim=(1e-17, 3))
     return with_key(figure, {label: (colour, "-") for _, _, colour, label in kinds} | _MOMENTS_KEY)
-
-
-def dependency(rows: Rows) -> Figure | None:
-    """Loss at the closer, and excess over the entropy rate, by the length of the dependency."""
-    models, lengths = rows.unique("dependency", "model"), rows.unique("dependency", "dependency")
-    if not models:
-        return None
-    figure, [[closers, excess]] = log_grid(1, 2, "Agreement over a growing distance", 2.3)
-    colours = dict(zip(models, (_BLUE, _RED, _GREEN, _PINK), strict=False))
-    scores: tuple[tuple[Axes, str, Scale, str], ...] = (
-        (closers, "loss_agreement", "log", "loss at the closer [nats], ↓ better"),
-        (excess, "excess_nats", "linear", "excess over the entropy rate\n[nats a token], ↓ better"),
-    )
-    for axes, score, scale, label in scores:
-        for model, colour in colours.items():
-            seeds = (rows.values("dependency", model=model, seed=seed) for seed in rows.unique("dependency", "seed"))
-            draw_seeds(axes, seed_lines(seeds, x="dependency", y=score), colour, marker="o", scale=scale)
-        axes.set(xlabel="tokens between opener and closer", ylabel=label, xticks=lengths)
-        plain_numbers(axes.xaxis)
-        few_ticks(axes)
-    for name in ("chance", "optimum"):
-        level = rows.values("dependency")[0][name]
-        closers.axhline(level, **_GUIDE)
-        closers.text(1.01, level, name, transform=closers.get_yaxis_transform(), va="center", fontsize=7)
-    return with_key(figure, {model: (colour, "-") for model, colour in colours.items()})
 
 
 def steps_at_test(rows: Rows) -> Figure | None:

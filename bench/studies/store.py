@@ -19,7 +19,6 @@ from bench.report.machines import code_revision
 from bench.studies import (
     adjoints,
     batches,
-    dependency,
     gradient_error,
     inference,
     path_independence,
@@ -56,7 +55,6 @@ def all_studies(config: Config = FULL) -> tuple[Study, ...]:
         batches.study(config),
         *pathological.studies(config),
         recompute.study(config),
-        dependency.study(config),
         inference.study(config),
         solver_window.study(config),
         path_independence.study(config),

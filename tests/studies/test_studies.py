@@ -246,14 +246,6 @@ def test_checkpointing_costs_one_more_forward_by_torchs_count(models: Models, ma
     assert 0.8 < (counts["every"]["step"] - counts["none"]["step"]) / counts["none"]["forward"] <= 1
 
 
-def test_models_are_as_large_as_the_deq_and_chance_is_the_same_at_every_length(made: Made) -> None:
-    rows = rows_of(made, "dependency")
-    size = rows[0]["values"]["parameters"]
-    assert all(abs(row["values"]["parameters"] - size) <= 0.02 * size for row in rows)
-    assert len({(row["values"]["chance"], row["values"]["optimum"]) for row in rows}) == 1
-    assert {row["dependency"] for row in rows} == {2, 3}
-
-
 def test_a_tolerance_of_one_or_more_is_met_at_zero(models: Models, made: Made) -> None:
     by_tolerance = {point["rtol"]: point for point in rows_of(made, "tolerance")[0]["values"]["points"]}
     assert (by_tolerance[4.0]["steps"], by_tolerance[4.0]["residual"]) == (1.0, 1.0)

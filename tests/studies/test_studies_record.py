@@ -179,7 +179,7 @@ def test_another_process_measures_the_same(made: Made, tmp_path: Path) -> None:
 def test_every_figure_with_values_is_drawn(made: Made, tmp_path: Path) -> None:
     store.write_studies(made[0], tmp_path)
     paper = {"steps-and-residual", "tolerance-and-cap", "gradient-error", "steps-at-test"}
-    assert {path.stem for path in tmp_path.glob("*.svg")} == {*paper, "layers", "dependency-length"}
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {*paper, "layers"}
     assert {path.stem for path in tmp_path.glob("*.pdf")} == paper
     bare = json.loads(json.dumps(made[0]))
     for row in (row for study in bare["experiments"].values() for row in study["rows"]):

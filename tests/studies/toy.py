@@ -29,12 +29,12 @@ TRACKED = ComponentConfig(name="state", settings={"group": "parity", "length": 4
 SIZES: dict[str, Any] = {
     **{"heads": 2, "width": 16, "depth": 3, "steps": 6, "batch": 4, "warmup": 2, "points": 3, "cap": 12, "most": 20, "samples": 4},
     **{"tolerances": (1e-6, 1e-2, 4.0), "caps": (1, 4, 12), "alone": 3, "batches": (2, 4), "recompute_depths": (3,)},
-    **{"pathological_steps": 2, "dependencies": (2, 3), "dependency_samples": 8},
+    **{"pathological_steps": 2},
     "energy": Case("markov", ComponentConfig(name="markov", settings={"length": 4, "test_samples": 8}), 1e-2),
     "tracking": track.PARITY.model_copy(update={"task": TRACKED, "train": TrainConfig(steps=3, batch=4, learning_rate=1e-2)}),
     "tracking_rates": (("DEQ-TrellisNet, Broyden", 1e-2), ("looped trellis, 128 tested", 1e-2)),
     "tracking_caps": (1, 2, 9),
-    **dict.fromkeys(("seeds", "pathological_seeds", "dependency_seeds"), (0,)),
+    **dict.fromkeys(("seeds", "pathological_seeds"), (0,)),
 }
 STREAM = Case("stream", ComponentConfig(name="toy:Stream", settings={"length": 8}), 1e-2)
 TOY = Config(cases=(CASE,), streams=(STREAM,), gradient=GRADIENT, **SIZES)

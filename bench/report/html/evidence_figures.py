@@ -88,13 +88,13 @@ def study_figures(studies: Mapping[str, Any]) -> list[Figure]:
             for row in rows:
                 if row.get("task", "") == task:
                     for view, series, points in read(row):
-                        named = f"{row['model']}: {view}" if "model" in row and study != "dependency" else view
+                        named = f"{row['model']}: {view}" if "model" in row else view
                         found.setdefault((named, series), {}).setdefault(f"seed {row['seed']}", []).extend(points)
             for view in dict.fromkeys(view for view, _ in found):
                 lines.view(f"{task}: {view}".strip(": "), x, y or view, log=log)
                 for (one, series), runs in found.items():
                     if one == view:
-                        lines.add_seeds(series, runs, "linear" if view == _EXCESS else "log")
+                        lines.add_seeds(series, runs)
         figures += lines.done()
     return figures
 
@@ -136,15 +136,6 @@ def _gradient(row: Mapping[str, Any]) -> _Read:
                 yield f"{'by tolerance' if setting == 'rtol' else 'by steps'}, {moment} of training", kind, known
 
 
-def _dependency(row: Mapping[str, Any]) -> _Read:
-    for name, view in (
-        ("loss_agreement", "loss at the closer (nats)"),
-        ("excess_nats", _EXCESS),
-    ):
-        yield view, row["model"], [(row["dependency"], row["values"].get(name))]
-
-
-_EXCESS = "excess over the entropy rate (nats a token)"  # can be negative
 _RESIDUAL, _DISTANCE = "relative residual, lower is better", "relative distance to the exact gradient, lower is better"
 _STUDIES: dict[str, tuple[str, str, str, str, str, Callable[[Mapping[str, Any]], _Read]]] = {
     "steps": ("training", "Evaluations of solves during training", "training steps", "evaluations a solve", "", _steps),
@@ -153,7 +144,6 @@ _STUDIES: dict[str, tuple[str, str, str, str, str, Callable[[Mapping[str, Any]],
     "cap": ("cap", "Quality against the cap on evaluations", "cap on evaluations", "", "xy", _by("cap")),
     "layers": ("layers", "A trained map iterated on", "layers", "relative change a layer", "xy", _layers),
     "gradients": ("gradient", "Error of gradients", "relative tolerance, or steps", _DISTANCE, "xy", _gradient),
-    "dependency": ("dependency", "Loss against the length of the dependence", "tokens between", "", "x", _dependency),
 }
 
 
