@@ -8,7 +8,17 @@ from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import PARAMETERS, Column, metric_parts, metrics, unit
 from bench.analysis.probe_data import depth_probe
-from bench.analysis.selection import Outcome, best_row, broadest, by_seed, data_of, headline_column, outcome_of, value
+from bench.analysis.selection import (
+    Outcome,
+    best_row,
+    broadest,
+    by_seed,
+    data_of,
+    headline_column,
+    outcome_of,
+    solves,
+    value,
+)
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
 from bench.records.spec import ComponentConfig
@@ -48,7 +58,7 @@ def score_of(row: ResultRow, column: Column) -> str:
     """A row's mean score with its unit; a dash where it has none."""
     one = aggregate(row, column)
     name = unit(column, one.measures)
-    return f"{significant(one.estimate.mean, 3)} {name}".strip() if one.estimate else "—"
+    return f"{significant(one.estimate.mean, 3)} {'of answers' if name == 'fraction' else name}".strip() if one.estimate else "—"
 
 
 def cell(group: Group, row: ResultRow, column: Column) -> str:
@@ -77,14 +87,19 @@ def contests(evidence: Evidence) -> list[Contest]:
 
 
 def contest_of(group: Group) -> Contest | None:
-    """The contest of a comparison; None where it has no DEQ or no explicit network with a score. Both are picked by validation."""
-    column = headline_column(group)
-    if column is None:
+    """The contest of a comparison; None where it has no DEQ or no explicit network with a score.
+
+    Both are picked by validation. Of a task with several test lengths the score is that at the longest: at the length of training
+    models that are right in every sequence differ in the scale of their logits alone.
+    """
+    headline = headline_column(group)
+    if headline is None:
         return None
-    deq = best_row([row for row in group.rows if row.family == "deq"], column)
-    rival = best_row([row for row in group.rows if row.family not in ("deq", "ode")], column)
+    deq = best_row([row for row in group.rows if row.family == "deq"], headline)
+    rival = best_row([row for row in group.rows if row.family not in ("deq", "ode")], headline)
     if deq is None or rival is None:
         return None
+    column = found[2] if (found := at_longest(group)) else headline
     ours, theirs = (aggregate(row, column).estimate for row in (deq, rival))
     if ours is None or theirs is None:
         return None
@@ -147,7 +162,8 @@ class MemoryCase:
 def memory_case(evidence: Evidence) -> MemoryCase | None:
     """A comparison with a DEQ and a tied network; one probed by depth and with checkpointing first; None without any.
 
-    Of several DEQs and of several ways of checkpointing, that of the lowest peak.
+    Of several DEQs and of several ways of checkpointing, that of the lowest peak; of the DEQs one that solves the task, if the
+    tied network does.
     """
     cases = []
     for suite in Store(evidence.results).suites():
@@ -157,7 +173,9 @@ def memory_case(evidence: Evidence) -> MemoryCase | None:
             tied = [row for row in known if row.family == "tied"]
             plain = [row for row in tied if not checkpointed(row)]
             if deq and plain:
-                deepest, probed = max(plain, key=_depth), max(deq, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
+                deepest = max(plain, key=_depth)
+                deq = [row for row in deq if solves(row) or not solves(deepest)] or deq
+                probed = max(deq, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
                 less = [row for row in tied if checkpointed(row) and _depth(row) == _depth(deepest)]
                 least = min(less, key=lambda row: value(row, PEAK) or 0.0) if less else None
                 cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
@@ -191,14 +209,21 @@ class LengthCase:
     explicit: list[tuple[float, ResultRow]]
 
 
+def at_longest(group: Group) -> tuple[int, int, Column] | None:
+    """The shortest and the longest of several test lengths, and the column of the accuracy at the last token of the longest."""
+    parts = metric_parts(metrics(group.records)[1], "accuracy_last")
+    if len(parts) < 2:
+        return None
+    (short, _), (long, name) = parts[0], parts[-1]
+    return short, long, Column(name=f"test_{name}", head=name.replace("_", " "), better="higher", scale="fraction")
+
+
 def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
     """The comparisons with several test lengths, a DEQ and an explicit network."""
     for group in comparisons(evidence):
-        parts = metric_parts(metrics(group.records)[1], "accuracy_last")
-        if len(parts) < 2:
+        if (found := at_longest(group)) is None:
             continue
-        (short, _), (long, name) = parts[0], parts[-1]
-        column = Column(name=f"test_{name}", head=name.replace("_", " "), better="higher", scale="fraction")
+        short, long, column = found
         scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))

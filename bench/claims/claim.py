@@ -15,7 +15,10 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 PLURAL: dict[Verdict, str] = dict(
     zip(VERDICTS, ("hold", "do not hold", "inconclusive", "cannot be judged", "not tested"), strict=True)
 )
-Ledger = Literal["claims", "since", "identities"]
+SINGULAR: dict[Verdict, str] = dict(
+    zip(VERDICTS, ("holds", "does not hold", "inconclusive", "cannot be judged", "not tested"), strict=True)
+)
+Ledger = Literal["claims", "since", "questions", "identities"]
 Fixed = Literal["before its runs", "threshold before, protocol after", "after its records were known"]
 SEEDS = (
     "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
@@ -78,7 +81,8 @@ def written_p(p: float | None) -> str:
 class Claim:
     """A statement of a paper, where it stands, the measurement and statistic that test it, and the threshold.
 
-    `ledger`: an identity is what mathematics or a count decides, a claim, of the DEQ paper or made since, what only evidence can.
+    `ledger`: an identity is what mathematics or a count decides, a claim, of the DEQ paper or made since, what only evidence can,
+    a question what no paper claims.
     `fixed`: when the threshold and the protocol were written down. `needs`: what to run. `judge` returns the parts, none where
     that has not been run.
     """

@@ -96,7 +96,7 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             reason = f"{deq.label} {ours}, the best explicit network in its {budget}, {rival.label}, {theirs} ({outcome})"
         elif budget == "memory" and (others := [row for row in explicit if row.label in peaks]):
             least = min(others, key=lambda row: peaks[row.label])
-            use, n = deq.label, len(deq.ok)
+            use, n = deq.label if clearly_less(peaks[deq.label], peaks[least.label]) else "either: peaks are alike", len(deq.ok)
             reason = f"it peaks at {peaks[deq.label] / 2**20:.1f} MiB ({ours}), the leanest explicit network, {least.label}, at "
             reason += f"{peaks[least.label] / 2**20:.1f} ({score_of(least, one.column)})"
             reason += "" if any(checkpointed(row) for row in explicit) else "; none of these is checkpointed"

@@ -13,7 +13,7 @@ from bench.analysis.statistics import LEVEL, Interval, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Judge, Part, Source, Verdict
 from bench.claims.evidence import Evidence, runs
-from bench.claims.parts import mean_within, ratios
+from bench.claims.parts import cannot_tell, mean_within, ratios
 
 Suites = tuple[str, ...]
 Labels = Sequence[tuple[str, str]]  # patterns of the labels of two rows, as of a shell
@@ -111,14 +111,13 @@ def copies_more(rival: str) -> Judge:
             counts = [(sum(one), len(one) - sum(one)) for one in solved]
             p_for, p_against = (float(fisher_exact(counts, alternative=side).pvalue) for side in ("greater", "less"))
             value = " against ".join(f"{right} of {right + wrong} seeds" for right, wrong in counts)
-            part = Part(about=f"{group.name}: {ours.label}, {theirs.label}", value=value, asked="more seeds copy")
-            equal = counts[0][1] == counts[1][1] == 0
-            note = "both copy: no difference to find" if equal else "Fisher's exact test"
-            if equal:
-                part = replace(part, verdict="does not hold", fact=True, note=note, sources=runs(suite, ours, theirs))
+            about, asked = f"{group.name}: {ours.label}, {theirs.label}", "more seeds copy"
+            sources = runs(suite, ours, theirs)
+            if counts[0][1] == counts[1][1] == 0:
+                parts.append(cannot_tell(about, value, asked, sources, "both copy in every seed: no difference to find"))
             else:
-                part = replace(part, p_for=p_for, p_against=p_against, note=note, sources=runs(suite, ours, theirs))
-            parts.append(of_scores(part, ours, theirs))
+                part = Part(about=about, value=value, asked=asked, p_for=p_for, p_against=p_against, sources=sources)
+                parts.append(of_scores(replace(part, note="Fisher's exact test"), ours, theirs))
         return parts
 
     return judge

@@ -1,6 +1,7 @@
 """Judges of the claims made since 2019: losses of ways to train, length generalisation, starts of a solve."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -16,14 +17,13 @@ from bench.claims.parts import cannot_tell, differences, excess, mean_within, ra
 _LEARNED = 0.9  # accuracy at the last token of the training's length
 _UNLEARNED = "no seed learned {} tokens, the training's length"
 _STARTS = {"normal": "noise", "warm": "another sequence's state"}  # of the study of path independence
-# Of the study of warm starts: what is solved, from where
-_WARM = (("segments", "previous", "next segment"), ("windows", "shifted", "window moved by a token"))
 
 
-def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
+def loss_excess(suites: Suites, labels: Labels, most: float, of_gradient: bool = False) -> Judge:
     """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small.
 
-    A part does not hold by a score that is inadmissible.
+    A part does not hold by a score that is inadmissible. `of_gradient`: the claim is about the gradient alone, so that rows which
+    differ in more cannot tell.
     """
 
     def judge(evidence: Evidence) -> list[Part]:
@@ -31,10 +31,23 @@ def loss_excess(suites: Suites, labels: Labels, most: float) -> Judge:
         for suite, group, ours, theirs in pairs(evidence, suites, labels):
             loss, other = (by_seed(row, "test_loss") for row in (ours, theirs))
             part = excess(group.name, (ours.label, theirs.label), loss, other, most, runs(suite, ours, theirs))
-            parts.append(of_scores(part, ours, theirs))
+            part = of_scores(part, ours, theirs)
+            if of_gradient and (more := _other_differences(ours, theirs)):
+                note = f"the rows differ in {', '.join(more)} too; {part.note}"
+                part = replace(part, verdict="cannot tell", p_for=None, p_against=None, note=note)
+            parts.append(part)
         return parts
 
     return judge
+
+
+def _other_differences(ours: ResultRow, theirs: ResultRow) -> list[str]:
+    """What two rows differ in besides the gradient and the learning rate, which each has tuned: settings, and the recipe."""
+    one, other = (row.finals[0].spec for row in (ours, theirs))
+    settings, others = one.model.settings, other.model.settings
+    names = {name.partition(".")[0] for name in {*settings, *others} if settings.get(name) != others.get(name)}
+    found = sorted(name for name in names if name != "adjoint" and not name.startswith("backward_"))
+    return found + (["recipe"] if one.recipe != other.recipe else [])
 
 
 def more_solves_converge(suites: Suites, labels: Labels) -> Judge:
@@ -187,15 +200,14 @@ def same_state(least: float) -> Judge:
 
 
 def warm_start_saves(rtol: float, least: float) -> Judge:
-    """Judge by the share of evaluations that a warm start saves, by cell: from the segment before, and as a window moves on."""
+    """Judge by the share of evaluations that a warm start saves as a window moves on by a token, by cell."""
 
     def judge(evidence: Evidence) -> list[Part]:
         found: dict[str, dict[int, float]] = {}
         for row in evidence.studies.get("warm start", {}).get("rows", []):
-            for kind, start, words in _WARM:
-                for point in (row["values"] or {}).get(kind, []):
-                    if point["rtol"] == rtol and point["start"] == start:
-                        found.setdefault(f"{row['task']}: {row['cell']}, {words}", {})[row["seed"]] = point["saved"]
+            for point in (row["values"] or {}).get("windows", []):
+                if point["rtol"] == rtol and point["start"] == "shifted":
+                    found.setdefault(f"{row['task']}: {row['cell']}", {})[row["seed"]] = point["saved"]
         return [mean_within(about, saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items()]
 
     return judge

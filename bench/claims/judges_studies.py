@@ -6,6 +6,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
+from scipy.stats import binomtest
+
 from bench.analysis.statistics import significant
 from bench.claims.claim import Judge, Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence
@@ -16,6 +18,7 @@ Values = Mapping[str, Any]
 Read = Callable[[Values], float | None]
 _fact = partial(fact, sources=STUDIES_SOURCE)
 _mean_within = partial(mean_within, sources=STUDIES_SOURCE)
+_SAME = 0.99  # share of sequences that end at one root, whichever solver finds it
 
 
 def _rows(evidence: Evidence, study: str, model: str = "") -> list[Values]:
@@ -102,16 +105,28 @@ def tied_need_not_converge(evidence: Evidence) -> list[Part]:
 
 
 def one_root(evidence: Evidence) -> list[Part]:
-    """Share of the sequences that two solvers both solve on which they find the same equilibrium, of the least similar pair."""
-
-    def read(values: Values) -> float | None:
-        return min((pair["same"] for pair in values["pairs"].values() if pair["same"] is not None), default=None)
-
-    about, found = (
-        "of the sequences both solve, share with the same logits, least similar pair",
-        by_task(evidence, "independence", read),
-    )
-    return [_mean_within(f"{task}: {about}", shares, "fraction", low=0.99) for task, shares in found.items()]
+    """Of the sequences that two solvers both solve, over tasks and seeds, those with the same equilibrium: a part a pair."""
+    counts: dict[str, list[tuple[int, int]]] = {}
+    for row in _rows(evidence, "independence"):
+        for names, pair in row["values"]["pairs"].items():
+            if pair["samples"]:
+                counts.setdefault(names, []).append((round(pair["same"] * pair["samples"]), pair["samples"]))
+    parts = []
+    for names, found in counts.items():
+        same, both = (sum(column) for column in zip(*found, strict=True))
+        sides = {side: float(binomtest(same, both, _SAME, alternative=side).pvalue) for side in ("greater", "less")}
+        parts.append(
+            Part(
+                about=f"{names}: sequences that both solve, with the same logits",
+                value=f"{same} of {both}",
+                asked=f"above {_SAME:g}",
+                p_for=sides["greater"],
+                p_against=sides["less"],
+                note=f"exact binomial test over sequences of {len(found)} models, taken as independent",
+                sources=STUDIES_SOURCE,
+            )
+        )
+    return parts
 
 
 def gradient_is_exact(evidence: Evidence) -> list[Part]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.analysis.columns import SOLVED
 from bench.analysis.selection import inadmissible, largest_leak, solves, value
-from bench.analysis.statistics import significant
+from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import (
     SAVED,
@@ -112,10 +112,12 @@ def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
         found = quality(group)
         admissible = [row.label for row in group.rows if row.family == "deq" and inadmissible(row) is None]
         ratios = [(found.ratios[name].ratio, name) for name in admissible if name in found.ratios] if found else []
-        if reached := [pair for pair in ratios if pair[0]]:
-            ratio, label = min(reached)
+        if found and (reached := [pair for pair in ratios if pair[0]]):
+            label = min(reached)[1]
+            one = found.ratios[label]
+            times = written(Interval(mean=one.ratio, low=one.low, high=one.high, n=len(reached), scale="linear"))
             alone = f", none gets to the loss of {len(ratios) - len(reached)} of {len(ratios)} DEQs" if ratios != reached else ""
-            texts.append(f"{significant(ratio, 2)} times the time on {group.name} ({label}{alone})")
+            texts.append(f"{times} times the time on {group.name} ({label}{alone})")
             address = address or f"speed/{group.name}: quality/{label}/ratio"
         elif ratios:
             texts.append(f"no tied network gets there on {group.name}")

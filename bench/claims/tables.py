@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import get_args
 
 from bench.analysis.grid import Cell, Table, line
-from bench.claims.claim import PLURAL, Finding, Ledger, tally, written_p
+from bench.claims.claim import PLURAL, SINGULAR, Finding, Ledger, tally, written_p
 from bench.claims.guide import Advice
 from bench.report.report import markdown
 
@@ -23,6 +23,7 @@ _RULE = (
 _TITLES: dict[Ledger, str] = {
     "claims": "The claims of the DEQ paper, tested",
     "since": "Claims made since then, tested",
+    "questions": "Questions that no paper claims an answer to",
     "identities": "Identities: what mathematics or a count decides",
 }
 
@@ -30,13 +31,13 @@ _TITLES: dict[Ledger, str] = {
 def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
     """One line per claim of a ledger, with its verdict."""
     listed = [one for one in findings if one.claim.ledger == ledger]
-    counts = ", ".join(f"{count} {PLURAL[verdict]}" for verdict, count in tally(listed) if count)
-    noun = "identities" if ledger == "identities" else "claims"
+    noun = {"identities": "identities", "questions": "questions"}.get(ledger, "claims")
+    noun = "question" if noun == "questions" and len(listed) == 1 else noun
     heads = ("claim", "what is claimed", "where", "verdict", "parts", "p", "p, all claims", "threshold fixed")
     return Table(
         ending=ledger,
         title=_TITLES[ledger],
-        caption=f"{len(listed)} {noun}: {counts}. At the sizes and on the machine of the records named below each one.",
+        caption=f"{len(listed)} {noun}: {counted(listed)}. At the sizes and on the machine of the records named below each one.",
         rule=_RULE,
         heads=tuple((head, "") for head in heads),
         rows=tuple(
@@ -50,6 +51,11 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
         data=tuple(line for one in listed for line in _data(one)),
         words=(0, 1, 2, 3, 4, 7),
     )
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """The number of findings by verdict, in words."""
+    return ", ".join(f"{count} {SINGULAR[one] if count == 1 else PLURAL[one]}" for one, count in tally(findings) if count)
 
 
 def summaries(findings: Sequence[Finding]) -> list[Table]:

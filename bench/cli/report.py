@@ -15,7 +15,7 @@ from bench.records.errors import UserError, unknown
 from bench.report.console import say
 
 # Columns of these tables for a terminal, those that count first: a narrow one has no room for the last.
-_SHOWN = {**dict.fromkeys(("claims", "since", "identities"), (0, 3, 5, 1)), "table-1": (0, 1, 4, 5, 6, 2, 3)}
+_SHOWN = {**dict.fromkeys(("claims", "since", "questions", "identities"), (0, 3, 5, 1)), "table-1": (0, 1, 4, 5, 6, 2, 3)}
 
 
 def report(results: Results = RESULTS, as_json: Json = False) -> None:

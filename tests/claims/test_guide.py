@@ -92,6 +92,21 @@ def test_of_two_models_that_solve_a_task_none_is_ahead() -> None:
         assert contest.outcome == expected
 
 
+def test_of_a_task_with_several_lengths_the_score_is_that_at_the_longest() -> None:
+    """Where all are right at the length of training, a loss there ranks the scale of logits."""
+    records = [with_seed(lengths("DEQ", DEQ, 0.3 + seed / 100, 9.0), seed) for seed in range(5)]
+    records += [with_seed(lengths("LSTM", LSTM, 0.5 + seed / 100, 3.0), seed) for seed in range(5)]
+    (group,) = groups("mine", records)
+    found = contest_of(group)
+    assert found is not None
+    assert (found.outcome, found.column.name) == ("behind", "test_accuracy_last_T128")
+    assert found.scores[0].mean == pytest.approx(0.32)
+
+
+def with_seed(one: Record, seed: int) -> Record:
+    return with_spec(one, one.spec.model_copy(update={"seed": seed}))
+
+
 def save(folder: Path, records: Sequence[Record]) -> Evidence:
     for record in records:
         write_record(folder / "runs" / record.suite / f"{record.run_id}.json", record)
@@ -124,6 +139,17 @@ def test_the_guide_says_what_the_records_hold(tmp_path: Path) -> None:
     assert checkpoint.use == "either: peaks are alike"
     assert checkpoint.cost == "3.0 times the step time of the DEQ"
     assert task.use.startswith("either")
+
+
+def test_where_the_tied_network_solves_the_task_so_does_the_deq_that_the_memory_is_of(tmp_path: Path) -> None:
+    rows = (("DEQ, lean", DEQ, 0.9, 1.0), ("DEQ", DEQ, 1.0, 2.0), ("tied 12", TIED, 1.0, 9.0))
+    records = [
+        run(label, model, 0, "higher", test_accuracy=score, saved_bytes=peak, peak_live_bytes=peak)
+        for label, model, score, peak in rows
+    ]
+    case = memory_case(save(tmp_path, records))
+    assert case is not None
+    assert case.deq.label == "DEQ"
 
 
 def test_the_guide_says_where_a_score_is_inadmissible(tmp_path: Path) -> None:
@@ -337,13 +363,13 @@ def test_a_sentence_on_time_counts_the_deqs_that_no_rival_equals(tmp_path: Path)
         timed("tied 2", ComponentConfig(name="tied", settings={"depth": 2}), seed, 3.0, [4.0, 3.0, 2.5]) for seed in range(3)
     ]
     (found,) = (one.text for one in quotes(save(tmp_path, records), ()) if one.text.startswith("Training"))
-    assert found.endswith("0.67 times the time on a task (DEQ, none gets to the loss of 1 of 2 DEQs).")
+    assert found.endswith("0.667 times the time on a task (DEQ, none gets to the loss of 1 of 2 DEQs).")
 
 
 @pytest.mark.parametrize(
     ("solved", "last", "text"),
     [
-        (1.0, 2.0, "0.67 times the time on a task (DEQ)"),
+        (1.0, 2.0, "0.667 times the time on a task (DEQ)"),
         (1.0, 0.5, "no tied network gets there on a task"),
         (0.5, 2.0, "no DEQ's score counts on a task"),
     ],

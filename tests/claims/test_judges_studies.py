@@ -103,12 +103,20 @@ def test_a_small_loss_has_its_margin_as_a_factor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("same", "solved", "verdict"),
-    [(1.0, 8, "holds"), (0.5, 8, "does not hold"), (1.0, 4, "holds"), (None, 0, "holds")],
+    [
+        (1.0, 60, ["holds", "holds"]),
+        (0.5, 60, ["holds", "does not hold"]),
+        (1.0, 4, ["holds", "inconclusive"]),
+        (None, 0, ["holds"]),
+    ],
 )
-def test_root(tmp_path: Path, same: float | None, solved: int, verdict: str) -> None:
-    """Only sequences that both solvers solve say whether the root is the same."""
-    pairs = {"a, b": {"same": 1.0, "samples": 8}, "a, c": {"same": same, "samples": solved}}
-    assert verdicts("root", studies(tmp_path, independence=rows([{"pairs": pairs}] * 5))) == [verdict]
+def test_root(tmp_path: Path, same: float | None, solved: int, verdict: list[str]) -> None:
+    """Only sequences that both solvers solve say whether the root is the same; 299 of one root are 5 %."""
+    pairs = {"a, b": {"same": 1.0, "samples": 60}, "a, c": {"same": same, "samples": solved}}
+    found = studies(tmp_path, independence=rows([{"pairs": pairs}] * 5))
+    assert verdicts("root", found) == verdict
+    first = judges_studies.one_root(found)[0]
+    assert (first.value, first.p_for) == ("300 of 300", pytest.approx(0.99**300))
 
 
 def test_gradients_batches_and_checkpointing(tmp_path: Path) -> None:

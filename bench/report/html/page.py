@@ -25,6 +25,7 @@ from bench.claims.claim import Claim, Finding, Fixed, Ledger, deciding, judge_cl
 from bench.claims.entries import CLAIMS
 from bench.claims.evidence import Evidence
 from bench.claims.guide import guide
+from bench.claims.tables import counted
 from bench.records.escape import visible
 from bench.records.record import Record
 from bench.report.html.answer import answer, as_json
@@ -37,19 +38,12 @@ from bench.report.machines import environments
 from bench.report.report import read_suites, terms
 from bench.report.style import assign_styles
 
-_VERDICTS = (
-    ("holds", "hold"),
-    ("does not hold", "do not hold"),
-    ("is inconclusive", "are inconclusive"),
-    ("cannot be judged", "cannot be judged"),
-    ("is not tested", "are not tested"),
-)
 _SCRIPTS = ("core.js", "tables.js", "plots.js", "page.js")
 # Patterns of claims' ids by theme, the first that fits; a claim that none fits is shown last.
 THEMES = {
     "Time": ("*-time", "checkpointing-cost", "computation", "steps-grow", "backward-shorter", "warm-start"),
     "Memory": ("memory*", "checkpointing*"),
-    "Quality": ("perplexity", "copy*", "cell", "stacking", "one-step", "shared-inverse", "reversible", "jacobian"),
+    "Quality": ("perplexity", "copy*", "cell", "stacking", "one-step", "few-steps", "shared-inverse", "reversible", "jacobian"),
     "Solver": ("converges", "solver", "tolerance", "cap", "tied-rest", "root", "same-state", "more-steps"),
     "Generalisation": ("tracks-state", "solver-and-length", "fixed-depth", "negative-decay", "steps-and-length"),
 }
@@ -170,15 +164,11 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     runs, models = sum(len(row.finals) for row in rows), len({row.label for row in rows})
     text = f"{runs:,} training runs of {models} models on {len(tasks)} tasks, "
     text += f"and {sum(len(g.trials) for g in found):,} trials of learning rates. "
-    claims, since, identities = ([one for one in findings if one.claim.ledger == ledger] for ledger in get_args(Ledger))
+    claims, since, questions, identities = ([one for one in findings if one.claim.ledger == ledger] for ledger in get_args(Ledger))
     if not claims:
         return text + "No claims are judged here."
     met = sum(one.verdict == "holds" for one in identities)
     more = f" Of {len(identities)} identities, which mathematics or a count decides, {met} hold." if identities else ""
-    later = f" Of {len(since)} claims made since, {_counted(since)}." if since else ""
-    return f"{text}Of {len(claims)} claims of the paper, {_counted(claims)}.{later}{more}"
-
-
-def _counted(findings: Sequence[Finding]) -> str:
-    """The number of findings by verdict, in words."""
-    return ", ".join(f"{n} {one if n == 1 else many}" for (_, n), (one, many) in zip(tally(findings), _VERDICTS, strict=True) if n)
+    later = f" Of {len(since)} claims made since, {counted(since)}." if since else ""
+    asked = f" Of {len(questions)} questions besides, {counted(questions)}." if questions else ""
+    return f"{text}Of {len(claims)} claims of the paper, {counted(claims)}.{later}{asked}{more}"
