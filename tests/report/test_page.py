@@ -348,7 +348,7 @@ def test_without_records_or_claims_it_says_so(tmp_path: Path) -> None:
 def test_a_claim_is_on_the_page_and_in_the_terminal(written: Path) -> None:
     read = Read(render_page(written, CLAIMS))
     words = "".join(read.words)
-    assert "Of 4 claims of the paper, 1 holds, 1 does not hold, 1 is inconclusive, 1 is not tested" in words
+    assert "Of 4 claims of the paper, 1 holds, 1 does not hold, 1 inconclusive, 1 not tested" in words
     text = render(find(written, "memory", CLAIMS))
     for expected in ("1 of 1 hold", "1.5 [1.2, 1.9]", "above 1", "runs/quick", "another-run", "python -m bench run quick"):
         assert expected in text
