@@ -1,7 +1,8 @@
 """Everything once, small: a DEQ and its baselines on copy memory and a language of known entropy, in minutes on two cores.
 
-Each row's rate is tuned at full length, on one seed; the sweep grows, at most twice, until its best lies inside. An earlier version
-had trials of half the length, which chose other rates for the tied network.
+Each row's rate is tuned at full length, on one seed; the sweep grows, at most twice, until its best lies inside. Checkpointed rows
+have that of the plain network, which is the same function, and the DEQ by Broyden's method that of the DEQ by Anderson's. An
+earlier version had trials of half the length, which chose other rates for the tied network.
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Settings, TrainConfig
