@@ -101,7 +101,7 @@ _RATES = (2e-3, 4e-3, 8e-3)
 _S5 = _task("S5", generators=True)
 _STRICT: Settings = {"cell": "state-space", "cell.strict": True, "cell.states": 134, "inputs": 16, "width": 64}
 _STATES: Settings = {"width": 32, "feedforward": 64}
-_RECURRENT = {  # with the sizes of the comparison, and of the pilot
+_RECURRENT: dict[str, tuple[str, Settings]] = {  # with the sizes of the comparison, and of the pilot
     "LSTM": ("lstm", {"inputs": 16, "width": 89}),
     "GRU": ("gru", {"inputs": 16, "width": 102}),
     "GRU, inputs 32": ("gru", {"inputs": 32, "width": 94}),
