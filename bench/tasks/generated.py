@@ -1,4 +1,4 @@
-"""Base class of tasks that draw their sequences at random, and the difficulties of a test split."""
+"""Base classes of tasks that draw their sequences at random, of one difficulty or of several."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn import functional
 
 from bench.records.errors import UserError, unknown
 from bench.tasks.task import Split, Task, check_positive, derive_seed
@@ -16,14 +17,11 @@ Ids = npt.NDArray[np.int64]
 
 
 class Generated(Task):
-    """A task with fresh training samples for every (seed, batch size, number), and held-out ones that are drawn once.
-
-    A constructor sets `_data_seed`, and `_held_out` to the samples of each part of `valid` and `test`, as `_draw` gives them.
-    """
+    """A task with fresh training samples for every (seed, batch size, number), and held-out ones that are drawn once."""
 
     name: ClassVar[str]
     _data_seed: int
-    _held_out: Mapping[Split, Sequence[Ids]]
+    _held_out: Mapping[Split, Sequence[Ids]]  # the samples of each part of `valid` and `test`, as `_draw` gives them
 
     @abstractmethod
     def _draw(self, samples: int, seed: int) -> Ids:
@@ -32,6 +30,12 @@ class Generated(Task):
     @abstractmethod
     def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
         """Return the inputs and targets (samples, T) of samples."""
+
+    def _hold_out(self, test_samples: int, data_seed: int) -> None:
+        """Draw the held-out splits, of one part each."""
+        self._data_seed = data_seed
+        splits: tuple[Split, Split] = ("valid", "test")
+        self._held_out = {split: [self._draw(test_samples, derive_seed(self.name, split, data_seed))] for split in splits}
 
     def batches(self, split: Split, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield training sequences without end, or those of a held-out split once, part by part."""
@@ -43,6 +47,40 @@ class Generated(Task):
             return (self._sequences(self._draw(size, one)) for one in seeds)
         parts = [part[start : start + size] for part in self._held_out[split] for start in range(0, len(part), size)]
         return map(self._sequences, parts[first:])
+
+
+class Graded(Generated):
+    """A task whose test split has a part for each of several difficulties, numbers of which the first is the trained one.
+
+    `letter` stands before the number in the names of metrics, `loss_T64`; the loss of the trained one is `loss`.
+    """
+
+    letter: ClassVar[str]
+    difficulties: list[int]
+
+    @abstractmethod
+    def _draw_at(self, difficulty: int, split: Split, samples: int, seed: int) -> Ids:
+        """Draw samples (samples, ...) of a split at a difficulty."""
+
+    def _draw(self, samples: int, seed: int) -> Ids:
+        return self._draw_at(self.difficulties[0], "train", samples, seed)
+
+    def _hold_out_graded(self, difficulties: list[int], test_samples: int, data_seed: int) -> None:
+        """Draw the held-out splits: validation at the trained difficulty, the test at each."""
+        self.difficulties, self.parts, self._data_seed = difficulties, len(difficulties), data_seed
+        wanted: dict[Split, list[int]] = {"valid": difficulties[:1], "test": difficulties}
+        self._held_out = {
+            split: [self._draw_at(n, split, test_samples, derive_seed(self.name, split, data_seed, n)) for n in own]
+            for split, own in wanted.items()
+        }
+
+    def _loss(self, difficulty: int) -> str:
+        return "loss" if difficulty == self.difficulties[0] else f"loss_{self.letter}{difficulty}"
+
+
+def total_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """The sum in nats of the cross-entropies of logits (B, T, V) at targets (B, T), in float64, and their number."""
+    return functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum"), targets.numel()
 
 
 def parse_difficulties(task: str, setting: str, text: str, trained: int, *, least: int = 1, most: int | None = None) -> list[int]:

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import entr
 from torch import Tensor
-from torch.nn import functional
 
-from bench.tasks.generated import Generated, Ids
-from bench.tasks.task import Metric, Split, derive_seed, digest, inputs_and_targets, perplexity
+from bench.tasks.generated import Generated, Ids, total_loss
+from bench.tasks.task import Metric, digest, inputs_and_targets, perplexity
 
 Distribution = npt.NDArray[np.float64]
 
@@ -29,9 +28,8 @@ class Language(Generated):
 
     def _set_up(self, test_samples: int, data_seed: int, *settings: Any) -> None:
         """Draw the held-out splits; `settings` and the seed identify the language."""
-        self._data_seed, self._settings = data_seed, (*settings, data_seed)
-        held_out: tuple[Split, Split] = ("valid", "test")
-        self._held_out = {split: [self._draw(test_samples, derive_seed(self.name, split, data_seed))] for split in held_out}
+        self._settings = (*settings, data_seed)
+        self._hold_out(test_samples, data_seed)
 
     def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
         return inputs_and_targets(drawn)
@@ -42,8 +40,7 @@ class Language(Generated):
 
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return `loss` over all targets."""
-        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
-        return {"loss": (loss, targets.numel())}
+        return {"loss": total_loss(logits, targets)}
 
     def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
         """Add `perplexity` and `excess_nats`, the loss above the entropy rate."""

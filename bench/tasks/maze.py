@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from scipy.special import entr
 from torch import Tensor
-from torch.nn import functional
 
 from bench.records.errors import UserError
-from bench.tasks.generated import Generated, Ids, parse_difficulties
+from bench.tasks.generated import Graded, Ids, parse_difficulties, total_loss
 from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 RIGHT, BELOW, LEFT, ABOVE, START, END, ASK = 1, 2, 4, 8, 16, 32, 48
@@ -18,7 +17,7 @@ LEAST = 3  # cells a side: of 192 mazes each split has some, of the 4 of 2 x 2 i
 _HELD_OUT: dict[int, Split] = {0: "valid", 1: "test"}  # by a hash of the tree modulo 5; the others are for training
 
 
-class Maze(Generated):
+class Maze(Graded):
     """A maze, row by row, then a token for each of its places that asks whether it is on the path from the start to the end.
 
     The token of a cell is the sum of its open sides (1 right, 2 below, 4 left, 8 above) and 16 at the start or 32 at the end.
@@ -37,26 +36,21 @@ class Maze(Generated):
     """
 
     numerics: ClassVar[int] = 1
-    name = "maze"
+    name, letter = "maze", "n"
 
     def __init__(self, *, size: int = 3, test_sizes: str = "3,4,5", test_samples: int = 500, data_seed: int = 0) -> None:
         check_positive(self.name, test_samples=test_samples)
         if size < LEAST:
             raise UserError(f"{self.name}: size must be at least {LEAST}, got {size}")
-        self.sizes = parse_difficulties(self.name, "test_sizes", test_sizes, size, least=LEAST)
-        self.size, self.side, self.parts = size, max(self.sizes), len(self.sizes)
+        sizes = parse_difficulties(self.name, "test_sizes", test_sizes, size, least=LEAST)
+        self.size, self.side = size, max(sizes)
         self.vocabulary, self.length = ASK + 1, 2 * self.side**2
-        self._data_seed = data_seed
-        wanted: dict[Split, list[int]] = {"valid": [size], "test": self.sizes}
-        self._held_out = {
-            split: [self._mazes(split, test_samples, one, derive_seed(self.name, split, data_seed, one)) for one in sizes]
-            for split, sizes in wanted.items()
-        }
+        self._hold_out_graded(sizes, test_samples, data_seed)
         self.metrics = self._metrics()
 
     def _metrics(self) -> dict[str, Metric]:
         found = {}
-        for size, part in zip(self.sizes, self._held_out["test"], strict=True):
+        for size, part in zip(self.difficulties, self._held_out["test"], strict=True):
             often = np.bincount(part.ravel()) / part.size
             on_path = part[:, self.side**2 :].sum() / (len(part) * size**2)
             found[self._loss(size)] = Metric(unit="nats", better="lower", chance=float(entr(often).sum()), optimum=0.0)
@@ -64,13 +58,7 @@ class Maze(Generated):
             found[f"accuracy_n{size}"] = Metric(unit="fraction", better="higher", chance=1 - float(on_path), optimum=1.0)
         return found
 
-    def _loss(self, size: int) -> str:
-        return "loss" if size == self.size else f"loss_n{size}"
-
-    def _draw(self, samples: int, seed: int) -> Ids:
-        return self._mazes("train", samples, self.size, seed)
-
-    def _mazes(self, split: Split, samples: int, size: int, seed: int) -> Ids:
+    def _draw_at(self, size: int, split: Split, samples: int, seed: int) -> Ids:
         """Mazes of a split, followed by their answers (samples, 2 * side^2)."""
         generator, near = np.random.default_rng(seed), neighbours(size)
         found = np.zeros((samples, 2, self.side, self.side), dtype=np.int64)
@@ -96,10 +84,9 @@ class Maze(Generated):
         maze, answers = targets.chunk(2, dim=1)
         cells = maze != 0  # every cell has an open side
         size = math.isqrt(int(cells[0].sum()))
-        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
         right = logits[:, maze.shape[1] :].argmax(-1) == answers
         return {
-            self._loss(size): (loss, targets.numel()),
+            self._loss(size): total_loss(logits, targets),
             f"solved_n{size}": (right.all(1).double().sum(), len(targets)),
             f"accuracy_n{size}": (right[cells].double().sum(), int(cells.sum())),
         }
@@ -107,7 +94,7 @@ class Maze(Generated):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the settings and the held-out mazes; training mazes follow from the settings."""
         held_out = {f"{split} {number}": part for split, parts in self._held_out.items() for number, part in enumerate(parts)}
-        return digest(f"maze {self.size} {self.sizes} {self._data_seed}", held_out)
+        return digest(f"maze {self.size} {self.difficulties} {self._data_seed}", held_out)
 
 
 def neighbours(size: int) -> list[list[int]]:

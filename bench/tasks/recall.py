@@ -6,11 +6,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bench.records.errors import UserError
-from bench.tasks.generated import Generated, Ids
-from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
+from bench.tasks.generated import Generated, Ids, total_loss
+from bench.tasks.task import Metric, check_positive, digest
 
 FILLER = 0
 
@@ -41,9 +40,7 @@ class Recall(Generated):
         if not 0 < power < math.inf:
             raise UserError(f"recall: power must be positive and finite, got {power}")
         self.length, self.pairs, self.keys, self.power, self.vocabulary = length, pairs, keys, power, 2 * keys + 1
-        self._data_seed = data_seed
-        splits: tuple[Split, Split] = ("valid", "test")
-        self._held_out = {split: [self._draw(test_samples, derive_seed(self.name, split, data_seed))] for split in splits}
+        self._hold_out(test_samples, data_seed)
         self.metrics = {
             "loss": Metric(unit="nats", better="lower", optimum=0.0),
             "accuracy": Metric(unit="fraction", better="higher", optimum=1.0),
@@ -72,10 +69,9 @@ class Recall(Generated):
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss over all positions, the accuracy on values, and the share of sequences with all of them right."""
         asked = targets != FILLER
-        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
         right = logits.argmax(-1) == targets
         return {
-            "loss": (loss, targets.numel()),
+            "loss": total_loss(logits, targets),
             "accuracy": (right[asked].double().sum(), int(asked.sum())),
             "solved": ((right | ~asked).all(1).double().sum(), len(targets)),
         }

@@ -7,16 +7,15 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bench.records.errors import unknown
-from bench.tasks.generated import Generated, Ids, parse_difficulties
-from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
+from bench.tasks.generated import Graded, Ids, parse_difficulties, total_loss
+from bench.tasks.task import Metric, Split, check_positive, digest
 
 Group = Literal["parity", "S3", "A5", "S5"]
 
 
-class StateTracking(Generated):
+class StateTracking(Graded):
     """The product so far of elements of a group: elements g_1 ... g_T are uniform, the target at position t is g_t ... g_1.
 
     With `generators` each element is one of two that generate the group: a transposition (in A5 a cycle of three) or the cycle of
@@ -34,7 +33,7 @@ class StateTracking(Generated):
     """
 
     numerics: ClassVar[int] = 1
-    name = "state tracking"
+    name, letter = "state tracking", "T"
 
     def __init__(
         self,
@@ -52,31 +51,20 @@ class StateTracking(Generated):
         self.products = multiplication_table(group)
         self.vocabulary = len(self.products)
         self.letters = _generators(group) if generators else np.arange(self.vocabulary)
-        self.length, self._group, self._data_seed = length, group, data_seed
-        self.lengths = parse_difficulties(self.name, "test_lengths", test_lengths, length)
-        self.parts = len(self.lengths)
-        wanted: dict[Split, list[int]] = {"valid": [length], "test": self.lengths}
-        self._held_out = {
-            split: [self._words(test_samples, T, derive_seed(self.name, split, data_seed, T)) for T in lengths]
-            for split, lengths in wanted.items()
-        }
+        self.length, self._group = length, group
+        lengths = parse_difficulties(self.name, "test_lengths", test_lengths, length)
+        self._hold_out_graded(lengths, test_samples, data_seed)
         self.metrics = self._metrics()
 
     def _metrics(self) -> dict[str, Metric]:
         size, found = self.vocabulary, dict[str, Metric]()
-        for T in self.lengths:
+        for T in self.difficulties:
             found[self._loss(T)] = Metric(unit="nats", better="lower", chance=math.log(size), optimum=0.0)
             for name in (f"accuracy_T{T}", f"accuracy_last_T{T}"):
                 found[name] = Metric(unit="fraction", better="higher", chance=1 / size, optimum=1.0)
         return found
 
-    def _loss(self, length: int) -> str:
-        return "loss" if length == self.length else f"loss_T{length}"
-
-    def _draw(self, samples: int, seed: int) -> Ids:
-        return self._words(samples, self.length, seed)
-
-    def _words(self, samples: int, length: int, seed: int) -> Ids:
+    def _draw_at(self, length: int, split: Split, samples: int, seed: int) -> Ids:
         return self.letters[np.random.default_rng(seed).integers(len(self.letters), size=(samples, length))]
 
     def _sequences(self, drawn: Ids) -> tuple[Tensor, Tensor]:
@@ -90,10 +78,9 @@ class StateTracking(Generated):
     def score(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Return the loss, the accuracy and that of the last position, named by the length of the targets."""
         length = targets.shape[1]
-        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
         right = (logits.argmax(-1) == targets).double()
         return {
-            self._loss(length): (loss, targets.numel()),
+            self._loss(length): total_loss(logits, targets),
             f"accuracy_T{length}": (right.sum(), targets.numel()),
             f"accuracy_last_T{length}": (right[:, -1].sum(), len(targets)),
         }

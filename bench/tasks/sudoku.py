@@ -8,9 +8,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from bench.tasks.generated import Generated, Ids, parse_difficulties
+from bench.tasks.generated import Graded, Ids, parse_difficulties, total_loss
 from bench.tasks.task import Metric, Split, check_positive, derive_seed, digest
 
 CELLS, BLANK, ASK = 16, 0, 5
@@ -18,7 +17,7 @@ HELD_OUT = 58  # of the 288 solutions, for validation and test
 MOST_BLANKS = 12  # no puzzle with three clues has one solution
 
 
-class Sudoku(Generated):
+class Sudoku(Graded):
     """A puzzle of 16 cells, row by row (0 blank, 1 to 4 given), then 16 tokens that ask for the cells of its solution.
 
     Targets are the puzzle itself in the first half and the solution in the second: a causal model answers when it has seen it all.
@@ -32,26 +31,20 @@ class Sudoku(Generated):
     """
 
     numerics: ClassVar[int] = 1
-    name = "sudoku"
+    name, letter = "sudoku", "b"
 
     def __init__(self, *, blanks: int = 8, test_blanks: str = "6,8,10", test_samples: int = 500, data_seed: int = 0) -> None:
         check_positive(self.name, blanks=blanks, test_samples=test_samples)
         self.vocabulary, self.length, self.blanks = ASK + 1, 2 * CELLS, blanks
-        self.numbers = parse_difficulties(self.name, "test_blanks", test_blanks, blanks, most=MOST_BLANKS)
-        self.parts = len(self.numbers)
+        numbers = parse_difficulties(self.name, "test_blanks", test_blanks, blanks, most=MOST_BLANKS)
         order = np.random.default_rng(derive_seed("sudoku", "solutions", data_seed)).permutation(len(solutions()))
         self._solutions = {"train": solutions()[order[HELD_OUT:]], "held out": solutions()[order[:HELD_OUT]]}
-        self._data_seed = data_seed
-        wanted: dict[Split, list[int]] = {"valid": [blanks], "test": self.numbers}
-        self._held_out = {
-            split: [self._exactly(test_samples, number, derive_seed(self.name, split, data_seed, number)) for number in numbers]
-            for split, numbers in wanted.items()
-        }
+        self._hold_out_graded(numbers, test_samples, data_seed)
         self.metrics = self._metrics()
 
     def _metrics(self) -> dict[str, Metric]:
         found = {}
-        for number in self.numbers:
+        for number in self.difficulties:
             share = number / CELLS
             puzzle = -share * math.log(share) - (1 - share) * math.log((1 - share) / 4)
             found[self._loss(number)] = Metric(unit="nats", better="lower", chance=(puzzle + math.log(4)) / 2, optimum=0.0)
@@ -59,14 +52,10 @@ class Sudoku(Generated):
             found[f"accuracy_b{number}"] = Metric(unit="fraction", better="higher", optimum=1.0)
         return found
 
-    def _loss(self, blanks: int) -> str:
-        return "loss" if blanks == self.blanks else f"loss_b{blanks}"
-
-    def _draw(self, samples: int, seed: int) -> Ids:
-        return np.concatenate(draw(self._solutions["train"], samples, self.blanks, seed), axis=1)
-
-    def _exactly(self, samples: int, blanks: int, seed: int) -> Ids:
-        """Puzzles with exactly that many blanks, of held-out solutions, followed by these (B, 32)."""
+    def _draw_at(self, blanks: int, split: Split, samples: int, seed: int) -> Ids:
+        """Puzzles with their solutions (B, 32): of training with at most, of held-out solutions with exactly so many blanks."""
+        if split == "train":
+            return np.concatenate(draw(self._solutions["train"], samples, blanks, seed), axis=1)
         found: list[Ids] = []
         while sum(map(len, found)) < samples:
             puzzles, answers = draw(self._solutions["held out"], samples, blanks, derive_seed("sudoku", seed, len(found)))
@@ -83,10 +72,9 @@ class Sudoku(Generated):
         """Return the loss, the share solved and the accuracy on blanks of puzzles with equally many blanks."""
         blank = targets[:, :CELLS] == BLANK
         number = int(blank.sum(1).max())
-        loss = functional.cross_entropy(logits.double().transpose(1, 2), targets, reduction="sum")
         right = logits[:, CELLS:].argmax(-1) == targets[:, CELLS:]
         return {
-            self._loss(number): (loss, targets.numel()),
+            self._loss(number): total_loss(logits, targets),
             f"solved_b{number}": (right.all(1).double().sum(), len(targets)),
             f"accuracy_b{number}": (right[blank].double().sum(), int(blank.sum())),
         }
@@ -96,7 +84,7 @@ class Sudoku(Generated):
         held_out = {
             f"{split} {number}": part[:, :CELLS].ravel()
             for split, parts in self._held_out.items()
-            for number, part in zip(self.numbers, parts, strict=False)  # validation has the first only
+            for number, part in zip(self.difficulties, parts, strict=False)  # validation has the first only
         }
         return digest(f"sudoku {self.blanks} {self._data_seed}", held_out)
 
