@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from bench.analysis.columns import Column, natural
-from bench.analysis.grid import Sample, gathered
-from bench.analysis.statistics import DECIDES, Interval, over_seeds
+from bench.analysis.columns import Column, natural, unit
+from bench.analysis.grid import Cell, Sample, cut, footnote, gathered
+from bench.analysis.statistics import DECIDES, Interval, over_seeds, written
 from bench.records.errors import UserError
 from bench.records.record import Measure, Record, order
 from bench.records.spec import RunSpec
@@ -177,6 +177,33 @@ def aggregate(row: ResultRow, column: Column) -> Aggregate:
     values = [measure.value for measure in measures if measure.value is not None]
     estimate = over_seeds(values, column.scale) if values else None
     return Aggregate(estimate=estimate, reasons=tuple(sorted(reasons)), measures=tuple(measures), samples=tuple(samples))
+
+
+def measure_cell(
+    row: ResultRow, column: Column, one: Aggregate, factor: float = 1.0, bold: bool = False, notes: list[str] | None = None
+) -> Cell:
+    """The cell of a row's mean, its text in the unit times `factor`."""
+    notes = [] if notes is None else notes
+    marks = []
+    if one.estimate is None:
+        text = "n/a" if row.ok else "—"
+        marks = [footnote(notes, cut(reason)) for reason in one.reasons]
+    else:
+        text = written(one.estimate, factor, column.counted)
+        marks = [footnote(notes, f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
+        if one.estimate.scale != column.scale:
+            marks.append(footnote(notes, f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
+    return Cell(
+        text,
+        bold,
+        tuple(marks),
+        value=one.estimate.mean if one.estimate else None,
+        interval=one.estimate,
+        unit=unit(column, one.measures),
+        samples=one.samples,
+        methods=tuple(dict.fromkeys((measure.method, measure.scope) for measure in one.measures)),
+        measure=column.name,
+    )
 
 
 def best(column: Column, rows: Sequence[ResultRow], cells: Sequence[Aggregate]) -> set[int]:

@@ -1,15 +1,13 @@
 """Equal time and equal memory: each DEQ next to the best explicit network that costs no more."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import COST, MEMORY, Column, unit
+from bench.analysis.aggregate import Group, ResultRow, aggregate, measure_cell
+from bench.analysis.columns import PEAK, STEP, Column, unit
 from bench.analysis.grid import ARROWS, Cell, Line, Table, footnote, line
 from bench.analysis.selection import best_row, headline_column, inadmissible, outcome_of, value
-from bench.analysis.statistics import written
 
-_STEP = next(column for column in COST if column.name == "step_ms_median")
-_PEAK = next(column for column in MEMORY if column.name == "peak_live_bytes")
 _CAPTION = (
     "Each DEQ, and the explicit network with the best validation score of those that train in no more time (by the clock of the "
     "training where it ran alone for all of them, else steps, times a step timed alone, which has a recipe's last caps), or whose "
@@ -56,12 +54,12 @@ def _seconds(rows: Sequence[ResultRow]) -> list[float | None]:
     """Seconds of training of each row: by its clock where it ran alone for all rows, else its steps times a step timed alone."""
     if all(record.value(clock.name) is not None for row in rows for record in row.ok for clock in _CLOCKS):
         return [sum(value(row, clock) or 0.0 for clock in _CLOCKS) for row in rows]
-    steps = [(row.finals[0].spec.train.steps, value(row, _STEP)) for row in rows]
+    steps = [(row.finals[0].spec.train.steps, value(row, STEP)) for row in rows]
     return [None if one is None else one / 1e3 * count for count, one in steps]
 
 
 def _peak(rows: Sequence[ResultRow]) -> list[float | None]:
-    return [value(row, _PEAK) for row in rows]
+    return [value(row, PEAK) for row in rows]
 
 
 _BUDGETS: dict[str, Callable[[Sequence[ResultRow]], list[float | None]]] = {"time": _seconds, "memory": _peak}
@@ -90,14 +88,4 @@ def _line(deq: ResultRow, explicit: Sequence[ResultRow], score: Column, notes: l
 
 
 def _score(row: ResultRow, score: Column, notes: tuple[int, ...] = ()) -> Cell:
-    one = aggregate(row, score)
-    assert one.estimate is not None
-    return Cell(
-        written(one.estimate),
-        notes=notes,
-        value=one.estimate.mean,
-        interval=one.estimate,
-        unit=unit(score, one.measures),
-        samples=one.samples,
-        measure=score.name,
-    )
+    return replace(measure_cell(row, score, aggregate(row, score)), notes=notes, methods=())

@@ -30,9 +30,10 @@ PARAMETERS = (
     Column(name="parameters_total", head="params", better=None, counted=True),
     Column(name="parameters_nonembedding", head="non-emb. params", better=None, counted=True),
 )
+STEP = Column(name="step_ms_median", head="step")
 COST = (
     Column(name="train_s", head="training"),
-    Column(name="step_ms_median", head="step"),
+    STEP,
     Column(name="tokens_per_s", head="throughput", better="higher"),
     Column(name="train_step_flops", head="FLOPs a step", counted=True),
     Column(name="forward_flops", head="FLOPs forward", counted=True),
@@ -40,9 +41,11 @@ COST = (
     Column(name="mean_power_W", head="mean power"),
 )
 COST_MORE = tuple(Column(name=name, head=name) for name in ("step_ms_p10", "step_ms_p90", "build_s", "warmup_s", "evaluation_s"))
+SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
+PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 MEMORY = (
-    Column(name="saved_bytes", head="saved for backward", counted=True),
-    Column(name="peak_live_bytes", head="peak live", counted=True),
+    SAVED,
+    PEAK,
     Column(name="held_bytes", head="held throughout", counted=True),
     Column(name="solver_bytes", head="solver storage", counted=True),
     Column(name="host_peak_bytes", head="host peak", scale="linear"),

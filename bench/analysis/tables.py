@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bench.analysis.aggregate import Aggregate, Group, ResultRow, aggregate, best
+from bench.analysis.aggregate import Aggregate, Group, ResultRow, aggregate, best, measure_cell
 from bench.analysis.budgets import budget_table
 from bench.analysis.columns import (
     COST,
@@ -21,7 +21,7 @@ from bench.analysis.columns import (
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
 from bench.analysis.selection import inadmissible
-from bench.analysis.statistics import significant, written
+from bench.analysis.statistics import significant
 from bench.analysis.time_to_quality import quality_table
 
 MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
@@ -103,33 +103,6 @@ def _count(row: ResultRow, notes: list[str]) -> Cell:
     samples = tuple(Sample(f"seed {one.spec.seed}", one.status, one.run_id, one.reason or "") for one in row.finals)
     text = f"{len(row.ok)}/{len(row.finals)}{words}"
     return Cell(text, notes=tuple(dict.fromkeys(marks)), value=len(row.ok), samples=samples, measure="n")
-
-
-def measure_cell(
-    row: ResultRow, column: Column, one: Aggregate, factor: float = 1.0, bold: bool = False, notes: list[str] | None = None
-) -> Cell:
-    """The cell of a row's mean, its text in the unit times `factor`."""
-    notes = [] if notes is None else notes
-    marks = []
-    if one.estimate is None:
-        text = "n/a" if row.ok else "—"
-        marks = [footnote(notes, cut(reason)) for reason in one.reasons]
-    else:
-        text = written(one.estimate, factor, column.counted)
-        marks = [footnote(notes, f"{one.estimate.n} of {len(row.ok)} ok runs; the others: {cut(reason)}") for reason in one.reasons]
-        if one.estimate.scale != column.scale:
-            marks.append(footnote(notes, f"A value is off the {column.scale} scale: mean and interval are on the linear scale."))
-    return Cell(
-        text,
-        bold,
-        tuple(marks),
-        value=one.estimate.mean if one.estimate else None,
-        interval=one.estimate,
-        unit=unit(column, one.measures),
-        samples=one.samples,
-        methods=tuple(dict.fromkeys((measure.method, measure.scope) for measure in one.measures)),
-        measure=column.name,
-    )
 
 
 def _references(columns: Sequence[Column]) -> list[Line]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import PARAMETERS, Better, Column, metric_columns, metrics
+from bench.analysis.columns import PARAMETERS, STEP, Better, Column
+from bench.analysis.selection import headline_column
 from bench.analysis.statistics import Interval
 
 
@@ -26,21 +27,20 @@ class Cost:
     points: tuple[ParetoPoint, ...]
 
 
-_CLOCK, _STEP = "train_s", "step_ms_median"
+_CLOCK = "train_s"
 # Measure, head, unit, factor, and whether the measure is of one step (at the model's own caps), to be taken times the steps.
 _COSTS = (
     ("train_step_flops", "FLOPs of training", "TFLOP", 1e-12, True),
     ("peak_live_bytes", "peak memory of a step", "MiB", 2.0**-20, False),
     (_CLOCK, "training time", "s", 1.0, False),
-    (_STEP, "training time, step timed alone", "s", 1e-3, True),
+    (STEP.name, "training time, step timed alone", "s", 1e-3, True),
     ("energy_J", "energy of training", "J", 1.0, False),
 )
 
 
 def costs(group: Group) -> tuple[Column, list[Cost]] | None:
     """The headline's column and every cost that some row has; None where no row has both a cost and a score."""
-    headline, _ = metrics(group.records)
-    score = next((column for column in metric_columns(group.records) if column.name == f"test_{headline}"), None)
+    score = headline_column(group)
     if score is None:
         return None
     scored = [(row, estimate) for row in group.rows if (estimate := aggregate(row, score).estimate) is not None]
@@ -48,7 +48,7 @@ def costs(group: Group) -> tuple[Column, list[Cost]] | None:
     timed = all(record.value(_CLOCK) is not None for row, _ in scored for record in row.ok)
     found = []
     for name, head, unit, factor, of_a_step in _COSTS:
-        if name == (_STEP if timed else _CLOCK):
+        if name == (STEP.name if timed else _CLOCK):
             continue
         points = tuple(
             ParetoPoint(row=row, cost=_scaled(x, factor * (row.ok[0].spec.train.steps if of_a_step else 1)), score=y)

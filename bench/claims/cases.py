@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.budgets import best_within
-from bench.analysis.columns import PARAMETERS, Column, metric_parts, metrics, unit
+from bench.analysis.columns import PARAMETERS, PEAK, SAVED, STEP, Column, metric_parts, metrics, unit
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import (
     Outcome,
@@ -24,11 +24,8 @@ from bench.claims.evidence import Evidence
 from bench.records.spec import ComponentConfig
 from bench.records.store import Store
 
-STEP = Column(name="step_ms_median", head="step")
-SAVED = Column(name="saved_bytes", head="saved for backward", counted=True)
 SIZE = PARAMETERS[0]
 _ALIKE = 1.04  # rows of a comparison lie within 2 % of its reference
-PEAK = Column(name="peak_live_bytes", head="peak live", counted=True)
 
 
 @dataclass(frozen=True, kw_only=True)

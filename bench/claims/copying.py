@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.aggregate import Group, ResultRow, aggregate, measure_cell
 from bench.analysis.columns import PARAMETERS, Column, metric_columns
 from bench.analysis.grid import Cell, Line, Table, line
 from bench.analysis.selection import by_seed
 from bench.analysis.statistics import Interval, significant, written
-from bench.analysis.tables import measure_cell
 from bench.claims.claim import decide
 from bench.claims.evidence import Evidence
 from bench.claims.judges_runs import of_scores

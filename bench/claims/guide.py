@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
-from bench.analysis.columns import LEAK, SOLVED
+from bench.analysis.columns import LEAK, PEAK, SAVED, SOLVED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
 from bench.analysis.statistics import significant
 from bench.claims.cases import (
-    PEAK,
-    SAVED,
     Contest,
     cell,
     checkpointed,

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.columns import SOLVED
+from bench.analysis.columns import SAVED, SOLVED
 from bench.analysis.selection import inadmissible, largest_leak, solves, value
 from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import (
-    SAVED,
     MemoryCase,
     ahead_in_equal_time,
     cell,
