@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bench.memory import scaling
 from bench.memory.paper import GB, PAIRS
 from bench.memory.storage_tracker import KINDS
-from bench.report.style import grid_of, legend
+from bench.report.style import grid_of, legend, span
 
 _COLOURS = dict(zip(KINDS, ("#CCCCCC", "#56B4E9", "#0072B2", "#004B75", "#999999", "#D55E00", "#009E73", "#F0C27B"), strict=True))
 _RIVALS = {"tied": "tied networks", "untied": "untied ones", "checkpointed": "a checkpointed one"}
@@ -17,10 +17,6 @@ _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#77
 _MARKERS = "osD^vPX*ph"
 _TITLES = {"core": "core alone", "model": "whole model"}
 _EQUILIBRIUM = ("DEQ", "deq", "Neural ODE", "ode")
-
-
-def _panels(title: str, height: float, number: int) -> tuple[Figure, list[Axes]]:
-    return grid_of(number, number, title, height, sharey=True)
 
 
 def waterfall(record: dict[str, Any]) -> Figure:
@@ -31,10 +27,9 @@ def waterfall(record: dict[str, Any]) -> Figure:
         kind: [total[deq] / total[rival] for deq, rival, of in PAIRS if of == kind and {deq, rival} <= total.keys()]
         for kind in ("tied", "untied", "checkpointed")
     }
-    parts = [f"{_span(found)} times that of {words}" for kind, words in _RIVALS.items() if (found := ratios[kind])]
-    figure, panels = _panels(
-        f"Peak memory of a step without embeddings, a DEQ's core: {', '.join(parts)}", 0.2 * len(rows) + 0.7, 2
-    )
+    parts = [f"{span(found)} times that of {words}" for kind, words in _RIVALS.items() if (found := ratios[kind])]
+    title = f"Peak memory of a step without embeddings, a DEQ's core: {', '.join(parts)}"
+    figure, panels = grid_of(2, 2, title, 0.2 * len(rows) + 0.7, sharey=True)
     rivals = {rival for _, rival, _ in PAIRS}
     last = {row["label"] for row in rows} - rivals
     at, place = [], 0.0
@@ -62,11 +57,6 @@ def _without_embeddings(peak: Mapping[str, int]) -> int:
     return sum(size for kind, size in peak.items() if kind != KINDS[0])
 
 
-def _span(values: Sequence[float]) -> str:
-    low, high = (f"{value:.2g}" for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
 def _plot(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Iterable[str], axis: str, label: str) -> None:
     """Bytes against a size on logarithmic axes, one line per model, drawn alike in every figure."""
     known = list(dict.fromkeys(row["label"] for row in rows))
@@ -88,7 +78,7 @@ def depth(record: dict[str, Any]) -> Figure | None:
     rows = record["laws"]
     if not rows:
         return None
-    figure, panels = _panels("Memory of a training step against depth or solver steps", 2.8, 2)
+    figure, panels = grid_of(2, 2, "Memory of a training step against depth or solver steps", 2.8, sharey=True)
     for axes, equilibrium, title in zip(panels, (True, False), ("Equilibrium models", "Explicit networks"), strict=True):
         labels = [row["label"] for row in rows if row["axis"] == "depth" and row["label"].startswith(_EQUILIBRIUM) == equilibrium]
         _plot(axes, rows, labels, "depth", "layers, levels or solver steps")
@@ -104,7 +94,8 @@ def shape(record: dict[str, Any]) -> Figure | None:
     rows = record["laws"]
     if not rows:
         return None
-    figure, panels = _panels("Memory of a training step against length, batch size and width", 2.6, len(scaling.AXES))
+    title, number = "Memory of a training step against length, batch size and width", len(scaling.AXES)
+    figure, panels = grid_of(number, number, title, 2.6, sharey=True)
     labels = dict.fromkeys(row["label"] for row in rows if row["axis"] != "depth")
     for axes, axis in zip(panels, scaling.AXES, strict=True):
         _plot(axes, rows, labels, axis, axis)

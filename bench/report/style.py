@@ -109,7 +109,7 @@ def method_colours(names: Iterable[str]) -> dict[str, str]:
     return {name: own.get(name) or to_hex(_tinted(*shades[name])) for name in names}
 
 
-def rendered(figure: Figure, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:
+def rendered(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
     """The figure in each format; `savefig` would draw it a second time for the layout."""
     images = {}
     for name in formats:
@@ -122,27 +122,21 @@ def rendered(figure: Figure, formats: Sequence[str] = ("svg",)) -> dict[str, byt
 
 
 def grid_of(panels: int, columns: int, title: str, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels in lines of `columns`, each line `height` inches high, and its title."""
-    lines = math.ceil(panels / columns)
+    """A figure with so many panels in lines of `columns`, each line `height` inches high; its title is as high as it needs."""
+    lines, words = math.ceil(panels / columns), textwrap.wrap(one_line(title), 78) or [""]
     figure = Figure(figsize=(WIDTH, 0.4 + height * lines))
     axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
-    set_title(figure, title)
+    figure.suptitle("\n".join(map(plain_text, words)), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    figure.set_figheight(figure.get_figheight() + 0.14 * (len(words) - 1))
     for unused in axes[panels:]:
         unused.set_visible(False)
     return figure, axes[:panels]
 
 
-def set_title(figure: Figure, title: str) -> None:
-    """A title, in as many lines as it takes; each after the first makes the figure higher."""
-    lines = textwrap.wrap(one_line(title), 78) or [""]
-    figure.suptitle("\n".join(map(plain_text, lines)), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
-
-
-def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -> None:
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Below the panels, where it covers nothing; a long one makes the figure higher."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    columns = columns or max(1, min(len(handles), int(WIDTH * 18 // (longest + 7))))
+    columns = max(1, min(len(handles), int(WIDTH * 18 // (longest + 7))))
     lines = math.ceil(len(handles) / columns)
     figure.set_figheight(figure.get_figheight() + 0.15 * lines)
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
@@ -151,6 +145,13 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int | None = None) -
 def plain_text(text: str) -> str:
     """Text of which nothing is mathematics, and all can be seen."""
     return one_line(text).replace("$", r"\$")
+
+
+def span(values: Iterable[float]) -> str:
+    """The least and the largest with two digits, or the one where they agree."""
+    ordered = sorted(values)
+    low, high = (f"{value:.2g}" for value in (ordered[0], ordered[-1]))
+    return low if low == high else f"{low} to {high}"
 
 
 def row_handle(row: ResultRow, style: LineStyle, marker: bool = False) -> Line2D:

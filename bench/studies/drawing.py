@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bench.analysis.statistics import Scale, interval
-from bench.report.style import WIDTH, legend, set_title
+from bench.report.style import grid_of, legend
 
 Series = list[tuple[float, float]]
 
@@ -64,12 +64,10 @@ def draw_seeds(axes: Axes, lines: Iterable[Series], colour: str, dash: Any = "-"
 
 def log_grid(lines: int, columns: int, title: str, height: float, **options: Any) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a grid of log-log axes, each line `height` inches high."""
-    figure = Figure(figsize=(WIDTH, 0.4 + lines * height))
-    grid = figure.subplots(lines, columns, squeeze=False, **options)
-    set_title(figure, title)
-    for axes in grid.flat:
+    figure, panels = grid_of(lines * columns, columns, title, height, **options)
+    for axes in panels:
         axes.set(xscale="log", yscale="log")
-    return figure, [list(line) for line in grid]
+    return figure, [panels[first : first + columns] for first in range(0, len(panels), columns)]
 
 
 def with_key(figure: Figure, entries: Mapping[str, tuple[str, Any]], *more: Line2D) -> Figure:
@@ -81,13 +79,6 @@ def with_key(figure: Figure, entries: Mapping[str, tuple[str, Any]], *more: Line
 def mean_factor(pairs: Iterable[tuple[float, float]]) -> float:
     """The geometric mean of later over earlier."""
     return interval([later / earlier for earlier, later in pairs], "log").mean
-
-
-def span(values: Iterable[float]) -> str:
-    """The least and the largest with two digits, or the one where they agree."""
-    ordered = sorted(values)
-    low, high = (f"{value:.2g}" for value in (ordered[0], ordered[-1]))
-    return low if low == high else f"{low} to {high}"
 
 
 def plain_numbers(axis: Axis) -> None:

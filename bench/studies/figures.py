@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.analysis.columns import metric_parts
-from bench.report.style import method_colours
+from bench.report.style import method_colours, span
 from bench.studies.drawing import (
     Rows,
     draw_seeds,
@@ -16,7 +16,6 @@ from bench.studies.drawing import (
     mean_line,
     plain_numbers,
     seed_lines,
-    span,
     with_key,
 )
 
