@@ -1,11 +1,9 @@
 """Quality of a trained model by tolerance and by cap of the evaluation's solves (figure 3), and by steps on longer sequences."""
 
-import torch
-
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.studies.config import Config
 from bench.studies.models import Models, deq_of, solutions_of
-from bench.studies.study import PlannedRow, Study, Values, median, number
+from bench.studies.study import PlannedRow, Study, Values, means_of, number
 from bench.tasks.task import Split
 from bench.training.evaluation import evaluate
 from deq import SOLVERS, Stop
@@ -74,20 +72,7 @@ def measure(models: Models, spec: RunSpec, stops: tuple[Stop, ...], solver: str 
         model = deq_of(trained, SOLVERS[solver](), stop)
         with solutions_of(model) as solutions:
             scores = evaluate(model, task, split, spec)
-        steps, residual, converged = (
-            torch.cat([getattr(solution, name).double() for solution in solutions]) for name in ("steps", "residual", "converged")
-        )
-        points.append(
-            {
-                "rtol": stop.rtol,
-                "cap": stop.max_steps,
-                "loss": number(scores[task.headline]),
-                "scores": {name: number(value) for name, value in scores.items()},
-                "steps": number(steps.mean()),
-                "nfe": number(sum(solution.nfe for solution in solutions) / len(solutions)),
-                "residual": median(residual),
-                "converged": number(converged.mean()),
-            }
-        )
+        found = {"loss": number(scores[task.headline]), "scores": {name: number(value) for name, value in scores.items()}}
+        points.append({"rtol": stop.rtol, "cap": stop.max_steps, **found, **means_of(solutions)})
     metric = task.metrics[task.headline]
     return {"points": points, "metric": task.headline, "unit": metric.unit, "chance": metric.chance, "optimum": metric.optimum}

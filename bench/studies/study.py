@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.records.errors import one_line
 from bench.records.identity import numeric_environment
 from bench.records.spec import RunSpec
 from bench.studies.models import Models, NoValues
-from deq import ADJOINTS, SOLVERS
+from deq import ADJOINTS, SOLVERS, Solution
 
 Values = dict[str, Any]
 
@@ -79,3 +79,13 @@ def number(value: float | Tensor | None) -> float | None:
 def median(values: Tensor) -> float | None:
     """The median over samples; None without samples, or where one is not finite."""
     return number(values.double().quantile(0.5)) if values.numel() and bool(torch.isfinite(values).all()) else None
+
+
+def means_of(solutions: Sequence[Solution]) -> Values:
+    """Of solves, evaluations (`steps`: mean over samples, `nfe`: over batches), median residual and share that converged."""
+    steps, residual, converged = (
+        torch.cat([getattr(solution, name).double() for solution in solutions]) for name in ("steps", "residual", "converged")
+    )
+    nfe = sum(solution.nfe for solution in solutions) / len(solutions)
+    means = {"steps": number(steps.mean()), "nfe": number(nfe)}
+    return {**means, "residual": median(residual), "converged": number(converged.mean())}

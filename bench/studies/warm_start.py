@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.records.spec import ComponentConfig, RunSpec
 from bench.studies.config import DEQ_LABEL, Case, Config
 from bench.studies.models import Models, NoValues, deq_of, solutions_of
-from bench.studies.study import PlannedRow, Study, Values, median, number
+from bench.studies.study import PlannedRow, Study, Values, means_of, number
 from bench.training.language_model import LanguageModel
 from deq import Anderson, Stop
 
@@ -102,14 +102,4 @@ def _solve_in_turn(model: LanguageModel, batches: Iterable[Batch], start: Callab
             output = model.core(model.embed(inputs), memory, None if state is None else start(state))
             memory, state = output.memory if carry else None, output.state
             losses.append(F.cross_entropy(model.logits(output.y).flatten(0, 1), targets.flatten()))
-    counted = solutions[1:]
-    steps, residual, converged = (
-        torch.cat([getattr(solution, name).double() for solution in counted]) for name in ("steps", "residual", "converged")
-    )
-    return {
-        "steps": number(steps.mean()),
-        "nfe": number(sum(solution.nfe for solution in counted) / len(counted)),
-        "residual": median(residual),
-        "converged": number(converged.mean()),
-        "loss": number(torch.stack(losses[1:]).mean()),
-    }
+    return means_of(solutions[1:]) | {"loss": number(torch.stack(losses[1:]).mean())}
