@@ -75,7 +75,7 @@ def claims(
     from bench.claims.quotes import quoted_sentences, quotes
     from bench.records.record import write_text
     from bench.records.store import Store
-    from bench.report.report import MARK, csv_text, latex, markdown, plain
+    from bench.report.report import MARK, csv_text, markdown, plain, write_table
 
     if only is not None and only not in {claim.id for claim in CLAIMS}:
         raise unknown("claim", only, [claim.id for claim in CLAIMS])
@@ -107,9 +107,7 @@ def claims(
     guided = tables.advice(guide(evidence, found))
     for table in filter(None, [*tables.summaries(found), copied, gradients.table(evidence), guided]):
         stem = results / "claims" / table.ending
-        write_text(stem.with_suffix(".md"), markdown(table))
-        write_text(stem.with_suffix(".tex"), latex(table, f"tab:{table.ending}"))
-        write_text(stem.with_suffix(".csv"), csv_text(table))
+        write_table(stem, table, f"tab:{table.ending}")
         shown = replace(table, rows=tuple(row for row in table.rows if all(cell.text != "not tested" for cell in row)))
         if shown.rows:
             print(plain(shown, f"{stem}.md", _SHOWN.get(table.ending)))

@@ -9,12 +9,12 @@ from typing import Any
 
 from bench.memory import cost, device, paper, scaling, tables
 from bench.memory.step import Call, run_calls
-from bench.records.errors import UserError, unknown
+from bench.records.errors import unknown
 from bench.records.record import write_text
 from bench.records.side_file import MEMORY
 from bench.records.spec import ComponentConfig
 from bench.report import figures
-from bench.report.report import csv_text, latex, markdown
+from bench.report.report import write_table
 
 NAME = "paper.json"
 NUMERICS = 3  # version of the numbers: raise it when the code changes them; settings and environment are in the record
@@ -54,13 +54,7 @@ def _matching(rows: list[Call], only: str) -> list[Call]:
 
 def write(record: dict[str, Any], out: Path) -> None:
     """Write the record, its tables in three formats and its figures."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"memory: cannot write {out}: {error.strerror}") from error
     write_text(out / NAME, json.dumps(MEMORY.sealed(record), indent=1) + "\n")
     for table in tables.paper_tables(record):
-        write_text(out / f"{table.ending}.md", markdown(table))
-        write_text(out / f"{table.ending}.tex", latex(table, f"tab:memory-{table.ending}"))
-        write_text(out / f"{table.ending}.csv", csv_text(table))
+        write_table(out / table.ending, table, f"tab:memory-{table.ending}")
     figures.write(out, figures.render("memory", record))

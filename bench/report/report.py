@@ -71,6 +71,15 @@ def csv_text(table: Table) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
+def write_table(stem: Path, table: Table, label: str, mark: str = "", formats: Sequence[str] = ("md", "tex", "csv")) -> list[Path]:
+    """Write a table as Markdown, below a mark, as LaTeX for a paper, and as CSV; return the files: `stem` with each extension."""
+    texts = {"md": mark + markdown(table), "tex": latex(table, label), "csv": csv_text(table)}
+    files = {stem.with_name(f"{stem.name}.{kind}"): texts[kind] for kind in formats}
+    for file, text in files.items():
+        write_text(file, text)
+    return list(files)
+
+
 def plain(table: Table, source: str, columns: Sequence[int] | None = None) -> str:
     """The table for a terminal, or only some of its columns; a star stands for bold, `source` is the file that has all."""
     shown, width = range(len(table.heads)) if columns is None else columns, terminal_width()
@@ -150,22 +159,13 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 def _write_comparison(results: Path, group: Group, styles: Mapping[str, LineStyle]) -> tuple[list[Path], str]:
     """Write a comparison's tables and figures; return the files, and its section of TABLES.md."""
-    tables, figures = group_tables(group), render("comparison", group, styles)
-    files = _write_tables(results, group, tables)
-    files += write(results / "figures" / group.suite, figures, f"{group.slug}-")
-    return files, _section(group, tables, figures)
-
-
-def _write_tables(results: Path, group: Group, tables: Sequence[Table]) -> list[Path]:
-    files = []
+    tables, figures, files = group_tables(group), render("comparison", group, styles), list[Path]()
     for table in tables:
         stem = results / _stem(group, "tables", table.ending)
-        tex = latex(table, f"tab:{slug(group.suite)}-{stem.name}")
-        texts = {"md": f"<!-- {MARK} -->\n{markdown(table)}", "tex": tex, "csv": csv_text(table)}
-        for extension in _formats(table):
-            files.append(stem.with_name(f"{stem.name}.{extension}"))
-            write_text(files[-1], texts[extension])
-    return files
+        label = f"tab:{slug(group.suite)}-{stem.name}"
+        files += write_table(stem, table, label, f"<!-- {MARK} -->\n", _formats(table))
+    files += write(results / "figures" / group.suite, figures, f"{group.slug}-")
+    return files, _section(group, tables, figures)
 
 
 def _formats(table: Table) -> tuple[str, ...]:

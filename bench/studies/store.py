@@ -16,6 +16,7 @@ from bench.records.record import write_text
 from bench.records.side_file import EXPERIMENTS
 from bench.report import figures
 from bench.report.machines import code_revision
+from bench.report.report import write_table
 from bench.studies import (
     adjoints,
     batches,
@@ -183,7 +184,8 @@ def read_studies(folder: Path) -> dict[str, Any]:
 def write_studies(record: Mapping[str, Any], out: Path = FOLDER) -> None:
     """Write the record, its tables and its figures."""
     _write(record, out)
-    tables.write(out, Rows(record))
+    for table in tables.tables(Rows(record)):
+        write_table(out / table.ending, table, f"tab:{table.ending}")
     figures.write(out, figures.render("experiments", Rows(record)))
 
 

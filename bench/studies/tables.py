@@ -1,13 +1,10 @@
 """Tables of studies, by seeds' means: solver windows, path independence, warm start."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.analysis.grid import Cell, Line, Sample, Table, line
 from bench.analysis.statistics import Scale, over_seeds, significant, written
-from bench.records.record import write_text
-from bench.report.report import csv_text, latex, markdown
 from bench.studies.drawing import Rows
 
 Found = Sequence[Mapping[str, Any]]  # the rows of all seeds
@@ -37,14 +34,6 @@ def tables(rows: Rows) -> list[Table]:
     """The tables that have rows."""
     makers = {"solver window": solver_window, "path independence": path_independence, "warm start": warm_start}
     return [make(rows) for study, make in makers.items() if study in rows.settings and rows.unique(study, "task")]
-
-
-def write(out: Path, rows: Rows) -> None:
-    """Write every table as Markdown, LaTeX and CSV."""
-    for table in tables(rows):
-        write_text(out / f"{table.ending}.md", markdown(table))
-        write_text(out / f"{table.ending}.tex", latex(table, f"tab:{table.ending}"))
-        write_text(out / f"{table.ending}.csv", csv_text(table))
 
 
 def solver_window(rows: Rows) -> Table:
