@@ -177,14 +177,14 @@ def head_of(record: Record) -> Head:
     return Head(**{name: getattr(record, name) for name in _HEAD})
 
 
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def content_digest(content: Any) -> str:
+    """The SHA-256 (hex) of JSON content, whatever its layout."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _digests(data: dict[str, Any]) -> dict[str, str]:
     """The digests of a record's content: of its Head, and of all."""
-    return dict(zip(DIGESTS, (_digest({name: data.get(name) for name in _HEAD}), _digest(data)), strict=True))
+    return dict(zip(DIGESTS, (content_digest({name: data.get(name) for name in _HEAD}), content_digest(data)), strict=True))
 
 
 def record_text(record: Record) -> str:
@@ -210,7 +210,7 @@ def read_head(path: Path) -> Head | None:
             lines = [file.readline() for _ in range(len(_HEAD) + 2)][1:]  # of the Head and its digest
         if b'"head_digest"' in lines[-1]:
             content = _parsed(b"{" + b"".join(lines).rstrip(b", \r\n") + b"}")
-            if content.pop("head_digest") != _digest(content):
+            if content.pop("head_digest") != content_digest(content):
                 return None
         return Head.model_validate_json(b"{" + b"".join(lines[:-1]).rstrip(b", \r\n") + b"}")
     except (OSError, ValueError):

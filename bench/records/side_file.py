@@ -3,7 +3,6 @@
 A damaged or edited file is an error of one line that names the file and how to restore it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.errors import UserError
+from bench.records.record import content_digest
 
 _SCHEMA, _DIGEST = "schema", "sha256"
 
@@ -26,7 +26,7 @@ class SideFile:
     def sealed(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The content to write: plain JSON, schema and digest first."""
         plain = json.loads(json.dumps({_SCHEMA: self.schema, **content}))
-        return {_SCHEMA: self.schema, _DIGEST: _digest(plain), **{k: v for k, v in plain.items() if k != _SCHEMA}}
+        return {_SCHEMA: self.schema, _DIGEST: content_digest(plain), **{k: v for k, v in plain.items() if k != _SCHEMA}}
 
     def read(self, path: Path) -> dict[str, Any] | None:
         """The content of a file; None where there is no file, UserError where it is damaged."""
@@ -46,18 +46,13 @@ class SideFile:
         digest = found.pop(_DIGEST, None)
         if digest is None:
             raise ValueError("it has no digest, or an older version wrote it")
-        if digest != _digest(found):
+        if digest != content_digest(found):
             raise ValueError("its content is not what its digest says")
         if (schema := found.pop(_SCHEMA, None)) != self.schema:
             raise ValueError(f"schema {schema!r}, this version reads {self.schema}")
         if absent := [name for name in self.needs if name not in found]:
             raise ValueError(f"it lacks {', '.join(absent)}")
         return found
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 EXPERIMENTS = SideFile(needs=("experiments",), remedy="`python -m bench claims --measure` makes it again")
