@@ -90,16 +90,6 @@ def test_no_split_has_a_maze_of_another() -> None:
     assert len(trees["train"] | trees["valid"] | trees["test"]) == 192
 
 
-def test_the_same_seed_gives_the_same_bytes() -> None:
-    task, again = Maze(test_samples=10), Maze(test_samples=10)
-    for split in ("train", "valid", "test"):
-        first = next(itertools.islice(task.batches(split, 5, 3), 1, None))  # type: ignore[arg-type]
-        for one, other in zip(first, next(again.batches(split, 5, 3, 1)), strict=True):  # type: ignore[arg-type]
-            assert torch.equal(one, other)
-    assert task.fingerprint() == again.fingerprint() != Maze(test_samples=10, data_seed=1).fingerprint()
-    assert not torch.equal(next(task.batches("train", 5, 3))[0], next(task.batches("train", 5, 4))[0])
-
-
 def test_scores_of_a_search_of_chance_and_of_one_wrong_cell() -> None:
     task = Maze(size=3, test_sizes="3,4", test_samples=30)
     wrong: dict[str, float] = {}

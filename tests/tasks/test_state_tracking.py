@@ -95,15 +95,6 @@ def test_every_test_length_is_served_and_the_trained_one_first() -> None:
     assert {"loss", "loss_T9", "accuracy_T4", "accuracy_last_T2", "accuracy_last_T9"} <= {*task.metrics}
 
 
-def test_training_never_repeats_and_depends_on_its_seed_and_number() -> None:
-    task = StateTracking(group="S5")
-    first = [inputs for inputs, _ in itertools.islice(task.batches("train", 8, 1), 3)]
-    assert torch.equal(next(task.batches("train", 8, 1, 2))[0], first[2])
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], next(task.batches("train", 8, 2))[0])
-    assert task.fingerprint() == StateTracking(group="S5").fingerprint() != StateTracking(group="S5", data_seed=1).fingerprint()
-
-
 def test_the_loss_of_a_uniform_guess_is_the_logarithm_of_the_size() -> None:
     task = StateTracking(group="A5", length=5, test_lengths="5", test_samples=10)
     _, targets = next(task.batches("valid", 10, 0))
