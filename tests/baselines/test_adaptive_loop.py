@@ -136,16 +136,6 @@ def test_a_higher_ponder_cost_learns_to_take_fewer_iterations() -> None:
     assert taken[1.0] < 0.7 * taken[0.0]
 
 
-def test_the_past_and_other_samples_do_not_matter_to_the_bit() -> None:
-    core, x = loop().eval(), features()
-    for t in range(1, T):
-        later = x.clone()
-        later[:, t:] = torch.randn(B, T - t, D)
-        torch.testing.assert_close(core(later).y[:, :t], core(x).y[:, :t], rtol=1e-12, atol=1e-13)
-    for b in range(B):
-        torch.testing.assert_close(core(x[b : b + 1]).y[0], core(x).y[b], rtol=1e-12, atol=1e-13)
-
-
 def test_the_loop_that_does_not_stop_early_gives_the_same() -> None:
     core, x = loop(initial_bias=1.0, scale=1.0), features().requires_grad_()
     calls = [0]

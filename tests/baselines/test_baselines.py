@@ -139,29 +139,6 @@ def test_recurrent_is_torchs_own(kind: str, make: type[nn.LSTM] | type[nn.GRU], 
     assert all(torch.equal(a, b) for a, b in zip(memory, state, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_segments_of_a_recurrence_are_the_whole(kind: str, layers: int) -> None:
-    core = Recurrent(kind=kind, inputs=5, width=7, layers=layers)  # type: ignore[arg-type]
-    x = torch.randn(3, 8, 5)
-    first = core(x[:, :3])
-    second = core(x[:, 3:], first.memory)
-    torch.testing.assert_close(torch.cat((first.y, second.y), dim=1), core(x).y)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_forget_gates_start_open_and_nothing_else_is_touched(layers: int) -> None:
-    torch.manual_seed(3)
-    core = Recurrent(kind="lstm", inputs=5, width=7, layers=layers)
-    torch.manual_seed(3)
-    plain = nn.LSTM(5, 7, num_layers=layers, batch_first=True)
-    for name, parameter in core.network.named_parameters():
-        expected = dict(plain.named_parameters())[name].detach().clone()
-        if name.startswith("bias_ih"):
-            expected[7:14] = 1.0
-        assert torch.equal(parameter, expected)
-
-
 def test_an_unrolled_transformer_carries_its_memory() -> None:
     core = Unrolled(TransformerCell(width=8, heads=2, memory_length=4), depth=3)
     x = torch.randn(2, 6, 8)
@@ -180,8 +157,6 @@ def test_an_unrolled_transformer_carries_its_memory() -> None:
         (lambda: Unrolled(MLPCell(width=2), depth=0), "depth must be an integer of at least 1, got 0"),
         (lambda: Unrolled(MLPCell(width=2), depth=2.5), "depth .* got 2.5"),  # type: ignore[arg-type]
         (lambda: Unrolled(MLPCell(width=2), depth=2, checkpointing="all"), "none, every or sqrt, got 'all'"),  # type: ignore[arg-type]
-        (lambda: Recurrent(kind="rnn", inputs=2, width=2), "lstm or gru, got 'rnn'"),  # type: ignore[arg-type]
-        (lambda: Recurrent(kind="gru", inputs=2, width=2, layers=0), "layers must be an integer of at least 1, got 0"),
     ],
 )
 def test_a_wrong_baseline_is_refused(make: Callable[[], object], message: str) -> None:

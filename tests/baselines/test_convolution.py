@@ -78,11 +78,6 @@ def test_segments_with_memory_give_what_the_whole_sequence_gives(segment: int) -
     assert not any(kept.requires_grad for pair in memory for kept in pair)
 
 
-def test_gradients() -> None:
-    core = net()
-    assert torch.autograd.gradcheck(lambda x: core(x).y, torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True))
-
-
 @pytest.mark.parametrize(("inputs", "weight_norm"), [(3, True), (3, False), (4, True)])
 def test_parameters_are_counted(inputs: int, weight_norm: bool) -> None:
     W, K, L = 4, 3, 3

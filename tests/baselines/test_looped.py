@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines import Looped, Unrolled
-from deq import MLPCell, TransformerCell
+from deq import MLPCell
 
 
 def looped(**settings: float) -> Looped:
@@ -73,12 +73,6 @@ def test_segments_go_on_from_the_detached_state_and_are_supervised(backward_dept
     whole = core.eval()(x)
     assert whole.auxiliary == ()
     torch.testing.assert_close(whole.y, Unrolled(core.cell, depth=15).eval()(x).y)
-
-
-def test_it_is_causal() -> None:
-    core = Looped(TransformerCell(width=8, heads=2), depth=4).eval()
-    x = torch.randn(2, 7, 8)
-    torch.testing.assert_close(core(x[:, :4]).y, core(x).y[:, :4])
 
 
 @pytest.mark.parametrize(
