@@ -1,17 +1,11 @@
-"""One thread, one seed, the order of the files, and meters of the memory of tensors."""
+"""One thread, one seed, and the order of the files."""
 
 import gc
 import os
-import weakref
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)
@@ -45,62 +39,3 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class _Live(TorchDispatchMode):
-    """Bytes of the live storages that were made under this mode, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key = storage._cdata
-                if key not in known and key not in self.sizes:
-                    self.sizes[key] = storage.nbytes()
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self._free, key)
-        return out
-
-    def _free(self, key: int) -> None:
-        self.live -= self.sizes.pop(key)
-
-
-@pytest.fixture
-def peak_bytes() -> Callable[[Callable[[], object]], int]:
-    """Measure the peak bytes that a call allocates."""
-
-    def measure(run: Callable[[], object]) -> int:
-        with _Live() as meter:
-            run()
-        return meter.peak
-
-    return measure
-
-
-@pytest.fixture
-def saved_bytes() -> Callable[[Callable[[], object]], int]:
-    """Measure the bytes of the distinct storages that a call saves for backward."""
-
-    def measure(run: Callable[[], object]) -> int:
-        storages: dict[int, torch.UntypedStorage] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage._cdata] = storage
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = run()
-        total = sum(storage.nbytes() for storage in storages.values())
-        del out
-        return total
-
-    return measure

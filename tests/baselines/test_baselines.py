@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from baselines import Recurrent, Unrolled
 from baselines.unrolled import segments
+from bench.instruments.probes import peak_live_bytes, saved_bytes
 from deq import CELLS, DEQ, Anderson, MLPCell, Stop, TransformerCell
 
 WAYS = ["none", "every", "sqrt"]
-Measure = Callable[[Callable[[], object]], int]
 
 
 def gradients(core: Unrolled, x: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +89,7 @@ def test_deep_unrolling_is_the_equilibrium_in_value_and_gradient() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-def peaks(measure: Measure, way: str, depths: list[int]) -> list[int]:
+def peaks(way: str, depths: list[int]) -> list[int]:
     x = torch.randn(4, 8, 16)
     cell = TransformerCell(width=16, heads=2)
 
@@ -98,29 +98,29 @@ def peaks(measure: Measure, way: str, depths: list[int]) -> list[int]:
         cell.zero_grad()
 
     step(1)  # the first backward allocates what torch keeps
-    return [measure(lambda d=d: step(d)) for d in depths]
+    return [peak_live_bytes(lambda d=d: step(d), [x, *cell.parameters()]).step for d in depths]
 
 
-def test_checkpointing_stores_less(peak_bytes: Measure) -> None:
-    at = {way: peaks(peak_bytes, way, [36])[0] for way in WAYS}
+def test_checkpointing_stores_less() -> None:
+    at = {way: peaks(way, [36])[0] for way in WAYS}
     assert at["none"] > 3 * at["sqrt"]
     assert at["none"] > 4 * at["every"]
 
 
-def test_the_peak_grows_as_the_way_says(peak_bytes: Measure) -> None:
+def test_the_peak_grows_as_the_way_says() -> None:
     """Without: linear. "every": linear by one state a step. "sqrt": four times the depth, about twice the growing part."""
     state = 4 * 8 * 16 * 4
-    a, b, c = peaks(peak_bytes, "none", [4, 16, 64])
+    a, b, c = peaks("none", [4, 16, 64])
     assert (c - b) == pytest.approx(4 * (b - a), rel=0.02)
-    a, b, c = peaks(peak_bytes, "every", [4, 16, 64])
+    a, b, c = peaks("every", [4, 16, 64])
     assert (c - b) == pytest.approx(48 * state, rel=0.1)
-    a, b, c = peaks(peak_bytes, "sqrt", [4, 16, 64])
+    a, b, c = peaks("sqrt", [4, 16, 64])
     assert (c - b) == pytest.approx(2 * (b - a), rel=0.15)
 
 
-def test_what_is_saved_orders_the_ways(saved_bytes: Measure) -> None:
+def test_what_is_saved_orders_the_ways() -> None:
     x, cell = torch.randn(8, 16, 16), MLPCell(width=16)
-    plain = [saved_bytes(lambda d=d: Unrolled(cell, depth=d)(x).y) for d in (8, 16, 32)]
+    plain = [saved_bytes(lambda d=d: Unrolled(cell, depth=d)(x).y, []) for d in (8, 16, 32)]
     assert plain[2] - plain[1] == 2 * (plain[1] - plain[0]) > 0
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.trellisnet import TrellisNet
+from bench.instruments.probes import peak_live_bytes
 from deq import DEQ, Anderson, Implicit, Solution, Stop
 from deq.cells.trellis import TrellisCell
 from deq.pack import pack, unpack
@@ -339,14 +340,15 @@ def test_checkpointing_changes_no_bit(injection: str, way: str, depth: int, weig
 
 
 @pytest.mark.parametrize("injection", ["tied", "untied"])
-def test_checkpointing_stores_less(injection: str, peak_bytes: Callable[[Callable[[], object]], int]) -> None:
+def test_checkpointing_stores_less(injection: str) -> None:
     level, x = TrellisCell(width=16), torch.randn(4, 12, 16)
 
     def peak(way: str) -> int:
         net = TrellisNet(level, depth=36, injection=injection, checkpointing=way)  # type: ignore[arg-type]
-        for parameter in net.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        return peak_bytes(lambda: net(x).y.sum().backward())
+        gradients = [torch.zeros_like(parameter) for parameter in net.parameters()]
+        for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        return peak_live_bytes(lambda: net(x).y.sum().backward(), [x, *net.parameters(), *gradients]).step
 
     peak("none")  # the first backward allocates what torch keeps
     none, every, root = peak("none"), peak("every"), peak("sqrt")

@@ -2,13 +2,13 @@
 
 import gc
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
+from bench.instruments.probes import peak_live_bytes, saved_bytes
 from deq import DEQ, SOLVERS, Anderson, Broyden, Implicit, Map, MLPCell, Phantom, Picard, Solution, Solver, Status, Stop, Unroll
 from deq.adjoints import Adjoint
 
@@ -278,31 +278,30 @@ def test_unroll_refuses_a_solver_that_writes_in_place(solver: Solver) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_implicit_saves_as_much_whatever_the_steps(name: str, saved_bytes: Callable[[Callable[[], object]], int]) -> None:
+def test_implicit_saves_as_much_whatever_the_steps(name: str) -> None:
     x, W = leaves(batch=64)
-    saved = [
-        saved_bytes(lambda k=k: equilibrium(x, W, exact(), Stop(rtol=None, max_steps=k), SOLVERS[name]())) for k in (1, 5, 25, 50)
-    ]
+    stops = [Stop(rtol=None, max_steps=steps) for steps in (1, 5, 25, 50)]
+    saved = [saved_bytes(lambda stop=stop: equilibrium(x, W, exact(), stop, SOLVERS[name]()), []) for stop in stops]
     assert len(set(saved)) == 1
     assert saved[0] <= 4 * x.nbytes + W.nbytes
 
 
-def test_unroll_saves_in_proportion_to_the_steps(saved_bytes: Callable[[Callable[[], object]], int]) -> None:
+def test_unroll_saves_in_proportion_to_the_steps() -> None:
     x, W = leaves(batch=64)
-    saved = [saved_bytes(lambda k=k: equilibrium(x, W, Unroll(), Stop(rtol=None, max_steps=k))) for k in (10, 20, 40)]
+    saved = [saved_bytes(lambda k=k: equilibrium(x, W, Unroll(), Stop(rtol=None, max_steps=k)), []) for k in (10, 20, 40)]
     assert saved[2] - saved[1] == pytest.approx(2 * (saved[1] - saved[0]), rel=0.1)
     assert saved[1] - saved[0] >= 10 * x.nbytes
 
 
-def test_the_peak_of_an_implicit_step_with_picard_is_flat(peak_bytes: Callable[[Callable[[], object]], int]) -> None:
+def test_the_peak_of_an_implicit_step_with_picard_is_flat() -> None:
     x, W = leaves(batch=256, size=32)
     adjoint = Implicit(solver=Picard(), stop=Stop(rtol=None, max_steps=30))
 
     def step(adjoint: Adjoint, k: int) -> None:
         torch.autograd.grad(equilibrium(x, W, adjoint, Stop(rtol=None, max_steps=k)).sum(), W)
 
-    flat = [peak_bytes(lambda k=k: step(adjoint, k)) for k in (3, 30, 60)]
-    grown = [peak_bytes(lambda k=k: step(Unroll(), k)) for k in (3, 30, 60)]
+    flat = [peak_live_bytes(lambda k=k: step(adjoint, k), [x, W]).step for k in (3, 30, 60)]
+    grown = [peak_live_bytes(lambda k=k: step(Unroll(), k), [x, W]).step for k in (3, 30, 60)]
     history = (60 - 3) * x.shape[0] * x.itemsize
     assert flat[2] - flat[0] <= 2 * history  # the gaps, listed and stacked
     assert grown[2] - grown[1] > 25 * x.nbytes
