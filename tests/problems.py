@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deq import Map
+from deq import Map, Solution
 
 COSINE = 0.7390851332151607  # the Dottie number, z = cos z
 
@@ -124,6 +124,16 @@ def rows(*maps: Callable[[Tensor], Tensor]) -> Map:
 def norms(z: Tensor) -> Tensor:
     """(B,) Euclidean norms in float64."""
     return z.detach().double().flatten(1).norm(dim=1)
+
+
+def silent(phase: str, solution: Solution) -> None:
+    """Watch no solve of an adjoint."""
+
+
+def layer_norm(z: Tensor) -> Tensor:
+    """z over its last axis, without its mean and divided by its standard deviation."""
+    z = z - z.mean(-1, keepdim=True)
+    return z / torch.sqrt(z.square().mean(-1, keepdim=True) + 1e-5)
 
 
 class Counted:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from bench.execution.engines.local import Local
 from bench.execution.plan import Plan
 from bench.records.identity import Identity
 from bench.records.metric import Metric
-from bench.records.record import Record, measured
+from bench.records.record import Record, measured, write_record
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 
@@ -48,6 +48,13 @@ def record_of(spec: RunSpec, **fields: Any) -> Record:
     return Record(
         **{"run_id": IDENTITY.run_id(spec.key), "suite": "s", "status": "ok", "spec": spec, "identity": IDENTITY} | fields
     )
+
+
+def save(results: Path, records: Iterable[Record]) -> Path:
+    """Write the records to a results folder; returns it."""
+    for one in records:
+        write_record(results / "runs" / one.suite / f"{one.run_id}.json", one)
+    return results
 
 
 def finished_record(suite: str, group: str, label: str, seed: int, **measures: float) -> Record:

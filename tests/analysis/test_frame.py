@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from running import IDENTITY
+from running import IDENTITY, save
 
 import bench
 from bench.analysis import frame
 from bench.records.errors import LeftOut, UserError
-from bench.records.record import Record, measured, write_record
+from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
 
 
@@ -35,9 +35,7 @@ def record(label: str, seed: int, loss: float | None, status: str = "ok", suite:
 def results(tmp_path: Path) -> Path:
     """Three runs that ended ok and one out of memory, in a folder `results`."""
     records = [record("DEQ", 0, 0.1), record("DEQ", 1, 0.2), record("LSTM", 0, 0.4), record("LSTM", 1, None, "oom")]
-    for one in records:
-        write_record(tmp_path / "results" / "runs" / one.suite / f"{one.run_id}.json", one)
-    return tmp_path / "results"
+    return save(tmp_path / "results", records)
 
 
 def test_the_worked_example(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +71,7 @@ def test_the_long_form_merges_on_the_run(results: Path) -> None:
 def test_units_that_differ_between_suites_are_all_named(results: Path) -> None:
     one = record("DEQ", 0, 0.1, suite="other")
     other = one.model_copy(update={"measures": {"test_loss": measured(1.0, "nats/token", "m", "s")}})
-    write_record(results / "runs" / "other" / f"{one.run_id}.json", other)
+    save(results, [other])
     assert bench.load(results).attrs["units"]["test_loss"] == "nats / nats/token"
     assert bench.load(results, "other").attrs["units"]["test_loss"] == "nats/token"
 

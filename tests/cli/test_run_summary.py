@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from running import IDENTITY, record_of
+from running import IDENTITY, record_of, save
 
 from bench.cli import run_summary
 from bench.cli.run_summary import closing, compare_published
-from bench.records.record import Record, measured, write_record
+from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.tasks.copy import CopyMemory
 
@@ -30,10 +30,7 @@ def run(label: str, seed: int, loss: float) -> Record:
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three published runs of a row."""
     monkeypatch.setattr(run_summary, "PUBLISHED", tmp_path / "published")
-    for seed in range(3):
-        one = run("A", seed, 0.5 + seed)
-        write_record(tmp_path / "published" / "runs" / "mine" / f"{one.run_id}.json", one)
-    return tmp_path / "published"
+    return save(tmp_path / "published", [run("A", seed, 0.5 + seed) for seed in range(3)])
 
 
 @pytest.mark.usefixtures("published")

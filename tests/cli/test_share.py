@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from running import record_of
+from running import record_of, save
 from typer.testing import CliRunner
 
 import bench
 from bench.cli.main import app
 from bench.records.errors import LeftOut, UserError
-from bench.records.record import Record, measured, write_record
+from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
 
@@ -39,12 +39,6 @@ def small(reason: str | None = None) -> list[Record]:
             )
         )
     return records
-
-
-def save(results: Path, records: list[Record]) -> Path:
-    for one in records:
-        write_record(results / "runs" / one.suite / f"{one.run_id}.json", one)
-    return results
 
 
 def refusal(*arguments: str) -> str:

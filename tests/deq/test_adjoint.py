@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from problems import silent
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
@@ -14,10 +15,6 @@ from deq.adjoints import Adjoint
 
 NAMES = sorted(SOLVERS)
 TIGHT = Stop(rtol=1e-13, max_steps=150)
-
-
-def silent(phase: str, solution: Solution) -> None:
-    """Tell nobody."""
 
 
 def exact(name: str = "anderson") -> Implicit:

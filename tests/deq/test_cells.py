@@ -6,17 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import layer_norm
 from torch import Tensor, nn
 
 from deq import CELLS, DEQ, Anderson, Broyden, Cell, Implicit, MLPCell, Picard, Solver, Stop, TransformerCell
 from deq.cells.transformer import rotary_phases, rotate
 
 NAMES = sorted(CELLS)
-
-
-def layer_norm(z: Tensor) -> Tensor:
-    z = z - z.mean(-1, keepdim=True)
-    return z / torch.sqrt(z.square().mean(-1, keepdim=True) + 1e-5)
 
 
 def naive_transformer(cell: TransformerCell, z: Tensor, x: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """GMRES against dense algebra: residuals are the least possible, and the gradient is the implicit one."""
 
-from typing import Any
-
 import pytest
 import torch
+from problems import silent
 from torch import Tensor, nn
 
 from deq import CELLS, DEQ, GMRES, Anderson, Implicit, Solution, Status, Stop
@@ -111,9 +110,6 @@ def test_its_settings() -> None:
     linear = nn.Linear(4, 4)
     with torch.no_grad():
         linear.weight.mul_(0.3)
-
-    def silent(phase: str, solution: Any) -> None: ...
-
     y = GMRES()(linear, torch.zeros(2, 4), Anderson(), Stop(), silent)
     with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(y.sum(), list(linear.parameters()), create_graph=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import product
+from problems import silent
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +26,6 @@ from deq import (
     MLPCell,
     Phantom,
     Picard,
-    Solution,
     Stack,
     StateSpaceCell,
     Stop,
@@ -79,20 +79,7 @@ CORES: dict[str, Callable[[], Core]] = {
     "ode adjoint": lambda: NeuralODE(CELLS["mlp"](), time=1.0, method="rk4", step_size=0.5),
     "ode": lambda: NeuralODE(CELLS["transformer"](), time=1.0, method="rk4", step_size=0.5, adjoint=False),
 }
-
-
-@pytest.fixture(autouse=True)
-def double() -> Any:
-    torch.manual_seed(3)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def silent(phase: str, solution: Solution) -> None:
-    """Watch nothing."""
-
-
+pytestmark = pytest.mark.usefixtures("double")
 IN_PLACE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "add": (lambda y: y.add_(0.3), lambda y: y + 0.3),
     "relu": (nn.ReLU(inplace=True), nn.ReLU()),

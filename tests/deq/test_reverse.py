@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems import silent
 from torch import Tensor, nn
 
 from bench.instruments.probes import peak_live_bytes, saved_bytes
@@ -11,10 +12,6 @@ from deq import CELLS, DEQ, Anderson, Cell, Picard, Reverse, Reversible, Solutio
 from deq.adjoints.adjoint import Adjoint
 
 EXACT = Stop(rtol=None, max_steps=9)
-
-
-def silent(phase: str, solution: Any) -> None:
-    pass
 
 
 class Affine(nn.Module):

@@ -5,6 +5,7 @@ from typing import Any
 import problems
 import pytest
 import torch
+from problems import silent
 from torch import Tensor, nn
 
 from bench.instruments.probes import saved_bytes
@@ -13,10 +14,7 @@ from deq.adjoints.shine import InverseEstimate, MemoryRecorder, Shine
 
 B, N = 3, 5
 TIGHT = Stop(rtol=1e-12, max_steps=31)
-
-
-def silent(phase: str, solution: Any) -> None:
-    pass
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Affine(nn.Module):
@@ -36,14 +34,6 @@ def gradients(f: nn.Module, adjoint: Any, solver: Any = None, stop: Stop = TIGHT
     y = adjoint(f, torch.randn(B, size, generator=torch.Generator().manual_seed(1)), solver or Broyden(), stop, silent)
     v = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
     return list(torch.autograd.grad(y, list(f.parameters()), v))
-
-
-@pytest.fixture(autouse=True)
-def double() -> Any:
-    torch.manual_seed(3)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])

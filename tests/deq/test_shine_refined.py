@@ -12,14 +12,7 @@ from deq.adjoints.shine import InverseEstimate, MemoryRecorder, _Preconditioned
 
 B, N = 3, 12
 TIGHT = Stop(rtol=1e-12, max_steps=60)
-
-
-@pytest.fixture(autouse=True)
-def double() -> Any:
-    torch.manual_seed(3)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Contraction(nn.Module):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import exhaustive
-from problems import recurrence_by_loop
+from problems import layer_norm, recurrence_by_loop
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
@@ -33,11 +33,6 @@ def features(time: int = T, batch: int = B) -> Tensor:
 
 def memory_of(batch: int = B) -> StateSpaceMemory:
     return StateSpaceMemory(torch.randn(batch, 1, D, dtype=torch.float64), torch.randn(batch, S, dtype=torch.float64))
-
-
-def layer_norm(y: Tensor) -> Tensor:
-    y = y - y.mean(-1, keepdim=True)
-    return y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-5)
 
 
 def transition(cell: StateSpaceCell, read: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

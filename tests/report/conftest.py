@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from test_report import comparison, save
+from running import save
+from test_report import comparison
 
 from bench.report.html.page import render_page
 from bench.report.report import write_report

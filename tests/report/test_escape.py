@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import save
 from test_page import Read
-from test_report import METRICS, comparison, save
+from test_report import METRICS, comparison
 from typer.testing import CliRunner
 
 from bench.analysis.tables import Table

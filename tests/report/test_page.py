@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from cases import exhaustive
-from test_report import HOSTILE, comparison, record, save
+from running import save
+from test_report import HOSTILE, comparison, record
 from typer.testing import CliRunner
 
 from bench.analysis.aggregate import groups

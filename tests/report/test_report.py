@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import pytest
-from running import IDENTITY, record_of
+from running import IDENTITY, record_of, save
 
 from bench.analysis.aggregate import ResultRow, aggregate, best, groups
 from bench.analysis.columns import Column, natural, readable
@@ -24,7 +24,7 @@ from bench.analysis.tables import Table, group_tables
 from bench.records.errors import LeftOut, UserError
 from bench.records.escape import latex_escape, markdown_escape
 from bench.records.metric import Metric
-from bench.records.record import CurvePoint, Measure, Record, RunStatus, measured, write_record
+from bench.records.record import CurvePoint, Measure, Record, RunStatus, measured
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
 from bench.report.report import latex, markdown, summary, write_report
 
@@ -167,12 +167,6 @@ def comparison(suite: str = "quick", group: str = "copy T30") -> list[Record]:
             reason = HOSTILE if failed else None
             records.append(record(label, seed, suite=suite, group=group, trials=ids, rate=rate, status=status, reason=reason))
     return records
-
-
-def save(results: Path, records: list[Record]) -> Path:
-    for one in records:
-        write_record(results / "runs" / one.suite / f"{one.run_id}.json", one)
-    return results
 
 
 def small() -> list[Record]:

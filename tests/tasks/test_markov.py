@@ -6,23 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from test_tasks import entropy, means, whole
 
 from bench.records.errors import UserError
 from bench.tasks.markov import Markov
-
-
-def means(task: Markov, logits: Tensor, targets: Tensor) -> dict[str, float]:
-    return task.summarise({name: float(total) / count for name, (total, count) in task.score(logits, targets).items()})
-
-
-def whole(task: Markov, split: str, size: int = 7) -> tuple[Tensor, Tensor]:
-    inputs, targets = zip(*task.batches(split, size, 0), strict=True)  # type: ignore[arg-type]
-    return torch.cat(inputs), torch.cat(targets)
-
-
-def entropy(probabilities: list[float]) -> float:
-    return math.fsum(-p * math.log(p) for p in probabilities if p)
 
 
 @pytest.mark.parametrize(("states", "length"), [(2, 1), (5, 9), (16, 32)])
@@ -129,7 +116,7 @@ def test_a_loss_that_overflows_is_an_infinite_perplexity() -> None:
 
 
 def test_the_global_generators_are_neither_used_nor_moved() -> None:
-    def draw() -> Tensor:
+    def draw() -> torch.Tensor:
         return next(Markov(test_samples=2).batches("train", 4, 0))[0]
 
     torch.manual_seed(0)
