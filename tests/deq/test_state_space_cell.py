@@ -9,7 +9,7 @@ from problems import layer_norm, recurrence_by_loop
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from deq import DEQ, SOLVERS, Anderson, Implicit, Picard, StateSpaceCell, Stop, solve
+from deq import DEQ, Implicit, Picard, StateSpaceCell, Stop, solve
 from deq.cells.state_space import StateSpaceMemory
 
 D, S, INPUTS, T, B = 5, 6, 3, 7, 2
@@ -124,38 +124,6 @@ def test_the_image_is_bounded_so_that_a_fixed_point_exists(strict: bool) -> None
     for size in (0.0, 1.0, 1e8):
         fz = cell(size * torch.randn(B, T, D, dtype=torch.float64), x)
         assert fz.square().sum(-1).max() <= D * (1 + 1e-12)
-
-
-@EITHER
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_the_past_does_not_depend_on_the_future(strict: bool, solver: str) -> None:
-    cell, x = state_space(strict), features()
-    for t in range(1, T):
-        later = x.clone()
-        later[:, t:] = torch.randn(B, T - t, INPUTS)
-        with torch.no_grad():
-            before, after = (
-                solve(cell.bind(one), cell.initial_state(one), SOLVERS[solver](), TIGHT).z[:, :t] for one in (x, later)
-            )
-        torch.testing.assert_close(before, after, rtol=1e-10, atol=1e-10)
-        if solver == "picard" and strict:
-            assert torch.equal(before, after)
-
-
-@EITHER
-@pytest.mark.parametrize("remembered", [False, True])
-def test_the_implicit_gradient_is_that_of_dense_algebra(strict: bool, remembered: bool) -> None:
-    cell, x = state_space(strict), features(batch=1).requires_grad_()
-    memory, wanted = memory_of(1) if remembered else None, [x, *cell.parameters()]
-    layer = DEQ(cell, solver=Anderson(), stop=TIGHT, adjoint=Implicit(solver=Picard(), stop=TIGHT))
-    v = torch.randn(1, T, D, dtype=torch.float64)
-    found = torch.autograd.grad(layer(x, memory).y, wanted, v)
-    f = cell.bind(x, memory)
-    z = solve(f, cell.initial_state(x), Picard(), TIGHT).z.detach()
-    J = jacobian(f, z).view(T * D, T * D).detach()
-    u = torch.linalg.solve(torch.eye(T * D, dtype=torch.float64) - J.T, v.flatten()).view_as(v)
-    for one, exact in zip(found, torch.autograd.grad(f(z), wanted, u), strict=True):
-        torch.testing.assert_close(one, exact, rtol=1e-8, atol=1e-10)
 
 
 def test_a_strict_one_has_its_gradient_in_as_many_evaluations_as_positions() -> None:
