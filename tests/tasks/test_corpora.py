@@ -626,15 +626,6 @@ def test_words_are_those_of_each_line_wherever_blocks_end(block: int, tmp_path: 
         assert "".join(tokens.names[token] for token in tokens.streams["train"]) == text.replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("block", [1, 4, 100])
-def test_bytes_that_are_not_utf8_are_found_where_they_are(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.tasks.tokens._BLOCK", block)
-    for content, message in ((b"a\xc3\xa9 b\xff c", "byte 0xff at offset 5"), (b"abc\xe2\x82", "byte 0xe2 at offset 3")):
-        (tmp_path / "a.txt").write_bytes(content)
-        with pytest.raises(UserError, match=message):
-            tokenise(tmp_path / "a.txt", "word")
-
-
 @pytest.mark.parametrize("cached", [0, 1 << 24])
 def test_a_full_temporary_folder_keeps_no_text_from_being_read(
     cached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

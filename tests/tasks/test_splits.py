@@ -138,15 +138,23 @@ def test_a_text_in_utf_16_or_32_is_refused_with_what_to_do(encoding: str, tmp_pa
         loaded(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_bytes_that_are_no_text_are_found_where_they_are_behind_a_mark_too(
-    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", [1, 3, 4, 100, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "unit", "message"),
+    [
+        (b"a\xc3\xa9 b\xff c", "word", "byte 0xff at offset 5"),
+        (b"abc\xe2\x82", "word", "byte 0xe2 at offset 3"),
+        (b"\xef\xbb\xbfab\xff", "char", "byte 0xff at offset 5"),
+        (b"\xef\xbb\xbfab\0", "char", "NUL byte at offset 5"),
+    ],
+)
+def test_bytes_that_are_no_text_are_found_where_they_are(
+    text: bytes, unit: Any, message: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.tasks.tokens._BLOCK", block)
-    for text, message in ((b"ab\xff", "byte 0xff at offset 5"), (b"ab\0", "NUL byte at offset 5")):
-        (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text)
-        with pytest.raises(UserError, match=message):
-            tokenise(tmp_path / "a.txt", "char")
+    (tmp_path / "a.txt").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        tokenise(tmp_path / "a.txt", unit)
 
 
 @given(
