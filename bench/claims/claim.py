@@ -1,6 +1,6 @@
 """A claim of a paper, the parts it is tested by, and its verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,7 +24,7 @@ SEEDS = (
     "one-sided t tests over seeds (from six on sign flips, of equal values the exact sign test); "
     "Holm's correction over a claim's parts against it"
 )
-Judge = Callable[["Evidence"], Sequence["Part"]]
+Judge = Callable[["Evidence"], Iterable["Part"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def judge_claims(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding
     It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly any decided with
     three seeds, and is reported next to it.
     """
-    findings = tuple(_judge(claim, claim.judge(evidence)) for claim in claims)
+    findings = tuple(_judge(claim, tuple(claim.judge(evidence))) for claim in claims)
     corrected: dict[str, float] = {}
     for ledger in get_args(Ledger):
         tested = {one.claim.id: one.p for one in findings if one.claim.ledger == ledger and one.p is not None}

@@ -52,7 +52,7 @@ CLAIMS: tuple[Claim, ...] = (
             where=where,
             measured="GB of a training step of the paper's models, at its protocol, traced on fake tensors",
             threshold="the reduction that is claimed, by the paper's tables and by each literal reading of their caption",
-            judge=judges_counts.reduction(words),
+            judge=partial(judges_counts.reduction, words=words),
         )
         for id_, words, where in (
             ("memory-88", "up to 88 % less", "abstract; section 5"),
@@ -97,7 +97,7 @@ CLAIMS: tuple[Claim, ...] = (
             where="table 1",
             measured=f"test loss at T=400 over the {rival}'s",
             threshold=f"below {threshold:g} (the paper's table: {printed})",
-            judge=judges_runs.loss_ratio(("copy",), [("DEQ*", f"{rival}*")], high=threshold),
+            judge=partial(judges_runs.loss_ratio, suites=("copy",), labels=[("DEQ*", f"{rival}*")], high=threshold),
         )
         for article, rival, threshold, printed in (("an", "LSTM", 0.1, "1/14,000"), ("a", "GRU", 0.1, "1/14,000"))
     ),
@@ -109,7 +109,7 @@ CLAIMS: tuple[Claim, ...] = (
         statistic="Fisher's exact test; none where both copy in every seed",
         threshold="more seeds copy",
         fixed="after its records were known",
-        judge=judges_runs.copies_more("TCN"),
+        judge=partial(judges_runs.copies_more, rival="TCN"),
     ),
     _copied(
         id="copy-chance",
@@ -137,9 +137,10 @@ CLAIMS: tuple[Claim, ...] = (
         measured="test loss of models trained and tested with one solver over that with another",
         threshold="from 0.91 to 1.1",
         needs="suites smoke and small",
-        judge=judges_runs.loss_ratio(
-            ("smoke", "small"),
-            [("DEQ (Broyden)", "DEQ (Anderson)"), ("DEQ-TrellisNet, Picard", "DEQ-TrellisNet")],
+        judge=partial(
+            judges_runs.loss_ratio,
+            suites=("smoke", "small"),
+            labels=[("DEQ (Broyden)", "DEQ (Anderson)"), ("DEQ-TrellisNet, Picard", "DEQ-TrellisNet")],
             low=1 / 1.1,
             high=1.1,
         ),
@@ -151,8 +152,11 @@ CLAIMS: tuple[Claim, ...] = (
         measured="test loss of a DEQ over each cell over that of the explicit network of that cell",
         threshold="below 1.1",
         needs="suite small",
-        judge=judges_runs.loss_ratio(
-            ("small",), [("DEQ-Transformer", "tied Transformer 12"), ("DEQ-TrellisNet", "TrellisNet 32")], high=1.1
+        judge=partial(
+            judges_runs.loss_ratio,
+            suites=("small",),
+            labels=[("DEQ-Transformer", "tied Transformer 12"), ("DEQ-TrellisNet", "TrellisNet 32")],
+            high=1.1,
         ),
     ),
     _paired(
@@ -162,7 +166,9 @@ CLAIMS: tuple[Claim, ...] = (
         measured="test loss of two stacked DEQs over that of one with as many parameters",
         threshold="above 0.95",
         needs="suite small",
-        judge=judges_runs.loss_ratio(("small",), [("DEQ-Transformer, stack of 2*", "DEQ-Transformer")], low=0.95),
+        judge=partial(
+            judges_runs.loss_ratio, suites=("small",), labels=[("DEQ-Transformer, stack of 2*", "DEQ-Transformer")], low=0.95
+        ),
     ),
     _paired(
         id="training-time",
@@ -172,7 +178,7 @@ CLAIMS: tuple[Claim, ...] = (
         "CPU, one thread, at these sizes and caps",
         threshold="from 2 to 3",
         needs="suites small and ptb",
-        judge=judges_runs.step_time_within(2.0, 3.0),
+        judge=partial(judges_runs.step_time_within, low=2.0, high=3.0),
     ),
     _studied(
         id="inference-time",
@@ -182,7 +188,7 @@ CLAIMS: tuple[Claim, ...] = (
         "network with 12 layers, on a CPU, one thread",
         statistic=_PAIRED,
         threshold="from 1.6 to 1.8",
-        judge=judges_studies.inference_time_within(1.6, 1.8),
+        judge=partial(judges_studies.inference_time_within, low=1.6, high=1.8),
     ),
     _studied(
         id="steps-grow",
@@ -206,7 +212,7 @@ CLAIMS: tuple[Claim, ...] = (
         where="section 5.3; figure 3, left",
         measured="validation loss of one trained model at a relative tolerance of 0.1 less that at 1e-6",
         threshold="below 0.02 nats (2 % of perplexity), or a factor of 1.1 where the loss is below 0.2",
-        judge=judges_studies.loss_is_flat("tolerance", "rtol", 0.1, 1e-6),
+        judge=partial(judges_studies.loss_is_flat, study="tolerance", setting="rtol", loose=0.1, tight=1e-6),
     ),
     _studied(
         id="cap",
@@ -214,7 +220,7 @@ CLAIMS: tuple[Claim, ...] = (
         where="section 5.3; figure 3, right",
         measured="validation loss of one trained model at a cap of 30 evaluations less that at 120",
         threshold="below 0.02 nats, or a factor of 1.1 where the loss is below 0.2",
-        judge=judges_studies.loss_is_flat("cap", "cap", 30, 120),
+        judge=partial(judges_studies.loss_is_flat, study="cap", setting="cap", loose=30, tight=120),
     ),
     _studied(
         id="tied-rest",

@@ -22,6 +22,7 @@ _REVERSIBLE: Labels = (
 )
 _JACOBIAN: Labels = (("DEQ-Transformer, Jacobian", "DEQ-Transformer"), ("DEQ-TrellisNet, Jacobian", "DEQ-TrellisNet"))
 _TRAINED = ("small", "speed", "ptb", "iterate")
+_loss_excess = partial(judges.loss_excess, suites=_TRAINED, most=0.05)
 
 SINCE: tuple[Claim, ...] = (
     _since(
@@ -31,7 +32,9 @@ SINCE: tuple[Claim, ...] = (
         measured="accuracy at the last token of the longest test sequences; trained at 16 tokens, solved by plain iteration",
         threshold="above 0.9",
         needs="suite track",
-        judge=judges.right_at_longest(("DEQ-TrellisNet, Picard", "DEQ state-space", "DEQ state-space, strict"), 0.9),
+        judge=partial(
+            judges.right_at_longest, labels=("DEQ-TrellisNet, Picard", "DEQ state-space", "DEQ state-space, strict"), least=0.9
+        ),
     ),
     _since(
         id="solver-and-length",
@@ -42,9 +45,10 @@ SINCE: tuple[Claim, ...] = (
         "seeds that learned the training's length by both",
         threshold="above -0.05",
         needs="suite track",
-        judge=judges.right_by_solver(
-            0.05,
-            (
+        judge=partial(
+            judges.right_by_solver,
+            least=0.05,
+            solvers=(
                 *((f"DEQ-TrellisNet, {solver}", "DEQ-TrellisNet, Picard") for solver in ("Anderson", "Broyden", "reversible")),
                 ("DEQ state-space, Anderson", "DEQ state-space"),
             ),
@@ -57,7 +61,7 @@ SINCE: tuple[Claim, ...] = (
         measured="accuracy at the last token of the longest test sequences, of runs that learned the 16 tokens of the training",
         threshold="below 0.6",
         needs="suite track",
-        judge=judges.wrong_at_longest(("Transformer-XL 4", "state-space"), 0.6),
+        judge=partial(judges.wrong_at_longest, labels=("Transformer-XL 4", "state-space"), most=0.6),
     ),
     _since(
         id="negative-decay",
@@ -66,7 +70,7 @@ SINCE: tuple[Claim, ...] = (
         measured="accuracy at the last token of the longest test sequences; trained at 16 tokens",
         threshold="above 0.9",
         needs="suite track",
-        judge=judges.right_at_longest(("state-space, negative",), 0.9, only="*parity"),
+        judge=partial(judges.right_at_longest, labels=("state-space, negative",), least=0.9, only="*parity"),
     ),
     *(
         _since(
@@ -76,7 +80,7 @@ SINCE: tuple[Claim, ...] = (
             measured=f"test loss of a DEQ trained by {way} less that of one trained by the implicit gradient",
             threshold=_NATS,
             needs=f"suite{'s' * (' ' in suites)} {suites}",
-            judge=judges.loss_excess(_TRAINED, labels, 0.05, of_gradient=id_ != "reversible"),
+            judge=partial(_loss_excess, labels=labels, of_gradient=id_ != "reversible"),
         )
         for id_, says, where, way, suites, labels in (
             (
@@ -120,7 +124,9 @@ SINCE: tuple[Claim, ...] = (
         measured="test loss, and share of test solves that converge, less those without the regularisation",
         threshold=f"loss {_NATS}; share above 0",
         needs="suites small and ptb",
-        judge=judges.both(judges.loss_excess(_TRAINED, _JACOBIAN, 0.05), judges.more_solves_converge(_TRAINED, _JACOBIAN)),
+        judge=judges.both(
+            partial(_loss_excess, labels=_JACOBIAN), partial(judges.more_solves_converge, suites=_TRAINED, labels=_JACOBIAN)
+        ),
     ),
     _since(
         id="more-steps",
@@ -130,7 +136,12 @@ SINCE: tuple[Claim, ...] = (
         "training, 12 to 30; in suite iterate also on harder problems, elsewhere on test data like the training's",
         threshold="below 1",
         needs="suites small, ptb and iterate",
-        judge=judges.more_steps_help(("small", "ptb", "iterate"), ("DEQ-Transformer", "DEQ-TrellisNet", "implicit"), 1.0),
+        judge=partial(
+            judges.more_steps_help,
+            suites=("small", "ptb", "iterate"),
+            labels=("DEQ-Transformer", "DEQ-TrellisNet", "implicit"),
+            factor=1.0,
+        ),
     ),
     _studied(
         id="steps-and-length",
@@ -140,7 +151,7 @@ SINCE: tuple[Claim, ...] = (
         "evaluations, the looped network at 16 on average. That 32 evaluations do not do is by construction, as the cell reaches "
         "one token an evaluation; that 256 do is not",
         threshold="above 0.1",
-        judge=judges.more_steps_solve_longer(32, 0.1),
+        judge=partial(judges.more_steps_solve_longer, cap=32, least=0.1),
     ),
     _studied(
         id="same-state",
@@ -149,7 +160,7 @@ SINCE: tuple[Claim, ...] = (
         measured="share of converged pairs of solves that end in the same state: from zero, and from noise or the state of another "
         "sequence",
         threshold="above 0.99",
-        judge=judges.same_state(0.99),
+        judge=partial(judges.same_state, least=0.99),
     ),
     _studied(
         id="warm-start",
@@ -158,6 +169,6 @@ SINCE: tuple[Claim, ...] = (
         measured="share of evaluations to 1e-2 saved where a window moves on by one token and starts at its own states; starts at "
         "the state of the segment before, which no paper claims, are in warm-start.md",
         threshold="above 0.1",
-        judge=judges.warm_start_saves(1e-2, 0.1),
+        judge=partial(judges.warm_start_saves, rtol=1e-2, least=0.1),
     ),
 )

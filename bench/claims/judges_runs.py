@@ -11,7 +11,7 @@ from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.selection import SOLVES, by_seed, inadmissible
 from bench.analysis.statistics import LEVEL, Interval, written
 from bench.analysis.time_to_quality import quality
-from bench.claims.claim import Judge, Part, Source, Verdict
+from bench.claims.claim import Part, Source, Verdict
 from bench.claims.evidence import Evidence, runs
 from bench.claims.parts import cannot_tell, mean_within, ratios
 
@@ -71,19 +71,18 @@ def _ratio(pair: Pair, measure: str, low: float = -inf, high: float = inf) -> Pa
     return of_scores(part, ours, theirs) if measure.startswith("test_") else part
 
 
-def loss_ratio(suites: Suites, labels: Labels, low: float = -inf, high: float = inf) -> Judge:
-    """Judge by the ratio of test losses against limits."""
-    return lambda evidence: [_ratio(pair, "test_loss", low, high) for pair in pairs(evidence, suites, labels)]
+def loss_ratio(evidence: Evidence, suites: Suites, labels: Labels, low: float = -inf, high: float = inf) -> list[Part]:
+    """The ratio of test losses against limits."""
+    return [_ratio(pair, "test_loss", low, high) for pair in pairs(evidence, suites, labels)]
 
 
-def step_time_within(low: float, high: float) -> Judge:
-    """Judge by the time of a DEQ's training step over the ordinary explicit network's, between two limits."""
-    return lambda evidence: [_ratio(pair, "step_ms_median", low, high) for pair in pairs(evidence, ("small", "ptb"), _ORDINARY)]
+def step_time_within(evidence: Evidence, low: float, high: float) -> list[Part]:
+    """The time of a DEQ's training step over the ordinary explicit network's, between two limits."""
+    return [_ratio(pair, "step_ms_median", low, high) for pair in pairs(evidence, ("small", "ptb"), _ORDINARY)]
 
 
-def similar_computation(evidence: Evidence) -> list[Part]:
+def similar_computation(evidence: Evidence) -> Iterator[Part]:
     """Seconds of training until a DEQ's own final loss over those of the fastest explicit network, by the paper's recipe."""
-    parts = []
     for group in evidence.groups("speed"):
         found = quality(group)
         if found is None or "DEQ" not in found.ratios:
@@ -93,57 +92,44 @@ def similar_computation(evidence: Evidence) -> list[Part]:
         value = written(Interval(mean=one.ratio, low=one.low, high=one.high, n=0, scale="linear"))
         note = "95 % of resampled seeds" if one.rival else "0: no explicit network gets to the DEQ's loss in half of its seeds"
         about = f"{group.name}: DEQ over {one.rival or 'all explicit networks'}"
-        part = Part(about=about, value=value, asked="at most 2", sources=sources, note=note)
         verdict: Verdict = "inconclusive"
         if one.low is not None and one.high is not None:
             verdict = "holds" if one.high <= 2 else "does not hold" if one.low > 2 else verdict
-        parts.append(replace(part, verdict=verdict))
-    return parts
+        yield Part(about=about, value=value, asked="at most 2", verdict=verdict, sources=sources, note=note)
 
 
-def copies_more(rival: str) -> Judge:
-    """Judge by the seeds that copy 99.9 % of the ten symbols, a DEQ's against a rival's (Fisher's exact test)."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for suite, group, ours, theirs in pairs(evidence, ("copy",), [("DEQ*", f"{rival}*")]):
-            solved = [[value >= SOLVES for value in by_seed(row, "test_accuracy_last10").values()] for row in (ours, theirs)]
-            counts = [(sum(one), len(one) - sum(one)) for one in solved]
-            p_for, p_against = (float(fisher_exact(counts, alternative=side).pvalue) for side in ("greater", "less"))
-            value = " against ".join(f"{right} of {right + wrong} seeds" for right, wrong in counts)
-            about, asked = f"{group.name}: {ours.label}, {theirs.label}", "more seeds copy"
-            sources = runs(suite, ours, theirs)
-            if counts[0][1] == counts[1][1] == 0:
-                parts.append(cannot_tell(about, value, asked, sources, "both copy in every seed: no difference to find"))
-            else:
-                part = Part(about=about, value=value, asked=asked, p_for=p_for, p_against=p_against, sources=sources)
-                parts.append(of_scores(replace(part, note="Fisher's exact test"), ours, theirs))
-        return parts
-
-    return judge
+def copies_more(evidence: Evidence, rival: str) -> Iterator[Part]:
+    """The seeds that copy 99.9 % of the ten symbols, a DEQ's against a rival's (Fisher's exact test)."""
+    for suite, group, ours, theirs in pairs(evidence, ("copy",), [("DEQ*", f"{rival}*")]):
+        solved = [[value >= SOLVES for value in by_seed(row, "test_accuracy_last10").values()] for row in (ours, theirs)]
+        counts = [(sum(one), len(one) - sum(one)) for one in solved]
+        value = " against ".join(f"{right} of {right + wrong} seeds" for right, wrong in counts)
+        about, asked, sources = f"{group.name}: {ours.label}, {theirs.label}", "more seeds copy", runs(suite, ours, theirs)
+        if counts[0][1] == counts[1][1] == 0:
+            yield cannot_tell(about, value, asked, sources, "both copy in every seed: no difference to find")
+            continue
+        p_for, p_against = (float(fisher_exact(counts, alternative=side).pvalue) for side in ("greater", "less"))
+        part = Part(about=about, value=value, asked=asked, p_for=p_for, p_against=p_against, sources=sources)
+        yield of_scores(replace(part, note="Fisher's exact test"), ours, theirs)
 
 
-def perplexity_on_par(evidence: Evidence) -> list[Part]:
+def perplexity_on_par(evidence: Evidence) -> Iterator[Part]:
     """Perplexity of a DEQ over the explicit network's; the loss in a user's suite without perplexity."""
-    parts = []
     for pair in _explicit_pairs(evidence, "text", "small", "ptb"):
         if by_seed(pair[2], "test_perplexity"):
-            parts.append(_ratio(pair, "test_perplexity", high=1.05))
+            yield _ratio(pair, "test_perplexity", high=1.05)
         elif pair[0] in evidence.own:
-            parts.append(_ratio(pair, "test_loss", high=1.05))
-    return parts
+            yield _ratio(pair, "test_loss", high=1.05)
 
 
-def recurrent_at_chance(evidence: Evidence) -> list[Part]:
+def recurrent_at_chance(evidence: Evidence) -> Iterator[Part]:
     """Loss of the recurrent networks over that of a predictor without memory."""
-    parts = []
     for group in evidence.groups("copy"):
         for row in group.rows:
             if row.label.startswith(("LSTM", "GRU")):
                 chance = {run.spec.seed: value for run in row.ok if (value := run.metrics["loss"].chance) is not None}
                 about, values = f"{group.name}: {row.label} over chance", ratios(by_seed(row, "test_loss"), chance)
-                parts.append(mean_within(about, values, "log", runs("copy", row), 1 / 1.1, 1.1))
-    return parts
+                yield mean_within(about, values, "log", runs("copy", row), 1 / 1.1, 1.1)
 
 
 def converges(evidence: Evidence) -> list[Part]:

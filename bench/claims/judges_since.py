@@ -19,26 +19,20 @@ _UNLEARNED = "no seed learned {} tokens, the training's length"
 _STARTS = {"normal": "noise", "warm": "another sequence's state"}  # of the study of path independence
 
 
-def loss_excess(suites: Suites, labels: Labels, most: float, of_gradient: bool = False) -> Judge:
-    """Judge by the test loss of one row less that of another, in nats; by their ratio where the other's is small.
+def loss_excess(evidence: Evidence, suites: Suites, labels: Labels, most: float, of_gradient: bool = False) -> Iterator[Part]:
+    """The test loss of one row less that of another, in nats; their ratio where the other's is small.
 
     A part does not hold by a score that is inadmissible. `of_gradient`: the claim is about the gradient alone, so that rows which
     differ in more cannot tell.
     """
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for suite, group, ours, theirs in pairs(evidence, suites, labels):
-            loss, other = (by_seed(row, "test_loss") for row in (ours, theirs))
-            part = excess(group.name, (ours.label, theirs.label), loss, other, most, runs(suite, ours, theirs))
-            part = of_scores(part, ours, theirs)
-            if of_gradient and (more := _other_differences(ours, theirs)):
-                note = f"the rows differ in {', '.join(more)} too; {part.note}"
-                part = replace(part, verdict="cannot tell", p_for=None, p_against=None, note=note)
-            parts.append(part)
-        return parts
-
-    return judge
+    for suite, group, ours, theirs in pairs(evidence, suites, labels):
+        loss, other = (by_seed(row, "test_loss") for row in (ours, theirs))
+        part = excess(group.name, (ours.label, theirs.label), loss, other, most, runs(suite, ours, theirs))
+        part = of_scores(part, ours, theirs)
+        if of_gradient and (more := _other_differences(ours, theirs)):
+            note = f"the rows differ in {', '.join(more)} too; {part.note}"
+            part = replace(part, verdict="cannot tell", p_for=None, p_against=None, note=note)
+        yield part
 
 
 def _other_differences(ours: ResultRow, theirs: ResultRow) -> list[str]:
@@ -50,18 +44,12 @@ def _other_differences(ours: ResultRow, theirs: ResultRow) -> list[str]:
     return found + (["recipe"] if one.recipe != other.recipe else [])
 
 
-def more_solves_converge(suites: Suites, labels: Labels) -> Judge:
-    """Judge by the share of test solves of one row that converge less that of another."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for suite, group, ours, theirs in pairs(evidence, suites, labels):
-            share, other = (by_seed(row, "eval_converged_fraction") for row in (ours, theirs))
-            about = f"{group.name}: share of test solves that converge, {ours.label} less {theirs.label}"
-            parts.append(mean_within(about, differences(share, other), "linear", runs(suite, ours, theirs), low=0.0))
-        return parts
-
-    return judge
+def more_solves_converge(evidence: Evidence, suites: Suites, labels: Labels) -> Iterator[Part]:
+    """The share of test solves of one row that converge less that of another."""
+    for suite, group, ours, theirs in pairs(evidence, suites, labels):
+        share, other = (by_seed(row, "eval_converged_fraction") for row in (ours, theirs))
+        about = f"{group.name}: share of test solves that converge, {ours.label} less {theirs.label}"
+        yield mean_within(about, differences(share, other), "linear", runs(suite, ours, theirs), low=0.0)
 
 
 def both(*judges: Judge) -> Judge:
@@ -69,65 +57,44 @@ def both(*judges: Judge) -> Judge:
     return lambda evidence: [part for judge in judges for part in judge(evidence)]
 
 
-def right_at_longest(labels: tuple[str, ...], least: float, only: str = "*") -> Judge:
-    """Judge by the accuracy at the last token of the longest test sequences of suite `track`, in the comparisons named `only`."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for group, lengths in _lengths(evidence):
-            for row in group.rows:
-                if fnmatchcase(group.name, only) and any(fnmatchcase(row.label, label) for label in labels):
-                    about = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}"
-                    part = mean_within(about, by_seed(row, lengths[-1].measure), "fraction", runs("track", row), low=least)
-                    parts.append(of_scores(part, row))
-        return parts
-
-    return judge
+def right_at_longest(evidence: Evidence, labels: tuple[str, ...], least: float, only: str = "*") -> Iterator[Part]:
+    """The accuracy at the last token of the longest test sequences of suite `track`, in the comparisons named `only`."""
+    for group, lengths in _lengths(evidence):
+        for row in group.rows:
+            if fnmatchcase(group.name, only) and any(fnmatchcase(row.label, label) for label in labels):
+                about = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}"
+                part = mean_within(about, by_seed(row, lengths[-1].measure), "fraction", runs("track", row), low=least)
+                yield of_scores(part, row)
 
 
-def wrong_at_longest(labels: tuple[str, ...], most: float) -> Judge:
-    """Judge by the same accuracy of the runs that learned the training's length: what was never learned says nothing of length."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for group, lengths in _lengths(evidence):
-            for row in (row for row in group.rows if row.label in labels):
-                about, sources = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}", runs("track", row)
-                right, learned = by_seed(row, lengths[-1].measure), _learned(row, lengths)
-                if learned:
-                    part = mean_within(about, {seed: right[seed] for seed in learned}, "fraction", sources, high=most)
-                else:
-                    part = cannot_tell(about, "—", f"below {most:g}", sources, _UNLEARNED.format(lengths[0].tokens))
-                parts.append(part)
-        return parts
-
-    return judge
+def wrong_at_longest(evidence: Evidence, labels: tuple[str, ...], most: float) -> Iterator[Part]:
+    """The same accuracy of the runs that learned the training's length: what was never learned says nothing of length."""
+    for group, lengths in _lengths(evidence):
+        for row in (row for row in group.rows if row.label in labels):
+            about, sources = f"{group.name}, {lengths[-1].tokens} tokens: {row.label}", runs("track", row)
+            right, learned = by_seed(row, lengths[-1].measure), _learned(row, lengths)
+            if learned:
+                yield mean_within(about, {seed: right[seed] for seed in learned}, "fraction", sources, high=most)
+            else:
+                yield cannot_tell(about, "—", f"below {most:g}", sources, _UNLEARNED.format(lengths[0].tokens))
 
 
-def right_by_solver(least: float, solvers: Labels) -> Judge:
-    """Judge by the accuracy at the longest test length of a row less that of the same network by another solver.
+def right_by_solver(evidence: Evidence, least: float, solvers: Labels) -> Iterator[Part]:
+    """The accuracy at the longest test length of a row less that of the same network by another solver.
 
     Of the seeds that learned the training's length by both.
     """
-
-    def judge(evidence: Evidence) -> list[Part]:
-        tested = {group.name: lengths for group, lengths in _lengths(evidence)}
-        parts = []
-        for suite, group, ours, theirs in pairs(evidence, ("track",), solvers):
-            lengths = tested[group.name]
-            right, other = (by_seed(row, lengths[-1].measure) for row in (ours, theirs))
-            lost = {seed: right[seed] - other[seed] for seed in sorted(_learned(ours, lengths) & _learned(theirs, lengths))}
-            about, sources = (
-                f"{group.name}, {lengths[-1].tokens} tokens: {ours.label} less {theirs.label}",
-                runs(suite, ours, theirs),
-            )
-            if lost:
-                parts.append(of_scores(mean_within(about, lost, "linear", sources, low=-least), ours, theirs))
-            else:
-                parts.append(cannot_tell(about, "—", f"above {-least:g}", sources, _UNLEARNED.format(lengths[0].tokens)))
-        return parts
-
-    return judge
+    tested = {group.name: lengths for group, lengths in _lengths(evidence)}
+    for suite, group, ours, theirs in pairs(evidence, ("track",), solvers):
+        lengths = tested[group.name]
+        right, other = (by_seed(row, lengths[-1].measure) for row in (ours, theirs))
+        lost = {seed: right[seed] - other[seed] for seed in sorted(_learned(ours, lengths) & _learned(theirs, lengths))}
+        about = f"{group.name}, {lengths[-1].tokens} tokens: {ours.label} less {theirs.label}"
+        sources = runs(suite, ours, theirs)
+        if lost:
+            yield of_scores(mean_within(about, lost, "linear", sources, low=-least), ours, theirs)
+        else:
+            yield cannot_tell(about, "—", f"above {-least:g}", sources, _UNLEARNED.format(lengths[0].tokens))
 
 
 class _Length(NamedTuple):
@@ -150,64 +117,41 @@ def _learned(row: ResultRow, lengths: list[_Length]) -> set[int]:
     return {seed for seed, right in by_seed(row, lengths[0].measure).items() if right >= _LEARNED}
 
 
-def more_steps_help(suites: Suites, labels: tuple[str, ...], factor: float) -> Judge:
-    """Judge by the test loss with the evaluation's stops over that with the stops of the training, of the same models."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for suite in suites:
-            for group in evidence.groups(suite):
-                for row in (row for row in group.rows if row.label in labels):
-                    loss, as_trained = (by_seed(row, measure) for measure in ("test_loss", "test_loss_as_trained"))
-                    about = f"{group.name}: {row.label}"
-                    part = mean_within(about, ratios(loss, as_trained), "log", runs(suite, row), high=factor)
-                    parts.append(of_scores(part, row))
-        return parts
-
-    return judge
+def more_steps_help(evidence: Evidence, suites: Suites, labels: tuple[str, ...], factor: float) -> Iterator[Part]:
+    """The test loss with the evaluation's stops over that with the stops of the training, of the same models."""
+    for suite in suites:
+        for group in evidence.groups(suite):
+            for row in (row for row in group.rows if row.label in labels):
+                loss, as_trained = (by_seed(row, measure) for measure in ("test_loss", "test_loss_as_trained"))
+                about = f"{group.name}: {row.label}"
+                yield of_scores(mean_within(about, ratios(loss, as_trained), "log", runs(suite, row), high=factor), row)
 
 
-def more_steps_solve_longer(cap: int, least: float) -> Judge:
-    """Judge by the accuracy at the longest test length at the largest cap of the study of test-time steps less that at `cap`."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        found: dict[str, dict[int, float]] = {}
-        for row in evidence.studies.get("test-time steps", {}).get("rows", []):
-            if row["values"] is not None:
-                scores = {point["cap"]: point["scores"] for point in row["values"]["points"]}
-                length, name = metric_parts(scores[cap], "accuracy_last")[-1]
-                about = f"{row['task']}, {length} tokens: {row['model']}, {max(scores)} evaluations less {cap}"
-                found.setdefault(about, {})[row["seed"]] = scores[max(scores)][name] - scores[cap][name]
-        return [mean_within(about, gained, "linear", STUDIES_SOURCE, low=least) for about, gained in found.items()]
-
-    return judge
+def more_steps_solve_longer(evidence: Evidence, cap: int, least: float) -> Iterator[Part]:
+    """The accuracy at the longest test length at the largest cap of the study of test-time steps less that at `cap`."""
+    found: dict[str, dict[int, float]] = {}
+    for row in evidence.studies.get("test-time steps", {}).get("rows", []):
+        if row["values"] is not None:
+            scores = {point["cap"]: point["scores"] for point in row["values"]["points"]}
+            length, name = metric_parts(scores[cap], "accuracy_last")[-1]
+            about = f"{row['task']}, {length} tokens: {row['model']}, {max(scores)} evaluations less {cap}"
+            found.setdefault(about, {})[row["seed"]] = scores[max(scores)][name] - scores[cap][name]
+    return (mean_within(about, gained, "linear", STUDIES_SOURCE, low=least) for about, gained in found.items())
 
 
-def same_state(least: float) -> Judge:
-    """Judge by the share of converged pairs of solves that end in the same state, from zero and from another start."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        for start, words in _STARTS.items():
-            found = by_task(evidence, "path independence", lambda one, start=start: one[start]["same"], "DEQ")  # type: ignore[misc]
-            parts += [
-                mean_within(f"{task}: from {words} as from zero", shares, "fraction", STUDIES_SOURCE, low=least)
-                for task, shares in found.items()
-            ]
-        return parts
-
-    return judge
+def same_state(evidence: Evidence, least: float) -> Iterator[Part]:
+    """The share of converged pairs of solves that end in the same state, from zero and from another start."""
+    for start, words in _STARTS.items():
+        found = by_task(evidence, "path independence", lambda one, start=start: one[start]["same"], "DEQ")  # type: ignore[misc]
+        for task, shares in found.items():
+            yield mean_within(f"{task}: from {words} as from zero", shares, "fraction", STUDIES_SOURCE, low=least)
 
 
-def warm_start_saves(rtol: float, least: float) -> Judge:
-    """Judge by the share of evaluations that a warm start saves as a window moves on by a token, by cell."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        found: dict[str, dict[int, float]] = {}
-        for row in evidence.studies.get("warm start", {}).get("rows", []):
-            for point in (row["values"] or {}).get("windows", []):
-                if point["rtol"] == rtol and point["start"] == "shifted":
-                    found.setdefault(f"{row['task']}: {row['cell']}", {})[row["seed"]] = point["saved"]
-        return [mean_within(about, saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items()]
-
-    return judge
+def warm_start_saves(evidence: Evidence, rtol: float, least: float) -> Iterator[Part]:
+    """The share of evaluations that a warm start saves as a window moves on by a token, by cell."""
+    found: dict[str, dict[int, float]] = {}
+    for row in evidence.studies.get("warm start", {}).get("rows", []):
+        for point in (row["values"] or {}).get("windows", []):
+            if point["rtol"] == rtol and point["start"] == "shifted":
+                found.setdefault(f"{row['task']}: {row['cell']}", {})[row["seed"]] = point["saved"]
+    return (mean_within(about, saved, "linear", STUDIES_SOURCE, low=least) for about, saved in found.items())

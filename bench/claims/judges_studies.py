@@ -1,6 +1,6 @@
 """Judges of the studies: trained models, per task and seed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -9,7 +9,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from bench.analysis.statistics import significant
-from bench.claims.claim import Judge, Part
+from bench.claims.claim import Part
 from bench.claims.evidence import STUDIES_SOURCE, Evidence
 from bench.claims.hypothesis_tests import bound
 from bench.claims.parts import BySeed, excess, fact, mean_within, ratios
@@ -58,36 +58,25 @@ def backward_is_shorter(evidence: Evidence) -> list[Part]:
     ]
 
 
-def inference_time_within(low: float, high: float) -> Judge:
-    """Judge by the time of a trained DEQ's batch over the weight-tied network's, between two limits."""
-
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        ours, theirs, nfe = (by_task(evidence, "inference", itemgetter(name)) for name in ("deq_ms", "tied_ms", "nfe"))
-        for task in ours:
-            part = _mean_within(f"{task}: DEQ over tied", ratios(ours[task], theirs[task]), "log", low=low, high=high)
-            counts = ", ".join(f"{count:g}" for count in sorted(nfe[task].values()))
-            parts.append(replace(part, note=f"{part.note}; evaluations of the solves: {counts}"))
-        return parts
-
-    return judge
+def inference_time_within(evidence: Evidence, low: float, high: float) -> Iterator[Part]:
+    """The time of a trained DEQ's batch over the weight-tied network's, between two limits."""
+    ours, theirs, nfe = (by_task(evidence, "inference", itemgetter(name)) for name in ("deq_ms", "tied_ms", "nfe"))
+    for task in ours:
+        part = _mean_within(f"{task}: DEQ over tied", ratios(ours[task], theirs[task]), "log", low=low, high=high)
+        counts = ", ".join(f"{count:g}" for count in sorted(nfe[task].values()))
+        yield replace(part, note=f"{part.note}; evaluations of the solves: {counts}")
 
 
-def loss_is_flat(study: str, setting: str, loose: float, tight: float) -> Judge:
-    """Judge by the validation loss at a loose setting of the evaluation's solves less that at a tight one."""
+def loss_is_flat(evidence: Evidence, study: str, setting: str, loose: float, tight: float) -> Iterator[Part]:
+    """The validation loss at a loose setting of the evaluation's solves less that at a tight one."""
 
     def loss_at(value: float) -> Read:
         return lambda values: next((point["loss"] for point in values["points"] if point[setting] == value), None)
 
-    def judge(evidence: Evidence) -> list[Part]:
-        parts = []
-        losses, best = (by_task(evidence, study, loss_at(value)) for value in (loose, tight))
-        for task, loss in losses.items():
-            names = f"loss at {setting} {loose:g}", f"that at {tight:g}"
-            parts.append(excess(task, names, loss, best.get(task, {}), 0.02, STUDIES_SOURCE))
-        return parts
-
-    return judge
+    losses, best = (by_task(evidence, study, loss_at(value)) for value in (loose, tight))
+    names = f"loss at {setting} {loose:g}", f"that at {tight:g}"
+    for task, loss in losses.items():
+        yield excess(task, names, loss, best.get(task, {}), 0.02, STUDIES_SOURCE)
 
 
 def tied_need_not_converge(evidence: Evidence) -> list[Part]:
@@ -104,55 +93,48 @@ def tied_need_not_converge(evidence: Evidence) -> list[Part]:
     return [replace(clearest, p_for=min(1.0, len(tested) * p_for), p_against=max(p for _, p, _ in tested), note=note)]
 
 
-def one_root(evidence: Evidence) -> list[Part]:
+def one_root(evidence: Evidence) -> Iterator[Part]:
     """Of the sequences that two solvers both solve, over tasks and seeds, those with the same equilibrium: a part a pair."""
     counts: dict[str, list[tuple[int, int]]] = {}
     for row in _rows(evidence, "independence"):
         for names, pair in row["values"]["pairs"].items():
             if pair["samples"]:
                 counts.setdefault(names, []).append((round(pair["same"] * pair["samples"]), pair["samples"]))
-    parts = []
     for names, found in counts.items():
         same, both = (sum(column) for column in zip(*found, strict=True))
         sides = {side: float(binomtest(same, both, _SAME, alternative=side).pvalue) for side in ("greater", "less")}
-        parts.append(
-            Part(
-                about=f"{names}: sequences that both solve, with the same logits",
-                value=f"{same} of {both}",
-                asked=f"above {_SAME:g}",
-                p_for=sides["greater"],
-                p_against=sides["less"],
-                note=f"exact binomial test over sequences of {len(found)} models, taken as independent",
-                sources=STUDIES_SOURCE,
-            )
+        yield Part(
+            about=f"{names}: sequences that both solve, with the same logits",
+            value=f"{same} of {both}",
+            asked=f"above {_SAME:g}",
+            p_for=sides["greater"],
+            p_against=sides["less"],
+            note=f"exact binomial test over sequences of {len(found)} models, taken as independent",
+            sources=STUDIES_SOURCE,
         )
-    return parts
 
 
-def gradient_is_exact(evidence: Evidence) -> list[Part]:
+def gradient_is_exact(evidence: Evidence) -> Iterator[Part]:
     """Error of the implicit gradient against a dense float64 solve, at a tight tolerance and as trained."""
 
     def tightest(gradients: Values) -> float | None:
         points = [point for point in gradients.get("backward", []) if point["distance"] is not None]
         return min(points, key=lambda point: point["rtol"])["distance"] if points else None
 
-    parts = []
     for moment in ("start", "end"):
         for task, distances in by_task(evidence, "gradient", lambda values, at=moment: tightest(values[at])).items():  # type: ignore[misc]
             about = f"{task}, {moment} of training: relative error, backward solve at 1e-8 in float64"
-            parts.append(_all_below(about, distances, 1e-6))
+            yield _all_below(about, distances, 1e-6)
     cosines = by_task(evidence, "gradient", lambda values: values["end"].get("as trained", {}).get("one_less_cosine"))
     about = "end of training: 1 - cosine, as trained (1e-3, float32)"
-    return parts + [_all_below(f"{task}, {about}", found, 0.01) for task, found in cosines.items()]
+    yield from (_all_below(f"{task}, {about}", found, 0.01) for task, found in cosines.items())
 
 
-def batch_does_not_matter(evidence: Evidence) -> list[Part]:
+def batch_does_not_matter(evidence: Evidence) -> Iterator[Part]:
     """Largest difference of a sequence's logits when solved alone and in batches, over seeds and sizes."""
-    parts = []
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-2)):
         found = by_task(evidence, "batch", lambda values, dtype=dtype: max(one["logits"] for one in values[dtype]))  # type: ignore[misc]
-        parts += [_all_below(f"{task}, {dtype}", differences, limit, " nats") for task, differences in found.items()]
-    return parts
+        yield from (_all_below(f"{task}, {dtype}", differences, limit, " nats") for task, differences in found.items())
 
 
 def _all_below(about: str, values: BySeed, limit: float, unit: str = "") -> Part:
@@ -163,35 +145,28 @@ def _all_below(about: str, values: BySeed, limit: float, unit: str = "") -> Part
     return replace(part, samples=tuple(values.values()))
 
 
-def one_more_forward(evidence: Evidence) -> list[Part]:
+def one_more_forward(evidence: Evidence) -> Iterator[Part]:
     """FLOPs of a step with gradient checkpointing over those without: a forward is a third of a step."""
-    ratios = {
-        f"{row['depth']} layers, checkpoint {kind}": row["values"]["core"][kind]["ratio"]
-        for row in _rows(evidence, "recompute")
-        for kind in ("sqrt", "every")
-    }
-    return [
-        _fact(about, f"{ratio:.3f}", "4/3, within 0.07", abs(ratio - 4 / 3) <= 0.07)
-        for about, ratio in ratios.items()
-        if ratio is not None
-    ]
+    for row in _rows(evidence, "recompute"):
+        for kind in ("sqrt", "every"):
+            if (ratio := row["values"]["core"][kind]["ratio"]) is not None:
+                about, met = f"{row['depth']} layers, checkpoint {kind}", abs(ratio - 4 / 3) <= 0.07
+                yield _fact(about, f"{ratio:.3f}", "4/3, within 0.07", met)
 
 
-def failures_are_reported(evidence: Evidence) -> list[Part]:
+def failures_are_reported(evidence: Evidence) -> Iterator[Part]:
     """Statuses of solves of maps without a fixed point, and of trainings of such cells."""
-    parts = []
     rows = _rows(evidence, "hostile")
     for name in dict.fromkeys(row["map"] for row in rows):
         counts = [one for row in rows if row["map"] == name for one in row["values"].values() if isinstance(one, Mapping)]
         silent, grown = (sum(one[key] for one in counts) for key in ("silent", "grown"))
         samples = sum(one[status] for one in counts for status in ("CONVERGED", "MAX_STEPS", "DIVERGED", "NONFINITE"))
         note = f"{grown} called converged as their iterates grew" if grown else ""
-        parts.append(_fact(f"map: {name}", f"{silent} of {samples} called converged wrongly", "none", silent == 0, note=note))
+        yield _fact(f"map: {name}", f"{silent} of {samples} called converged wrongly", "none", silent == 0, note=note)
     rows = _rows(evidence, "hostile training")
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row["values"] for row in rows if row["model"] == model]
         flagged = sum(one["status"] != "ok" or (one["train_converged_fraction"] or 0.0) < 0.99 for one in own)
         missed = len(own) - flagged
         value, note = f"{flagged} of {len(own)} records flagged", bound(missed, len(own))
-        parts.append(_fact(f"training: {model}", value, "all", missed == 0, note=note))
-    return parts
+        yield _fact(f"training: {model}", value, "all", missed == 0, note=note)

@@ -147,12 +147,12 @@ def evidence(folder: Path, records: list[Record]) -> Evidence:
 def test_runs_are_paired_by_seed_and_name_their_records(tmp_path: Path) -> None:
     deq = [record("DEQ", seed, 0.01 + seed / 1000) for seed in range(4)] + [record("DEQ", 4, None)]
     lstm = [record("LSTM", seed, 0.5) for seed in range(1, 6)]
-    (made,) = judges_runs.loss_ratio(("copy",), [("DEQ*", "LSTM*")], high=0.1)(evidence(tmp_path, deq + lstm))
+    (made,) = judges_runs.loss_ratio(evidence(tmp_path, deq + lstm), ("copy",), [("DEQ*", "LSTM*")], high=0.1)
     assert made.note == "t test, 3 seeds"  # 1, 2 and 3: seed 4 diverged
     assert made.p_for is not None
     assert made.p_for < 1e-3
     assert set(made.sources[0].runs) == {one.run_id for one in deq + lstm}
-    assert judges_runs.recurrent_at_chance(Evidence(tmp_path))[0].value == "1.00"
+    assert next(judges_runs.recurrent_at_chance(Evidence(tmp_path))).value == "1.00"
 
 
 def test_copying_is_judged_by_the_seeds_that_copy(tmp_path: Path) -> None:
@@ -163,10 +163,9 @@ def test_copying_is_judged_by_the_seeds_that_copy(tmp_path: Path) -> None:
         ]
         return [one.model_copy(update={"measures": mine}) for one, mine in zip(made, values, strict=True)]
 
-    judge = judges_runs.copies_more("LSTM")
-    (equal,) = judge(evidence(tmp_path / "equal", copies("DEQ", 1.0, 1.0) + copies("LSTM", 1.0, 0.9995)))
+    (equal,) = judges_runs.copies_more(evidence(tmp_path / "a", copies("DEQ", 1.0, 1.0) + copies("LSTM", 1.0, 0.9995)), "LSTM")
     assert (equal.verdict, equal.fact, equal.value) == ("cannot tell", True, "2 of 2 seeds against 2 of 2 seeds")
-    (more,) = judge(evidence(tmp_path / "more", copies("DEQ", *[1.0] * 4) + copies("LSTM", *[0.5] * 4)))
+    (more,) = judges_runs.copies_more(evidence(tmp_path / "b", copies("DEQ", *[1.0] * 4) + copies("LSTM", *[0.5] * 4)), "LSTM")
     assert (more.verdict, more.p_for) == (None, pytest.approx(1 / 70))  # of the 8 over 4 ways to choose who copies
 
 
@@ -183,7 +182,7 @@ def test_a_reading_that_misses_the_printed_figures_decides_nothing(
     ]
     found = Evidence(tmp_path)
     found.__dict__["memory"] = {"rows": rows}
-    parts = judges_counts.reduction("over 80 % less than weight-tied networks")(found)
+    parts = list(judges_counts.reduction(found, "over 80 % less than weight-tied networks"))
     assert [one.verdict for one in parts] == verdicts
     assert parts[1].value == "50 % less"
 
@@ -243,10 +242,10 @@ def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "paper.json").write_text("{")
     with pytest.raises(UserError, match=r"paper\.json is damaged"):
-        judges_counts.peak_is_constant(Evidence(tmp_path))
+        list(judges_counts.peak_is_constant(Evidence(tmp_path)))
     (tmp_path / "memory" / "paper.json").write_text(json.dumps(MEMORY.sealed({"rows": []})))
     with pytest.raises(UserError, match=r"paper\.json is damaged \(it lacks cost, laws, device\)"):
-        judges_counts.peak_is_constant(Evidence(tmp_path))
+        list(judges_counts.peak_is_constant(Evidence(tmp_path)))
 
 
 # The published record
