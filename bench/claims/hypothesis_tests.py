@@ -48,8 +48,8 @@ def _p_values(values: np.ndarray, threshold: float, scale: Scale) -> tuple[tuple
         return (_sign_test(distances), _sign_test(-distances)), EQUAL
     if _EXACT_FROM <= len(values) <= _EXACT_TO:
         return (_flip_test(distances), _flip_test(-distances)), "sign flips, exact"
-    below = float(ttest_1samp(distances, 0.0, alternative="less").pvalue)
-    return (below, 1 - below), "t test"
+    below, above = (float(ttest_1samp(distances, 0.0, alternative=side).pvalue) for side in ("less", "greater"))
+    return (below, above), "t test"
 
 
 def _sign_test(distances: np.ndarray) -> float:

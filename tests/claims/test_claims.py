@@ -24,7 +24,7 @@ from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.metric import Metric
-from bench.records.record import Record, measured
+from bench.records.record import CurvePoint, Record, measured
 from bench.records.side_file import MEMORY
 from bench.records.spec import Comparison, ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
@@ -120,7 +120,7 @@ def test_without_records_the_reason_is_what_to_run() -> None:
 
 
 def record(label: str, seed: int, loss: float | None, *, role: Any = "final", trials: tuple[str, ...] = (), **more: Any) -> Record:
-    name = "lstm" if label == "LSTM" else "deq"
+    name = label.lower() if label in ("LSTM", "tied") else "deq"
     train = TrainConfig(steps=more.pop("steps", 1), batch=1, learning_rate=more.pop("rate", 1e-3))
     task = ComponentConfig(name="copy", settings={"T": more.pop("T", 30)})
     model = ComponentConfig(name=name, settings={"width": 4})
@@ -167,6 +167,7 @@ def test_copying_is_judged_by_the_seeds_that_copy(tmp_path: Path) -> None:
     assert (equal.verdict, equal.fact, equal.value) == ("cannot tell", True, "2 of 2 seeds against 2 of 2 seeds")
     (more,) = judges_runs.copies_more(evidence(tmp_path / "b", copies("DEQ", *[1.0] * 4) + copies("LSTM", *[0.5] * 4)), "LSTM")
     assert (more.verdict, more.p_for) == (None, pytest.approx(1 / 70))  # of the 8 over 4 ways to choose who copies
+    assert more.p_against == 1.0
 
 
 @pytest.mark.parametrize(
@@ -347,6 +348,35 @@ def test_a_users_suite_is_judged_on_request(tmp_path: Path) -> None:
     texts = CliRunner().invoke(app, [*asked, "--suite", "mine"]).output
     assert texts.startswith("converges: holds")
     assert "g: DEQ" in texts
+
+
+@pytest.mark.parametrize("unit", ["loss", "perplexity"])
+def test_a_users_deq_is_compared_with_tied_networks_by_perplexity_or_else_by_loss(unit: str, tmp_path: Path) -> None:
+    for label, score in (("DEQ", 1.0), ("tied", 2.0)):
+        for seed in range(3):
+            one = record(label, seed, 9.0)
+            scores = one.measures | {f"test_{unit}": measured(score + seed, "1", "m", "s")}
+            Store(tmp_path).write(one.model_copy(update={"suite": "mine", "measures": scores}))
+    (made,) = judges_runs.perplexity_on_par(Evidence(tmp_path, own=("mine",)))
+    assert (made.about, made.samples) == ("g: DEQ over tied", pytest.approx((1 / 2, 2 / 3, 3 / 4)))
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [
+    ((0.9, 1.0, 1.1), "holds"), ((1.0, 2.0, 3.0), "inconclusive"), ((3.0, 4.0, 5.0), "does not hold"),
+])  # fmt: skip
+def test_similar_computation_is_judged_by_the_whole_interval(seconds: Sequence[float], verdict: str) -> None:
+    def timed(label: str, seed: int, second: float) -> Record:
+        """A run that reaches its loss in three times so many seconds."""
+        one = record(label, seed, 1.0)
+        points = [CurvePoint(step=n, seconds=second * n, train_loss=9.0, valid={"loss": 4.0 - n}) for n in (1, 2, 3)]
+        clock = {"train_s": measured(3 * second, "s", "clock", "train phase")}
+        return one.model_copy(update={"suite": "speed", "curve": points, "measures": one.measures | clock})
+
+    records = [timed("DEQ", seed, second) for seed, second in enumerate(seconds)]
+    records += [timed(label, seed, second) for label, second in (("LSTM", 1.4), ("tied", 9.0)) for seed in range(3)]
+    (made,) = judges_runs.similar_computation(Evidence(EMPTY.results, read={"speed": groups("speed", records)}))
+    assert (made.about, made.verdict) == ("g: DEQ over LSTM", verdict)
+    assert made.value.startswith(f"{seconds[1] / 1.4:.3g} [")  # the point is below 2 in the first two cases
 
 
 @pytest.mark.parametrize(("solved", "verdict"), [(60, "holds"), (57, "inconclusive"), (20, "does not hold")])

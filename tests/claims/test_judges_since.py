@@ -156,6 +156,13 @@ def test_nor_does_one_of_more_steps_or_of_another_solver(tmp_path: Path, solved:
     assert (more.verdict, solver.verdict) == verdicts
 
 
+@pytest.mark.parametrize(("solved", "verdict"), [(1.0, "holds"), (0.5, "inconclusive")])
+def test_nor_does_one_at_the_longest_test_sequences(tmp_path: Path, solved: float, verdict: str) -> None:
+    right = {"test_accuracy_last_T16": [1.0] * 5, "test_accuracy_last_T128": [1.0] * 5, "eval_converged_fraction": [solved] * 5}
+    (part,) = judge("tracks-state", runs(tmp_path, "track", {"DEQ-TrellisNet, Picard": right}, "state tracking parity")).parts
+    assert (part.verdict, part.note.endswith("else it would hold")) == (verdict, solved < 1)
+
+
 def test_a_part_names_rows_with_inadmissible_scores(tmp_path: Path) -> None:
     """One run that reads the future is enough."""
     rows = {
