@@ -17,11 +17,12 @@ from bench.execution.coordinator import Callbacks, Coordinator, Halted, RunOptio
 from bench.execution.engines.engine import Event, Finished
 from bench.execution.engines.inline import Inline
 from bench.execution.plan import Plan
+from bench.execution.status import status
 from bench.execution.suite_loading import load_suite
 from bench.records.errors import UserError
 from bench.records.identity import Identity
 from bench.records.record import Record, measured
-from bench.records.spec import ComponentConfig, RunSpec, Settings
+from bench.records.spec import ComponentConfig, Limits, RunSpec, Settings
 from bench.records.store import Store
 from bench.training.run import run
 
@@ -92,6 +93,30 @@ def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
     monkeypatch.setattr("bench.execution.plan.compute_identity", compute_identity)
 
 
+def test_limits_of_a_suite_come_before_those_of_the_call(tmp_path: Path) -> None:
+    engine = Counting()
+    one = spec().model_copy(update={"limits": Limits(seconds=5.0)})
+    run_suite(Plan([one]), tmp_path, engine=engine, limits=Limits(seconds=9.0, memory_bytes=7 * 2**30))
+    (job,) = engine.jobs
+    assert job.limits == Limits(seconds=5.0, memory_bytes=7 * 2**30)
+
+
+def test_no_more_runs_share_the_machine_than_are_missing(tmp_path: Path) -> None:
+    for seeds, shared in ((1, 1), (4, 2)):  # 1 and 3 of them are missing
+        engine = Counting()
+        engine.concurrent_runs = 2
+        run_suite(Plan([spec(seed) for seed in range(seeds)]), tmp_path, engine=engine)
+        assert {job.concurrent_runs for job in engine.jobs} == {shared}
+
+
+def test_the_time_left_is_shared_by_the_slots(tmp_path: Path) -> None:
+    run_suite(Plan([spec(0)]), tmp_path, engine=Counting())
+    plan, store = Plan([spec(seed) for seed in range(4)]), Store(tmp_path)
+    (record,) = store.read_all("s")
+    left = [status(plan, suite="s", store=store, slots=slots).seconds for slots in (1, 2)]
+    assert left == pytest.approx([3 * record.elapsed_s, 1.5 * record.elapsed_s])
+
+
 class TestStale:
     def test_records_of_other_code_are_reported_as_stale_and_run_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +165,17 @@ class TestStale:
         assert run_suite(Plan([spec()]), tmp_path, engine=engine, keep_stale=True) == records
         assert engine.jobs == []
 
+    def test_of_stale_records_the_newest_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = []
+        for version in ("9.8", "9.9"):
+            changed(monkeypatch, environment={"torch": version})
+            made += run_suite(Plan([spec()]), tmp_path, engine=Inline())
+        changed(monkeypatch, environment={"torch": "10"})
+        for newest_id in (made[1].run_id, made[0].run_id):
+            (kept,) = run_suite(Plan([spec()]), tmp_path, engine=Inline(), keep_stale=True)
+            assert kept.run_id == newest_id
+            Store(tmp_path).write(made[0])  # now the newest
+
     def test_other_data_of_the_same_name_make_another_run(self, tmp_path: Path) -> None:
         settings: Settings = {"data": "a", "length": 4}
         text = spec().model_copy(update={"task": ComponentConfig(name="text", settings=settings)})
@@ -177,6 +213,14 @@ class TestLostRuns:
         (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, attempts=3)
         assert (record.status, record.reason) == ("crashed", "killed by SIGKILL")
         assert len(engine.jobs) == 3
+
+    def test_a_run_that_gets_further_may_be_killed_more_often(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        steps = iter(range(1, 9))
+        monkeypatch.setattr("bench.execution.coordinator.checkpointed_step", lambda _: next(steps))
+        engine = Scripted(*["killed"] * 6, "ok")
+        (record,) = run_suite(Plan([spec()]), tmp_path, engine=engine, attempts=3)
+        assert record.status == "ok"
+        assert len(engine.jobs) == 7
 
     @pytest.mark.parametrize("line", ["crashed", "oom", "stopped"])
     def test_a_run_that_fails_by_itself_is_recorded_at_once(self, tmp_path: Path, line: str) -> None:
@@ -277,6 +321,7 @@ class Replaying(Inline):
         return [Finished(job, record)]
 
 
+@pytest.mark.alone
 @pytest.mark.end_to_end
 @pytest.mark.exhaustive
 def test_the_coordinator_takes_two_percent_of_the_time_of_the_smallest_suite(tmp_path: Path) -> None:

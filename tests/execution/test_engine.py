@@ -31,7 +31,7 @@ from engine_jobs import (
 )
 from running import PATIENCE_S
 
-from bench.execution.attempts import read_progress
+from bench.execution.attempts import log_start, read_progress, write_progress
 from bench.execution.engines.engine import Engine, Event, Finished, Lost, Progress, Refused
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
@@ -271,3 +271,12 @@ class TestLimits:
         assert record.provenance["code"]
         if how == "fill_torch_memory":
             assert 200 * 2**20 < (record.value("host_peak_bytes") or 0) < 500 * 2**20
+
+
+def test_a_start_logs_the_steps_that_the_last_attempt_lost(job: MakeJob) -> None:
+    one = job(spec("l"))
+    one.folder.mkdir(parents=True, exist_ok=True)
+    log_start(one, 0, None)
+    write_progress(one, 7, 9, 1.0)
+    attempts = log_start(one, 4, None)
+    assert [attempt.get("lost_steps") for attempt in attempts] == [None, 3]

@@ -100,16 +100,23 @@ def test_frees_itself_when_its_holder_is_killed(tmp_path: Path, how: str) -> Non
 
 @pytest.mark.parametrize("how", ["shared", "exclusive"])
 def test_waiting_for_it_counts_as_waiting(tmp_path: Path, how: str) -> None:
-    clocks = Clocks()
-    machine = MachineLock(tmp_path, waiting=lambda: clocks.phase("waiting"))
+    now = 100.0
+    clocks = Clocks(clock=lambda: now)
     holder = Contender(tmp_path, "exclusive")
     assert holder.inside.wait(10)
-    threading.Timer(0.5, holder.end).start()
+
+    @contextmanager
+    def blocked() -> Iterator[None]:
+        nonlocal now
+        now += 3.0
+        holder.leave.set()
+        yield
+
+    machine = MachineLock(tmp_path, waiting=lambda: clocks.phase("waiting"), blocked=blocked)
     with clocks.phase("probe"), getattr(machine, how)():
-        waited = clocks.seconds("waiting") or 0.0
-    assert waited > 0.3
-    assert clocks.seconds("waiting") == waited  # not the time it is held
-    assert clocks.total() < waited
+        now += 0.5
+    assert clocks.seconds("waiting") == 3.0  # not the time it is held
+    assert clocks.total() == 0.5
 
 
 def test_an_exception_inside_frees_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from running import IDENTITY
 from bench.analysis.aggregate import groups, newest
 from bench.analysis.tables import group_tables
 from bench.records.errors import LeftOut, UserError
+from bench.records.file_lock import acquire, release
 from bench.records.record import CurvePoint, Record, measured, order, read_head, record_text, write_record
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.records.store import Store
@@ -122,6 +123,39 @@ class TestHostile:
         for read in (store.read_all, lambda suite: list(store.heads(suite))):
             with pytest.warns(LeftOut, match=r"notes\.json"):
                 assert len(read("s")) == 1  # type: ignore[operator]
+
+    def test_a_lease_whose_file_is_removed_meanwhile_is_not_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Between the opening of the file and its lock, its holder ends, and another takes the next file's lock."""
+        fcntl = pytest.importorskip("fcntl")
+        path, flock, others = tmp_path / "a.lease", fcntl.flock, list[int | None]()
+
+        def late(handle: int, how: int) -> None:
+            monkeypatch.undo()
+            flock(handle, how)
+            path.unlink()
+            others.append(acquire(path))
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        assert acquire(path, wait=False) is None
+        (other,) = others
+        assert other is not None
+        release(other)
+        free = acquire(path, wait=False)
+        assert free is not None
+        release(free)
+
+    def test_a_lease_is_removed_before_it_is_released(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        lease, seen = store.lease("s", record().run_id), list[bool]()
+        assert lease is not None
+        (path,) = store.folder("work", "s").glob("*.lease")
+
+        def watched(handle: int) -> None:
+            seen.append(path.exists())
+            release(handle)
+
+        monkeypatch.setattr("bench.records.store.release", watched)
+        lease.close()
+        assert seen == [False]
 
     @pytest.mark.parametrize("name", [".ipynb_checkpoints", "old runs", "été", "a.json"])
     def test_a_stray_folder_among_the_suites_or_the_runs_is_no_suite(self, store: Store, name: str) -> None:
