@@ -91,6 +91,27 @@ def test_a_run_interrupted_at_several_steps_gives_the_same_numbers(kind: str, tm
     assert "resumed from a checkpoint" in record.measures["train_s"].method
 
 
+def test_a_run_interrupted_in_its_final_probes_gives_the_same_numbers(
+    tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its test is of the DEQ also where every step was of pre-training, by another core."""
+    one = spec("deq with memory, dropout and a recipe", steps=10, recipe=Recipe(pretrain_steps=10))
+    one = one.model_copy(update={"role": "final"})
+    monkeypatch.setattr("bench.training.final_probes.step_times", lambda *_: [1.0, 2.0, 3.0])
+    whole = run(one, suite="s", data=data)
+    interrupt, kept = Interrupt(), Checkpoint(tmp_path / "c.pt", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.training.run.causality", lambda *_: interrupt.ask("by the test"))
+        first = run(one, suite="s", data=data, control=RunControl(checkpoint=kept, interrupt=interrupt))
+    assert (first.status, kept.step) == ("interrupted", 10)
+    again = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r")))
+    assert (again.status, whole.status) == ("ok", "ok")
+    assert numbers(again)[2] == numbers(whole)[2]
+    assert again.probes == whole.probes
+    for name in ("test_loss", "saved_bytes", "train_step_flops"):
+        assert again.value(name) == whole.value(name) is not None
+
+
 @pytest.mark.parametrize("side_by_side", [1, 2])
 def test_a_clock_that_ran_beside_another_run_stays_unreliable(
     side_by_side: int, tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -131,11 +152,11 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "c.pt", "r").load() is None
 
 
-def test_on_a_full_disk_the_run_finishes_without_a_checkpoint(
+def test_on_a_full_disk_the_run_finishes_and_its_last_checkpoint_stays(
     tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c.pt"
-    Checkpoint(path, "other").save({"x": 1}, 5)
+    run(spec("tcn"), suite="s", data=data, control=stopped(Checkpoint(path, "r"), {8}))
     before = path.read_bytes()
 
     def full(*_: Any) -> None:
@@ -145,8 +166,8 @@ def test_on_a_full_disk_the_run_finishes_without_a_checkpoint(
     record = run(spec("tcn"), suite="s", data=data, control=RunControl(checkpoint=Checkpoint(path, "r", every_s=0.0)))
     assert record.status == "ok"
     assert "No space left" in record.provenance["checkpoint"]
-    assert record.provenance["checkpoint_step"] == 0
-    assert not path.exists() or path.read_bytes() == before
+    assert record.provenance["checkpoint_step"] == 8
+    assert path.read_bytes() == before
     assert [file for file in tmp_path.iterdir() if file.suffix == ".tmp"] == []
 
 

@@ -1,5 +1,6 @@
 """The energy of a run is that of its training steps, on all its devices; NVML is a stand-in."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,20 @@ def test_a_run_of_several_processes_reports_the_sum(library: Library, monkeypatc
     monkeypatch.setattr(bench.training.trainer, "training_step", spending(library, 1, step))
     record = run(spec(role="trial"), suite="s", control=RunControl(ranks=TwoAlike()))
     assert record.value("energy_J") == 2 * 4
+
+
+def test_a_resumed_run_has_the_largest_peaks_of_its_attempts_and_no_energy() -> None:
+    class Meter:
+        def __init__(self, *names: str) -> None:
+            self.names = names
+
+        def read(self) -> dict[str, Measure]:
+            return {name: measured(1.0, "1", "meter", "training") for name in self.names}
+
+    one = spec()
+    host, nvml = Meter("host_peak_bytes"), Meter("nvml_used_bytes", "energy_J")
+    context: Any = replace(make_context(one, build_task(one.task, {})), host=host, cuda=Meter(), nvml=nvml)  # type: ignore[arg-type]
+    found = context.read_peaks({"host_peak_bytes": 1e15, "nvml_used_bytes": 0.5, "energy_J": 5.0})
+    assert [found[name].value for name in ("host_peak_bytes", "nvml_used_bytes", "energy_J")] == [1e15, 1.0, None]
+    assert found["host_peak_bytes"].method == "meter; largest over the attempts of a resumed run"
+    assert found["energy_J"].reason == "the run was resumed: its window has a gap"

@@ -102,6 +102,7 @@ class TestFailures:
         record = run(spec(role="trial"), suite="s", concurrent_runs=2)
         assert "2 runs side by side" in record.measures["train_s"].method
         assert record.provenance["runs_side_by_side"] == 2
+        assert record.value("train_s") is None
 
 
 class TwoAlike(Ranks):

@@ -20,9 +20,12 @@ from bench.instruments.flops import flops
 from bench.instruments.self_test import examine
 from bench.records.record import Record
 from bench.records.spec import ComponentConfig, RunSpec, Settings, TrainConfig
+from bench.training.distributed import Ranks
 from bench.training.language_model import LanguageModel, build_model
+from bench.training.registry import build_task
 from bench.training.run import run
 from bench.training.trainer import make_optimiser, training_step
+from deq import DEQ as DEQ_LAYER
 
 ECHO = ComponentConfig(name="user_models:Echo")
 COPY = ComponentConfig(name="copy", settings={"T": 2, "samples": 64, "test_samples": 20})
@@ -262,6 +265,22 @@ class TestMeasures:
         assert found[True][1] > found[False][1]
         assert found[True][2] - found[False][2] == sum(part.nbytes for part in memory)
 
+    def test_step_times_are_percentiles_and_tokens_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bench.training.final_probes.step_times", lambda *_: [k / 1000 for k in range(1, 21)])
+        record = run(spec("gru"), suite="s")
+        found = [record.value(name) for name in ("step_ms_p10", "step_ms_median", "step_ms_p90", "tokens_per_s")]
+        assert found == pytest.approx([2.1, 10.5, 18.9, 4 * 6 / 0.0105])  # a batch of 4 sequences of 6 tokens
+
+    def test_a_test_by_the_stops_of_the_training_changes_no_other_score(self, spy: Spy) -> None:
+        tight: Settings = {"cell": "mlp", "width": 6, "rtol": 1e-9, "backward_steps": 5, "solver": "picard", "steps": 2}
+        short, both = (run(spec("deq", {**tight, **more}, task=COPY), suite="s") for more in ({}, {"evaluation_steps": 40}))
+        assert short.value("test_loss_as_trained") is None
+        assert both.value("test_loss_as_trained") == short.value("test_loss")
+        assert both.value("test_loss") != short.value("test_loss")
+        core = spy.models[-1].core
+        assert isinstance(core, DEQ_LAYER)
+        assert (core.stop.max_steps, core.evaluation_stop.max_steps) == (2, 40)
+
     def test_a_solve_that_reaches_the_fixed_point_keeps_its_residuals(self) -> None:
         """An exact fixed point has gap 0; the curve ends there."""
         settings: Settings = {**DEQ, "cell.gain": 0.01, "solver": "picard"}
@@ -352,3 +371,25 @@ class TestTraining:
             losses[carry] = [point.train_loss for point in record.curve]
         assert losses[True][0] == losses[False][0]
         assert losses[True][1] != losses[False][1]
+
+    def test_a_carried_memory_ends_with_its_epoch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "a.txt").write_text("abcdefgh" * 60)
+        data, starts, step = {"a": tmp_path / "a.txt"}, list[bool](), bench.training.trainer.training_step
+
+        def watched(model: Any, optimiser: Any, clip: Any, inputs: Any, targets: Any, memory: Any, loss: Any) -> Any:
+            starts.append(memory is None)
+            return step(model, optimiser, clip, inputs, targets, memory, loss)
+
+        monkeypatch.setattr(bench.training.trainer, "training_step", watched)
+        one = spec("gru", role="trial", train={"carry": True, "batch": 2, "steps": 120})
+        one = one.model_copy(update={"task": ComponentConfig(name="text", settings={"data": "a", "length": 4})})
+        assert run(one, suite="s", data=data).status == "ok"
+        task = build_task(one.task, data)
+        assert starts == [task.begins(number, 2) for number in range(120)]
+        assert sum(starts) > 1
+
+    def test_each_process_takes_its_own_block_of_a_batch(self) -> None:
+        ranks = Ranks()
+        ranks.size, ranks.rank = 2, 1
+        assert ranks.share(torch.arange(4)).tolist() == [2, 3]
+        assert [ranks.owns_batch(number) for number in range(4)] == [False, True, False, True]
