@@ -117,6 +117,16 @@ def test_a_sample_without_a_gradient_ends_at_once() -> None:
     assert not solution.z[0].any()
 
 
+def test_it_ends_at_an_absolute_residual() -> None:
+    matrices, right = systems()
+    solution = solved(matrices, right, Stop(rtol=0.0, atol=0.5, max_steps=50))
+    assert (solution.status == Status.CONVERGED).all()
+    for b, steps in enumerate(solution.steps.tolist()):
+        assert solution.gaps[steps - 1, b] < 0.5
+        assert steps == 1 or solution.gaps[steps - 2, b] >= 0.5
+    assert solution.nfe < N
+
+
 @pytest.mark.parametrize("restart", [2, 30])
 def test_a_sample_that_is_not_finite_keeps_what_it_had_while_others_go_on(restart: int) -> None:
     matrices, right = systems(0.5)

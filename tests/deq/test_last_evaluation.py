@@ -63,7 +63,6 @@ def test_the_image_is_f_of_the_returned_iterates(name: str, rtol: float | None, 
     with force_device_path() if device else nullcontext():
         solution = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17), f)
     assert solution.image is not None
-    assert torch.equal(solution.image, f(solution.z)) or not solution.image[4].isfinite().all()
     kept, over = solution.status != Status.NONFINITE, solution.steps < 17
     assert torch.equal(solution.image[kept], f(solution.z)[kept])
     plain = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17))

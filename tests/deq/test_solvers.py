@@ -1,5 +1,7 @@
 """Each solver against theory, against an independent dense implementation, and at the edges where windows are singular."""
 
+from itertools import pairwise
+
 import problems
 import pytest
 import torch
@@ -116,6 +118,16 @@ def test_anderson_is_constrained_least_squares(problem: Problem, ridge: float | 
     reference = least_squares_anderson(problem.f, problem.z0, 10, window, mixing)
     for k, (z, expected) in enumerate(zip(ours, reference, strict=True)):
         torch.testing.assert_close(z, expected, rtol=1e-6, atol=1e-6, msg=lambda m, k=k: f"iterate {k}: {m}")
+
+
+def test_a_ridge_is_relative_to_the_diagonal() -> None:
+    problem, window, ridge = SINGLE[0], 3, 0.5
+    images, residuals = list[Tensor](), list[Tensor]()
+    for z, proposed in pairwise(iterates(problem.f, problem.z0, Anderson(window=window, ridge=ridge), 6)):
+        images, residuals = [*images, problem.f(z)[0]][-window:], [*residuals, (problem.f(z) - z)[0]][-window:]
+        gram = torch.stack(residuals) @ torch.stack(residuals).T
+        weights = torch.linalg.solve(gram + ridge * torch.diag(gram.diag()), torch.ones(len(gram), dtype=gram.dtype))
+        torch.testing.assert_close(proposed[0], weights / weights.sum() @ torch.stack(images), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [2, 5, 10])
