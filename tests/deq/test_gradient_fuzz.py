@@ -2,21 +2,26 @@
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import functional_call, jacrev, vjp
 
-from deq import CELLS, DEQ, SOLVERS, Broyden, Cell, EquilibriumPropagation, Implicit, Map, Phantom, Stop, Unroll
-from deq.adjoints import Shine
+from deq import CELLS, DEQ, GMRES, SOLVERS, Broyden, Cell, EquilibriumPropagation, Implicit, Map, Phantom, Stop, Unroll
+from deq.adjoints import Reverse, Shine
 
 SIZES = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-5, 2e-3), torch.bfloat16: (2.0**-8, 0.6)}  # rtol of a solve, of a gradient
+
+NEEDED = {"shine": "broyden", "shine, refined": "broyden", "unroll": "picard", "reverse": "reversible"}  # solvers
 
 
 def adjoint_of(name: str, solver: Any, stop: Stop) -> Any:
     return {
         "implicit": Implicit(solver=solver, stop=stop),
+        "gmres": GMRES(stop=stop),
+        "reverse": Reverse(),
         "phantom": Phantom(),
         "shine": Shine(),
         "shine, refined": Shine(refine=stop.max_steps, stop=stop),
@@ -70,11 +75,11 @@ class StaticResult(Cell):
         return self.cell.features(z)
 
 
+@pytest.mark.parametrize("adjoint", ["implicit", "gmres", "phantom", "shine", "shine, refined", "unroll", "reverse", "propagation"])
+@pytest.mark.parametrize("dtype", SIZES, ids=str)
 @given(
     cell_name=st.sampled_from(sorted(CELLS)),
     solver_name=st.sampled_from(sorted(SOLVERS)),
-    adjoint=st.sampled_from(["implicit", "phantom", "shine", "shine, refined", "unroll", "propagation"]),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     batch=st.integers(1, 3),
     time=st.integers(1, 4),
     in_place=st.booleans(),
@@ -82,13 +87,13 @@ class StaticResult(Cell):
     exponent=st.integers(-40, 40),
     seed=st.integers(0, 10_000),
 )
-@settings(phases=[Phase.explicit, Phase.generate])
-@example("energy", "broyden", "shine", torch.float64, 2, 2, True, False, 0, 0)  # an in-place operation drops a hook on a view
+@settings(phases=[Phase.explicit, Phase.generate], max_examples=settings.default.max_examples // 8)  # of 24 cases
+@example("energy", "broyden", 2, 2, True, False, 0, 0)  # an in-place operation drops a hook on a view
 def test_a_gradient_is_that_of_dense_algebra(
-    cell_name: str,
-    solver_name: str,
     adjoint: str,
     dtype: torch.dtype,
+    cell_name: str,
+    solver_name: str,
     batch: int,
     time: int,
     in_place: bool,
@@ -98,8 +103,8 @@ def test_a_gradient_is_that_of_dense_algebra(
 ) -> None:
     if adjoint == "propagation":
         cell_name = "energy"
-    solver_name = {"shine": "broyden", "shine, refined": "broyden", "unroll": "picard"}.get(adjoint, solver_name)
-    static = static and adjoint not in ("unroll", "propagation")
+    solver_name = NEEDED.get(adjoint, solver_name)
+    static = static and adjoint not in ("unroll", "reverse", "propagation")
     torch.manual_seed(seed)
     cell = CELLS[cell_name](width=4, **({"heads": 2} if cell_name.startswith("transformer") else {}))
     for parameter in cell.parameters():  # contractions, so that plain iteration finds the reference
@@ -136,4 +141,8 @@ def test_a_gradient_is_that_of_dense_algebra(
         return
     wanted = scale * torch.cat([e.flatten() for e in exact])
     bias = 2e-3 if adjoint == "propagation" else 0.0
-    assert (got - wanted).norm() <= (20 * rtol + tolerance + bias) * wanted.norm()
+    error = (got - wanted).norm()
+    assert error <= (20 * rtol + tolerance + bias) * wanted.norm()
+    if dtype == torch.bfloat16 and adjoint != "phantom":  # so wide a tolerance would pass the gradient of one step
+        one_step = scale * torch.cat([e.flatten() for e in dense(cell, x, v, one_step=True)[1]])
+        assert error <= max(0.1 * wanted.norm(), 0.5 * (one_step - wanted).norm())
