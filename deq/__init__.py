@@ -10,7 +10,7 @@ solvers/     SOLVERS: Picard, Anderson, Broyden, Reversible
 adjoints/    ADJOINTS: Implicit, GMRES, Phantom, Unroll, Reverse, EquilibriumPropagation, Shine differentiate the solve
 cells/       CELLS: MLP, energy, transformer, Transformer-XL, trellis, contraction and state-space cells give the map
 recurrence.py  a diagonal linear recurrence by a parallel scan
-layer.py     DEQ; cuda_graphs.py: its map on a GPU as CUDA graphs; stack.py: several in sequence
+layer.py     DEQ; cuda_graphs.py: its map on a GPU as CUDA graphs, made by cuda_recorder.py; stack.py: several in sequence
 stability.py  Jacobian penalty and spectral radius
 """
 
