@@ -170,8 +170,7 @@ class _Recording:
         return self._attach()
 
     def _bind(self) -> None:
-        with self._isolated():
-            self._f = self._call(self._caller.cell.bind, self._x, self._memory)
+        self._f = self._call(self._caller.cell.bind, self._x, self._memory)
 
     def _record(self, function: Callable[[], Any]) -> Callable[[], Any]:
         try:
@@ -184,10 +183,11 @@ class _Recording:
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function with the aliases as the cell's parameters."""
-        return functional_call(self._caller, self._aliases, (function, *arguments))
+        with self._isolated():
+            return functional_call(self._caller, self._aliases, (function, *arguments))
 
     def _evaluate_with_graph(self, z: Tensor) -> Tensor:
-        with torch.enable_grad(), self._isolated():
+        with torch.enable_grad():
             self._image = self._call(self._f, z)
         return self._image.detach()
 
@@ -197,8 +197,8 @@ class _Recording:
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:
-        """Autocast without its cache, since a weight cast in one recording is not cast again in another; the caller's hooks on
-        saved tensors, such as a checkpoint's, left out, since what a recording saves is its own."""
+        """Autocast without its cache, since a weight cast before a recording, or in another, is not cast again in it, and the cast
+        is freed; the caller's hooks on saved tensors, such as a checkpoint's, left out, since what a recording saves is its own."""
         kind = self._x.device.type
         dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         with torch.autocast(kind, dtype, enabled, cache_enabled=False), saved_tensors_hooks(_same, _same):

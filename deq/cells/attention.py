@@ -107,13 +107,13 @@ class RelativeAttention(nn.Module):
             before = F.linear(memory, weight)
             _, past_k, past_v = self._heads(before if remembered is None else before + remembered)
         # Fold scale and content bias into the injection, so that no evaluation applies them.
-        shrink, positions, blocked = self._constants(times, keys, width, self.heads, self.local, self.position_base, x)
-        weight = weight * shrink[:, None]
+        constants = self._constants(times, keys, width, self.heads, self.local, self.position_base, x)
+        weight = weight * constants.shrink[:, None]
         added = torch.cat((scale * self.content_bias.flatten(), x.new_zeros(2 * width)))
-        added = added.expand(batch, times, -1) if injection is None else torch.addcmul(added, injection, shrink)
+        added = added.expand(batch, times, -1) if injection is None else torch.addcmul(added, injection, constants.shrink)
         added = added.reshape(-1, 3 * width)
         other = scale * (self.position_bias - self.content_bias)
-        distances = self.position(positions)
+        distances = self.position(constants.distances)
         by_key = distances.view(keys, self.heads, -1).permute(1, 2, 0)  # (H, E, S)
         kept = None
         if self.training and self.dropout:
@@ -124,7 +124,8 @@ class RelativeAttention(nn.Module):
             if memory is not None:
                 k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
             scores = q @ k.transpose(-1, -2) + by_distance((q + other) @ by_key)
-            weights = scores.masked_fill(blocked, -math.inf).softmax(-1)
+            # All constants live as long as this map: a CUDA graph of `bind` reads them again.
+            weights = scores.masked_fill(constants.blocked, -math.inf).softmax(-1)
             mixed = (weights if kept is None else weights * kept) @ v
             return F.linear(mixed.transpose(1, 2).reshape(batch, times, width), project, bias)
 

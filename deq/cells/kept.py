@@ -14,7 +14,8 @@ class KeepLast(Generic[Sizes, Made]):
     """A function that makes tensors of sizes alone; a call with the arguments of the last one returns its result again.
 
     Of a tensor among the arguments only dtype and device count, for `make` too. The result is never to be written to. A copy starts
-    empty. Nothing is kept of calls that torch.compile or a CUDA graph records.
+    empty. Nothing is kept of calls that torch.compile or a CUDA graph records. A cell's map must hold all results that its `bind`
+    used: they are freed here at the next sizes, and a CUDA graph of `bind` reads them again.
     """
 
     def __init__(self, make: Callable[Sizes, Made]) -> None:
