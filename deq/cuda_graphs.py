@@ -150,8 +150,9 @@ class _Recording:
 
     def _evaluated(self, z: Tensor) -> Tensor:
         if self._z is None:
-            self._z = own = z.clone()
+            own = z.clone()
             self._evaluate = self._record(lambda: self._call(self._f, own))
+            self._z = own  # last, so that a recording that failed is made again
         self._z.copy_(z)
         self._newest = None  # its memory may be where this one works
         return self._evaluate()
@@ -159,12 +160,13 @@ class _Recording:
     def _attached(self, z: Tensor, attached: _Attached) -> Tensor:
         """Evaluate f at z, with an autograd graph in the recording's memory."""
         if self._root is None:
-            self._root = own = z.detach().clone().requires_grad_()
+            own = z.detach().clone().requires_grad_()
             self._attach = self._record(lambda: self._evaluate_with_graph(own))
             self._u = torch.zeros_like(self._image)
             self._vjp = self._record(lambda: self._differentiate([own])[0])
             if self._sources:
                 self._gradients = self._record(lambda: self._differentiate(self._sources))
+            self._root = own
         self._root.data.copy_(z)
         self._newest = attached
         return self._attach()
@@ -178,8 +180,10 @@ class _Recording:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            cell = type(self._caller.cell).__name__
-            raise RuntimeError(f"cuda_graphs cannot record {cell} (without cuda_graphs it runs): {error}") from error
+            cell, cause = type(self._caller.cell).__name__, error.__context__ or error  # torch's error at a capture's end hides it
+            raise RuntimeError(
+                f"cuda_graphs cannot record {cell} (in a new process, without cuda_graphs, it runs): {cause}"
+            ) from error
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function with the aliases as the cell's parameters."""

@@ -286,15 +286,48 @@ def test_equilibrium_propagation_is_refused() -> None:
         DEQ(CELLS["energy"](width=6), solver=Picard(), stop=Stop(), adjoint=ADJOINTS["propagation"](), cuda_graphs=True)
 
 
-def test_a_cell_that_cannot_be_recorded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_cell_that_cannot_be_recorded_is_named_with_the_cause(hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Rerun, function: Callable[[], Any]) -> Callable[[], Any]:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            if hidden:  # by torch, where it ends the capture
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(Rerun, "record", fail)
     _, graphed = pair()
     graphed(torch.randn(3, 5, 6))
     with pytest.raises(RuntimeError, match=r"cuda_graphs cannot record MLPCell .*not permitted"):
         graphed(torch.randn(3, 5, 6))
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
+def test_a_recording_that_ran_out_of_memory_is_made_again(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, graphed = pair()
+    x = torch.randn(3, 5, 6)
+    record, made = Rerun.record, 0
+
+    def full(self: Rerun, function: Callable[[], Any]) -> Callable[[], Any]:
+        nonlocal made
+        made += 1
+        if made == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return record(self, function)
+
+    monkeypatch.setattr(Rerun, "record", full)
+    graphed(x)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphed(x)
+    for _ in range(3):
+        found = []
+        for layer in (plain, graphed):
+            layer.zero_grad()
+            y = layer(x).y
+            y.sum().backward()
+            found.append([y, *(p.grad for p in layer.parameters())])
+        for expected, other in zip(*found, strict=True):
+            assert torch.equal(expected, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
