@@ -21,42 +21,54 @@ from deq.cells.cell import Cell
 from deq.cuda_recorder import CudaRecorder, can_record
 from deq.solve import Map
 
-_MOST = 8  # recordings that a layer keeps, each with the memory of an evaluation and its backward
+_MOST = 8  # recordings that a layer keeps, each with the memory of an evaluation and its backward, and as many calls seen once
 
 
 class GraphedCell:
     """Binds a cell to recordings of its `bind`, of f, of f with an autograd graph, and of that graph's two gradients.
 
     A recording serves calls with the same shapes, types, modes and parameters. It is made at the second of them, since lengths that
-    occur once are not worth it; the last few are kept. One forward pass at a time: a map is void once `bind` is called again for
-    the same recording. Maps have first derivatives only. Hooks of the cell do not run in a replay.
+    occur once are not worth it; the last few are kept. After a change of anything else that a cell reads, call `forget`: of torch's
+    settings such as TF32, of the cell's attributes such as a rate of dropout, of parts of a memory that are no tensors. One forward
+    pass at a time: a map is void once `bind` is called again for the same recording. Maps have first derivatives only. Hooks of the
+    cell do not run in a replay.
     """
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._recordings: OrderedDict[Any, _Recording | None] = OrderedDict()  # None: seen once
+        self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
+        self._once: OrderedDict[Any, None] = OrderedDict()  # seen once: apart, so that lengths that change drop no recording
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the recordings."""
-        return {"_cell": self._cell, "_recordings": OrderedDict()}
+        return {"_cell": self._cell, "_recordings": OrderedDict(), "_once": OrderedDict()}
 
     def forget(self) -> None:
         """Drop the recordings."""
         self._recordings.clear()
+        self._once.clear()
 
     def bind(self, x: Tensor, memory: Any = None) -> Map:
         """Return the map of features x (B, T, D) and a memory, as the cell does."""
         if not can_record(x):
             return self._cell.bind(x, memory)
         key = _key(self._cell, x, memory)
-        known = key in self._recordings
         recording = self._recordings.pop(key, None)
-        if known and recording is None:
+        if recording is None and key not in self._once:
+            _keep(self._once, key, None)
+            return self._cell.bind(x, memory)
+        if recording is None:
+            del self._once[key]
             recording = _Recording(self._cell, x, memory, CudaRecorder(x.device))
-        self._recordings[key] = recording
-        while len(self._recordings) > _MOST:
-            self._recordings.popitem(last=False)
-        return self._cell.bind(x, memory) if recording is None else recording.bind(x, memory)
+        _keep(self._recordings, key, recording)
+        return recording.bind(x, memory)
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    """Add an entry, and drop the oldest of too many."""
+    kept[key] = value
+    while len(kept) > _MOST:
+        kept.popitem(last=False)
 
 
 def _key(cell: Cell, x: Tensor, memory: Any) -> Any:

@@ -218,6 +218,20 @@ def test_the_oldest_recordings_are_dropped() -> None:
     assert len(graphed._graphed._recordings) == 8
 
 
+def test_lengths_that_change_drop_no_recording() -> None:
+    """Nine in turn are too many to remember, and are not recorded again and again either."""
+    _, graphed = pair()
+    for _ in range(3):
+        graphed(torch.randn(3, 5, 6)).y.sum().backward()
+    assert Rerun.made == 5
+    for times in 2 * [*range(6, 15)]:
+        with torch.no_grad():
+            graphed(torch.randn(3, times, 6))
+    for _ in range(2):
+        graphed(torch.randn(3, 5, 6)).y.sum().backward()
+    assert Rerun.made == 5
+
+
 def test_a_second_forward_before_backward_is_an_error_and_not_a_wrong_gradient() -> None:
     _, graphed = pair()
     x = torch.randn(3, 5, 6)
