@@ -1,6 +1,7 @@
 """Record functions as CUDA graphs."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,11 +9,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: cuBLAS keeps a workspace of up to 32 MiB for every stream that it works on."""
+    return torch.cuda.Stream(device)
+
+
 class CudaRecorder:
     """Records functions as CUDA graphs in one pool of memory, so that one may read another's results."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._pool, self._stream = device, torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+        self._device, self._pool, self._stream = device, torch.cuda.graph_pool_handle(), _stream(device)
 
     def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """Return a function that repeats the work of `function` and returns the same tensors, overwritten.
@@ -26,7 +33,8 @@ class CudaRecorder:
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that samples NVML, may use CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(current), capture:  # a capture that fails does not give the current stream back
             result = function()
 
         def replay() -> Any:
