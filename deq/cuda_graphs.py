@@ -7,6 +7,7 @@ A recording runs on memory of its own. What enters it is copied there and what i
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,17 @@ from deq.cuda_recorder import CudaRecorder, can_record
 from deq.solve import Map
 
 _MOST = 8  # recordings that a layer keeps, each with the memory of an evaluation and its backward, and as many calls seen once
+_wanted: ContextVar[bool] = ContextVar("recordings wanted", default=True)
+
+
+@contextmanager
+def without_recordings() -> Iterator[None]:
+    """Run layers with `cuda_graphs` as without: for what must see each operator, or what autograd saves."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
 
 
 class GraphedCell:
@@ -50,7 +62,7 @@ class GraphedCell:
 
     def bind(self, x: Tensor, memory: Any = None) -> Map:
         """Return the map of features x (B, T, D) and a memory, as the cell does."""
-        if not can_record(x):
+        if not _wanted.get() or not can_record(x):
             return self._cell.bind(x, memory)
         key = _key(self._cell, x, memory)
         recording = self._recordings.pop(key, None)

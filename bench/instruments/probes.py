@@ -19,6 +19,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from deq.cuda_graphs import without_recordings
+
 
 class SavedTensor:
     """What autograd keeps instead of a tensor; freed with the node that saved it, so a dropped graph does not count."""
@@ -34,7 +36,8 @@ def saved_bytes(forward: Callable[[], Tensor], exclude: Iterable[Tensor]) -> int
 
     `exclude`: tensors that exist anyway (parameters, buffers, the batch). Storages count once, however many views are saved; the
     inputs that a checkpoint keeps count, graphs that `forward` dropped do not. Not seen are tensors that a custom Function sets on
-    `ctx`, and what backward recomputes: `peak_live_bytes` includes both. Eager mode only.
+    `ctx`, and what backward recomputes: `peak_live_bytes` includes both. Eager mode only; a DEQ runs without its CUDA graphs, whose
+    saved tensors no hook sees.
     """
     saved: weakref.WeakSet[SavedTensor] = weakref.WeakSet()
 
@@ -43,7 +46,7 @@ def saved_bytes(forward: Callable[[], Tensor], exclude: Iterable[Tensor]) -> int
         saved.add(kept)
         return kept
 
-    with saved_tensors_hooks(pack, lambda kept: kept.tensor):
+    with without_recordings(), saved_tensors_hooks(pack, lambda kept: kept.tensor):
         loss = forward()
     gc.collect()  # a dropped graph can sit in a reference cycle
     excluded = {tensor.untyped_storage()._cdata for tensor in exclude}

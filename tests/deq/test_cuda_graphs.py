@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from bench.instruments.probes import saved_bytes
 from deq import (
     ADJOINTS,
     CELLS,
@@ -229,6 +230,20 @@ def test_lengths_that_change_drop_no_recording() -> None:
             graphed(torch.randn(3, times, 6))
     for _ in range(2):
         graphed(torch.randn(3, 5, 6)).y.sum().backward()
+    assert Rerun.made == 5
+
+
+def test_what_autograd_saves_is_counted_without_recordings() -> None:
+    counts = []
+    for layer in pair():
+        x = torch.randn(3, 5, 6)
+        for _ in range(3):
+            layer(x).y.sum().backward()
+        layer.zero_grad()
+        counts.append(saved_bytes(lambda layer=layer, x=x: layer(x).y.sum(), [*layer.parameters(), x]))
+    assert counts[0] == counts[1] > 0
+    with module.without_recordings():
+        layer(x)
     assert Rerun.made == 5
 
 
