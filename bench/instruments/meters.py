@@ -154,7 +154,8 @@ class CudaMemory:
     context, libraries and other allocators, which `Nvml` includes. torch takes cuBLAS's workspaces (8 MiB, on Hopper 32 MiB, for
     each thread that multiplies; CUBLAS_WORKSPACE_CONFIG) from the same allocator: they are no tensors, have a measure of their own,
     and are left out of requested, allocated and baseline. They are freed for it, by `start` and `read`: a CUDA graph that uses
-    them must not be replayed later (`DEQ.forget_recordings`). `cuda`: torch.cuda, or a stand-in.
+    them must not be replayed later (`DEQ.forget_recordings`). Of several reads in a window the largest workspaces count, since the
+    peaks are of the whole window. `cuda`: torch.cuda, or a stand-in.
     """
 
     def __init__(
@@ -163,10 +164,12 @@ class CudaMemory:
         self._device = torch.device(device)
         self._cuda, self._free_workspaces = cuda, free_workspaces
         self._baseline: int | None = None
+        self._workspaces: int | None = None
         self._fault: str | None = None
 
     def start(self) -> None:
         """Reset torch's peaks and read the baseline."""
+        self._workspaces = None
         if self._device.type != "cuda":
             self._fault = f"run on the {self._device.type.upper()}"
             return
@@ -183,16 +186,17 @@ class CudaMemory:
     def read(self) -> dict[str, Measure]:
         """Requested, allocated and reserved peaks, the baseline, and cuBLAS's workspaces."""
         statistics: dict[str, int] = {}
-        workspaces = None
         if self._fault is None:
             try:
                 self._cuda.synchronize(self._device)
                 statistics = self._cuda.memory_stats(self._device)
                 self._free_workspaces()
                 if _CURRENT in statistics:
-                    workspaces = statistics[_CURRENT] - self._cuda.memory_stats(self._device)[_CURRENT]
+                    freed = statistics[_CURRENT] - self._cuda.memory_stats(self._device)[_CURRENT]
+                    self._workspaces = max(self._workspaces or 0, freed)
             except Exception as error:
                 self._fault = f"CUDA failed at the end ({error})"
+        workspaces = self._workspaces
 
         def measure(value: int | None, key: str, when: str, method: str = "") -> Measure:
             reason = self._fault or (f"the allocator keeps no {key}" if value is None else None)
@@ -207,6 +211,6 @@ class CudaMemory:
             value = value - (workspaces or 0) if without and value is not None else value
             measures[f"cuda_{name}_peak_bytes"] = measure(value, key, "since", method)
         measures["cuda_baseline_bytes"] = measure(self._baseline, _CURRENT, "at")
-        freed = f"bytes by which {_CURRENT} falls when torch frees cuBLAS's workspaces"
-        measures["cublas_workspace_bytes"] = measure(workspaces, _CURRENT, "since", freed)
+        method = f"bytes by which {_CURRENT} falls when torch frees cuBLAS's workspaces"
+        measures["cublas_workspace_bytes"] = measure(workspaces, _CURRENT, "since", method)
         return measures

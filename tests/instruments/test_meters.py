@@ -269,8 +269,8 @@ class TestCudaMemory:
         update()
         meter = CudaMemory("cuda", cuda, free)
         meter.start()
-        for _ in range(2):  # the second read is of a resumed window
-            tensors, workspaces = 20 * MIB, 64 * MIB
+        for threads in (2, 1, 0):  # later reads are of the same window, and see only the workspaces made since the one before
+            tensors, workspaces = 20 * MIB, threads * 32 * MIB
             update()
             tensors = 6 * MIB
             update()
