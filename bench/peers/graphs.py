@@ -1,14 +1,17 @@
 """A DEQ with and without CUDA graphs of f: a training step, an evaluation and their memory, alternating in one process."""
 
+import gc
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
+from bench.instruments.meters import free_workspaces
 from bench.peers.measure import Row, seconds_of, time_in_turns
 from bench.records.spec import ComponentConfig, Settings, TrainConfig
 from bench.training.language_model import LanguageModel, build_model
 from bench.training.trainer import loss_of, make_optimiser, training_step
+from deq import DEQ
 
 _XL: Settings = {"cell": "transformer-xl", "cell.memory_length": 70}
 _ANDERSON: Settings = {"solver": "anderson", "solver.window": 12, "steps": 12, "backward_steps": 8}
@@ -40,20 +43,39 @@ def _row(name: str, size: str, rounds: int, device: str) -> Row:
     row: Row = {"model": name, "size": size}
     turns: list[tuple[list[float], Callable[[], float]]] = []
     for kind, settings in (("eager", own), ("graphs", {**own, "cuda_graphs": True})):
-        before = torch.cuda.memory_allocated() if device == "cuda" else 0
+        before = _allocated() if device == "cuda" else 0
         torch.manual_seed(0)
         model = build_model(ComponentConfig(name="deq", settings=dict(settings)), words).to(device)
         step, evaluation = _training(model, tokens, targets), _evaluation(model, tokens, targets)
         for _ in range(_UNTIMED):
             step()
         if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            step()
-            row[f"{kind}_bytes"] = torch.cuda.max_memory_allocated() - before
+            row[f"{kind}_bytes"] = _peak(model, step) - before
         for what, do in (("step", step), ("evaluation", evaluation)):
             turns.append((row.setdefault(f"{kind}_{what}_s", []), partial(seconds_of, do, 3, device)))
     time_in_turns(turns, rounds, warmup=2)
     return row
+
+
+def _allocated() -> int:
+    """Bytes of all tensors, without those that nobody can reach and without cuBLAS's workspaces, which are freed."""
+    gc.collect()
+    free_workspaces()
+    return torch.cuda.memory_allocated()
+
+
+def _peak(model: LanguageModel, step: Callable[[], object]) -> int:
+    """Bytes at the peak of a step, recordings included and cuBLAS's workspaces left out; the recordings are dropped then."""
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    peak = torch.cuda.max_memory_allocated()
+    gc.collect()
+    with_workspaces = torch.cuda.memory_allocated()
+    workspaces = with_workspaces - _allocated()
+    for layer in model.modules():
+        if isinstance(layer, DEQ):
+            layer.forget_recordings()  # they would use the freed workspaces
+    return peak - workspaces
 
 
 def _training(model: LanguageModel, tokens: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:

@@ -17,7 +17,7 @@ from bench.peers.record import write
 from bench.records.errors import UserError
 from bench.records.side_file import PEERS
 from bench.records.spec import ComponentConfig
-from bench.training.language_model import LanguageModel
+from bench.training.language_model import LanguageModel, build_model
 from deq import DEQ, Map
 
 pytestmark = pytest.mark.end_to_end
@@ -185,6 +185,27 @@ def test_steps_with_and_without_cuda_graphs_are_timed_in_pairs() -> None:
     assert [row["model"] for row in rows] == ["DEQ-Transformer", "DEQ-Transformer, SHINE", "DEQ-TrellisNet"]
     kinds = [f"{kind}_{what}_s" for kind in ("eager", "graphs") for what in ("step", "evaluation")]
     assert all(len(row[kind]) == 1 and row[kind][0] > 0 for row in rows for kind in kinds)
+
+
+def test_the_peak_of_a_step_leaves_out_workspaces_and_drops_the_recordings_that_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspaces, diary = 64, []
+
+    def free() -> None:
+        nonlocal workspaces
+        workspaces = 0
+        diary.append("free")
+
+    monkeypatch.setattr(graphs, "free_workspaces", free)
+    monkeypatch.setattr(DEQ, "forget_recordings", lambda layer: diary.append("forget"))
+    for name, value in {
+        "reset_peak_memory_stats": lambda: diary.append("reset"),
+        "memory_allocated": lambda: 20 + workspaces,
+        "max_memory_allocated": lambda: 100 + workspaces,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    model = build_model(ComponentConfig(name="deq", settings={"width": 8, "cell.heads": 2}), 5)
+    assert graphs._peak(model, lambda: diary.append("step")) == 100
+    assert diary == ["reset", "step", "free", "forget"]
 
 
 def test_the_interval_of_a_median_is_of_order_statistics() -> None:
