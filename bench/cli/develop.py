@@ -209,7 +209,7 @@ def peers(
 ) -> None:
     """Compare a training step's time, solver steps and memory with other DEQ libraries, and the overhead over plain torch.
 
-    Needs the extra `peers`; about twelve minutes, with no other timing on the machine."""
+    Needs the extra `peers`; about twelve minutes, with no other timing on the machine. Exit status 1: a part failed."""
     from bench.peers import record, show
     from bench.report.report import plain
 
@@ -218,6 +218,10 @@ def peers(
         print(plain(table, f"{out / name}.md"))
     if found["contended"]:
         say(f"the times are unreliable: {one_line(found['contended'])}")
+    for name, reason in found.get("failures", {}).items():
+        say(f"{name} failed: {one_line(reason)}")
+    if "failures" in found:
+        raise typer.Exit(1)
 
 
 def memory(

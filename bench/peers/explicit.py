@@ -24,7 +24,7 @@ _VOCABULARY, _LAYERS, _HEADS = 65, 4, 4
 SHAPES = ((16, 64, 32), (8, 128, 128))  # batch, length, width
 ROUNDS = 31
 INFERENCE = (4, 6, 8, 12)  # evaluations of a solve, and layers
-_STEPS = 200  # of a training, in a plain loop and in the harness
+_STEPS = {"cpu": 200, "cuda": 60}  # of a training, in a plain loop and in the harness; on a GPU minutes are few
 
 
 class _GPTBlock(TransformerBlock):
@@ -144,17 +144,17 @@ def inference(rounds: int | None = None, device: str = "cpu") -> list[Row]:
 def harness(rounds: int | None = None, device: Literal["cpu", "cuda"] = "cpu") -> list[Row]:
     """Seconds per step of a training by the harness, without its validation, and of the same steps in a plain loop."""
     deq: Settings = {"width": 32, "cell.heads": 4, "steps": 12, "backward_steps": 8}
-    rows = []
+    rows, steps = [], _STEPS[device]
     for label, name, settings in (
         ("tied Transformer 12", "tied", {"width": 32, "cell.heads": 4}),
         ("DEQ-Transformer", "deq", deq),
         ("GRU", "gru", {"width": 32, "inputs": 32}),
     ):
-        train = TrainConfig(steps=_STEPS, batch=16, learning_rate=1e-3)
+        train = TrainConfig(steps=steps, batch=16, learning_rate=1e-3)
         task = ComponentConfig(name="copy", settings={"T": 20, "test_samples": 16})
         model = ComponentConfig(name=name, settings=dict(settings))
         spec = RunSpec(group="harness", label=label, model=model, task=task, train=train, seed=0, device=device)
-        row: Row = {"model": label, "steps": _STEPS, "harness_s": [], "bare_s": []}
+        row: Row = {"model": label, "steps": steps, "harness_s": [], "bare_s": []}
         turns = [(row["harness_s"], partial(_in_the_harness, spec)), (row["bare_s"], partial(_in_a_loop, spec))]
         time_in_turns(turns, 9 if rounds is None else rounds, warmup=1)
         rows.append(row)
@@ -167,7 +167,7 @@ def _in_the_harness(spec: RunSpec) -> float:
     task = build_task(spec.task, {})
     model, context = build_model(spec.model, task.vocabulary).to(spec.device), make_context(spec, task)
     context.nvml.start()  # the trainer samples it
-    return (seconds_of(Trainer(model, context).run, device=spec.device) - (context.clocks.seconds("evaluation") or 0.0)) / _STEPS
+    return (seconds_of(Trainer(model, context).run, device=spec.device) - (context.clocks.seconds("evaluation") or 0.0)) / spec.train.steps
 
 
 def _in_a_loop(spec: RunSpec) -> float:
@@ -179,9 +179,9 @@ def _in_a_loop(spec: RunSpec) -> float:
     batches = task.batches("train", spec.train.batch, spec.seed)
 
     def loop() -> None:
-        for _ in range(_STEPS):
+        for _ in range(spec.train.steps):
             inputs, targets = (part.to(spec.device) for part in next(batches))
             training_step(model, optimiser, spec.train.clip, inputs, targets)
             schedule.step()
 
-    return seconds_of(loop, device=spec.device) / _STEPS
+    return seconds_of(loop, device=spec.device) / spec.train.steps

@@ -1,7 +1,7 @@
 """The record of the comparison with other libraries, and its tables."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from bench.instruments.machine_lock import MachineLock
 from bench.peers import explicit, graphs, measure, show
 from bench.peers.libraries import installed
 from bench.peers.problems import PROBLEMS
-from bench.records.errors import UserError, unknown
+from bench.records.errors import UserError, failure, unknown
 from bench.records.escape import csv_cell
 from bench.records.record import write_text
 from bench.records.side_file import PEERS
@@ -23,9 +23,9 @@ from bench.records.side_file import PEERS
 def make(
     out: Path, threads: int, rounds: int | None, device: Literal["cpu", "cuda"] = "cpu", problems: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure everything on a device and write the record and its tables to a folder; return the record.
+    """Measure everything on a device and write the record and its tables to a folder, again after each part; return the record.
 
-    `problems`: the solvers' problems, if not all.
+    `problems`: the solvers' problems, if not all. What fails is left out, with its reason in "failures".
     """
     libraries, timed = installed(), measure.timed_problems(device)
     for name in problems:
@@ -44,20 +44,45 @@ def make(
     record: dict[str, Any] = {
         "environment": environment(device, threads),
         "libraries": {library.name: library.version for library in libraries},
-        "memory": [row for name in chosen(("block", "large")) for row in measure.memory(libraries, name, device)],
-        "steps": [row for name in chosen(PROBLEMS) for row in measure.steps_to(libraries, name, device)],
-        "launches": [row for name in chosen(("tiny", "block")) for row in measure.launches(libraries, name, device)],
+        **{name: [] for name in ("memory", "steps", "launches", "overhead", "stopping", "baselines", "inference", "graphs")},
+        "contended": None,
+        "harness": [],
     }
+
+    def add(section: str, rows: Callable[..., list[measure.Row]], *arguments: Any, problem: str = "") -> None:
+        """Add what was measured, or why it was not, so that neither a failure nor a limit of time costs the rest."""
+        try:
+            record[section] += rows(*arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            record.setdefault("failures", {})[" ".join(filter(None, (section, problem)))] = failure(error)[1]
+
+    for name in chosen(("block", "large")):
+        add("memory", measure.memory, libraries, name, device, problem=name)
+    for name in chosen(PROBLEMS):
+        add("steps", measure.steps_to, libraries, name, device, problem=name)
+    for name in chosen(("tiny", "block")):
+        add("launches", measure.launches, libraries, name, device, problem=name)
+    write(record, out)
     with MachineLock().exclusive():
         contention = Contention(threads)
-        record["overhead"] = [row for name in chosen(timed) for row in measure.overhead(libraries, name, rounds, device)]
-        record["stopping"] = [row for name in chosen(timed) for row in measure.stopping(libraries, name, rounds, device)]
+
+        def timed_section(section: str, rows: Callable[..., list[measure.Row]], *arguments: Any, problem: str = "") -> None:
+            add(section, rows, *arguments, problem=problem)
+            record["contended"] = contention.read()
+            write(record, out)
+
+        for name in chosen(timed):
+            timed_section("overhead", measure.overhead, libraries, name, rounds, device, problem=name)
+        for name in chosen(timed):
+            timed_section("stopping", measure.stopping, libraries, name, rounds, device, problem=name)
         torch.set_num_threads(1)  # as in a run of the suites
-        record["baselines"] = explicit.baselines(rounds, device)
-        record["inference"] = explicit.inference(rounds, device)
-        record["graphs"] = graphs.graphs(rounds) if device == "cuda" else []
-        record["contended"] = contention.read()
-    record["harness"] = explicit.harness(rounds, device)  # locks the machine itself
+        timed_section("baselines", explicit.baselines, rounds, device)
+        timed_section("inference", explicit.inference, rounds, device)
+        for size in graphs.SIZES if device == "cuda" else ():
+            timed_section("graphs", graphs.graphs, rounds, device, (size,), problem=size)
+    add("harness", explicit.harness, rounds, device)  # locks the machine itself
     write(record, out)
     return record
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.instruments.machine_lock import MachineLock
 from bench.peers import explicit, graphs, measure, show
+from bench.peers import record as peers_record
 from bench.peers.libraries import METHODS, Layer, Library, Ours, installed
 from bench.peers.problems import PROBLEMS, block, in_bfloat16, medium
 from bench.peers.record import write
@@ -153,7 +156,7 @@ def test_problems_are_the_same_in_both_precisions() -> None:
 
 
 def test_baselines_and_harness_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explicit, "_STEPS", 3)
+    monkeypatch.setattr(explicit, "_STEPS", {"cpu": 3})
     monkeypatch.setattr(explicit, "SHAPES", ((2, 8, 8),))
     rows = explicit.baselines(rounds=2)
     assert {row["reference"] for row in rows} == {"GPT", "nn.LSTM", "nn.GRU"}
@@ -264,6 +267,41 @@ def test_tables_hold_what_the_record_holds(tmp_path: Path) -> None:
     assert cells == ["4", "Picard", "11", "10", "1.10[1.10,1.10]", "1.30[1.30,1.30]"]
     cells = texts["graphs"].splitlines()[-1].replace(" ", "").split("|")[3:-1]
     assert cells == ["40", "10", "0.25[0.25,0.25]", "40", "10", "0.25[0.25,0.25]", "1", "3"]
+
+
+def test_a_failure_costs_its_own_rows_alone_and_what_is_done_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = record(), {}
+
+    def rows(section: str) -> Callable[..., list[dict[str, Any]]]:
+        def measured(*arguments: Any) -> list[dict[str, Any]]:
+            seen[section] = PEERS.read(tmp_path / "peers.json")
+            if section in ("launches", "inference"):
+                raise torch.OutOfMemoryError("CUDA out of memory") if section == "inference" else RuntimeError("no kernel")
+            return list(whole[section])
+
+        return measured
+
+    for module, names in {
+        measure: {"memory": "memory", "steps_to": "steps", "launches": "launches", "overhead": "overhead", "stopping": "stopping"},
+        explicit: {name: name for name in ("baselines", "inference", "harness")},
+    }.items():
+        for name, section in names.items():
+            monkeypatch.setattr(module, name, rows(section))
+    other = Idle()
+    other.name = "torchdeq"
+    monkeypatch.setattr(peers_record, "installed", lambda: [Ours(), other])
+    monkeypatch.setattr(peers_record, "MachineLock", lambda: MachineLock(tmp_path / "lock"))
+    made = peers_record.make(tmp_path, 1, 1, "cpu", ["tiny"])
+    assert made["failures"] == {"launches tiny": "RuntimeError: no kernel", "inference": "out of memory: CUDA out of memory"}
+    assert (made["launches"], made["inference"], made["harness"]) == ([], [], whole["harness"])
+    assert seen["harness"]["baselines"] == whole["baselines"]  # written before
+    assert PEERS.read(tmp_path / "peers.json") == json.loads(json.dumps(made))
+
+
+def test_the_harness_takes_fewer_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explicit, "time_in_turns", lambda *_, **__: None)
+    assert {row["steps"] for row in explicit.harness(1, "cuda")} == {60}
+    assert {row["steps"] for row in explicit.harness(1, "cpu")} == {200}
 
 
 @pytest.mark.parametrize("name", ["peers", "gpu/peers"])
