@@ -151,10 +151,15 @@ class Nvml:
         if len(processes) > 1:
             self._faults.setdefault("energy", f"{len(processes)} compute processes on the device, the counter is for all of them")
 
+    @property
+    def sees_others(self) -> bool:
+        """Whether `busy_others` can tell: NVML works and lists this process by its id, which it does not in most containers."""
+        return "all" not in self._faults and self._own_listed
+
     def busy_others(self, since_us: int) -> str | None:
         """That other processes used the GPU's processors since a time (microseconds since 1970); None where they did not, or where
         NVML cannot tell: without samples, or where it does not list this process by its id."""
-        if "all" in self._faults or not self._own_listed:
+        if not self.sees_others:
             return None
         try:
             samples = self._library.nvmlDeviceGetProcessUtilization(self._handle, since_us)

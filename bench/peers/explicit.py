@@ -167,7 +167,8 @@ def _in_the_harness(spec: RunSpec) -> float:
     task = build_task(spec.task, {})
     model, context = build_model(spec.model, task.vocabulary).to(spec.device), make_context(spec, task)
     context.nvml.start()  # the trainer samples it
-    return (seconds_of(Trainer(model, context).run, device=spec.device) - (context.clocks.seconds("evaluation") or 0.0)) / spec.train.steps
+    seconds = seconds_of(Trainer(model, context).run, device=spec.device) - (context.clocks.seconds("evaluation") or 0.0)
+    return seconds / spec.train.steps
 
 
 def _in_a_loop(spec: RunSpec) -> float:

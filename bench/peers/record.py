@@ -1,6 +1,7 @@
 """The record of the comparison with other libraries, and its tables."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from bench.instruments.contention import Contention
 from bench.instruments.environment import environment, use_float32
 from bench.instruments.machine_lock import MachineLock
+from bench.instruments.nvml import Nvml
 from bench.peers import explicit, graphs, measure, show
 from bench.peers.libraries import installed
 from bench.peers.problems import PROBLEMS
@@ -65,12 +67,19 @@ def make(
     for name in chosen(("tiny", "block")):
         add("launches", measure.launches, libraries, name, device, problem=name)
     write(record, out)
+    nvml = Nvml(device)
     with MachineLock().exclusive():
-        contention = Contention(threads)
+        contention, busy = Contention(threads), None
+        nvml.start()
+        if device == "cuda" and not nvml.sees_others:
+            record["unchecked"] = "the GPU's sole use is unchecked (NVML does not list this process)"
 
         def timed_section(section: str, rows: Callable[..., list[measure.Row]], *arguments: Any, problem: str = "") -> None:
+            nonlocal busy
+            since_us = time.time_ns() // 1000
             add(section, rows, *arguments, problem=problem)
-            record["contended"] = contention.read()
+            busy = busy or nvml.busy_others(since_us)
+            record["contended"] = contention.read() or busy
             write(record, out)
 
         for name in chosen(timed):

@@ -211,7 +211,9 @@ def tables(record: dict[str, Any]) -> dict[str, Table]:
         **({"inference": inference(record["inference"])} if record.get("inference") else {}),
         **({"graphs": graphs(record["graphs"])} if record.get("graphs") else {}),
     }
-    if (reason := record.get("contended")) is not None:
-        note = f"These times are unreliable: meanwhile {reason}."
-        found |= {name: replace(found[name], notes=(note,)) for name in _TIMED if name in found}
-    return found
+    contended, unchecked = record.get("contended"), record.get("unchecked")
+    notes = (
+        *([f"These times are unreliable: meanwhile {contended}."] if contended else []),
+        *([f"Of these times {unchecked}."] if unchecked else []),
+    )
+    return found | {name: replace(found[name], notes=notes) for name in _TIMED if name in found}

@@ -56,6 +56,10 @@ class TestNvml:
         hidden = Library()  # host ids: this process is among the others
         hidden.processes, hidden.utilization = {1: 600 * MIB}, [(1, 90, 50)]
         assert self.busy(hidden) is None
+        for one, seen in ((hidden, False), (Library(), True), (Library({"init": "no driver"}), False)):
+            meter = Nvml("cuda", one, Cuda(), process_id=Library.own)
+            meter.start()
+            assert meter.sees_others == seen
 
     def test_a_process_alone_on_its_device(self) -> None:
         measures = self.measure(Library())

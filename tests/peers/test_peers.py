@@ -291,11 +291,22 @@ def test_a_failure_costs_its_own_rows_alone_and_what_is_done_is_written(tmp_path
     other.name = "torchdeq"
     monkeypatch.setattr(peers_record, "installed", lambda: [Ours(), other])
     monkeypatch.setattr(peers_record, "MachineLock", lambda: MachineLock(tmp_path / "lock"))
+    monkeypatch.setattr(peers_record.Contention, "read", lambda contention: None)
+    monkeypatch.setattr(peers_record.Nvml, "busy_others", lambda nvml, since_us: "another" if "stopping" in seen else None)
     made = peers_record.make(tmp_path, 1, 1, "cpu", ["tiny"])
     assert made["failures"] == {"launches tiny": "RuntimeError: no kernel", "inference": "out of memory: CUDA out of memory"}
+    assert made["contended"] == "another"
     assert (made["launches"], made["inference"], made["harness"]) == ([], [], whole["harness"])
     assert seen["harness"]["baselines"] == whole["baselines"]  # written before
     assert PEERS.read(tmp_path / "peers.json") == json.loads(json.dumps(made))
+
+
+def test_notes_say_what_spoils_the_times_or_was_not_checked() -> None:
+    found = show.tables({**record(), "contended": "another process used the GPU", "unchecked": "the sole use is unchecked"})
+    notes = ("These times are unreliable: meanwhile another process used the GPU.", "Of these times the sole use is unchecked.")
+    assert found["overhead"].notes == notes
+    assert not found["steps"].notes
+    assert not show.tables(record())["overhead"].notes
 
 
 def test_the_harness_takes_fewer_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
