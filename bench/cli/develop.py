@@ -265,7 +265,7 @@ def memory(
     for model in own.values():  # find a wrong setting now, not after minutes
         settings = model.settings if constant_in is None else {**model.settings, constant_in: 2}
         count_parameters(ComponentConfig(name=model.name, settings=settings), 100)
-    found = record.make(own, constant_in, jobs or usable_cores() or 1, device, only)
+    found = record.make(own, constant_in, jobs or usable_cores() or 1, device, only, out)
     record.write(found, out)
     if as_json:
         print(json.dumps(found, indent=1))

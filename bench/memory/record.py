@@ -21,15 +21,22 @@ NUMERICS = 3  # version of the numbers: raise it when the code changes them; set
 
 
 def make(
-    also: Mapping[str, ComponentConfig], constant_in: str | None = None, jobs: int = 1, on: str = "cpu", only: str | None = None
+    also: Mapping[str, ComponentConfig],
+    constant_in: str | None = None,
+    jobs: int = 1,
+    on: str = "cpu",
+    only: str | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure every row of the paper's tables, their costs and every law; return the record as JSON holds it.
 
     `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows run on
     the device too. `only`: a glob over the labels of the rows. With either there are no costs and laws, which need no device.
+    `out`: a folder where the record, without its tables, is written after every row on the device.
     """
-    from bench.instruments.environment import environment
+    from bench.instruments.environment import environment, use_float32
 
+    use_float32()
     families = list(scaling.FAMILIES)
     if constant_in is not None:
         families += [
@@ -41,7 +48,13 @@ def make(
     results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
     found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}
     measured = {"rows": found["rows"], "cost": found["cost"], "laws": found["laws"]}
-    return {"numerics": NUMERICS, "environment": environment(on, 1), **measured, "device": device.measure_rows(found["rows"], on)}
+    record = {"numerics": NUMERICS, "environment": environment(on, 1), **measured}
+
+    def save(rows: dict[str, Any]) -> None:
+        if out is not None:
+            _write({**record, "device": rows}, out)
+
+    return {**record, "device": device.measure_rows(found["rows"], on, save)}
 
 
 def _matching(rows: list[Call], only: str) -> list[Call]:
@@ -52,9 +65,13 @@ def _matching(rows: list[Call], only: str) -> list[Call]:
     return found
 
 
+def _write(record: dict[str, Any], out: Path) -> None:
+    write_text(out / NAME, json.dumps(MEMORY.sealed(record), indent=1) + "\n")
+
+
 def write(record: dict[str, Any], out: Path) -> None:
     """Write the record, its tables in three formats and its figures."""
-    write_text(out / NAME, json.dumps(MEMORY.sealed(record), indent=1) + "\n")
+    _write(record, out)
     for table in tables.paper_tables(record):
         write_table(out / table.ending, table, f"tab:memory-{table.ending}")
     figures.write(out, figures.render("memory", record))

@@ -17,7 +17,10 @@ from typer.testing import CliRunner
 from bench.analysis.statistics import growth
 from bench.cli.develop import parse_model
 from bench.cli.main import app
+from bench.instruments import environment
+from bench.instruments.contention import CONTENDED
 from bench.instruments.flops import flops
+from bench.instruments.machine_lock import MachineLock
 from bench.instruments.probes import peak_live_bytes
 from bench.memory import cost, device, paper, record, scaling, step, tables
 from bench.memory.step import Shape, measured, predicted
@@ -388,6 +391,41 @@ def test_running_out_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
+def test_any_failure_is_a_reason_and_costs_no_other_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls, saved = [], []
+
+    def second_fails(*given: Any, **named: Any) -> None:
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA error: misaligned address")
+        return real(*given, **named)
+
+    real = step.training_step
+    monkeypatch.setattr(step, "training_step", second_fails)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(device, "MachineLock", lambda: MachineLock(tmp_path))
+    measure_step = device.measure_step
+    monkeypatch.setattr(device, "measure_step", lambda model, shape, on: measure_step(model, shape, "cpu"))
+    shape = dataclasses.asdict(SHAPE)
+    rows = [
+        {"label": label, "model": {"name": "gru"}, "steps": {"model": {"settings": MODELS["gru"].settings, "shape": shape}}}
+        for label in "ab"
+    ]
+    found = device.measure_rows(rows, "cuda", lambda part: saved.append(list(part["rows"])))
+    assert saved == [["a"], ["a", "b"]]
+    assert {one["reason"] for one in found["rows"]["a"].values()} == {"RuntimeError: CUDA error: misaligned address"}
+    assert found["rows"]["b"]["training_s"]["value"] > 0
+
+
+@pytest.mark.parametrize("busy", [None, "another process used 40 % of the GPU"])
+def test_times_beside_another_process_are_null(busy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.Nvml, "busy_others", lambda nvml, since_us: busy)
+    found = device.measure_step(MODELS["gru"], SHAPE, "cpu")["training_s"]
+    assert (found.value is None) == (busy is not None)
+    assert found.reason == (CONTENDED if busy else None)
+    assert (busy or "median") in found.method
+
+
 def test_the_device_tables_compare_prediction_and_allocation() -> None:
     step = {"model": {"peak": {"weights": 100, "temporaries": 900}}}
     labels = [label for pair in cost.TABLE_4 for label in pair[:2]]
@@ -412,10 +450,21 @@ def test_the_device_tables_compare_prediction_and_allocation() -> None:
     assert "n/a: no GPU." in tables.on_device(nothing).caption
 
 
-def test_on_a_device_only_the_rows_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_device_only_the_rows_are_made_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(paper, "calls", lambda also: [(dict.copy, ({"label": "a row"},))])
-    monkeypatch.setattr(device, "measure_rows", lambda rows, on: {"device": on, "reason": None, "rows": {}})
-    made = record.make({}, on="cuda")
+    float32, written = [], []
+
+    def measure_rows(rows: Any, on: str, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        assert float32  # before a step runs
+        found = {"device": on, "reason": None, "rows": {}}
+        save(found)
+        written.append(MEMORY.read(tmp_path / record.NAME))
+        return found
+
+    monkeypatch.setattr(environment, "use_float32", lambda: float32.append(True))
+    monkeypatch.setattr(device, "measure_rows", measure_rows)
+    made = record.make({}, on="cuda", out=tmp_path)
+    assert written == [json.loads(json.dumps(made))]
     assert (made["rows"], made["cost"], made["laws"]) == ([{"label": "a row"}], [], [])
     assert made["device"]["device"] == "cuda"
 
