@@ -54,6 +54,8 @@ _EXHAUSTED = (
         "memory allocation failed",
     ),
     *("could not allocate", "memoryerror"),
+    # A full GPU: torch's allocator asks NVML how full it is, which fails on MIG slices, Jetsons and in containers; cuBLAS.
+    *("nvml_success ==", "not_initialized when calling `cublascreate"),
 )
 
 

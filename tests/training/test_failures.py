@@ -223,6 +223,8 @@ class TestOutOfMemory:
             RuntimeError("std::bad_alloc"),
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154, please'),
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
             RuntimeError("unable to mmap 1024 bytes from file </dev/shm/x>: Cannot allocate memory (12)"),
             RuntimeError("HIP out of memory. Tried to allocate"),
@@ -248,6 +250,7 @@ class TestOutOfMemory:
             ImportError("libx.so: cannot allocate memory in static TLS block"),
             OSError(errno.ENOSPC, "No space left on device"),
             RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"),
+            RuntimeError('captures_underway.empty() INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":3'),
         ],
         ids=str,
     )
