@@ -20,6 +20,9 @@ VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "MKL_DYNAMIC", "KMP_BLOCKTIME"),
     *("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"),
     *("PYTHONHASHSEED", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+    *("CUDA_LAUNCH_BLOCKING", "PYTORCH_NO_CUDA_MEMORY_CACHING", "CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    *("CUBLASLT_WORKSPACE_SIZE", "TORCH_CUBLASLT_UNIFIED_WORKSPACE", "TORCH_BLAS_PREFER_CUBLASLT"),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scipy", "pandas", "psutil", "nvidia-ml-py", "pydantic", "matplotlib")
 CODE = ("deq", "baselines", "bench", "pyproject.toml")  # not results, which runs write
@@ -33,6 +36,7 @@ _PRODUCTS = {"matmul": _BACKENDS.cuda.matmul, "convolution": _BACKENDS.cudnn.con
 
 def use_float32() -> None:
     """Compute all float32 products in float32: one precision for a DEQ's matrix products and for an LSTM in cuDNN."""
+    torch.set_float32_matmul_precision("highest")  # torch's older setting: where it differs, every product on a GPU raises
     for products in _PRODUCTS.values():
         products.fp32_precision = "ieee"
 

@@ -108,6 +108,7 @@ class TestEnvironment:
         variables: Any = found["variables"]
         assert (variables["OMP_NUM_THREADS"], variables["PYTHONHASHSEED"]) == ("3", None)
         assert found["python"] == platform.python_version()
+        assert {"CUDA_LAUNCH_BLOCKING", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"} <= {*variables}
 
     def test_the_processor_is_read_from_the_kernel(self, tmp_path: Path) -> None:
         listing = tmp_path / "cpuinfo"
@@ -117,12 +118,16 @@ class TestEnvironment:
 
     def test_all_float32_products_are_in_float32_when_a_run_asks(self) -> None:
         products = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-        before = [one.fp32_precision for one in products]
+        before, older = [one.fp32_precision for one in products], torch.get_float32_matmul_precision()
         try:
+            torch.set_float32_matmul_precision("high")  # by which alone torch would refuse every product on a GPU
             products[2].fp32_precision = "tf32"  # torch's default rounds an LSTM's products, and not a DEQ's
             use_float32()
             assert {one.fp32_precision for one in products} == {"ieee"}
+            assert not torch._C._get_cublas_allow_tf32()  # asked by every product
+            assert torch.get_float32_matmul_precision() == "highest"
         finally:
+            torch.set_float32_matmul_precision(older)
             for one, was in zip(products, before, strict=True):
                 one.fp32_precision = was
 
