@@ -21,7 +21,7 @@ from bench.analysis.selection import (
 )
 from bench.analysis.statistics import Interval, interval, significant
 from bench.claims.evidence import Evidence
-from bench.records.spec import ComponentConfig
+from bench.records.spec import ComponentConfig, TrainConfig
 from bench.records.store import Store
 
 SIZE = PARAMETERS[0]
@@ -80,11 +80,28 @@ def comparisons(evidence: Evidence) -> list[Group]:
 
 def contests(evidence: Evidence) -> list[Contest]:
     """A contest for each task on which a DEQ and an explicit network ended."""
-    return [contest for group in comparisons(evidence) if (contest := contest_of(group)) is not None]
+    found = (contest_of(group, rivals_elsewhere(evidence, group)) for group in comparisons(evidence))
+    return [contest for contest in found if contest is not None]
 
 
-def contest_of(group: Group) -> Contest | None:
-    """The contest of a comparison; None where it has no DEQ or no explicit network with a score.
+def rivals_elsewhere(evidence: Evidence, group: Group) -> list[ResultRow]:
+    """The explicit networks of other comparisons that train on the same data as this one's rows, as long, and are of its size."""
+    first = group.rows[0]
+    sizes = [size for row in group.rows if (size := value(row, SIZE)) is not None]
+    return [
+        row
+        for other in _on_same_data(evidence, group)
+        for row in other.rows
+        if other.name != group.name
+        and row.family not in ("deq", "ode")
+        and (_terms(row), _training(row)) == (_terms(first), _training(first))
+        and sizes
+        and (value(row, SIZE) or math.inf) <= max(sizes)
+    ]
+
+
+def contest_of(group: Group, others: Sequence[ResultRow] = ()) -> Contest | None:
+    """The contest of a comparison, and `others` on its terms; None where it has no DEQ or no explicit network with a score.
 
     Both are picked by validation. Of a task with several test lengths the score is that at the longest: at the length of training
     models that are right in every sequence differ in the scale of their logits alone.
@@ -93,7 +110,7 @@ def contest_of(group: Group) -> Contest | None:
     if headline is None:
         return None
     deq = best_row([row for row in group.rows if row.family == "deq"], headline)
-    rival = best_row([row for row in group.rows if row.family not in ("deq", "ode")], headline)
+    rival = best_row([row for row in (*group.rows, *others) if row.family not in ("deq", "ode")], headline)
     if deq is None or rival is None:
         return None
     column = found[2] if (found := at_longest(group)) else headline
@@ -112,12 +129,22 @@ def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     score, size = headline_column(group), value(deq, SIZE)
     if score is None or size is None:
         return None
-    suites = Store(evidence.results).suites()
-    same = [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
+    same = _on_same_data(evidence, group)
     explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode") and _terms(row) == _terms(deq)]
     alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
+
+
+def _on_same_data(evidence: Evidence, group: Group) -> list[Group]:
+    suites = Store(evidence.results).suites()
+    return [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
+
+
+def _training(row: ResultRow) -> TrainConfig:
+    """How a row trains, at whatever rate and with whatever evaluations."""
+    common = {"learning_rate": 1.0, "evaluate_every": 0, "evaluation_batch": 1}
+    return row.finals[0].spec.train.model_copy(update=common)
 
 
 def _terms(row: ResultRow) -> tuple[ComponentConfig, str, int]:
@@ -221,7 +248,8 @@ def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
         if (found := at_longest(group)) is None:
             continue
         short, long, column = found
-        scored = [(round(score, 2), row) for row in group.rows if (score := value(row, column)) is not None]
+        rows = (*group.rows, *rivals_elsewhere(evidence, group))
+        scored = [(round(score, 2), row) for row in rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
         if deqs and explicit:

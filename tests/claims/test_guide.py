@@ -80,6 +80,22 @@ def test_an_outcome_is_what_pairs_of_seeds_decide(deq: Sequence[float], rival: S
     assert pair(deq, rival, better).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("change", "size", "rival"),
+    [({}, 1000, "tied 12"), ({"task": ComponentConfig(name="copy", settings={"T": 9})}, 1000, "LSTM"), ({}, 1001, "LSTM")],
+)
+def test_an_explicit_network_of_another_comparison_on_the_same_terms_is_a_rival(
+    change: dict[str, Any], size: int, rival: str, tmp_path: Path
+) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.5 + seed / 1e3) for seed in range(3)]
+    controls = [run("tied 12", TIED, seed, test_loss=1.0 + seed / 1e3, parameters_total=size) for seed in range(3)]
+    train = TRAIN.model_copy(update={"learning_rate": 0.5})
+    records += [with_spec(one, one.spec.model_copy(update={"group": "controls", "train": train, **change})) for one in controls]
+    (found,) = contests(save(tmp_path, records))
+    assert (found.rival.label, found.outcome) == (rival, "undecided" if rival == "tied 12" else "ahead")
+
+
 def test_of_two_models_that_solve_a_task_none_is_ahead() -> None:
     """Below 1e-3 a loss ranks the scale of logits."""
     records = [run("DEQ", DEQ, seed, test_loss=1e-4, test_accuracy=0.9995) for seed in range(5)]
