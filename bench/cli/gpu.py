@@ -67,7 +67,9 @@ def gpu(
     if scale not in _SCALES:
         raise unknown("scale", scale, _SCALES)
     if scale == "full" and parse_device(device) == "cpu":
-        raise UserError("gpu: torch finds no CUDA device; --scale tiny --device cpu tries the command without one")
+        from bench.instruments.environment import why_no_gpu
+
+        raise UserError(f"gpu: {why_no_gpu()}; --scale tiny --device cpu tries the command without one")
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:

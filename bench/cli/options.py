@@ -1,6 +1,7 @@
 """Options that several commands share, and the parsers of their values."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="runs at a time (default: 
 Processes = Annotated[int, typer.Option(min=1, help="processes that share each batch of a run (torchrun)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 
+_DRIVER = Path("/dev/nvidiactl")  # there, where NVIDIA's driver is
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -42,9 +44,15 @@ def parse_device(name: str) -> Literal["cpu", "cuda"]:
 
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA device; see `python -m bench doctor`")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not torch.cuda.is_available():
+        from bench.instruments.environment import why_no_gpu
+
+        if name == "cuda":
+            raise UserError(f"--device cuda: {why_no_gpu()}; see `python -m bench doctor`")
+        if _DRIVER.exists():  # a GPU that torch cannot use is perhaps meant
+            print(f"--device auto: on the CPU, since {why_no_gpu()}", file=sys.stderr)
+        return "cpu"
+    return "cpu" if name == "cpu" else "cuda"
 
 
 def parse_data(pairs: list[str] | None) -> dict[str, Path]:

@@ -189,6 +189,8 @@ def _parse_retry(text: str | None) -> frozenset[Any]:
 
 def _make_engine(name: str, specs: Any, jobs: int | None, address: str, slots: Any) -> Any:
     """The engine of that name, with room for the largest of the runs."""
+    if name in ("local", "inline"):
+        _check_machine(name, specs)
     if name == "local":
         from bench.execution.engines.local import Local
 
@@ -203,6 +205,19 @@ def _make_engine(name: str, specs: Any, jobs: int | None, address: str, slots: A
         gpus = max(spec.processes if spec.device == "cuda" else 0 for spec in specs)
         return Ray(address, cores=max(spec.threads * spec.processes for spec in specs), gpus=gpus, slots=jobs)
     raise unknown("engine", name, ("local", "inline", "ray"))
+
+
+def _check_machine(engine: str, specs: Any) -> None:
+    """UserError where this machine has too few GPUs for a run's processes, or cannot start the processes of engine local."""
+    import multiprocessing
+
+    import torch
+
+    wanted = max((spec.processes for spec in specs if spec.device == "cuda"), default=0)
+    if wanted > 1 and wanted > (here := torch.cuda.device_count()):
+        raise UserError(f"--processes {wanted} --device cuda: each process needs a GPU of its own, torch sees {here} here")
+    if engine == "local" and "forkserver" not in multiprocessing.get_all_start_methods():
+        raise UserError(f"engine local needs Linux or macOS (this is {sys.platform}): on Windows use WSL")
 
 
 @contextmanager

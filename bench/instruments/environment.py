@@ -110,6 +110,13 @@ def gpu(device: str, cuda: Any = torch.cuda, library: Any = None) -> dict[str, o
     }
 
 
+def why_no_gpu() -> str:
+    """Why torch finds no GPU, as far as its build tells."""
+    if torch.version.cuda is None:
+        return "torch finds no CUDA device: this torch is built without CUDA"
+    return f"torch finds no CUDA device: it is built for CUDA {torch.version.cuda}, which needs a GPU and a driver as new"
+
+
 def driver(library: Any = None) -> str | None:
     """The NVIDIA driver's version."""
     try:

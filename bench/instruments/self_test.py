@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.instruments import nvml
-from bench.instruments.environment import version
+from bench.instruments.environment import version, why_no_gpu
 from bench.instruments.flops import flops
 from bench.instruments.meters import CudaMemory, HostMemory
 from bench.instruments.probes import peak_live_bytes, saved_bytes
 
 _ONE_MIB = 1 << 20
-_NO_CUDA = "torch finds no CUDA device"
 
 Outcome = tuple[bool, str]  # whether it works, and what was found or the reason why not
 
@@ -94,10 +93,8 @@ def _host_memory() -> Outcome:
 
 
 def _cuda() -> Outcome:
-    if torch.version.cuda is None:
-        return False, "this torch is built without CUDA"
     if not torch.cuda.is_available():
-        return False, _NO_CUDA
+        return False, why_no_gpu()
     meter = CudaMemory("cuda")
     meter.start()
     block = torch.empty(_ONE_MIB, dtype=torch.uint8, device="cuda")
@@ -117,7 +114,7 @@ def _nvml() -> Outcome:
 
 def _energy() -> Outcome:
     if not torch.cuda.is_available():
-        return False, f"{_NO_CUDA}; CPU energy is not measured"
+        return False, f"{why_no_gpu()}; CPU energy is not measured"
     library = nvml.load_library()
     library.nvmlInit()
     handle = nvml.device_handle(library, torch.device("cuda", torch.cuda.current_device()), torch.cuda)
