@@ -79,8 +79,9 @@ def gate(
         return
     if exact and against is not None:
         raise UserError("--exact compares counts only, --against compares times: give one of them")
-    if head is not None and against is None:
-        raise UserError("--head belongs to --against")
+    for option, value in (("--head", head), ("--only", only)):
+        if value is not None and against is None:
+            raise UserError(f"{option} belongs to --against")
     from bench.perf_gate import show
     from bench.perf_gate.accepted import differences, read_accepted
     from bench.perf_gate.timing import name_of, repository_of

@@ -1,9 +1,11 @@
 """What `bench run` prints first and last: how much there is to run, what was found, and where it is."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.analysis.aggregate import groups
+from bench.analysis.selection import headline_column, inadmissible, value
+from bench.claims.cases import score_of
 from bench.execution.plan import Plan
 from bench.execution.status import duration, status
 from bench.records.identity import first_of
@@ -30,11 +32,11 @@ def closing(records: Sequence[Record], failed: Sequence[Record], results: Path, 
     `failed`: those that did not end as the suite expects.
     """
     ok = [record for record in records if record.status == "ok"]
-    best, expected = _best(ok), len(records) - len(ok) - len(failed)
+    best, expected = _best(ok, suite), len(records) - len(ok) - len(failed)
     lines = [f"{len(ok)} of {len(records)} final runs ended ok" + (f", {expected} failed as expected" if expected else "")]
     if best:
         more = f"; and of {len(best) - _MOST} more" if len(best) > _MOST else ""
-        lines.append(f"best means, intervals are in the tables: {'; '.join(best[:_MOST])}{more}")
+        lines.append(f"best means that count, intervals are in the tables: {'; '.join(best[:_MOST])}{more}")
     if (same := compare_published(ok, results, suite)) is not None:
         lines.append(same)
     lines.append(f"tables: {results / 'TABLES.md'}, {results / 'tables' / suite}")
@@ -44,21 +46,15 @@ def closing(records: Sequence[Record], failed: Sequence[Record], results: Path, 
     return lines
 
 
-def _best(ok: Sequence[Record]) -> list[str]:
-    """The best row of each group, by the mean of its headline score on the test split."""
-    found: dict[str, dict[str, list[float]]] = {}
-    metrics = {}
-    for record in ok:
-        if (value := record.value(f"test_{record.headline}")) is not None and record.headline in record.metrics:
-            found.setdefault(record.spec.group, {}).setdefault(record.spec.label, []).append(value)
-            metrics[record.spec.group] = (record.headline, record.metrics[record.headline])
+def _best(ok: Sequence[Record], suite: str) -> list[str]:
+    """The best row of each comparison whose score counts, by the mean of its headline score on the test split."""
     lines = []
-    for group, rows in found.items():
-        name, metric = metrics[group]
-        means = {label: statistics.fmean(values) for label, values in rows.items()}
-        label = (max if metric.better == "higher" else min)(means, key=lambda label: means[label])
-        unit = "" if metric.unit == "1" else f" {metric.unit}"
-        lines.append(f"{group}: {label}, {name} {means[label]:.4g}{unit}")
+    for group in groups(suite, ok):
+        column = headline_column(group)
+        rows = [(mean, row) for row in group.rows if column and (mean := value(row, column)) is not None and not inadmissible(row)]
+        if column and rows:
+            best = (max if column.better == "higher" else min)(rows, key=lambda pair: pair[0])[1]
+            lines.append(f"{group.name}: {best.label}, {column.head} {score_of(best, column)}")
     return lines
 
 

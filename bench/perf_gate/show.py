@@ -55,7 +55,11 @@ def summary(different: Sequence[Difference] | None, counts: int, found: TimingCo
     """One line per tier."""
     lines = []
     if different is not None:
-        differ = f"{len(different)} of {counts} counts differ from the accepted ones"
+        known = [(one.accepted, one.found) for one in different if isinstance(one.accepted, int) and isinstance(one.found, int)]
+        more = sum(found > accepted for accepted, found in known)
+        less = len(known) - more
+        differ = f"{len(different)} of {counts} counts differ from the accepted ones ({more} more, {less} less); if that is meant: "
+        differ += "`python -m bench gate accept --why '…'`"
         lines.append(f"exact tier: {differ if different else f'all {counts} counts as accepted'}")
     if found is not None:
         verdicts = [effect.verdict for effect in found.effects().values()]

@@ -63,6 +63,9 @@ def test_the_last_lines_name_the_best_row_and_the_files(tmp_path: Path) -> None:
     lines = closing(records, [failed], tmp_path / "r", "mine")
     assert len(lines) == 6
     assert lines[0] == "2 of 3 final runs ended ok"
-    assert lines[1] == "best means, intervals are in the tables: copying: B, loss 0.25 nats"
+    assert lines[1] == "best means that count, intervals are in the tables: copying: B, loss 0.250 nats"
     assert lines[3:5] == [f"tables: {tmp_path}/r/TABLES.md, {tmp_path}/r/tables/mine", f"figures: {tmp_path}/r/figures/mine"]
     assert "page --results" in lines[5]
+    unsolved = {"eval_converged_fraction": measured(0.5, "1", "m", "s")}
+    marked = [one.model_copy(update={"measures": {**one.measures, **unsolved}}) for one in records[1:2]]
+    assert "copying: A, loss 0.500 nats" in closing([records[0], *marked], [], tmp_path / "r", "mine")[1]
