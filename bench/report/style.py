@@ -8,13 +8,16 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -45,7 +48,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,  # text as text
     "path.simplify_threshold": 1.0,  # pixels, of long lines: a line a seed would make the page too large
-    **{"font.family": "DejaVu Sans", "font.size": 8.0},  # comes with matplotlib: the same letters everywhere
+    **{"font.family": "DejaVu Sans", "font.size": 8.0},  # that of matplotlib, see below: the same letters everywhere
     **{"axes.titlesize": 8.0, "axes.titlelocation": "left", "axes.labelsize": 7.0, "axes.linewidth": 0.6},
     **{"xtick.labelsize": 7.0, "ytick.labelsize": 7.0, "xtick.major.width": 0.6, "ytick.major.width": 0.6},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666"},
@@ -56,6 +59,12 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
 }
+
+
+# A system's DejaVu fonts are of other versions, whose glyphs have other numbers: files would differ by machine.
+fontManager.ttflist = [one for one in fontManager.ttflist if "DejaVu" not in one.name]
+for _font in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf")):
+    fontManager.addfont(_font)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from bench.analysis import frame
 from bench.records.errors import LeftOut, UserError
 from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
+from bench.records.store import Store
 
 
 def record(label: str, seed: int, loss: float | None, status: str = "ok", suite: str = "quick") -> Record:
@@ -92,3 +93,13 @@ def test_a_damaged_record_is_left_out_with_a_warning(results: Path) -> None:
 def test_import_stays_light() -> None:
     code = "import sys, bench; early = 'pandas' in sys.modules; bench.load; sys.exit(early or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2], check=False).returncode == 0
+
+
+def test_of_runs_of_the_same_settings_the_newest_is_the_one_that_tables_show(results: Path) -> None:
+    old = record("DEQ", 0, 0.1)
+    other = IDENTITY.model_copy(update={"code": {"my_cell": "1" * 12}})
+    new = old.model_copy(update={"identity": other, "run_id": other.run_id(old.spec.key)})
+    Store(results).write(new)
+    runs = bench.load(results)
+    assert list(runs[runs.superseded].run_id) == [old.run_id]
+    assert len(runs) == 5

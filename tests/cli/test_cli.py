@@ -659,7 +659,7 @@ def test_an_interrupted_suite_leaves_no_process_and_resumes(tmp_path: Path, cli:
     records = list((tmp_path / "results" / "runs" / "mine").iterdir())
     assert [read_record(path).spec.label for path in records] == ["quick"]
     before = records[0].read_bytes()
-    status, out, err = cli(*arguments, "--engine", "inline", "--json")
+    status, out, err = cli(*arguments, "--json")
     assert status == 0, err
     assert [run["status"] for run in json.loads(out)["runs"]] == ["ok"] * 2
     assert records[0].read_bytes() == before

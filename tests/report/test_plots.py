@@ -4,10 +4,12 @@ import csv
 import io
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from test_report import METRICS, MODELS, comparison, record
 
 from bench.analysis.aggregate import Group, groups
@@ -205,3 +207,8 @@ def test_a_long_legend_makes_the_figure_higher_and_covers_nothing() -> None:
 def test_rows_of_one_family_differ_in_colour_or_marker() -> None:
     found = {(style.colour, style.marker) for style in (line_style("deq", index) for index in range(20))}
     assert len(found) == 20
+
+
+def test_letters_are_of_matplotlibs_own_fonts() -> None:
+    """A system's fonts of the same name have glyphs of other numbers, and files would differ by machine."""
+    assert findfont("DejaVu Sans").startswith(matplotlib.get_data_path())
