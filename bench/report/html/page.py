@@ -170,5 +170,5 @@ def _summary(suites: Sequence[Sequence[Group]], findings: Sequence[Finding]) -> 
     met = sum(one.verdict == "holds" for one in identities)
     more = f" Of {len(identities)} identities, which mathematics or a count decides, {met} hold." if identities else ""
     later = f" Of {len(since)} claims made since, {counted(since)}." if since else ""
-    asked = f" Of {len(questions)} questions besides, {counted(questions)}." if questions else ""
+    asked = f" Of {len(questions)} question{'s' * (len(questions) != 1)} besides, {counted(questions)}." if questions else ""
     return f"{text}Of {len(claims)} claims of the paper, {counted(claims)}.{later}{asked}{more}"
