@@ -90,7 +90,7 @@ def test_the_readme_counts_the_verdicts() -> None:
     readme = " ".join(text_of(ROOT / "README.md").split())
     total = holds + fails + undecided + unknown
     decided = f"of the paper's {total} claims {holds} hold here, {fails} do not, {undecided} are inconclusive, "
-    assert f"{decided}and {unknown} cannot be told" in readme
+    assert f"{decided}and {unknown} cannot be judged" in readme
 
 
 def test_every_make_target_is_documented_and_every_documented_one_exists() -> None:

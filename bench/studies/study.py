@@ -66,7 +66,7 @@ class Study:
 
 
 def _raised() -> list[tuple[str, int]]:
-    """The solvers and adjoints, which rows may use beside those of their trainings, whose numerics were raised."""
+    """The solvers and adjoints with raised numerics: a row may use them whatever its trainings use."""
     versions = {name: getattr(make, "numerics", 1) for name, make in (SOLVERS | ADJOINTS).items()}
     return [(name, version) for name, version in versions.items() if version > 1]
 

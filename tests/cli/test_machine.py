@@ -1,4 +1,4 @@
-"""A machine that cannot run what is asked is told so in one line: too few GPUs, no GPU that torch can use, another system."""
+"""One line says why a machine cannot run what is asked: too few GPUs, none that torch can use, another system."""
 
 import multiprocessing
 from pathlib import Path
