@@ -12,7 +12,7 @@ from deq.solve import is_sync_free
 
 
 class AdaptiveLoop(CountedCore):
-    """f applied until each position halts, by the adaptive computation time of a Universal Transformer, with a ponder cost.
+    """A cell's f applied until each position halts, by the adaptive computation time of a Universal Transformer.
 
     After iteration n, position t with state z_n and features y_n halts with probability p_n = sigmoid(<w, y_n> + c). It takes
 
@@ -35,7 +35,7 @@ class AdaptiveLoop(CountedCore):
         self,
         cell: Cell,
         *,
-        depth: int,
+        depth: int = 12,
         evaluation_depth: int | None = None,
         ponder_cost: float = 0.01,
         epsilon: float = 0.01,

@@ -19,7 +19,7 @@ FIXED = ("euler", "midpoint", "heun3", "rk4")
 
 
 class NeuralODE(CountedCore):
-    """The features of z(time) under dz/dt = f(z; x) - z from the cell's initial state; its stationary points are f's fixed points.
+    """A Neural ODE: z(time) under dz/dt = f(z; x) - z from the cell's initial state; its stationary points are f's fixed points.
 
     With `adjoint` the gradient is the solution of a second ODE, backward in time: constant memory, and a gradient exact to the
     tolerance. Without, backpropagation runs through all steps of the solver. Adaptive methods take `rtol` and `atol` and choose

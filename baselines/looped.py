@@ -11,7 +11,7 @@ from deq.checks import check_features, check_whole
 
 
 class Looped(Core):
-    """f applied a random number of times in training, with backpropagation through the last ones; a fixed number in evaluation.
+    """A cell's f applied a random number of times in training, with backpropagation through the last; a fixed number in evaluation.
 
     The closest explicit rival of a DEQ: the same map, no solver, and more iterations at test time. In training the number of
     iterations r is one draw a batch, 1 + Poisson(exp(n)) with n ~ N(log(depth) - spread^2 / 2, spread), so that its mean is
@@ -32,7 +32,7 @@ class Looped(Core):
         self,
         cell: Cell,
         *,
-        depth: int,
+        depth: int = 12,
         backward_depth: int = 8,
         evaluation_depth: int | None = None,
         spread: float = 0.5,

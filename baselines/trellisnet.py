@@ -12,7 +12,7 @@ Injection = Literal["tied", "untied"]
 
 
 class TrellisNet(Unrolled):
-    """The cell's level applied `depth` times from zero; y_t depends on the last depth + 1 positions (and on the memory).
+    """A TrellisNet: the level applied `depth` times from zero; y_t depends on the last depth + 1 positions (and on the memory).
 
     In training, the output's auxiliary features are those of every `auxiliary_every`-th level before the last (0: none); the
     authors' code also supervises the last level twice where its number is a multiple. With "tied" injection all levels add the same
@@ -32,7 +32,7 @@ class TrellisNet(Unrolled):
         self,
         cell: TrellisCell,
         *,
-        depth: int,
+        depth: int = 12,
         auxiliary_every: int = 0,
         injection: Injection = "tied",
         checkpointing: Checkpointing = "none",

@@ -35,7 +35,7 @@ def segments(depth: int, checkpointing: Checkpointing) -> list[int]:
 
 
 class Unrolled(Core):
-    """f applied `depth` times to the cell's initial state: the explicit network whose limit of infinite depth is the DEQ.
+    """A weight-tied network: a cell's f applied `depth` times to its initial state; its limit of infinite depth is the DEQ.
 
     Backpropagation stores every step: memory is linear in depth. `checkpointing` trades that for a second forward: "every" keeps
     one state per step (still linear, with a small constant), "sqrt" splits the steps into about sqrt(depth) segments and keeps one
@@ -45,7 +45,7 @@ class Unrolled(Core):
 
     numerics: ClassVar[int] = 1
 
-    def __init__(self, cell: Cell, *, depth: int, checkpointing: Checkpointing = "none", auxiliary_every: int = 0) -> None:
+    def __init__(self, cell: Cell, *, depth: int = 12, checkpointing: Checkpointing = "none", auxiliary_every: int = 0) -> None:
         super().__init__()
         check_whole(depth=depth)
         segments(depth, checkpointing)

@@ -16,7 +16,7 @@ Group = Literal["parity", "S3", "A5", "S5"]
 
 
 class StateTracking(Graded):
-    """The product so far of elements of a group: elements g_1 ... g_T are uniform, the target at position t is g_t ... g_1.
+    """The word problem of a group: at each position the product of the uniform elements so far, the last one on the left.
 
     With `generators` each element is one of two that generate the group: a transposition (in A5 a cycle of three) or the cycle of
     all. A model then has fewer transitions of the automaton to learn, but few states are within reach of few tokens.

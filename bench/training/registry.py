@@ -24,7 +24,7 @@ from bench.tasks.sudoku import Sudoku
 from bench.tasks.task import Task
 from bench.tasks.text import Text
 from bench.training.construct import construct, parameters_of, resolve
-from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, StoppedAdjoint, TrellisCell
+from deq import ADJOINTS, CELLS, DEQ, SOLVERS, Adjoint, Cell, Core, SolvingAdjoint, Stack, Stop, StoppedAdjoint
 
 Parts = dict[str, Settings]
 Builder = Callable[..., Core]
@@ -90,104 +90,17 @@ def _stop(rtol: float | None, steps: int | None, default: Stop) -> Stop:
     return replace(default, rtol=rtol, max_steps=default.max_steps if steps is None else steps)
 
 
-def tied(inputs: int, width: int, parts: Parts, *, cell: str = "transformer", depth: int = 12, checkpointing: str = "none") -> Core:
-    """A weight-tied network: a cell applied `depth` times, plain or with gradient checkpoints ("every", "sqrt")."""
-    return Unrolled(_cell(cell, inputs, width, parts), depth=depth, checkpointing=checkpointing)  # type: ignore[arg-type]
+def _of_cell(make: Callable[..., Core], only: str | None = None) -> Builder:
+    """The builder of a model that is made of a cell: its settings are those of `make`, and `cell`, unless it takes `only` one."""
 
+    def build(inputs: int, width: int, parts: Parts, *, cell: str = only or "transformer", **settings: Any) -> Core:
+        return make(_cell(cell, inputs, width, parts), **settings)
 
-def looped(
-    inputs: int,
-    width: int,
-    parts: Parts,
-    *,
-    cell: str = "transformer",
-    depth: int = 12,
-    backward_depth: int = 8,
-    evaluation_depth: int | None = None,
-    spread: float = 0.5,
-    start_std: float = 0.0,
-    random_depth: bool = True,
-    segments: int = 1,
-) -> Core:
-    """A cell iterated a random number of times in training (mean `depth` + 1), differentiated through the last `backward_depth`.
-
-    `segments` above 1: deep supervision after each, weighted by a recipe's `auxiliary`.
-    """
-    return Looped(
-        _cell(cell, inputs, width, parts),
-        depth=depth,
-        backward_depth=backward_depth,
-        evaluation_depth=evaluation_depth,
-        spread=spread,
-        start_std=start_std,
-        random_depth=random_depth,
-        segments=segments,
-    )
-
-
-def adaptive_loop(
-    inputs: int,
-    width: int,
-    parts: Parts,
-    *,
-    cell: str = "transformer",
-    depth: int = 12,
-    evaluation_depth: int | None = None,
-    ponder_cost: float = 0.01,
-    epsilon: float = 0.01,
-    initial_bias: float = 1.0,
-) -> Core:
-    """A cell iterated at each position until it halts, at most `depth` times (adaptive computation time; Universal Transformer).
-
-    `ponder_cost` times the mean number of iterations is added to the loss.
-    """
-    return AdaptiveLoop(
-        _cell(cell, inputs, width, parts),
-        depth=depth,
-        evaluation_depth=evaluation_depth,
-        ponder_cost=ponder_cost,
-        epsilon=epsilon,
-        initial_bias=initial_bias,
-    )
-
-
-def ode(
-    inputs: int,
-    width: int,
-    parts: Parts,
-    *,
-    cell: str = "transformer",
-    time: float = 4.0,
-    method: str = "dopri5",
-    rtol: float = 1e-3,
-    atol: float = 1e-4,
-    adjoint: bool = True,
-    step_size: float | None = None,
-) -> Core:
-    """A Neural ODE dz/dt = f(z) - z, solved by torchdiffeq; `adjoint` computes gradients in constant memory."""
-    f = _cell(cell, inputs, width, parts)
-    return NeuralODE(f, time=time, method=method, rtol=rtol, atol=atol, adjoint=adjoint, step_size=step_size)
-
-
-def trellisnet(
-    inputs: int,
-    width: int,
-    parts: Parts,
-    *,
-    depth: int = 12,
-    auxiliary_every: int = 0,
-    injection: str = "tied",
-    checkpointing: str = "none",
-) -> Core:
-    """A TrellisNet of `depth` levels; `auxiliary_every` k supervises every k-th level, weighted by a recipe's `auxiliary`."""
-    cell = _part("cell", {"trellis": TrellisCell}, "trellis", parts, {"inputs": inputs, "width": width})
-    return TrellisNet(
-        cell,
-        depth=depth,
-        auxiliary_every=auxiliary_every,
-        injection=injection,  # type: ignore[arg-type]
-        checkpointing=checkpointing,  # type: ignore[arg-type]
-    )
+    own = [one for one in inspect.signature(make, eval_str=True).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    given = [one for name, one in inspect.signature(build).parameters.items() if name not in ("settings", only and "cell")]
+    build.__signature__ = inspect.Signature([*given, *own])  # type: ignore[attr-defined]
+    build.__doc__ = make.__doc__
+    return build
 
 
 def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
@@ -216,12 +129,12 @@ def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
 
 MODELS: dict[str, Builder] = {
     "deq": deq,
-    "tied": tied,
-    "looped": looped,
-    "adaptive-loop": adaptive_loop,
-    "trellisnet": trellisnet,
+    "tied": _of_cell(Unrolled),
+    "looped": _of_cell(Looped),
+    "adaptive-loop": _of_cell(AdaptiveLoop),
+    "trellisnet": _of_cell(TrellisNet, only="trellis"),
     "transformer-xl": TransformerXL,
-    "ode": ode,
+    "ode": _of_cell(NeuralODE),
     "tcn": TCN,
     "lstm": _recurrent("lstm"),
     "gru": _recurrent("gru"),
