@@ -57,7 +57,7 @@ reproduce-gpu: $(READY)  ## what only a GPU can measure, into results/reproduced
 	$(PY) -m bench gpu --results results/reproduced/gpu $(DATA)
 
 params: $(READY)  ## count the parameters of the paper's models, next to what it prints
-	$(PY) -m bench params --suite paper
+	$(PY) -m bench params paper
 
 report: $(READY)  ## write tables, figures, claims and results/report.html from the records in results/runs
 	$(PY) -m bench report

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.options import Device, Json, parse_device, parse_settings
-from bench.records.errors import UserError, one_line, unknown
+from bench.records.errors import UserError, one_line
 from bench.report.console import say, terminal_width
 
 PUBLISHED_MEMORY = Path("results/memory")
@@ -32,7 +32,8 @@ def check(
 ) -> None:
     """Test what a file defines: shapes, causality, gradients, memory, determinism, fixed points, chance and optimum.
 
-    Takes seconds on one core. Exit status 0: nothing failed; 1: a check failed; 2: a wrong call, or a file that cannot be imported.
+    Takes seconds on one core. Exit status 0: nothing failed; 1: a check failed, or one of several things cannot be made; 2: a wrong
+    call, or a file that cannot be imported.
     """
     given = parse_settings(settings or [])
     import torch
@@ -42,15 +43,21 @@ def check(
 
     torch.set_num_threads(1)
     found = find(load(file), only or [])
-    reports = []
+    reports, refused = [], []
     for one, own in zip(found, settings_for(found, given), strict=True):
-        reports.append(check_definition(one, own, file))
+        try:
+            reports.append(check_definition(one, own, file))
+            text = render(reports[-1], terminal_width() or 132)
+        except UserError as error:
+            if len(found) == 1:
+                raise
+            refused.append(text := str(error))
         if not as_json:
-            print(render(reports[-1], terminal_width() or 132), flush=True)
-    failed = any(report.failed for report in reports)
+            print(text, flush=True)
+    failed = bool(refused) or any(report.failed for report in reports)
     if as_json:
-        checked = [dataclasses.asdict(report) for report in reports]
-        print(json.dumps({"file": str(file), "failed": failed, "checked": checked}, indent=1))
+        data = {"file": str(file), "failed": failed, "refused": refused, "checked": list(map(dataclasses.asdict, reports))}
+        print(json.dumps(data, indent=1))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -244,8 +251,6 @@ def memory(
     """Trace the bytes of a training step of every row on fake tensors, by phase and purpose, and compare with the paper.
 
     About six minutes on two cores, no GPU and next to no memory."""
-    import torch
-
     from bench.instruments.environment import usable_cores
     from bench.memory import record, scaling, tables
     from bench.records.spec import ComponentConfig
@@ -254,10 +259,7 @@ def memory(
 
     if suite != "paper":
         raise UserError(f"memory: suite {suite!r}: the paper's memory figures are those of suite paper")
-    if device not in ("cpu", "cuda"):
-        raise unknown("device", device, ("cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("memory: --device cuda: torch sees no CUDA device")
+    device = parse_device(device)
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and (not own or only is not None or device != "cpu"):
         raise UserError("memory: --constant-in is for models named by --also, without --only and --device cuda, which find no laws")

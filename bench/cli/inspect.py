@@ -107,7 +107,7 @@ def show(
 
 
 def params(
-    suite: Annotated[str, typer.Option(help="a suite's name or a Python file with SPECS")] = "paper",
+    suite: Annotated[str, typer.Argument(help="a suite's name or a Python file with SPECS")] = "paper",
     data: Data = None,
     as_json: Json = False,
 ) -> None:

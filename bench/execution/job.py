@@ -27,6 +27,11 @@ class Job(BaseModel):
     checkpoint_s: float = Field(default=30.0, ge=0, description="seconds between checkpoints")
 
     @property
+    def memory_limit(self) -> int | None:
+        """Bytes of host memory that the run may take; None without a limit, or on a GPU, where the driver maps far more."""
+        return self.limits.memory_bytes if self.spec.device == "cpu" else None
+
+    @property
     def checkpoint(self) -> Path:
         """The state of an unfinished run."""
         return self.folder / "checkpoint.pt"

@@ -569,7 +569,7 @@ class TestOthers:
 
     @pytest.mark.parametrize(
         "command",
-        ["list", "doctor", "status", "status mine.py", "params --suite mine.py", "show echo-deq-s0", "explain mine/echo/DEQ/hits"]
+        ["list", "doctor", "status", "status mine.py", "params mine.py", "show echo-deq-s0", "explain mine/echo/DEQ/hits"]
         + ["claims", "claims --only memory-saved", "run mine.py --device cpu", "report", "page", "export runs.csv", "--help"],
     )
     @pytest.mark.usefixtures("no_run")

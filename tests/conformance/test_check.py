@@ -360,6 +360,18 @@ class TestCommand:
         line = refused(written(tmp_path, text))
         assert all(part in line for part in parts), line
 
+    def test_the_others_are_checked_where_one_of_several_cannot_be_made(self, tmp_path: Path) -> None:
+        text = "class Bad:\n    def init(self, z, steps): ...\n    def step(self, f, z, fz, memory): ...\n"
+        file = written(tmp_path, text + "from deq import Picard\nclass Good(Picard): ...\n", "own_pair.py")
+        result = call(file)
+        assert result.exit_code == 1
+        assert "must have init, step" in result.output
+        assert "solver own_pair:Good" in result.output
+        data = json.loads(call(file, "--json").output)
+        assert data["failed"]
+        assert ["must have init, step" in line for line in data["refused"]] == [True]
+        assert [one["path"] for one in data["checked"]] == ["own_pair:Good"]
+
     def test_a_file_whose_name_no_suite_can_use_is_refused(self, tmp_path: Path) -> None:
         text = "from deq import MLPCell\nclass Own(MLPCell): ..."
         assert "no dots" in refused(written(tmp_path, text, "own.things.py"))

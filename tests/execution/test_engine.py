@@ -268,6 +268,7 @@ class TestLimits:
     def test_a_run_past_its_memory_limit_is_out_of_memory(self, local: Local, job: MakeJob, how: str) -> None:
         record = record_of(finish(local, [job(failing("l", how), limits=Limits(memory_bytes=400 * 2**20))])["l"])
         assert record.status == "oom"
+        assert str(record.reason).endswith("(its limit: 0.391 GiB)")
         assert record.provenance["code"]
         if how == "fill_torch_memory":
             assert 200 * 2**20 < (record.value("host_peak_bytes") or 0) < 500 * 2**20

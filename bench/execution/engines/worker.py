@@ -166,7 +166,7 @@ def execute_job(
 
 
 def _run(job: Job, control: RunControl, verify: bool) -> Record:
-    return run(
+    record = run(
         job.spec,
         suite=job.suite,
         data=job.data,
@@ -175,6 +175,9 @@ def _run(job: Job, control: RunControl, verify: bool) -> Record:
         verify=verify,
         control=control,
     )
+    if record.status == "oom" and job.memory_limit is not None:
+        return record.model_copy(update={"reason": f"{record.reason} (its limit: {job.memory_limit / 2**30:.3g} GiB)"})
+    return record
 
 
 def _throttled(callback: ProgressCallback, seconds: float) -> ProgressCallback:
@@ -209,8 +212,8 @@ def _set_limits(job: Job, interrupt: Interrupt) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if job.limits.memory_bytes is not None and job.spec.device == "cpu":
-        limit_memory(job.limits.memory_bytes)
+    if job.memory_limit is not None:
+        limit_memory(job.memory_limit)
 
 
 def _stop_on_request(interrupt: Interrupt, pipe: Connection) -> None:

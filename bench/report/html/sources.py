@@ -128,7 +128,7 @@ def command(suite: str, records: Sequence[Record]) -> str:
     group = spec.group.removesuffix(f", {spec.processes} processes")  # a plan adds these two to the group's name in the suite
     group = group.removesuffix(" on GPU") if spec.device == "cuda" else group
     seeds = sorted({record.spec.seed for record in records if record.spec.role == "final"})
-    words = ["python", "-m", "bench", "run", suite if suite in SUITES else f"{suite}.py"]
+    words = ["python", "-m", "bench", "run", suite if suite in SUITES else f"PATH/{suite}.py"]
     words += ["--only", f"{group}/{spec.label}", "--device", spec.device]
     words += ["--seeds", ",".join(map(str, seeds))] if seeds else []
     words += ["--processes", str(spec.processes)] if spec.processes > 1 else []
