@@ -161,9 +161,19 @@ def _cell(name: str, inputs: int, width: int, parts: Parts) -> Cell:
     return cast("Cell", _part("cell", CELLS, name, parts, given))
 
 
+def _resolve(kind: str, registry: Mapping[str, Any], name: str) -> Any:
+    """Resolve a name; a cell or a model in another's place is a UserError here, before its settings are blamed."""
+    make = resolve(kind, registry, name)
+    found = next((one for one, base in (("cell", Cell), ("model", Core)) if inspect.isclass(make) and issubclass(make, base)), kind)
+    if found != kind:
+        raise UserError(f"{kind} {name!r} is a {found}" + (": a suite names it `cell` of model 'deq'" if found == "cell" else ""))
+    return make
+
+
 def _part(part: str, registry: Mapping[str, Any], name: str, parts: Parts, given: dict[str, Any] | None = None) -> Any:
     kind = part.replace("_", " ")
-    made = construct(f"{kind} {name!r}", resolve(kind, registry, name), parts.pop(part, {}), given or {})
+    make = _resolve(kind, registry, name)
+    made = construct(f"{kind} {name!r}", make, parts.pop(part, {}), given or {})
     if part.endswith("solver") and not all(hasattr(made, name) for name in ("init", "step", "differentiable")):
         raise UserError(f"{kind} {name!r} made a {type(made).__name__}; a solver must have init, step and differentiable")
     if part == "cell" and not isinstance(made, Cell):
@@ -181,7 +191,7 @@ def build_core(model: ComponentConfig, inputs: int, width: int) -> Core:
             parts.setdefault(part, {})[rest] = value
         else:
             own[name] = value
-    make = resolve("model", MODELS, model.name)
+    make = _resolve("model", MODELS, model.name)
     given: dict[str, Any] = {"inputs": inputs, "width": width}
     if "parts" in parameters_of(f"model {model.name!r}", make):
         given["parts"] = parts

@@ -171,6 +171,9 @@ class TestWrong:
             ("lstm", {"depth": 2}, ["'depth'", "layers"]),
             ("lstm", {"cell.heads": 2}, ["'cell.heads'"]),
             ("gru", {"layers": 0}, ["layers", "0"]),
+            ("deq", {"solver": "bench.examples.my_cell:Gate"}, ["solver 'bench.examples.my_cell:Gate' is a cell"]),
+            ("deq", {"cell": "user_models:Averages"}, ["cell 'user_models:Averages' is a model"]),
+            ("bench.examples.my_cell:Gate", {}, ["is a cell", "`cell` of model 'deq'"]),
         ],
         ids=str,
     )
