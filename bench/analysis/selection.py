@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
 from bench.analysis.columns import LEAK, PREFIX_GAP, SOLVED, Column, metric_columns, metrics
-from bench.analysis.statistics import DECIDES, interval, significant
+from bench.analysis.statistics import DECIDES, Interval, interval, significant
 from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
@@ -97,21 +97,31 @@ def faults_of(solved: float | None, leak: float | None) -> str | None:
     return f"inadmissible: {', '.join(faults)}" if faults else None
 
 
-def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
-    """Whether a row is ahead of another.
+def difference(row: ResultRow, rival: ResultRow, column: Column) -> Interval | None:
+    """A row's measure over a rival's, paired by seed, on the log scale; minus it, linear, where a measure is no positive ratio.
 
-    Undecided where the 95 % interval of their ratio, paired by seed, holds equality; where both solve the task: a loss then ranks
-    the scale of logits; and where runs of the one that scores better have failed.
+    None where no seed has both.
     """
-    if solves(row) and solves(rival):
-        return "undecided"
     ours, theirs = by_seed(row, column.name), by_seed(rival, column.name)
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     if not pairs:
-        return "undecided"
+        return None
     ratio = column.scale == "log" and min(min(pair) for pair in pairs) > 0
-    one = interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
-    equal = 1.0 if ratio else 0.0
+    return interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
+
+
+def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
+    """Whether a row is ahead of another.
+
+    Undecided where the 95 % interval of their difference holds equality (a count without spread needs none); where both solve the
+    task, of its scores: a loss then ranks the scale of logits; and where runs of the one that is ahead have failed.
+    """
+    one, score = difference(row, rival, column), column.name.startswith("test_")
+    if one is None or (score and solves(row) and solves(rival)):
+        return "undecided"
+    equal = 1.0 if one.scale == "log" else 0.0
+    if column.counted and one.exact and one.mean != equal:
+        return "ahead" if (one.mean > equal) == (column.better == "higher") else "behind"
     if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
         return "undecided"
     outcome: Outcome = "ahead" if (one.low > equal) == (column.better == "higher") else "behind"

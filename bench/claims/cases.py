@@ -12,14 +12,14 @@ from bench.analysis.selection import (
     Outcome,
     best_row,
     broadest,
-    by_seed,
     data_of,
+    difference,
     headline_column,
     outcome_of,
     solves,
     value,
 )
-from bench.analysis.statistics import Interval, interval, significant
+from bench.analysis.statistics import Interval, significant
 from bench.claims.evidence import Evidence
 from bench.records.spec import ComponentConfig, TrainConfig
 from bench.records.store import Store
@@ -65,10 +65,9 @@ def cell(group: Group, row: ResultRow, column: Column) -> str:
 
 def times_as_long(row: ResultRow, rival: ResultRow) -> str:
     """A row's step time over a rival's, paired by seed, with its 95 % interval if they differ; empty where no seed timed both."""
-    ours, theirs = by_seed(row, STEP.name), by_seed(rival, STEP.name)
-    if not (seeds := sorted(ours.keys() & theirs.keys())):
+    one = difference(row, rival, STEP)
+    if one is None:
         return ""
-    one = interval([ours[seed] / theirs[seed] for seed in seeds], "log")
     span = "" if one.low is None or one.high is None or one.exact else f" [{significant(one.low, 2)}, {significant(one.high, 2)}]"
     return f"{significant(one.mean, 2)}{span} times"
 

@@ -106,6 +106,63 @@ def show(
     )
 
 
+def compare(
+    suite: Annotated[str, typer.Argument(help="a suite with records: its name, or its Python file")],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="a model's label, or the beginning of one")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="the label of the model next to which it is put")],
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """One model next to another, paired by seed: scores, time and memory, their ratios with 95 % intervals, and which is ahead."""
+    from bench.analysis.aggregate import groups
+    from bench.analysis.pairs import pairs
+    from bench.analysis.selection import inadmissible
+    from bench.records.store import Store
+    from bench.report.html.lookup import match_name
+
+    store = Store(results)
+    suite = match_name("suite", suite.rpartition("/")[2].removesuffix(".py"), store.suites())
+    found = groups(suite, store.read_all(suite))
+    known = {one.label for group in found for one in group.rows}
+    labels = match_name("row", row, known), match_name("row", other, known)
+    data: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for group in found:
+        by_label = {one.label: one for one in group.rows}
+        if any(label not in by_label for label in labels):
+            continue
+        ours, theirs = (by_label[label] for label in labels)
+        made = pairs(group, ours, theirs)
+        heads = ("measure", *labels, "ratio", "seeds", "outcome")
+        lines += [group.name, "", table_of(heads, [_pair_cells(one) for one in made]), ""]
+        lines += [f"{one.label}: {fault}" for one in (ours, theirs) if (fault := inadmissible(one))]
+        lines += [f"{one.label}: {len(one.failed)} of {len(one.finals)} runs failed" for one in (ours, theirs) if one.failed]
+        measures = [dataclasses.asdict(one) | {"column": one.column.name} for one in made]
+        data.append({"suite": suite, "group": group.name, "row": labels[0], "other": labels[1], "measures": measures})
+    if not data:
+        raise UserError(f"compare: no comparison of suite {suite} has both {labels[0]!r} and {labels[1]!r}")
+    rule = (
+        f"Ratio: geometric mean over the seeds that both have. Outcome: that of {labels[0]}; undecided where the interval holds 1"
+    )
+    rule += " (0 of a difference), where both solve the task, and where the one ahead has failed runs."
+    print_lines(data, as_json, *lines, rule)
+
+
+def _pair_cells(one: Any) -> list[str]:
+    """A line of `compare`."""
+    from bench.analysis.columns import readable
+    from bench.analysis.statistics import written
+
+    means = [estimate.mean for estimate in (one.ours, one.theirs) if estimate is not None]
+    factor, unit = readable(one.unit, means)
+    shown = ["n/a" if estimate is None else written(estimate, factor, one.column.counted) for estimate in (one.ours, one.theirs)]
+    ratio = "n/a" if one.difference is None else written(one.difference)
+    if one.difference is not None and one.difference.scale != "log":
+        ratio = f"difference {ratio}"
+    head = f"{one.column.head} ({unit})" if unit else one.column.head
+    return [head, *shown, ratio, str(one.difference.n if one.difference else 0), one.outcome or "—"]
+
+
 def params(
     suite: Annotated[str, typer.Argument(help="a suite's name or a Python file with SPECS")] = "paper",
     data: Data = None,

@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Run suites of deep equilibrium models and baselines, and show their results. A suite is configured in its Python file.",
 )
 for _command in (
-    *(run.run, inspect.status, listing.list_, inspect.show, inspect.explain, inspect.params, inspect.doctor),
+    *(run.run, inspect.status, listing.list_, inspect.show, inspect.compare, inspect.explain, inspect.params, inspect.doctor),
     *(report.report, report.page, report.claims, share.merge, share.export),
     *(develop.check, develop.golden, develop.peers, develop.memory, gpu.gpu),
 ):

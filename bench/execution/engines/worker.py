@@ -166,15 +166,8 @@ def execute_job(
 
 
 def _run(job: Job, control: RunControl, verify: bool) -> Record:
-    record = run(
-        job.spec,
-        suite=job.suite,
-        data=job.data,
-        concurrent_runs=job.concurrent_runs,
-        identity=job.identity,
-        verify=verify,
-        control=control,
-    )
+    share, identity = job.concurrent_runs, job.identity
+    record = run(job.spec, suite=job.suite, data=job.data, concurrent_runs=share, identity=identity, verify=verify, control=control)
     if record.status == "oom" and job.memory_limit is not None:
         return record.model_copy(update={"reason": f"{record.reason} (its limit: {job.memory_limit / 2**30:.3g} GiB)"})
     return record

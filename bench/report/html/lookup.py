@@ -23,13 +23,13 @@ def find(results: Path, address: str, claims: Sequence[Claim] | None = None) -> 
     """The source of a cell, or the finding of a claim by its id; UserError that lists the names where none or several match."""
     if "/" not in address:
         findings = {one.claim.id: one for one in judge_claims(CLAIMS if claims is None else claims, Evidence(results))}
-        return findings[_match("claim", address, findings)]
+        return findings[match_name("claim", address, findings)]
     suite, _, rest = address.partition("/")
     suites = Store(results).suites()
     records = [name for name, (file, _) in _RECORDS.items() if name not in suites and (results / name / file).is_file()]
     if not suites and not records:
         raise UserError(f"no records below {results}: run a suite first")
-    name = _match("suite", suite.strip(), [*suites, *records])
+    name = match_name("suite", suite.strip(), [*suites, *records])
     if name in suites:
         found = groups(name, Store(results).read_all(name))
         sources = [source for group in found for table in sourced_group_tables(group, hidden=True) for source in table.all()]
@@ -56,15 +56,15 @@ def _find_cell(address: str, rest: str, sources: Sequence[CellSource]) -> CellSo
 
 
 def _find_cut(group: str, row: str, column: str, sources: Sequence[CellSource]) -> CellSource:
-    group = _match("group", group, {source.group for source in sources})
+    group = match_name("group", group, {source.group for source in sources})
     sources = [source for source in sources if source.group == group]
-    row = _match("row", row, {source.row for source in sources})
+    row = match_name("row", row, {source.row for source in sources})
     by_column = {source.column: source for source in sources if source.row == row}
     by_name = {source.cell.measure: source for source in by_column.values() if source.cell.measure} | by_column
-    return by_name[_match("column", column, by_column, by_name)]
+    return by_name[match_name("column", column, by_column, by_name)]
 
 
-def _match(kind: str, text: str, names: Iterable[str], whole: Mapping[str, object] | None = None) -> str:
+def match_name(kind: str, text: str, names: Iterable[str], whole: Mapping[str, object] | None = None) -> str:
     """The name that is the text in any case, or the only one that begins with it; names in `whole` match only in full."""
     listed, low = sorted(names), text.casefold()
     exact = [name for name in [*listed, *(whole or ())] if name.casefold() == low]

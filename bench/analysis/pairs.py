@@ -1,0 +1,44 @@
+"""One row of a comparison next to another, seed by seed."""
+
+from dataclasses import dataclass
+
+from bench.analysis.aggregate import Group, ResultRow, aggregate
+from bench.analysis.columns import COST, PEAK, SAVED, SOLVED, SOLVER, STEP, Column, metric_columns, unit
+from bench.analysis.selection import Outcome, difference, outcome_of
+from bench.analysis.statistics import Interval
+
+_FLOPS = next(column for column in COST if column.name == "train_step_flops")
+_NFE = next(column for column in SOLVER if column.name == "train_forward_nfe_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A measure of two rows: both means, and the ratio (scale "log") or the difference over the seeds that both have."""
+
+    column: Column
+    unit: str
+    ours: Interval | None
+    theirs: Interval | None
+    difference: Interval | None
+    outcome: Outcome | None
+
+
+def pairs(group: Group, row: ResultRow, rival: ResultRow) -> list[Pair]:
+    """The scores, times and memory of two rows, as far as one of them has them; no outcome where only one has it."""
+    found = []
+    for column in (*metric_columns(group.records), STEP, _FLOPS, SAVED, PEAK, _NFE, SOLVED):
+        ours, theirs = aggregate(row, column), aggregate(rival, column)
+        if ours.estimate is None and theirs.estimate is None:
+            continue
+        one = difference(row, rival, column)
+        found.append(
+            Pair(
+                column=column,
+                unit=unit(column, (*ours.measures, *theirs.measures)),
+                ours=ours.estimate,
+                theirs=theirs.estimate,
+                difference=one,
+                outcome=None if one is None or column.better is None else outcome_of(row, rival, column),
+            )
+        )
+    return found
