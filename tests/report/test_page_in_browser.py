@@ -14,6 +14,8 @@ import pytest
 from browser import chromium, go, until
 from test_page import CLAIMS
 
+from bench.analysis.aggregate import groups
+from bench.analysis.selection import difference, headline_column
 from bench.records.store import Store
 from bench.report.html.page import render_page
 from bench.report.html.sources import memory_tables, peer_tables, study_tables
@@ -122,6 +124,48 @@ def test_a_number_opens_its_evidence_and_runs_compare(written: tuple[Path, list[
     assert heads == ["", one, other.run_id]
     until(phone, "document.querySelector('dialog .plot[data-drawn] svg')")
     assert errors(phone) == []
+
+
+def test_a_table_next_to_one_of_its_rows_shows_what_compare_computes(written: tuple[Path, list[Path]], desktop: Any) -> None:
+    go(desktop, f"#task={TASK}")
+    until(desktop, "document.querySelector('#task-part .table select')")
+    shown = """
+        const table = document.querySelector("#task-part table"), choice = document.querySelector("#task-part .table select");
+        choice.value = arguments[0];
+        choice.dispatchEvent(new Event("change"));
+        const content = (cell) => [cell.textContent, cell.dataset.value ?? null];
+        return [...table.tBodies[0].rows].map((row) => [...row.cells].map(content));
+    """
+    plain = desktop.execute_script(shown, "")
+    group = next(one for one in groups("quick", Store(written[0]).read_all("quick")) if f"quick/{one.name}" == TASK)
+    column, rows = headline_column(group), {row.label: row for row in group.rows}
+    place = next(index for index, text in enumerate(heads_of(desktop)) if text.startswith("loss"))
+    compared = 0
+    for other in desktop.execute_script("return [...document.querySelector('#task-part .table select')].map((one) => one.value)")[
+        1:
+    ]:
+        for cells in desktop.execute_script(shown, other):
+            if (label := cells[0][0]) not in rows or column is None:
+                continue
+            one, (text, value) = difference(rows[label], rows[other], column), cells[place]
+            if one is None:
+                assert value is None
+                continue
+            assert float(value) == pytest.approx(one.mean, rel=1e-6)
+            if not one.exact:
+                ends = re.findall(r"[-+.e\d]+", text.partition("[")[2])[:2]
+                assert [float(end) for end in ends] == pytest.approx([one.low, one.high], rel=6e-3)
+                compared += 1
+    assert compared > 3
+    assert desktop.execute_script(shown, "") == plain
+    assert violations(desktop) == []
+    assert errors(desktop) == []
+
+
+def heads_of(driver: Any) -> list[str]:
+    return driver.execute_script(
+        "return [...document.querySelector('#task-part table').tHead.rows[0].cells].map((one) => one.textContent)"
+    )
 
 
 def test_a_phone_in_the_dark_has_no_overflow(phone: Any) -> None:

@@ -75,7 +75,7 @@ class Part:
         if source is None:
             return cell.text
         one = cell.interval
-        interval = None if one is None else [number(one.mean), number(one.low), number(one.high), one.n]
+        interval = None if one is None else [number(one.mean), number(one.low), number(one.high), one.n, int(one.scale == "log")]
         methods = [[self._word(text) for text in pair] for pair in cell.methods]
         facts = [[self._word(text) for text in pair] for pair in source.facts]
         about = [self._word(source.row), self._word(source.column), self._word(cell.unit), self._word(source.statistic)]

@@ -44,6 +44,27 @@ const drawCell = (table, words, cell, place) => {
     notes.length ? el("sup", {}, notes.join(" ")) : null);
 };
 
+// Next to another row, as `bench compare`: the mean ratio, or of what is no positive ratio the difference, over the seeds that both
+// have, with Student's 95 % interval.
+const STUDENT = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.306, 2.2622];
+const student = (free) => STUDENT[free - 1] ?? 1.96 + 2.3723 / free + 2.8225 / free ** 2;
+const bySeed = (words, cell) => new Map((Array.isArray(cell) ? cell[4][6] : []).filter(([about, value]) =>
+  typeof value === "number" && words[about].startsWith("seed ")));
+const nextTo = (words, cell, other) => {
+  const [ours, theirs] = [cell, other].map((one) => bySeed(words, one)), seeds = [...ours.keys()].filter((one) => theirs.has(one));
+  if (!seeds.length) return null;
+  const ratio = [cell, other].every((one) => one[4][5]?.[4]), n = seeds.length;
+  const data = seeds.map((one) => (ratio ? Math.log(ours.get(one) / theirs.get(one)) : ours.get(one) - theirs.get(one)));
+  const mean = data.reduce((sum, one) => sum + one, 0) / n;
+  const spread = Math.max(...data) > Math.min(...data); // the mean of equal values may be off by a rounding
+  const half = spread ? student(n - 1) * Math.sqrt(data.reduce((sum, one) => sum + (one - mean) ** 2, 0) / (n - 1) / n) : 0;
+  const [at, low, high] = [mean, mean - half, mean + half].map((one) => (ratio ? Math.exp(one) : one));
+  const written = (one) => Number(one.toPrecision(3)).toString();
+  const decided = half && (mean - half > 0 || mean + half < 0), sign = ratio || at <= 0 ? "" : "+";
+  const ends = half ? ` [${written(low)}, ${written(high)}]` : "";
+  return { at, decided, text: `${sign}${written(at)}${ratio ? "×" : ""}`, ends };
+};
+
 // On a phone the columns of parameters make room for the scores: their range stands above the table.
 const sizeRange = (table, place) => {
   const known = table.rows.map((row) => row[place + 1][3]).filter((value) => typeof value === "number");
@@ -55,8 +76,13 @@ const drawTable = (table, words) => {
   const sizes = table.heads.map(([name]) => /params$/.test(name));
   const small = sizes.map((size, place) => (size ? sizeRange(table, place) : null)).filter(Boolean).join("; ");
   const kind = (place) => [table.words.includes(place) ? "word" : "", sizes[place] ? "size" : ""].join(" ").trim();
+  const name = (row) => (Array.isArray(row[1]) ? row[1][0] : row[1]), numbers = [];
   const body = el("tbody", {}, table.rows.map(([family, ...cells]) => {
     const drawn = cells.map((cell, place) => drawCell(table, words, cell, place));
+    cells.forEach((cell, place) => {
+      const at = drawn[place], inside = $("a", at);
+      if (inside && bySeed(words, cell).size) numbers.push([at, cell, place, inside, [...inside.childNodes], at.dataset.value]);
+    });
     const row = el("tr", { class: family === "reference" ? "fixed" : "" }, drawn);
     sizes.forEach((size, place) => row.cells[place].classList.toggle("size", size));
     return row;
@@ -71,6 +97,18 @@ const drawTable = (table, words) => {
     for (const row of body.rows) row.hidden = !row.textContent.toLowerCase().includes(filter.value.toLowerCase());
   };
   const filter = el("input", { type: "search", placeholder: "filter rows", "aria-label": `Filter ${table.title}`, input: narrow });
+  const models = table.rows.filter((row) => row.some((cell) => bySeed(words, cell).size)).map(name);
+  const choice = models.length > 1 ? select("Next to", [["", "no other"], ...models.map((one) => [one, one])], "", (label) => {
+    const other = table.rows.find((row) => name(row) === label);
+    for (const [at, cell, place, inside, before, value] of numbers) {
+      const one = other && nextTo(words, cell, other[place + 1]);
+      const ratio = one ? [one.decided ? el("b", {}, one.text) : one.text, el("small", {}, one.ends)] : ["—"];
+      inside.replaceChildren(...(other ? ratio : before));
+      if (other && !one) delete at.dataset.value;
+      else at.dataset.value = one ? one.at : value;
+    }
+    $(".next", choice.closest(".table")).hidden = !other;
+  }) : null;
   const names = table.heads.map(([name, unit]) => (unit ? `${name} (${unit})` : name));
   const visible = () => [...body.rows].filter((row) => !row.hidden).map((row) => [...row.cells].map((cell) => {
     const copied = cell.cloneNode(true);
@@ -87,7 +125,9 @@ const drawTable = (table, words) => {
   const method = table.rule || table.remarks.length
     ? el("details", { class: "quiet" }, el("summary", {}, "Method and runs"), el("p", {}, table.rule), list("ul", table.remarks))
     : null;
-  return el("div", { class: "table" }, el("div", { class: "controls" }, filter, tools),
+  return el("div", { class: "table" }, el("div", { class: "controls" }, choice, filter, tools),
+    el("p", { class: "quiet next", hidden: true },
+      "Ratios (×) and differences over the seeds that both have, with 95 % intervals; bold: equality lies outside."),
     small ? el("p", { class: "quiet narrow" }, small) : null, el("div", { class: "scroll" }, made),
     el("p", { class: "quiet" }, table.caption), list("ol", table.notes), method);
 };
