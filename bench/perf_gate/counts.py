@@ -7,6 +7,7 @@ solve stops; evaluations per solve are counted in float64, on fixed problems.
 import dataclasses
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -55,7 +56,7 @@ def count(plan: Plan, *, solvers: bool = True) -> dict[str, Quantity]:
         task, group = plan.task(spec.task), spec.group.removesuffix(f" {spec.task.name}")
         subject = f"{group}, {spec.label}"
         found |= {f"{subject} / {name}": one for name, one in _model_counts(spec, task).items()}
-        found[f"{subject} / steps to {_GOAL:g} of the first loss, float64"] = _steps_to_goal(spec, task)
+        found |= {f"{subject} / {name}, float64": one for name, one in _training_counts(spec, task).items()}
         found[f"{spec.task.name}, {group} / data"] = _data(task, spec)
     return found | (solver_counts() if solvers else {})
 
@@ -97,20 +98,33 @@ def _build(spec: RunSpec, task: Task) -> LanguageModel:
     return model
 
 
-def _steps_to_goal(spec: RunSpec, task: Task) -> Quantity:
-    """Training steps until the mean of the last losses is a share of the first; in float64 rounding does not change them."""
+def _training_counts(spec: RunSpec, task: Task) -> dict[str, Quantity]:
+    """Training steps until the mean of the last losses is a share of the first, and the evaluations of the last step's solves.
+
+    In float64 rounding changes neither by more than one.
+    """
     losses: list[float] = []
+    evaluations: Counter[str] = Counter()
+    steps = None
     with float64():
         model = _build(spec, task)
+        for part in model.modules():
+            if isinstance(part, DEQ):
+                part.watch(lambda phase, solution: evaluations.update({phase: solution.nfe}))
         optimiser, schedule = make_optimiser(model, spec.train.model_copy(update={"steps": 10 * _MAX_STEPS}))
         for inputs, targets in task.batches("train", spec.train.batch, spec.seed):
+            evaluations.clear()
             losses.append(training_step(model, optimiser, spec.train.clip, inputs, targets)[0].item())
             schedule.step()
             if len(losses) >= _AVERAGED and sum(losses[-_AVERAGED:]) / _AVERAGED <= _GOAL * losses[0]:
-                return Quantity(value=len(losses), unit="steps", tolerance=1)
+                steps = len(losses)
+                break
             if len(losses) == _MAX_STEPS or not math.isfinite(losses[-1]):
                 break
-    return Quantity(value=None, unit="steps")
+    found = {f"steps to {_GOAL:g} of the first loss": Quantity(value=steps, unit="steps", tolerance=int(steps is not None))}
+    return found | {
+        f"{phase} evaluations of the last step": Quantity(value=nfe, unit="1", tolerance=1) for phase, nfe in evaluations.items()
+    }
 
 
 @contextmanager

@@ -83,6 +83,24 @@ class TestExact:
         assert "gate, DEQ (Anderson) / FLOPs a step" in found
         assert not any("tied" in name or "data" in name for name in found)
 
+    def test_a_worse_solver_is_seen_in_the_suite_alone(
+        self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As of a user's suite, of which the library's solvers are not counted."""
+        step = Anderson.step
+
+        def halved(self: Anderson, f: Map, z: Tensor, fz: Tensor, memory: Any) -> Any:
+            proposed, *others = step(self, f, z, fz, memory)
+            return z + 0.5 * (proposed - z), *others
+
+        monkeypatch.setattr(Anderson, "step", halved)
+        found = caught(few, usual, solvers=False)
+        for phase in ("forward", "backward"):
+            one = found[f"gate, DEQ (Anderson) / {phase} evaluations of the last step, float64"]
+            assert one.found is not None
+            assert one.found > one.accepted + 1
+        assert not any("tied" in name for name in found)
+
     def test_an_extra_saved_tensor(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
         embed = LanguageModel.embed
         monkeypatch.setattr(LanguageModel, "embed", lambda self, tokens: (x := embed(self, tokens)) * torch.ones_like(x))
