@@ -240,7 +240,7 @@ def memory(
     ] = None,
     constant_in: Annotated[
         str | None,
-        typer.Option(metavar="SETTING", help="of the models named by --also: exit with status 1 if memory grows with it"),
+        typer.Option(metavar="SETTING", help="trace the models named by --also alone: exit with status 1 if memory grows with it"),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record, tables and figure go")] = PUBLISHED_MEMORY,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes (default: one a core)")] = None,
@@ -263,8 +263,8 @@ def memory(
     own = {text: parse_model(text) for text in also or ()}
     if constant_in is not None and (not own or only is not None or device != "cpu"):
         raise UserError("memory: --constant-in is for models named by --also, without --only and --device cuda, which find no laws")
-    if only is not None and out == PUBLISHED_MEMORY:
-        raise UserError("memory: --only makes a partial record: name another folder with --out")
+    if (part := "--only" if only is not None else constant_in and "--constant-in") and out == PUBLISHED_MEMORY:
+        raise UserError(f"memory: {part} makes a partial record: name another folder with --out")
     for model in own.values():  # find a wrong setting now, not after minutes
         settings = model.settings if constant_in is None else {**model.settings, constant_in: 2}
         count_parameters(ComponentConfig(name=model.name, settings=settings), 100)

@@ -30,21 +30,20 @@ def make(
 ) -> dict[str, Any]:
     """Measure every row of the paper's tables, their costs and every law; return the record as JSON holds it.
 
-    `also`: a user's own models by label, which claim memory constant in the setting `constant_in`. `on` "cuda": the rows run on
-    the device too. `only`: a glob over the labels of the rows. With either there are no costs and laws, which need no device.
-    `out`: a folder where the record, without its tables, is written after every row on the device.
+    `also`: a user's own models by label; with `constant_in` these alone, which claim memory constant in that setting. `on` "cuda":
+    the rows run on the device too. `only`: a glob over the labels of the rows. With either there are no costs and laws, which need
+    no device. `out`: a folder where the record, without its tables, is written after every row on the device.
     """
     from bench.instruments.environment import environment, use_float32
 
     use_float32()
-    families = list(scaling.FAMILIES)
     if constant_in is not None:
-        families += [
-            scaling.Family(label=label, model=model, depth=(constant_in,), flat=True, own=True) for label, model in also.items()
-        ]
-    parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(families)}  # the longest first
-    if only is not None or on != "cpu":
-        parts = {"cost": [], "rows": _matching(parts["rows"], only or "*"), "laws": []}
+        own = [scaling.Family(label=label, model=model, depth=(constant_in,), flat=True, own=True) for label, model in also.items()]
+        parts = {"cost": [], "rows": paper.calls(also)[-len(also) :], "laws": scaling.calls(own)}
+    elif only is not None or on != "cpu":
+        parts = {"cost": [], "rows": _matching(paper.calls(also), only or "*"), "laws": []}
+    else:
+        parts = {"cost": cost.calls(), "rows": paper.calls(also), "laws": scaling.calls(scaling.FAMILIES)}  # the longest first
     results = iter(run_calls([call for calls in parts.values() for call in calls], jobs))
     found = {part: list(islice(results, len(calls))) for part, calls in parts.items()}
     measured = {"rows": found["rows"], "cost": found["cost"], "laws": found["laws"]}

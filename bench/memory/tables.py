@@ -99,8 +99,9 @@ def reductions(rows: list[dict[str, Any]]) -> Table:
     """The share of memory that each DEQ saves: in the paper's tables, and by each reading."""
     lines = []
     for pair in paper.PAIRS:
-        shares = (paper.reduction(rows, pair, name) for name in _READINGS)
-        lines.append(line(*pair[:2], *map(_percent, shares), method=pair[1]))
+        shares = [paper.reduction(rows, pair, name) for name in _READINGS]
+        if any(share is not None for share in shares):  # none in a partial record
+            lines.append(line(*pair[:2], *map(_percent, shares), method=pair[1]))
     title = "How much less memory a DEQ takes than an explicit network"
     rule = "What only a DEQ has (history, other caps) is compared with the explicit network's `core`."
     heads = (("DEQ", ""), ("against", ""), *_units(_READINGS, "%"))
@@ -109,7 +110,8 @@ def reductions(rows: list[dict[str, Any]]) -> Table:
 
 def claims(rows: list[dict[str, Any]]) -> Table:
     """The reductions claimed in words, against the paper's own tables and each reading."""
-    lines = [line(claim.words, *(_holds(claim, paper.shares(rows, claim, name)) for name in _READINGS)) for claim in paper.CLAIMS]
+    found = {claim: [paper.shares(rows, claim, name) for name in _READINGS] for claim in paper.CLAIMS}
+    lines = [line(claim.words, *(_holds(claim, one) for one in shares)) for claim, shares in found.items() if any(shares)]
     heads = _units(("claim", "the paper's tables", *_READINGS[1:]), "")
     caption = "In brackets the reductions of the pairs that the claim is about, in %, smallest and largest."
     words = tuple(range(len(heads)))
@@ -189,9 +191,9 @@ def _place(record: dict[str, Any]) -> str:
 
 def times(record: dict[str, Any]) -> Table:
     """Run times of table 4's pairs on the GPU, and their ratios with the printed ones."""
-    rows = record["device"]["rows"]
+    rows, traced = record["device"]["rows"], {row["label"] for row in record["rows"]}
     lines, data = [], []
-    for deq, explicit, *printed in cost.TABLE_4:
+    for deq, explicit, *printed in (pair for pair in cost.TABLE_4 if traced & set(pair[:2])):
         for mode, claimed in zip(device.MODES, printed, strict=True):
             ours, theirs = (rows.get(label, {}).get(f"{mode}_s", {}).get("value") for label in (deq, explicit))
             ratio = None if None in (ours, theirs) else ours / theirs

@@ -492,7 +492,8 @@ def test_tables_and_figures_without_a_row_are_not_written(tmp_path: Path) -> Non
         (["--also", "gru width=8", "--constant-in", "depht"], "depht"),
         (["--constant-in", "steps"], "for models named by --also"),
         (["--also", "gru width=8", "--constant-in", "width", "--only", "gru*"], "without --only"),
-        (["--only", "DEQ*", "--out", "results/memory"], "name another folder with --out"),
+        (["--only", "DEQ*", "--out", "results/memory"], "--only makes a partial record: name another folder with --out"),
+        (["--also", "gru width=8", "--constant-in", "layers", "--out", "results/memory"], "--constant-in makes a partial record"),
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
@@ -526,13 +527,14 @@ def test_a_users_model_is_a_row_of_the_same_table(tmp_path: Path, monkeypatch: p
 def test_a_users_model_is_checked_for_constant_memory(
     model: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for part, name in ((paper, "PRINTED"), (paper, "PAIRS"), (paper, "CLAIMS"), (scaling, "FAMILIES"), (cost, "TABLE_4")):
-        monkeypatch.setattr(part, name, ())
+    monkeypatch.setattr(cost, "calls", None)  # nothing else is traced
     monkeypatch.setattr(scaling, "Family", partial(scaling.Family, depths=(2, 4, 8)))
     call = ["memory", "--jobs", "1", "--out", str(tmp_path), "--also", model, "--constant-in", "steps"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == status, result.output
     assert ("memory is not constant in steps" in result.output) == bool(status)
+    assert "against depth or solver steps" in result.output
+    assert "DEQ-Transformer" not in result.output  # no empty lines of what was not traced
 
 
 def test_settings_are_parsed_by_their_form() -> None:
