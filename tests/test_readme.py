@@ -121,6 +121,12 @@ def test_every_command_and_option_exists(name: str) -> None:
             assert set(re.findall(r"(?<= )--[a-z-]+", found[2].partition(" #")[0])) <= options, line
 
 
+def test_the_readme_lists_every_command() -> None:
+    rows = text_of(ROOT / "README.md").partition("| command |")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = {name for row in rows for name in re.findall(r"`([a-z]+)[^`]*`", row.split("|")[1])}
+    assert listed == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
 def test_every_path_in_the_guide_exists() -> None:
     for line in re.findall(r"`([^`\n]+)`", text_of(ROOT / "CONTRIBUTING.md")):
         if re.fullmatch(r"(?:bench|deq|baselines|tests|results)/[\w/.-]*", line):

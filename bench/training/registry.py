@@ -104,27 +104,13 @@ def _of_cell(make: Callable[..., Core], only: str | None = None) -> Builder:
 
 
 def _recurrent(kind: Literal["lstm", "gru"]) -> Builder:
-    def make(
-        inputs: int,
-        width: int,
-        *,
-        layers: int = 1,
-        outputs: int | None = None,
-        hidden_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-    ) -> Core:
-        return Recurrent(
-            kind=kind,
-            inputs=inputs,
-            width=width,
-            layers=layers,
-            outputs=outputs,
-            hidden_dropout=hidden_dropout,
-            weight_dropout=weight_dropout,
-        )
+    def build(**settings: Any) -> Core:
+        return Recurrent(kind=kind, **settings)
 
-    make.__doc__ = f"torch's nn.{kind.upper()}, optionally with the regularisation of AWD-LSTM."
-    return make
+    own = [one for one in inspect.signature(Recurrent, eval_str=True).parameters.values() if one.name != "kind"]
+    build.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    build.__doc__ = f"torch's nn.{kind.upper()}, optionally with the regularisation of AWD-LSTM."
+    return build
 
 
 MODELS: dict[str, Builder] = {
