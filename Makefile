@@ -40,7 +40,7 @@ $(RAY): $(DEV)
 reproduce: $(READY)  ## train three of suite smoke's five seeds into results/reproduced/ and print the tables (5 to 8 minutes)
 	$(PY) -m bench run smoke --seeds 0-2 --device cpu --results results/reproduced
 
-reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (2 hours); without a network: DATA="--data tinyshakespeare=FILE"
+reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (5 hours); without a network: DATA="--data tinyshakespeare=FILE"
 	$(PY) -m bench run small --device cpu --results results/reproduced $(DATA)
 
 reproduce-speed: $(READY)  ## time to equal quality, DEQ and explicit networks, into results/reproduced/ (4 hours, one run at a time); DATA as above

@@ -86,7 +86,7 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
         heads=tuple(heads),
         rows=(*_references(shown), *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
         notes=tuple(notes),
-        remarks=(*_methods(group, shown, grid), *_runs(group)),
+        remarks=(*_methods(group, shown, grid), *(["Runs: those of the scores."] if ending else _runs(group))),
         data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
 
