@@ -16,6 +16,10 @@ from bench.records.escape import one_line
 from bench.report.console import say, terminal_width, text_table
 
 _WIDE = 120  # columns of a terminal
+_RULE = (
+    "Ratio: geometric mean over the seeds that both have. Undecided: where the interval holds 1 (0 of a difference), where both "
+    "solve the task, and where the one ahead has failed runs."
+)
 
 
 def status(
@@ -141,11 +145,7 @@ def compare(
         data.append({"suite": suite, "group": group.name, "row": labels[0], "other": labels[1], "measures": measures})
     if not data:
         raise UserError(f"compare: no comparison of suite {suite} has both {labels[0]!r} and {labels[1]!r}")
-    rule = (
-        f"Ratio: geometric mean over the seeds that both have. Outcome: that of {labels[0]}; undecided where the interval holds 1"
-    )
-    rule += " (0 of a difference), where both solve the task, and where the one ahead has failed runs."
-    print_lines(data, as_json, *lines, rule)
+    print_lines(data, as_json, *lines, f"Outcome: that of {labels[0]}, each line by itself. {_RULE}")
 
 
 def _pair_cells(one: Any) -> list[str]:
