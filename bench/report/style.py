@@ -192,7 +192,10 @@ def log_axis(axes: Axes, which: str) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     decades = math.log10(high / low)
-    steps = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    if decades > 1.5:  # two numbers a decade leave room for those of four digits
+        steps: tuple[float, ...] = (1.0,) if decades > 2.5 else (1.0, 3.0)
+    else:
+        steps = (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     if decades > 0.25:
         axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     else:  # less than a factor of two: the log axis is as good as linear
