@@ -218,9 +218,9 @@ def test_figures_draw_the_runs_and_their_means(written: Path) -> None:
     assert len(drawn) == 3  # two runs ended ok, and their mean
     for run, ys in drawn.items():
         if run:
-            assert ys == pytest.approx([point.valid["loss"] for point in records[run].curve if point.step], rel=1e-6)
+            assert ys == pytest.approx([point.valid["loss"] for point in records[run].curve if point.step], rel=6e-4)
     runs = [ys for run, ys in drawn.items() if run]
-    assert drawn[""] == pytest.approx([math.sqrt(a * b) for a, b in zip(*runs, strict=True)], rel=1e-6)
+    assert drawn[""] == pytest.approx([math.sqrt(a * b) for a, b in zip(*runs, strict=True)], rel=2e-3)  # of rounded ones
     assert all(
         {series[0] for series in view["series"]} <= figures["curves"]["colours"].keys() for view in figures["curves"]["views"]
     )

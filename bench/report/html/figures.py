@@ -23,13 +23,14 @@ from bench.report.style import FAMILY_NAMES, LineStyle, line_style, method_colou
 Figure = dict[str, Any]
 _POINTS = 24  # of a learning curve
 MIB = 2.0**-20
+_DRAWN = 4  # significant digits of a point of a line
 
 
-def number(value: float | None) -> float | int | None:
-    """A number with seven significant digits, as the page shows it; None for what JSON cannot hold."""
+def number(value: float | None, digits: int = 7) -> float | int | None:
+    """A number with so many significant digits, as the page shows it; None for what JSON cannot hold."""
     if value is None or isinstance(value, int):
         return value
-    return float(f"{value:.7g}") if math.isfinite(value) else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def family_colours() -> dict[str, str]:
@@ -51,7 +52,7 @@ class Lines:
 
     def add(self, series: str, run: str, points: Iterable[tuple[float, float | None]]) -> None:
         """Add a run's line to the last view, or with `run` empty the mean's."""
-        known = [(number(x), number(y)) for x, y in points if y is not None]
+        known = [(number(x), number(y, _DRAWN)) for x, y in points if y is not None]
         if known:
             xs, ys = zip(*known, strict=True)
             self._figure["views"][-1]["series"].append([series, run, self._xs.setdefault(xs, len(self._xs)), ys])
