@@ -125,6 +125,8 @@ def compare(
     from bench.report.html.lookup import match_name
 
     store = Store(results)
+    if not store.suites():
+        raise UserError(f"no records below {results}: run a suite first")
     suite = match_name("suite", suite.rpartition("/")[2].removesuffix(".py"), store.suites())
     found = groups(suite, store.read_all(suite))
     known = {one.label for group in found for one in group.rows}

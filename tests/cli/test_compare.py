@@ -131,3 +131,9 @@ def test_wrong_names_are_refused(tmp_path: Path, arguments: tuple[str, ...], par
     error = CliRunner().invoke(app, ["compare", *arguments, "--results", str(results)]).exception
     assert isinstance(error, UserError)
     assert all(part in str(error) for part in parts), error
+
+
+def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
+    error = CliRunner().invoke(app, ["compare", "mine", "new", "old", "--results", str(tmp_path)]).exception
+    assert isinstance(error, UserError)
+    assert f"no records below {tmp_path}" in str(error)
