@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
 from bench.analysis.columns import LEAK, PREFIX_GAP, SOLVED, Column, metric_columns, metrics
-from bench.analysis.statistics import DECIDES, Interval, interval, significant
+from bench.analysis.statistics import DECIDES, Interval, interval, share, significant
 from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
@@ -129,11 +129,26 @@ def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
 
 
 def solves(row: ResultRow) -> bool:
-    """Whether every run of a row has all of its shares of right answers in the test at `SOLVES` or more."""
-    _, known = metrics(row.ok)
-    shares = [f"test_{name}" for name, metric in known.items() if metric.unit == "fraction" and metric.better == "higher"]
-    values = [record.value(name) for record in row.ok for name in shares]
+    """Whether every run of a row that ended ok solves its task."""
+    return bool(row.ok) and all(map(solved, row.ok))
+
+
+def solved(record: Record) -> bool:
+    """Whether all of a run's shares of right answers in the test are at least `SOLVES`; not so where its task has none."""
+    shares = [name for name, metric in record.metrics.items() if metric.unit == "fraction" and metric.better == "higher"]
+    values = [record.value(f"test_{name}") for name in shares]
     return bool(values) and all(value is not None and value >= SOLVES for value in values)
+
+
+def solved_more(row: ResultRow, rival: ResultRow) -> Outcome:
+    """Whether a row solves the task in more seeds than another: exact sign test, at 5 %, of the seeds in which one alone does."""
+    ours, theirs = ({record.spec.seed for record in one.ok if solved(record)} for one in (row, rival))
+    both = {record.spec.seed for record in row.finals} & {record.spec.seed for record in rival.finals}
+    alone, apart = len((ours - theirs) & both), len((ours ^ theirs) & both)
+    one = share(alone, apart) if apart else None
+    if one is None or one.low is None or one.high is None or one.low <= 0.5 <= one.high:
+        return "undecided"
+    return "ahead" if one.low > 0.5 else "behind"
 
 
 def by_seed(row: ResultRow, measure: str) -> dict[int, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 Scale = Literal["linear", "log", "fraction"]
 Verdict = Literal["constant", "bounded", "sublinear", "linear", "superlinear", "unclear"]
@@ -18,14 +18,15 @@ DECIDES = 5  # equal values: with fewer the exact sign test has p = 1/2^n above 
 class Interval:
     """The mean of `n` values and its 95 % interval: None for one value, of width zero for equal values.
 
-    On the log scale the mean is geometric and the interval is that of the mean log; a fraction's interval is clipped to [0, 1].
+    On the log scale the mean is geometric and the interval is that of the mean log; a fraction's interval is clipped to [0, 1], a
+    share's, of things that are so or not, is exact.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    scale: Scale
+    scale: Scale | Literal["share"]
 
     @property
     def exact(self) -> bool:
@@ -67,6 +68,13 @@ def interval(values: Sequence[float], scale: Scale) -> Interval:
     elif scale == "fraction":
         low, high = max(low, 0.0), min(high, 1.0)
     return Interval(mean=centre, low=low, high=high, n=n, scale=scale)
+
+
+def share(found: int, n: int) -> Interval:
+    """The share of `n` things of which `found` are so, with its exact 95 % interval (Clopper and Pearson 1934)."""
+    low = 0.0 if found == 0 else float(betaincinv(found, n - found + 1, (1 - LEVEL) / 2))
+    high = 1.0 if found == n else float(betaincinv(found + 1, n - found, (1 + LEVEL) / 2))
+    return Interval(mean=found / n, low=low, high=high, n=n, scale="share")
 
 
 def over_seeds(values: Sequence[float], scale: Scale) -> Interval:

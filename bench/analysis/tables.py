@@ -20,11 +20,15 @@ from bench.analysis.columns import (
 )
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
-from bench.analysis.selection import inadmissible
-from bench.analysis.statistics import significant
+from bench.analysis.selection import SOLVES, inadmissible, solved
+from bench.analysis.statistics import share, significant
 from bench.analysis.time_to_quality import quality_table
 
 MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
+_SOLVED = (
+    f"Solved: runs with {SOLVES:g} or more of the answers right, of each kind that is scored, and the exact 95 % interval of their "
+    "share of all runs (Clopper and Pearson 1934)."
+)
 _BOLD = (
     "No brackets: one run, or equal values. Bold: the best of its column, if its interval overlaps no other row's "
     "(two runs or more each, five or more where all are equal, none of its own failed), or if all are exact counts. "
@@ -67,6 +71,11 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
     notes: list[str] = []
     rows = {index: [Cell(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
     heads = [("model", ""), ("n", "ok/all")]
+    counts = not ending and any(solved(record) for row in group.rows for record in row.ok)
+    if counts:
+        heads.append((f"solved {ARROWS['higher']}", "runs"))
+        for index, cells in rows.items():
+            cells.append(_solved(group.rows[index], notes))
     for column in shown:
         means = [one.estimate.mean for one in grid[column] if one.estimate is not None]
         measures = [measure for one in grid[column] for measure in one.measures]
@@ -78,17 +87,33 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
             fault = inadmissible(row) if column.name.startswith("test_") else None
             made = measure_cell(row, column, grid[column][index], factor, index in bold and fault is None, notes)
             cells.append(made if fault is None or made.interval is None else _marked(made, fault, notes))
+    references = _references(shown, len(heads) - len(shown))
     return Table(
         ending=ending,
         title=f"{group.name}: {MEASURE_TABLES[ending]}",
-        caption=" ".join([_caption(shown, grid), *_absences(group, shown, absent, silent, grid)]),
+        caption=" ".join([_caption(shown, grid), *([_SOLVED] if counts else []), *_absences(group, shown, absent, silent, grid)]),
         rule=_BOLD,
         heads=tuple(heads),
-        rows=(*_references(shown), *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
+        rows=(*references, *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
         notes=tuple(notes),
         remarks=(*_methods(group, shown, grid), *(["Runs: those of the scores."] if ending else _runs(group))),
         data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
+
+
+def _solved(row: ResultRow, notes: list[str]) -> Cell:
+    """In how many of its runs a row solves the task: where some do, no run need be near their mean score."""
+    right = [record for record in row.ok if solved(record)]
+    estimate, fault = share(len(right), len(row.finals)), inadmissible(row)
+    cell = Cell(
+        f"{len(right)}/{estimate.n} [{estimate.low:.2f}, {estimate.high:.2f}]",
+        value=estimate.mean,
+        interval=estimate,
+        samples=tuple(Sample(f"seed {one.spec.seed}", "yes" if one in right else "no", one.run_id) for one in row.finals),
+        methods=((f"{SOLVES:g} or more of the answers right, of each kind that is scored", "test split"),),
+        measure="solved",
+    )
+    return _marked(cell, fault, notes) if fault and right else cell
 
 
 def _marked(cell: Cell, fault: str, notes: list[str]) -> Cell:
@@ -105,14 +130,14 @@ def _count(row: ResultRow, notes: list[str]) -> Cell:
     return Cell(text, notes=tuple(dict.fromkeys(marks)), value=len(row.ok), samples=samples, measure="n")
 
 
-def _references(columns: Sequence[Column]) -> list[Line]:
-    """Rows for the scores of a guess and of the optimum, where the task knows them."""
+def _references(columns: Sequence[Column], keys: int) -> list[Line]:
+    """Rows for the scores of a guess and of the optimum, where the task knows them, after `keys` other columns."""
     rows = []
     for name in ("chance", "optimum"):
         values = [getattr(column, name) for column in columns]
         if any(value is not None for value in values):
             cells = (Cell("" if value is None else significant(value, 3), value=value) for value in values)
-            rows.append(line(f"({name})", "", *cells, family="reference"))
+            rows.append(line(f"({name})", *[""] * (keys - 1), *cells, family="reference"))
     return rows
 
 

@@ -18,7 +18,8 @@ from bench.report.console import say, terminal_width, text_table
 _WIDE = 120  # columns of a terminal
 _RULE = (
     "Ratio: geometric mean over the seeds that both have. Undecided: where the interval holds 1 (0 of a difference), where both "
-    "solve the task, and where the one ahead has failed runs."
+    "solve the task, and where the one ahead has failed runs. Solved runs are judged by an exact sign test of the seeds in which "
+    "one alone solves it."
 )
 
 
@@ -158,11 +159,11 @@ def _pair_cells(one: Any) -> list[str]:
     means = [estimate.mean for estimate in (one.ours, one.theirs) if estimate is not None]
     factor, unit = readable(one.unit, means)
     shown = ["n/a" if estimate is None else written(estimate, factor, one.column.counted) for estimate in (one.ours, one.theirs)]
-    ratio = "n/a" if one.difference is None else written(one.difference)
+    ratio = written(one.difference) if one.difference else "by seed" if one.outcome else "n/a"
     if one.difference is not None and one.difference.scale != "log":
         ratio = f"difference {ratio}"
     head = f"{one.column.head} ({unit})" if unit else one.column.head
-    return [head, *shown, ratio, str(one.difference.n if one.difference else 0), one.outcome or "—"]
+    return [head, *shown, ratio, str(one.difference.n if one.difference else "—"), one.outcome or "—"]
 
 
 def params(

@@ -105,6 +105,27 @@ def test_scores_of_two_that_solve_the_task_are_undecided_their_times_are_not(tmp
     assert found["step_ms_median"]["outcome"] == "ahead"
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "outcome"),
+    [
+        ("yyyyyyn", "nnnnnny", "undecided"),  # 6 of 7: two-sided p = 0.125
+        ("yyyyyyyn", "nnnnnnnn", "ahead"),  # 7 of 7: 0.016
+        ("nnnnnnyy", "yyyyyyyy", "behind"),  # 6 of 6: 0.031; equal seeds do not count
+        ("yyyyyf", "nnnnnn", "undecided"),  # 5 of 5: 0.0625; a failed run does not solve
+    ],
+)
+def test_more_solved_runs_are_ahead_by_an_exact_test_over_seeds(tmp_path: Path, new: str, old: str, outcome: str) -> None:
+    sides, hits, statuses = {"new": new, "old": old}, {"y": 1.0, "n": 0.5, "f": 1.0}, {"f": "diverged"}
+    runs = [
+        run(label, seed, 1.0 + seed / 100, hits[one], statuses.get(one, "ok"))  # type: ignore[arg-type]
+        for label, side in sides.items()
+        for seed, one in enumerate(side)
+    ]
+    found = compared(save(tmp_path, runs))["solved"]
+    assert found["outcome"] == outcome
+    assert (found["ours"]["mean"], found["theirs"]["mean"]) == tuple(side.count("y") / len(side) for side in (new, old))
+
+
 def test_failed_runs_are_told_and_keep_a_row_from_being_ahead(tmp_path: Path) -> None:
     runs = [run(label, seed, loss + seed / 100) for label, loss in (("new", 1.0), ("old", 2.0)) for seed in range(3)]
     results = save(tmp_path, [*runs, run("new", 3, 9.0, status="diverged")])

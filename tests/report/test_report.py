@@ -312,6 +312,25 @@ def test_the_higher_accuracy_is_the_better_one() -> None:
     assert bold_rows(with_losses(scores, "test_accuracy_last10", "fraction"), "", "accuracy") == {"LSTM"}
 
 
+def test_runs_that_solve_are_counted_a_failed_one_as_not_solving() -> None:
+    accuracies = {"LSTM": [1.0, 0.999, 0.99], "GRU": [0.125, 0.13, 0.126]}
+    records = [
+        *with_losses(accuracies, "test_accuracy_last10", "fraction"),
+        record("LSTM", 7, status="diverged", reason="not finite"),
+    ]
+    scores = next(table for table in group_tables(groups("quick", records)[0]) if not table.ending)
+    assert scores.heads[2] == ("solved ↑", "runs")
+    solved = {line.label: line[2] for line in scores.rows}
+    assert solved["LSTM"].text == "2/4 [0.07, 0.93]"  # Clopper and Pearson's table: 0.0676 and 0.9324
+    assert solved["GRU"].text == "0/3 [0.00, 0.71]"  # 1 - 0.025^(1/3)
+    assert [(one.about, one.value) for one in solved["LSTM"].samples] == [
+        *(("seed 0", "yes"), ("seed 1", "yes"), ("seed 2", "no"), ("seed 7", "no"))
+    ]
+    assert {len(line) for line in scores.rows} == {len(scores.heads)}
+    none = group_tables(groups("quick", with_losses({"GRU": accuracies["GRU"]}, "test_accuracy_last10", "fraction"))[0])
+    assert not any(head.startswith("solved") for table in none for head, _ in table.heads)
+
+
 @pytest.mark.parametrize(("n", "bold"), [(2, set()), (4, set()), (5, {"LSTM"})])
 def test_a_few_equal_scores_are_not_bold_but_equal_counts_are(n: int, bold: set[str]) -> None:
     losses = {"LSTM": [0.1] * n, "GRU": [0.5 + seed / 100 for seed in range(n)]}

@@ -23,6 +23,7 @@ _STATISTICS = {
     "log": "geometric mean over seeds; two-sided 95 % t-interval of the mean logarithm",
     "linear": "arithmetic mean over seeds; two-sided 95 % t-interval",
     "fraction": "arithmetic mean over seeds; two-sided 95 % t-interval, clipped to [0, 1]",
+    "share": "share of the runs; exact two-sided 95 % interval (Clopper and Pearson 1934)",
 }
 
 
