@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
 from bench.analysis.columns import LEAK, PREFIX_GAP, SOLVED, Column, metric_columns, metrics
-from bench.analysis.statistics import DECIDES, Interval, interval, share, significant
+from bench.analysis.statistics import DECIDES, Interval, Scale, interval, share, significant
 from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
@@ -97,17 +97,19 @@ def faults_of(solved: float | None, leak: float | None) -> str | None:
     return f"inadmissible: {', '.join(faults)}" if faults else None
 
 
-def difference(row: ResultRow, rival: ResultRow, column: Column) -> Interval | None:
-    """A row's measure over a rival's, paired by seed, on the log scale; minus it, linear, where a measure is no positive ratio.
-
-    None where no seed has both.
-    """
+def paired(row: ResultRow, rival: ResultRow, column: Column) -> tuple[list[float], Scale]:
+    """A row's measure over a rival's by seed, scale "log"; where a measure is no positive ratio minus it, scale "linear"."""
     ours, theirs = by_seed(row, column.name), by_seed(rival, column.name)
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    if not pairs:
-        return None
-    ratio = column.scale == "log" and min(min(pair) for pair in pairs) > 0
-    return interval([a / b if ratio else a - b for a, b in pairs], "log" if ratio else "linear")
+    if column.scale == "log" and pairs and min(min(pair) for pair in pairs) > 0:
+        return [a / b for a, b in pairs], "log"
+    return [a - b for a, b in pairs], "linear"
+
+
+def difference(row: ResultRow, rival: ResultRow, column: Column) -> Interval | None:
+    """The mean ratio or difference of two rows, paired by seed; None where no seed has both."""
+    values, scale = paired(row, rival, column)
+    return interval(values, scale) if values else None
 
 
 def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:

@@ -16,11 +16,13 @@ from bench.analysis.selection import (
     difference,
     headline_column,
     outcome_of,
+    paired,
     solves,
     value,
 )
-from bench.analysis.statistics import Interval, significant
+from bench.analysis.statistics import LEVEL, Interval, significant
 from bench.claims.evidence import Evidence
+from bench.claims.hypothesis_tests import holm, seed_test
 from bench.records.spec import ComponentConfig, TrainConfig
 from bench.records.store import Store
 
@@ -41,6 +43,18 @@ class Contest:
     rival: ResultRow
     scores: tuple[Interval, Interval]
     outcome: Outcome
+
+    @property
+    def solved(self) -> bool:
+        """Whether both solve the task in every run."""
+        return solves(self.deq) and solves(self.rival)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of equal scores; 1 with fewer than three seeds."""
+        values, scale = paired(self.deq, self.rival, self.column)
+        found = seed_test(values, 1.0 if scale == "log" else 0.0, scale) if values else None
+        return min(1.0, 2 * min(found.p)) if found and found.p else 1.0
 
     def address(self, row: ResultRow) -> str:
         """The address of a row's score."""
@@ -81,6 +95,13 @@ def contests(evidence: Evidence) -> list[Contest]:
     """A contest for each task on which a DEQ and an explicit network ended."""
     found = (contest_of(group, rivals_elsewhere(evidence, group)) for group in comparisons(evidence))
     return [contest for contest in found if contest is not None]
+
+
+def corrected(found: Sequence[Contest]) -> int:
+    """How many contests are decided with their p-values corrected for each other; where both solve the task nothing is tested."""
+    tested = [one for one in found if not one.solved]
+    p_values = holm([one.p for one in tested])
+    return sum(p <= 1 - LEVEL and one.outcome != "undecided" for one, p in zip(tested, p_values, strict=True))
 
 
 def rivals_elsewhere(evidence: Evidence, group: Group) -> list[ResultRow]:

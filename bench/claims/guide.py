@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, PEAK, SAVED, SOLVED
-from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, solves, value
+from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, value
 from bench.analysis.statistics import significant
 from bench.claims.cases import (
     Contest,
@@ -125,7 +125,7 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         if fault := inadmissible(one.deq):
             cost.append(f"the DEQ's score is {fault}")
         use, reason = _choice(one.deq, one.rival, one.outcome), f"{one.deq.label} {one.score(0)}, {one.rival.label} {one.score(1)} "
-        reason += f"({'both solve it' if solves(one.deq) and solves(one.rival) else one.outcome})"
+        reason += f"({'both solve it' if one.solved else one.outcome})"
         rival = trained_longer(evidence, one.group, one.deq) if one.outcome == "ahead" else None
         if rival is not None:
             outcome = outcome_of(one.deq, rival, one.column)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.columns import SAVED, SOLVED
-from bench.analysis.selection import inadmissible, largest_leak, solves, value
+from bench.analysis.selection import inadmissible, largest_leak, value
 from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.cases import (
@@ -14,6 +14,7 @@ from bench.claims.cases import (
     clearly_less,
     comparisons,
     contests,
+    corrected,
     length_cases,
     memory_case,
     times_as_long,
@@ -53,15 +54,16 @@ def first_quotes(evidence: Evidence, findings: Sequence[Finding]) -> list[Quote]
 def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     found = contests(evidence)
     counts = {outcome: sum(one.outcome == outcome for one in found) for outcome in ("ahead", "undecided", "behind")}
-    solved = sum(solves(one.deq) and solves(one.rival) for one in found)
+    solved, decided = sum(one.solved for one in found), counts["ahead"] + counts["behind"]
     given = f" ({ahead_in_equal_time(evidence, found)} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:
-        yield Quote(
-            text=f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best "
-            f"explicit network of its size{given}, on {counts['behind']} worse, on {solved} both solve the task, and on "
-            f"{counts['undecided'] - solved} the seeds do not decide."
-        )
+        text = f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks the best DEQ scores better than the best explicit "
+        text += f"network of its size{given}, on {counts['behind']} worse, on {solved} both solve the task, and on "
+        text += f"{counts['undecided'] - solved} the seeds do not decide."
+        if decided:
+            text += f" Of the {decided} decided, {corrected(found)} stay so with the tests corrected for each other (Holm)."
+        yield Quote(text=text)
 
 
 def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
