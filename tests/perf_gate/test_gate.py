@@ -503,6 +503,26 @@ class TestOwnProject:
         assert "inconclusive (1 of 6 rounds)" in said.out
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ({"x": ONE, "y": ONE}, 0),
+        ({"x": ONE}, 1),  # lost: it no longer runs
+        ({"x": ONE, "y": reading(2e-3)}, 1),
+        ({"x": ONE, "y": ONE, "new": ONE}, 0),
+    ],
+)
+def test_the_exit_status_is_1_if_a_benchmark_got_slower_or_is_lost(
+    project: Path, head: dict[str, Reading], status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    both = {"x": ONE, "y": ONE}
+    monkeypatch.setattr(
+        "bench.perf_gate.timing.compare", lambda *_, **__: TimingComparison("a", "b", [(both, head, both)] * ROUNDS)
+    )
+    found = gate_here(project, monkeypatch, "--against", "HEAD", "--head", "HEAD", "--benchmarks", "speed")
+    assert found == status, capfd.readouterr()
+
+
 class TestOwnCounts:
     @pytest.mark.exhaustive
     def test_a_users_suite_is_counted(self, project: Path) -> None:
