@@ -163,5 +163,13 @@ class TestEnvironment:
         assert numeric_environment(here | {"python": "3.99.1"}) != base
         assert numeric_environment(here | {"python": str(here["python"]) + "rc1"}) == base
         assert numeric_environment(here | {"gpu": {"name": "H200", "capability": "9.0", "driver": "1"}}) != base
+        for part, names in (
+            ("packages", ("numpy", "torchdiffeq")),
+            ("variables", ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")),
+        ):
+            for name in names:
+                assert numeric_environment(here | {part: here.get(part, {}) | {name: "9.9"}}) != base, name
+        for part, name in (("packages", "pandas"), ("variables", "OMP_NUM_THREADS")):
+            assert numeric_environment(here | {part: here.get(part, {}) | {name: "9.9"}}) == base, name
         assert numeric_environment(here | {"variables": {"MALLOC_ARENA_MAX": "1"}}) == base
         assert numeric_environment(here | {"variables": {"NVIDIA_TF32_OVERRIDE": "0"}}) != base
