@@ -7,12 +7,13 @@ Every number in a text comes from a record. `evidence` is the address of the cel
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 
 from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
 from bench.analysis.columns import LEAK, PEAK, SAVED, SOLVED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, value
-from bench.analysis.statistics import significant
+from bench.analysis.statistics import over_seeds, significant
 from bench.claims.cases import (
     Contest,
     cell,
@@ -27,6 +28,8 @@ from bench.claims.cases import (
 )
 from bench.claims.claim import PLURAL, Finding
 from bench.claims.evidence import Evidence
+from bench.claims.judges_studies import by_task
+from bench.claims.parts import ratios
 
 Findings = Mapping[str, Finding]
 
@@ -244,11 +247,18 @@ def _claims(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
             yield Advice(
                 situation=situation,
                 use=use.get(one.verdict, "undecided"),
-                reason=f"{one.claim.says.rstrip('.')}: {text}",
+                reason=f"{one.claim.says.rstrip('.')}: {text}{_loosely(evidence) if id_ == 'tolerance' else ''}",
                 n=min(len(part.samples) for part in parts),
                 cost="",
                 evidence=id_,
             )
+
+
+def _loosely(evidence: Evidence) -> str:
+    """How long inference takes with loose solves."""
+    loose, tight = (by_task(evidence, "inference", methodcaller("get", name)) for name in ("loose_ms", "deq_ms"))
+    times = [over_seeds(list(ratios(ms, tight[task]).values()), "log").mean for task, ms in loose.items()]
+    return f"; inference then takes {significant(min(times), 2)} to {significant(max(times), 2)} of the time" if times else ""
 
 
 RULES: tuple[Rule, ...] = (_memory, _length, _times, _gradient, _claims, _solved, _budgets, _quality)

@@ -50,7 +50,8 @@ class GradientConfig:
 class Config:
     """Sizes; the defaults are those of the published record. `streams`: texts that carry a memory.
 
-    `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `most`: evaluations of a solve or
+    `cap`: evaluations of a solve in training, far more than it needs, so that its growth shows. `loose`: a tolerance of inference,
+    next to that of training, `rtol`. `most`: evaluations of a solve or
     an iteration after training. `alone`: sequences that are solved alone and in `batches`. `rounds`: timings of inference.
     `energy`: a task of single positions, for the DEQ that equilibrium propagation applies to. `tracking`: a comparison on state
     tracking, `tracking_rates` the rows that are tested at `tracking_caps` evaluations, with the rates that the suite chose.
@@ -68,6 +69,7 @@ class Config:
     points: int = 10
     cap: int = 60
     rtol: float = 1e-3
+    loose: float = 1e-1
     most: int = 200
     samples: int = 32
     tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 2e-1, 4e-1, 8e-1, 4.0)

@@ -1,5 +1,6 @@
 """The decision guide follows the records: who is ahead, which rows exist, and numbers that stand in the records."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from bench.claims.guide import guide
 from bench.claims.quotes import quotes
 from bench.records.metric import Metric
 from bench.records.record import CurvePoint, Record, measured, write_record
+from bench.records.side_file import EXPERIMENTS
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
 from bench.report.html.answer import answer
 
@@ -344,6 +346,20 @@ def test_a_claim_fills_its_row_with_the_counts_of_its_parts(tmp_path: Path) -> N
     parts = (replace(span(1.0, 2.0), verdict="holds"), replace(span(1.0, 2.0), verdict="does not hold"))
     (row,) = guide(Evidence(tmp_path), [found("more-steps", *parts, folder=tmp_path)])
     assert (row.use, row.reason) == ("either: it gains little or nothing", "says: 1 of 2 hold, 1 of 2 do not hold")
+
+
+def test_a_looser_tolerance_is_advised_with_what_it_saves(tmp_path: Path) -> None:
+    rows = [
+        {"task": task, "seed": seed, "values": {"deq_ms": 10.0 * (1 + seed), "loose_ms": part * (1 + seed)}}
+        for task, part in (("a", 8.0), ("b", 2.5))
+        for seed in range(2)
+    ]
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "experiments.json").write_text(
+        json.dumps(EXPERIMENTS.sealed({"experiments": {"inference": {"rows": rows}}}))
+    )
+    (row,) = guide(Evidence(tmp_path), [found("tolerance", replace(span(1.0, 2.0), verdict="holds"), folder=tmp_path)])
+    assert row.reason == "says: 1 of 1 hold; inference then takes 0.25 to 0.80 of the time"
 
 
 def test_an_exact_gradient_is_advised_by_its_largest_error(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from bench.records.side_file import EXPERIMENTS
 from bench.report.html.text import render
 
 
-def studies(folder: Path, **rows: list[dict[str, Any]]) -> Evidence:
+def studies(folder: Path, settings: dict[str, Any] | None = None, /, **rows: list[dict[str, Any]]) -> Evidence:
     (folder / "claims").mkdir(parents=True)
-    found = {"experiments": {name.replace("_", " "): {"rows": own} for name, own in rows.items()}}
+    found = {"experiments": {name.replace("_", " "): {"settings": settings, "rows": own} for name, own in rows.items()}}
     (folder / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed(found)))
     return Evidence(folder)
 
@@ -55,6 +55,15 @@ def test_inference_time(tmp_path: Path, factor: float, verdict: str) -> None:
     assert part.verdict == verdict
     assert part.note == "t test, 5 seeds; evaluations of the solves: 8, 9, 10, 11, 12"
     assert part.samples == pytest.approx([one["deq_ms"] / one["tied_ms"] for one in values])
+
+
+def test_inference_with_loose_solves_is_said_next_to_it(tmp_path: Path) -> None:
+    values = [
+        {"deq_ms": 20.0, "tied_ms": 10.0, "loose_ms": 5.0 * 2**seed, "nfe": 8, "loose_nfe": 3 + seed % 2} for seed in range(5)
+    ]
+    (part,) = judge("inference-time", studies(tmp_path, {"loose rtol": 0.1}, inference=rows(values))).parts
+    # 2 e^(±t sd / sqrt(n)), t = 2.776, sd = log 2 sqrt(5/2)
+    assert part.note.endswith("; to a tolerance of 0.1 2.0 [0.5, 7.8] times (evaluations: 3, 3, 3, 4, 4)")
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(0.001, "holds"), (0.5, "does not hold")])
