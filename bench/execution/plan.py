@@ -76,18 +76,31 @@ class _SizedComparison:
 
     def finals(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
         """The final runs of the wanted rows whose trials are recorded, at the learning rates that these chose."""
-        comparison = self.comparison
         for label in self.labels:
-            row, rate, keys = comparison.rows[label], comparison.learning_rates[0], tuple[str, ...]()
-            if len(comparison.learning_rates) > 1:
-                keys = tuple(trial.key for trial in self.sweep(row.like or label, records))
-                if not records.keys() >= set(keys):
-                    continue
-                rate = choose_learning_rate([records[key] for key in keys])
-            train = comparison.train.model_copy(update={"learning_rate": rate})
-            for seed in comparison.seeds:
-                depths = comparison.depths if seed == self.probed_seed else ()
-                yield self._spec(label, train=train, recipe=row.recipe, seed=seed, depths=depths, trials=keys)
+            keys = self._tuned_by(label, records)
+            if records.keys() >= set(keys):
+                rate = choose_learning_rate([records[key] for key in keys]) if keys else self.comparison.learning_rates[0]
+                yield from self._finals(label, rate, keys)
+
+    def untuned(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
+        """The final runs of the other wanted rows, at the first learning rate."""
+        for label in self.labels:
+            if not records.keys() >= set(self._tuned_by(label, records)):
+                yield from self._finals(label, self.comparison.learning_rates[0], ())
+
+    def _tuned_by(self, label: str, records: Mapping[str, Record]) -> tuple[str, ...]:
+        """The keys of the trials that choose a row's rate; none where there is one rate only."""
+        if len(self.comparison.learning_rates) == 1:
+            return ()
+        return tuple(trial.key for trial in self.sweep(self.comparison.rows[label].like or label, records))
+
+    def _finals(self, label: str, rate: float, keys: tuple[str, ...]) -> Iterator[RunSpec]:
+        comparison = self.comparison
+        train = comparison.train.model_copy(update={"learning_rate": rate})
+        for seed in comparison.seeds:
+            depths = comparison.depths if seed == self.probed_seed else ()
+            recipe = comparison.rows[label].recipe
+            yield self._spec(label, train=train, recipe=recipe, seed=seed, depths=depths, trials=keys)
 
 
 class Plan:
@@ -183,6 +196,10 @@ class Plan:
         """
         specs = [*self._specs, *(spec for sized in self._comparisons for spec in sized.finals(records))]
         return list({spec.key: spec for spec in sorted(specs, key=lambda spec: spec.seed)}.values())
+
+    def untuned(self, records: Mapping[str, Record]) -> list[RunSpec]:
+        """Every other final run that is wanted, at a rate that its trials may not choose."""
+        return [spec for sized in self._comparisons for spec in sized.untuned(records)]
 
     def specs(self) -> list[RunSpec]:
         """A spec for each row, with its device, threads and processes, before any trial."""

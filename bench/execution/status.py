@@ -113,8 +113,7 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int, published: Store
     while len(wanted := plan.trials(records)) > len(trials):
         trials = {identity(spec).run_id(spec.key): spec for spec in wanted}
         records = {record.spec.key: record for record in store.read_valid(suite, [run_id for run_id in trials if run_id in heads])}
-    ready, finals = all(spec.key in records for spec in trials.values()), plan.finals(records)
-    unknown = 0 if ready else plan.wanted() - len(finals)  # final runs whose rate no trial has chosen yet
+    finals, untuned = plan.finals(records), plan.untuned(records)
     specs = trials | {identity(spec).run_id(spec.key): spec for spec in finals}
     done = [heads[run_id] for run_id in specs if run_id in heads]
     missing = {run_id: spec for run_id, spec in specs.items() if run_id not in heads}
@@ -133,17 +132,17 @@ def status(plan: Plan, *, suite: str, store: Store, slots: int, published: Store
         times = [(record.spec, record.elapsed_s) for record in published.stream(suite)]
     older = [modules for record in recorded if (modules := changed_modules(record.provenance.get("code", {})))]
     return SuiteStatus(
-        wanted=len(specs) + unknown,
+        wanted=len(specs) + len(untuned),
         ok=sum(head.status == "ok" for head in done),
         failed=_count_failed(done),
         running=[_running(store, suite, run_id) for run_id in running],
-        left=len(missing) + unknown - len(running),
+        left=len(missing) + len(untuned) - len(running),
         saved=len(set(store.unfinished(suite)) & set(missing) - set(running)),
         stale=len(stale),
         reasons=sorted(reasons),
         older=len(older),
         modules=sorted({module for modules in older for module in modules}),
-        seconds=_seconds_left(times, missing.values(), unknown, slots),
+        seconds=_seconds_left(times, [*missing.values(), *untuned], slots),
     )
 
 
@@ -152,20 +151,19 @@ def _running(store: Store, suite: str, run_id: str) -> RunningRun:
     return RunningRun(run_id=run_id, **{name: found.get(name) for name in ("step", "steps", "loss")})
 
 
-def _seconds_left(done: Iterable[tuple[RunSpec, float]], missing: Collection[RunSpec], unknown: int, slots: int) -> float | None:
-    """Estimate from the mean of similar runs: of the same row and role, else the same role, else any."""
-    if not missing and not unknown:
+def _seconds_left(done: Iterable[tuple[RunSpec, float]], missing: Collection[RunSpec], slots: int) -> float | None:
+    """Estimate by the mean time a step of similar runs: of the same row and role, else of the row, of the role, of any."""
+    if not missing:
         return 0.0
     taken: dict[tuple[str, ...], list[float]] = {}
     for spec, seconds in done:
         for kind in _kinds(spec):
-            taken.setdefault(kind, []).append(seconds)
+            taken.setdefault(kind, []).append(seconds / spec.train.steps)
     if not taken:
         return None
-    each = [next(statistics.mean(taken[kind]) for kind in _kinds(spec) if kind in taken) for spec in missing]
-    other = taken.get(("final",)) or taken[()]
-    return (sum(each) + unknown * statistics.mean(other)) / slots
+    each = (spec.train.steps * next(statistics.mean(taken[kind]) for kind in _kinds(spec) if kind in taken) for spec in missing)
+    return sum(each) / slots
 
 
 def _kinds(spec: RunSpec) -> tuple[tuple[str, ...], ...]:
-    return (spec.group, spec.label, spec.role), (spec.role,), ()
+    return (spec.group, spec.label, spec.role), (spec.group, spec.label), (spec.role,), ()

@@ -60,6 +60,13 @@ def records(plan: Plan, best: dict[str, float]) -> dict[str, Record]:
     return {spec.key: trial(spec, abs(spec.train.learning_rate - best[spec.label])) for spec in plan.trials()}
 
 
+def record(store: Store, plan: Plan, one: Record) -> None:
+    """Write a record under the id that the plan gives its run on this machine."""
+    identity = plan.identity(one.spec, environment(one.spec.device, one.spec.threads))
+    run_id = identity.run_id(one.spec.key)
+    write_record(store.path("s", run_id), one.model_copy(update={"identity": identity, "run_id": run_id}))
+
+
 class TestStages:
     def test_each_row_without_like_has_a_trial_for_each_rate(self) -> None:
         trials = Plan([comparison()]).trials()
@@ -278,11 +285,22 @@ class TestSelection:
         finals = plan.finals(tried)
         assert {(spec.label, spec.seed) for spec in finals} == {("other", 0), ("other", 1)}
         for one in (*tried.values(), *(trial(spec, 1.0) for spec in finals)):
-            identity = plan.identity(one.spec, environment(one.spec.device, one.spec.threads))
-            run_id = identity.run_id(one.spec.key)
-            write_record(store.path("s", run_id), one.model_copy(update={"identity": identity, "run_id": run_id}))
+            record(store, plan, one)
         found = status(plan, suite="s", store=store, slots=1)
         assert (found.wanted, found.ok, found.left) == (6 + 6, 3 + 2, 3 + 4)
+
+    def test_the_time_left_goes_by_the_steps_of_similar_runs(self, tmp_path: Path) -> None:
+        """Trials have 4 steps, final runs 8: their mean would be far off before any final run has ended."""
+        plan, store = Plan([comparison()]), Store(tmp_path)
+        tried = {spec.key: trial(spec, 1.0) for spec in plan.trials() if spec.label == "other"}
+        for one in tried.values():
+            record(store, plan, one.model_copy(update={"elapsed_s": 2.0}))
+        # 0.5 s a step: three trials of the reference, six final runs
+        assert status(plan, suite="s", store=store, slots=1).seconds == 3 * 4 * 0.5 + 6 * 8 * 0.5
+        first = plan.finals(tried)[0]
+        record(store, plan, trial(first, 1.0).model_copy(update={"elapsed_s": 16.0}))
+        # the other final runs by that one's 2 s a step
+        assert status(plan, suite="s", store=store, slots=2).seconds == (3 * 4 * 0.5 + 5 * 8 * 2.0) / 2
 
     def test_the_group_names_the_device(self) -> None:
         plan = Plan([comparison()], device="cuda")
