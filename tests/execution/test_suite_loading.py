@@ -36,7 +36,7 @@ class TestSuites:
         data = {"tinyshakespeare": tmp_path / "input.txt"}
         _, entries = load_suite("small", data)
         plan = Plan([entry for entry in entries if entry.task.name == sized], data=data)
-        others = ("Markov chain", "copy memory T=20, initial weights")
+        others = ("Markov chain", "copy memory T=20, initial weights", "tinyshakespeare by character, ")
         family = [entry for entry in entries if isinstance(entry, Comparison) and not entry.group.startswith(others)]
         assert [entry.task.name for entry in family] == ["copy", "agreement", "text"]
         for entry in family:
