@@ -19,11 +19,12 @@ class Looped(Core):
     cell's initial state; in training that has noise of standard deviation `start_std`, so that the result depends less on the start
     (the authors start at random in both). Geiping et al. (2025), arXiv 2502.05171.
 
-    With `random_depth` false, every pass has `depth` iterations. With `segments` M, the iteration goes on M times from the detached
-    state of the segment before; in training the features after each but the last are auxiliary ones, for deep supervision.
-    `backward_depth` 1 is then the one-step gradient of the hierarchical reasoning model (Wang et al. 2025, arXiv 2506.21734), and
-    `backward_depth` = `depth` the full backpropagation of the tiny recursive model (Jolicoeur-Martineau 2025, arXiv 2510.04871).
-    Both make an optimiser's step after each segment; here one step has the losses of all, and keeps all their graphs.
+    With `random_depth` false, every pass in training has `depth` iterations. With `segments` M, the iteration goes on M times from
+    the detached state of the segment before; in training the features after each but the last are auxiliary ones, for deep
+    supervision. `backward_depth` 1 is then the one-step gradient of the hierarchical reasoning model (Wang et al. 2025, arXiv
+    2506.21734), and `backward_depth` = `depth` the full backpropagation of the tiny recursive model (Jolicoeur-Martineau 2025,
+    arXiv 2510.04871). Both make an optimiser's step after each segment; here one step has the losses of all, and keeps all their
+    graphs.
     """
 
     numerics: ClassVar[int] = 1

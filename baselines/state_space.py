@@ -45,7 +45,7 @@ class StateSpace(Core):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        states, feedforward = states or width, feedforward or 4 * width
+        states, feedforward = width if states is None else states, 4 * width if feedforward is None else feedforward
         check_whole(inputs=inputs, width=width, layers=layers, states=states, feedforward=feedforward)
         check_rates(dropout=dropout)
         self.width = width

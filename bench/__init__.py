@@ -4,7 +4,7 @@
     import bench; bench.run("suite.py"); runs = bench.load(); bench.write_report()
 
 A run exists if and only if its record exists; running a suite executes only what is missing; reports are functions of the records.
-Each package imports those that it names, and what they import; nothing imports to the right:
+Each package imports those after its arrow, and what these import:
 
     records                                   specs, records, identities, the results folder; no torch
     suites       <- records                   the suites of this package

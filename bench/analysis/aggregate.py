@@ -25,7 +25,10 @@ FAMILIES: dict[str, Family] = {
 }
 ORDER: tuple[Family, ...] = ("deq", "ode", "tied", "attention", "convolution", "recurrent", "other")
 # Endings of the files that one group writes: a group so named would overwrite another's.
-ENDINGS = ("cost", "memory", "solver", "trials", "depth", "curves", "steps", "seconds", "residual", "tradeoff", "quality", "length")
+ENDINGS = (
+    *("cost", "memory", "solver", "trials", "depth", "gradient", "quality", "budgets"),
+    *("tradeoff", "curves", "length", "difficulty"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,11 @@ class ResultRow:
     label: str
     family: Family
     finals: tuple[Record, ...]
+
+    @property
+    def explicit(self) -> bool:
+        """Whether its model is an explicit network: neither a DEQ nor a Neural ODE."""
+        return self.family not in ("deq", "ode")
 
     @property
     def ok(self) -> tuple[Record, ...]:

@@ -22,7 +22,7 @@ def budget_table(group: Group) -> Table | None:
     """Each DEQ next to the best explicit network of at most its time a step, and of at most its peak; None without both kinds."""
     score = headline_column(group)
     deqs = [row for row in group.rows if row.family == "deq" and score is not None and value(row, score) is not None]
-    explicit = [row for row in group.rows if row.family not in ("deq", "ode")]
+    explicit = [row for row in group.rows if row.explicit]
     if score is None or not deqs or not explicit:
         return None
     notes: list[str] = []

@@ -56,7 +56,7 @@ MEMORY = (
 MEMORY_MORE = tuple(
     Column(name=name, head=name) for name in ("cuda_requested_peak_bytes", "cublas_workspace_bytes", "nvml_device_bytes")
 )
-SOLVED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
+TEST_CONVERGED = Column(name="eval_converged_fraction", head="test converged", better="higher", scale="fraction")
 LEAK = Column(name="future_leak_nats", head="future leak")
 PREFIX_GAP = Column(name="prefix_gap", head="prefix gap", better=None, scale="linear")
 SOLVER = (
@@ -67,7 +67,7 @@ SOLVER = (
     Column(name="train_backward_converged_fraction", head="backward converged", better="higher", scale="fraction"),
     Column(name="eval_forward_nfe_mean", head="test NFE"),
     Column(name="eval_residual_p95", head="test residual p95"),
-    SOLVED,
+    TEST_CONVERGED,
     LEAK,
     PREFIX_GAP,
 )

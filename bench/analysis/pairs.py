@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bench.analysis.aggregate import Group, ResultRow, aggregate
-from bench.analysis.columns import COST, PEAK, SAVED, SOLVED, SOLVER, STEP, Column, metric_columns, unit
+from bench.analysis.columns import COST, PEAK, SAVED, SOLVER, STEP, TEST_CONVERGED, Column, metric_columns, unit
 from bench.analysis.selection import Outcome, difference, outcome_of, solved, solved_more
 from bench.analysis.statistics import Interval, share
 
@@ -30,7 +30,7 @@ class Pair:
 def pairs(group: Group, row: ResultRow, rival: ResultRow) -> list[Pair]:
     """The scores, times and memory of two rows, as far as one of them has them; no outcome where only one has it."""
     found = _solved(row, rival)
-    for column in (*metric_columns(group.records), STEP, _FLOPS, SAVED, PEAK, _NFE, SOLVED):
+    for column in (*metric_columns(group.records), STEP, _FLOPS, SAVED, PEAK, _NFE, TEST_CONVERGED):
         ours, theirs = aggregate(row, column), aggregate(rival, column)
         if ours.estimate is None and theirs.estimate is None:
             continue

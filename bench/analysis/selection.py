@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
-from bench.analysis.columns import LEAK, PREFIX_GAP, SOLVED, Column, metric_columns, metrics
+from bench.analysis.columns import LEAK, PREFIX_GAP, TEST_CONVERGED, Column, metric_columns, metrics
 from bench.analysis.statistics import DECIDES, Interval, Scale, interval, share, significant
 from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
-LEAST_SOLVED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
+LEAST_CONVERGED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
 MOST_GAP, LEAST_GAP = 0.01, 0.001  # of the score, and in its unit: how far that from prefixes may lie
 SOLVES = 0.999
 OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
@@ -73,7 +73,7 @@ def inadmissible(row: ResultRow) -> str | None:
     """
     if row.ok and all(scored_from_prefixes(record) for record in row.ok):
         return None
-    return faults_of(value(row, SOLVED), largest_leak(row))
+    return faults_of(value(row, TEST_CONVERGED), largest_leak(row))
 
 
 def scored_from_prefixes(record: Record) -> bool:
@@ -87,11 +87,11 @@ def largest_leak(row: ResultRow) -> float | None:
     return max(by_seed(row, LEAK.name).values(), default=None)
 
 
-def faults_of(solved: float | None, leak: float | None) -> str | None:
-    """The same from the share of test solves that converge, and the nats by which later tokens change a log-probability."""
+def faults_of(converged: float | None, leak: float | None) -> str | None:
+    """Why a score is inadmissible with this share of test solves that converge, and this leak in nats; None where it is not."""
     faults = []
-    if solved is not None and solved < LEAST_SOLVED:
-        faults.append(f"{significant(100 * solved, 3)} % of its test solves converge (asked: {100 * LEAST_SOLVED:g} %)")
+    if converged is not None and converged < LEAST_CONVERGED:
+        faults.append(f"{significant(100 * converged, 3)} % of its test solves converge (asked: {100 * LEAST_CONVERGED:g} %)")
     if leak is not None and leak > MOST_LEAK:
         faults.append(f"later tokens change a log-probability by up to {significant(leak, 3)} nats (allowed: {MOST_LEAK:g})")
     return f"inadmissible: {', '.join(faults)}" if faults else None

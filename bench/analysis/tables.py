@@ -60,11 +60,11 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
     absent = [] if hidden else [column for column in columns if not any(one.estimate for one in grid[column])]
     shown = [column for column in (grid if hidden else columns) if column not in absent]
     # An explicit model has no solver; a model whose runs all failed stays, its absence being the result.
-    solves = [column for column in shown if column.name != "future_leak_nats"]
+    of_solver = [column for column in shown if column.name != "future_leak_nats"]
     silent = [
         row
         for i, row in enumerate(group.rows)
-        if ending == "solver" and not hidden and row.ok and not any(grid[column][i].estimate for column in solves)
+        if ending == "solver" and not hidden and row.ok and not any(grid[column][i].estimate for column in of_solver)
     ]
     if (not shown and ending) or len(silent) == len(group.rows):
         return None

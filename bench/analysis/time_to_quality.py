@@ -67,7 +67,7 @@ def quality(group: Group) -> Quality | None:
     """
     headline, known = metrics(group.records)
     compared = [row for row in group.rows if row.ok and _is_timed(row, headline)]
-    explicit = tuple(row.label for row in compared if row.family not in ("deq", "ode"))
+    explicit = tuple(row.label for row in compared if row.explicit)
     if len(explicit) < 2 or not any(row.family == "deq" for row in compared):
         return None
     shared = set.intersection(*({record.spec.seed for record in row.ok} for row in compared))

@@ -113,7 +113,7 @@ def rivals_elsewhere(evidence: Evidence, group: Group) -> list[ResultRow]:
         for other in _on_same_data(evidence, group)
         for row in other.rows
         if other.name != group.name
-        and row.family not in ("deq", "ode")
+        and row.explicit
         and (_terms(row), _training(row)) == (_terms(first), _training(first))
         and sizes
         and (value(row, SIZE) or math.inf) <= max(sizes)
@@ -130,7 +130,7 @@ def contest_of(group: Group, others: Sequence[ResultRow] = ()) -> Contest | None
     if headline is None:
         return None
     deq = best_row([row for row in group.rows if row.family == "deq"], headline)
-    rival = best_row([row for row in (*group.rows, *others) if row.family not in ("deq", "ode")], headline)
+    rival = best_row([row for row in (*group.rows, *others) if row.explicit], headline)
     if deq is None or rival is None:
         return None
     column = found[2] if (found := at_longest(group)) else headline
@@ -150,7 +150,7 @@ def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     if score is None or size is None:
         return None
     same = _on_same_data(evidence, group)
-    explicit = [row for one in same for row in one.rows if row.family not in ("deq", "ode") and _terms(row) == _terms(deq)]
+    explicit = [row for one in same for row in one.rows if row.explicit and _terms(row) == _terms(deq)]
     alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
@@ -271,6 +271,7 @@ def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
         rows = (*group.rows, *rivals_elsewhere(evidence, group))
         scored = [(round(score, 2), row) for row in rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
-        deqs, explicit = ([pair for pair in scored if (pair[1].family == "deq") is own] for own in (True, False))
+        deqs = [pair for pair in scored if pair[1].family == "deq"]
+        explicit = [pair for pair in scored if pair[1].explicit]
         if deqs and explicit:
             yield LengthCase(group=group, short=short, long=long, column=column, deqs=deqs, explicit=explicit)

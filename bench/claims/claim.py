@@ -128,10 +128,10 @@ def tally(findings: Sequence[Finding]) -> list[tuple[Verdict, int]]:
 def judge_claims(claims: Sequence[Claim], evidence: "Evidence") -> tuple[Finding, ...]:
     """Judge every claim.
 
-    A claim holds where all of its parts do: each at 5 %, which is 5 % for all (an intersection-union test). It does not hold
-    where one does not, the p-values of its parts corrected for each other (Holm). "Cannot tell" of one part is that of the claim.
-    It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly any decided with
-    three seeds, and is reported next to it.
+    A claim holds where every part that was tested does: each at 5 %, which is 5 % for all (an intersection-union test). It does not
+    hold where one does not, the p-values of its parts corrected for each other (Holm). "Cannot tell" of one part is that of the
+    claim. It is inconclusive otherwise. Verdicts rest on a claim's own p; a correction over all claims leaves hardly any decided
+    with three seeds, and is reported next to it.
     """
     findings = tuple(_judge(claim, tuple(claim.judge(evidence))) for claim in claims)
     corrected: dict[str, float] = {}

@@ -11,7 +11,7 @@ from operator import methodcaller
 
 from bench.analysis.aggregate import ResultRow
 from bench.analysis.budgets import best_within
-from bench.analysis.columns import LEAK, PEAK, SAVED, SOLVED
+from bench.analysis.columns import LEAK, PEAK, SAVED, TEST_CONVERGED
 from bench.analysis.selection import MOST_LEAK, Outcome, inadmissible, outcome_of, value
 from bench.analysis.statistics import over_seeds, significant
 from bench.claims.cases import (
@@ -86,7 +86,7 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         return
     one = max(words, key=lambda contest: contest.deq.finals[0].spec.train.steps)
     peaks = {row.label: peak for row in one.group.rows if row.ok and (peak := value(row, PEAK)) is not None}
-    explicit = [row for row in one.group.rows if row.family not in ("deq", "ode")]
+    explicit = [row for row in one.group.rows if row.explicit]
     lean = min((row for row in one.group.rows if row.family == "deq"), key=lambda row: peaks.get(row.label, math.inf))
     for budget, deq in (("time", one.deq), ("memory", lean)):
         rival = best_within(deq, explicit, one.column)[budget]
@@ -144,11 +144,11 @@ def _quality(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         )
 
 
-def _solved(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
+def _leak(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> Iterator[Advice]:
     leaks = [(leak, one, row) for one in found for row in one.group.rows if row.family == "deq" and (leak := value(row, LEAK))]
     if leaks and max(leak for leak, _, _ in leaks) > MOST_LEAK:
         leak, one, row = max(leaks, key=lambda entry: entry[0])
-        share = value(row, SOLVED)
+        share = value(row, TEST_CONVERGED)
         yield Advice(
             situation="Predictions must not depend on later positions",
             use="an explicit network, or a DEQ whose solves converge",
@@ -261,4 +261,4 @@ def _loosely(evidence: Evidence) -> str:
     return f"; inference then takes {significant(min(times), 2)} to {significant(max(times), 2)} of the time" if times else ""
 
 
-RULES: tuple[Rule, ...] = (_memory, _length, _times, _gradient, _claims, _solved, _budgets, _quality)
+RULES: tuple[Rule, ...] = (_memory, _length, _times, _gradient, _claims, _leak, _budgets, _quality)

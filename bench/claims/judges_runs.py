@@ -53,7 +53,7 @@ def _explicit_pairs(evidence: Evidence, *suites: str) -> Iterator[Pair]:
 
 
 def of_scores(part: Part, ours: ResultRow, *others: ResultRow) -> Part:
-    """A part on a row's score: where that is inadmissible it does not hold; the note names every row of which that is so."""
+    """Make a part that would hold inconclusive where the row's score is inadmissible; the note names every such row."""
     faulty = [row.label for row in (ours, *others) if inadmissible(row) is not None]
     if not faulty:
         return part

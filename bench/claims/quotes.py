@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.columns import SAVED, SOLVED
+from bench.analysis.columns import SAVED, TEST_CONVERGED
 from bench.analysis.selection import inadmissible, largest_leak, value
 from bench.analysis.statistics import Interval, significant, written
 from bench.analysis.time_to_quality import quality
@@ -35,7 +35,7 @@ class Quote:
 
 def quotes(evidence: Evidence, findings: Sequence[Finding]) -> list[Quote]:
     """The sentences that the records can fill: quality, memory with time, time to equal quality, length, equilibria."""
-    return [one for made in (_quality, _cost, _time, _length, _solved) for one in made(evidence, findings)]
+    return [one for made in (_quality, _cost, _time, _length, _inadmissible) for one in made(evidence, findings)]
 
 
 def quoted_sentences(found: Sequence[Quote]) -> str:
@@ -147,8 +147,13 @@ def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
         )
 
 
-def _solved(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
-    deqs = [row for group in comparisons(evidence) for row in group.rows if row.family == "deq" and value(row, SOLVED) is not None]
+def _inadmissible(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
+    deqs = [
+        row
+        for group in comparisons(evidence)
+        for row in group.rows
+        if row.family == "deq" and value(row, TEST_CONVERGED) is not None
+    ]
     faulty = [row for row in deqs if inadmissible(row) is not None]
     leaks = [leak for row in faulty if (leak := largest_leak(row)) is not None]
     if deqs:

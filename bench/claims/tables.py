@@ -10,13 +10,13 @@ from bench.claims.guide import Advice
 from bench.report.report import markdown
 
 _RULE = (
-    "A claim holds where all of its parts do (parts that rest on chance each at 5 %), does not hold where one does not (Holm's "
-    "correction over its parts), is inconclusive where the seeds do not decide, cannot be judged where it rests on a "
+    "A claim holds where every part that was tested does (parts that rest on chance each at 5 %), does not hold where one does "
+    "not (Holm's correction over its parts), is inconclusive where the seeds do not decide, cannot be judged where it rests on a "
     "reconstruction that does not meet the printed figures, and is not tested where nothing has been run. p is that of the "
     "verdict, and of what is inconclusive that of the claim: near 1 speaks against it. Next to it is the same after Holm's "
-    "correction over all claims; the verdicts rest on the former. A fact is a count of what was measured (bytes, FLOPs, seeds): it "
-    "is no test and has no p. Equal values in all seeds have an exact sign test and a bound on the share of seeds that fail; with "
-    "fewer than five seeds they decide nothing."
+    "correction over all claims of the table; the verdicts rest on the former. A fact is a count of what was measured (bytes, "
+    "FLOPs, seeds): it is no test and has no p. Equal values in all seeds have an exact sign test and a bound on the share of "
+    "seeds that fail; with fewer than five seeds they decide nothing."
 )
 
 
@@ -33,7 +33,7 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
     listed = [one for one in findings if one.claim.ledger == ledger]
     noun = {"identities": "identities", "questions": "questions"}.get(ledger, "claims")
     noun = "question" if noun == "questions" and len(listed) == 1 else noun
-    heads = ("claim", "what is claimed", "where", "verdict", "parts", "p", "p, all claims", "threshold fixed")
+    heads = ("claim", "what is claimed", "where", "verdict", "parts", "p", "p, all of the table", "threshold fixed")
     return Table(
         ending=ledger,
         title=_TITLES[ledger],

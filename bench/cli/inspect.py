@@ -65,7 +65,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: its settings, how it ended, every measure with its unit, method and scope."""
-    from bench.analysis.columns import LEAK, SOLVED
+    from bench.analysis.columns import LEAK, TEST_CONVERGED
     from bench.analysis.selection import faults_of, scored_from_prefixes
     from bench.records.store import Store
 
@@ -93,7 +93,7 @@ def show(
     tables = ["", table_of(heads[:shown], [one[:shown] for one in rows]), ""] if rows else []
     tables += [f"2 more columns in --json, or on {_WIDE} columns: how, over"] if rows and narrow else []
     tables += [f"not measured, {reason}: {', '.join(names)}" for reason, names in missing.items()]
-    fault = faults_of(record.value(SOLVED.name), record.value(LEAK.name))
+    fault = faults_of(record.value(TEST_CONVERGED.name), record.value(LEAK.name))
     if fault and not scored_from_prefixes(record):
         tables.insert(0, f"the scores are {fault}")
     if ranks := record.probes.get("ranks"):

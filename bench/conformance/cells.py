@@ -11,7 +11,7 @@ from torch.nn import functional
 from bench.conformance import common, memory
 from bench.conformance.compare import distance, projection
 from bench.conformance.result import Broken, Result, check, require
-from bench.conformance.subject import SOLVED, TIGHT, Subject, modules_and_inputs, require_tensor, tolerance
+from bench.conformance.subject import TIGHT, TIGHT_STOP, Subject, modules_and_inputs, require_tensor, tolerance
 from deq import DEQ, SOLVERS, Anderson, Cell, Implicit, Picard, Solution, Stop, Unroll, solve, spectral_radius
 from deq.adjoints import Adjoint
 
@@ -86,7 +86,7 @@ def fixed_point(subject: Subject) -> str:
             x, _ = subject.arguments(cell, batch=8, time=12, seed=seed)
             f = cell.bind(x)
             for name, make in SOLVERS.items():
-                found[name].append(solve(f, cell.initial_state(x), make(), SOLVED))
+                found[name].append(solve(f, cell.initial_state(x), make(), TIGHT_STOP))
             nearest = min((solutions[-1] for solutions in found.values()), key=_residual)
             torch.manual_seed(seed)
             radius = max(radius, spectral_radius(f, nearest.z).max().item())
@@ -99,7 +99,7 @@ def fixed_point(subject: Subject) -> str:
         return f"{solved} of {total} samples, by {name} in {steps} evaluations; spectral radius {radius:.2g}{diverges}"
     raise Broken(
         f"{'no fixed point found: ' if solved == 0 else ''}{solved} of {total} samples solved at best ({name}, "
-        f"{SOLVED.max_steps} evaluations), residual {max(map(_residual, found[name])):.1g}; spectral radius {radius:.2g}"
+        f"{TIGHT_STOP.max_steps} evaluations), residual {max(map(_residual, found[name])):.1g}; spectral radius {radius:.2g}"
     )
 
 

@@ -6,7 +6,7 @@ import torch
 
 from bench.conformance import common, memory
 from bench.conformance.result import Result, check, require
-from bench.conformance.subject import SOLVED, Subject, modules_and_inputs, require_tensor
+from bench.conformance.subject import TIGHT_STOP, Subject, modules_and_inputs, require_tensor
 from deq import DEQ, GMRES, Implicit, Output, Reverse, Solution, Unroll
 
 
@@ -37,7 +37,7 @@ def solve(subject: Subject) -> str | Result:
     if not layers:
         return Result("skip", "", "it contains no DEQ")
     for layer in layers:
-        layer.evaluation_stop = SOLVED
+        layer.evaluation_stop = TIGHT_STOP
         layer.watch(lambda phase, solution: solutions.append(solution))
     with torch.no_grad():
         core(*subject.arguments(core, batch=8, time=12))

@@ -17,7 +17,7 @@ from deq import DEQ, Cell, Stop
 
 BATCH, TIME = 3, 6
 TIGHT = Stop(rtol=1e-12, max_steps=400)
-SOLVED = Stop(rtol=1e-6, max_steps=200)
+TIGHT_STOP = Stop(rtol=1e-6, max_steps=200)
 _SHAPES = ((BATCH, TIME), (1, 1), (1, 5), (4, 1))
 
 

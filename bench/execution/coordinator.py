@@ -131,7 +131,7 @@ class Coordinator:
         missing, stale = [], 0
         reasons: set[str] = set()
         ids_by_key = self.store.by_key(self.suite)
-        for spec in specs:
+        for spec in (one for one in specs if one.key not in self.records):  # what --retry repeats is repeated once
             identity = self.identity(spec)
             run_id, found = identity.run_id(spec.key), ids_by_key.get(spec.key, [])
             others = self.store.read_valid(self.suite, [one for one in found if one != run_id])

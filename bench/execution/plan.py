@@ -54,7 +54,10 @@ class _SizedComparison:
         return self._spec(label, role="trial", train=train.model_copy(update=changes), recipe=recipe, seed=seed)
 
     def sweep(self, label: str, records: Mapping[str, Record]) -> list[RunSpec]:
-        """The trials of a row, every rate at every trial seed; with one more rate where the best of `records` is an end."""
+        """The trials of a row, every rate at every trial seed.
+
+        While the best of `records` lies at an end, the next rate beyond it is added, up to `widen` times.
+        """
         rates, seeds = [*self.comparison.learning_rates], self.comparison.all_trial_seeds()
         for added in range(self.comparison.widen + 1):
             trials = [self.trial(label, rate, seed) for rate in rates for seed in seeds]
@@ -83,7 +86,7 @@ class _SizedComparison:
                 yield from self._finals(label, rate, keys)
 
     def untuned(self, records: Mapping[str, Record]) -> Iterator[RunSpec]:
-        """The final runs of the other wanted rows, at the first learning rate."""
+        """The final runs of wanted rows whose trials are not all recorded; the first rate stands for the one to be chosen."""
         for label in self.labels:
             if not records.keys() >= set(self._tuned_by(label, records)):
                 yield from self._finals(label, self.comparison.learning_rates[0], ())
@@ -198,7 +201,7 @@ class Plan:
         return list({spec.key: spec for spec in sorted(specs, key=lambda spec: spec.seed)}.values())
 
     def untuned(self, records: Mapping[str, Record]) -> list[RunSpec]:
-        """Every other final run that is wanted, at a rate that its trials may not choose."""
+        """The final runs of rows whose trials are not all recorded; the first rate stands for the one to be chosen."""
         return [spec for sized in self._comparisons for spec in sized.untuned(records)]
 
     def specs(self) -> list[RunSpec]:
@@ -251,7 +254,10 @@ def _difference(one: Metric, other: Metric) -> str:
 
 
 def choose_learning_rate(trials: Sequence[Record]) -> float:
-    """The learning rate whose trials have the best mean validation headline; the smallest where all failed."""
+    """The learning rate whose trials have the best mean validation headline.
+
+    One failed trial rules its rate out; the smallest if all are.
+    """
 
     def cost(record: Record) -> float:
         value = record.value(f"valid_{record.headline}")

@@ -1,7 +1,7 @@
 """The Record of a run and its JSON file. A run exists if and only if its record exists.
 
 A Record holds the RunSpec, the Identity, the status with its reason, the Measures (each with unit, method and scope, or null with
-a reason) and the environment. It is written once, atomically, and never changed.
+a reason) and the environment. It is written atomically; only a retry of the same run replaces it, or a newer place in the order.
 
 The first lines of a file hold its Head, so that a listing reads no further. Two digests, of the Head and of all content, reveal a
 changed digit; line ends and layout do not count. Files of older versions have no digests.

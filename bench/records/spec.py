@@ -141,7 +141,10 @@ class RunSpec(_Frozen):
 
 
 class ModelEntry(_Frozen):
-    """One model of a comparison. Without the setting `match`, its value is chosen to match the reference's parameter count."""
+    """One model of a comparison.
+
+    `match` names the setting that is chosen so that parameters are as many as the reference's, unless `model` has a value for it.
+    """
 
     model: ComponentConfig
     match: str = "width"
@@ -153,10 +156,10 @@ class ModelEntry(_Frozen):
 class Comparison(_Frozen):
     """Models on equal terms: same task, data order, token budget, optimiser and schedule; parameters within 2 % of the reference.
 
-    Each row without `like` tunes its learning rate: a trial of `trial_steps` steps for each rate and each of `trial_seeds` seeds
-    from `trial_seed` on (which no final run uses); the rate with the best mean validation score is chosen. A single rate needs no
-    trials. Where the best rate is an end of a row's sweep, the next one beyond it (at the same ratio) is tried too, up to `widen`
-    times.
+    Parameters of rows whose settings give their own size are not checked. Each row without `like` tunes its learning rate: a trial
+    of `trial_steps` steps for each rate and each of `trial_seeds` seeds from `trial_seed` on (which no final run uses); the rate
+    with the best mean validation score is chosen. A single rate needs no trials. Where the best rate is an end of a row's sweep,
+    the next one beyond it (at the same ratio) is tried too, up to `widen` times.
     """
 
     group: Name

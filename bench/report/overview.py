@@ -83,7 +83,7 @@ def _time_and_memory(group: Group) -> list[Cost]:
 def _outcome(group: Group, rows: Sequence[ResultRow]) -> Outcome:
     """Whether the DEQ among the rows is ahead of the best explicit one, as the guide decides it."""
     score = headline_column(group)
-    rival = best_row([row for row in rows if row.family not in ("deq", "ode")], score) if score else None
+    rival = best_row([row for row in rows if row.explicit], score) if score else None
     return outcome_of(rows[0], rival, score) if score and rival else "undecided"
 
 

@@ -238,7 +238,7 @@ def residual_by_nfe(model: LanguageModel, task: Task, spec: RunSpec) -> dict[str
     """Relative residual by evaluations of f on the first test batch, as [nfe, p50, p95]: of a DEQ with each solver, of a
     weight-tied network by its own iteration. Steps with a value that is not finite are left out."""
     core = model.core
-    if not isinstance(core, (DEQ, Unrolled)):
+    if not isinstance(core, (DEQ, Unrolled)) or (isinstance(core, TrellisNet) and core.injection != "tied"):
         return {}
     model.eval()
     inputs, _ = first_batch("test", task, spec)

@@ -52,9 +52,9 @@ def deq(
 ) -> Core:
     """A DEQ; `steps` caps the forward solve, `backward_steps` the adjoint's, and `backward_solver` is by default `solver`.
 
-    `check_every` k: on a GPU, a solve looks every k evaluations whether it is done. `auxiliary_every` k: a recipe's `auxiliary`
-    weighs a loss on every k-th iterate. `cuda_graphs`: on a GPU, f and its gradients are CUDA graphs, with the same results.
-    `layers` above 1 stacks DEQs of the same settings, each with its own parameters.
+    `check_every` k: a solve checks every k evaluations whether all samples are done, on a GPU one host sync in k. `auxiliary_every`
+    k: a recipe's `auxiliary` weighs a loss on every k-th iterate. `cuda_graphs`: on a GPU, f and its gradients are CUDA graphs,
+    with the same results. `layers` above 1 stacks DEQs of the same settings, each with its own parameters.
     """
     if layers < 1:
         raise UserError(f"model 'deq': layers must be at least 1, got {layers}")

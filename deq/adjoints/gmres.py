@@ -36,7 +36,7 @@ class GMRES(StoppedAdjoint):
         def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
             return gmres(transposed, right, stop, self.restart)
 
-        return attach_implicit(f, z0, solver, stop, watch, self.stop, backward)
+        return attach_implicit("GMRES", f, z0, solver, stop, watch, self.stop, backward)
 
 
 def gmres(product: Map, right: Tensor, stop: Stop, restart: int) -> Solution:

@@ -12,8 +12,6 @@ from deq.adjoints.adjoint import SolvingAdjoint, Watch, attach_gradient, attaina
 from deq.graph import leaves
 from deq.solve import Map, Solution, Solver, Stop, solve
 
-Backward = Callable[[Map, Tensor, Stop], Solution]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Implicit(SolvingAdjoint):
@@ -33,10 +31,11 @@ class Implicit(SolvingAdjoint):
         def backward(transposed: Map, right: Tensor, stop: Stop) -> Solution:
             return solve(lambda u: transposed(u) + right, right, self.solver, stop)
 
-        return attach_implicit(f, z0, solver, stop, watch, self.stop, backward)
+        return attach_implicit("Implicit", f, z0, solver, stop, watch, self.stop, backward)
 
 
 def attach_implicit(
+    name: str,
     f: Map,
     z0: Tensor,
     solver: Solver,
@@ -46,7 +45,7 @@ def attach_implicit(
     backward: Callable[..., Solution],
     kept: Callable[[], Sequence[Tensor]] = tuple,
 ) -> Tensor:
-    """Return f(z*), its gradient the u = J^T u + v that `backward(u -> J^T u, v, stop, *kept())` finds.
+    """Return f(z*), its gradient the u = J^T u + v that `backward(u -> J^T u, v, stop, *kept())` finds; `name` is the adjoint's.
 
     `kept` is called after the forward solve, for the tensors of it that the backward solve needs.
     """
@@ -77,7 +76,7 @@ def attach_implicit(
         watch("backward", solution)
         return (solution.z * power).to(dtype)
 
-    return attach_gradient(fz, z, gradient, "Implicit", kept())
+    return attach_gradient(fz, z, gradient, name, kept())
 
 
 class _Root(torch.autograd.Function):

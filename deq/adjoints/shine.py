@@ -90,7 +90,7 @@ class Shine(StoppedAdjoint):
             return solve(lambda u: transposed(u) + right, start, _Preconditioned(estimate, stop), stop)
 
         own = replace(self.stop, max_steps=min(self.refine + 1, self.stop.max_steps))
-        y = attach_implicit(f, z0, recorder, stop, watched, own, backward, kept)
+        y = attach_implicit("Shine", f, z0, recorder, stop, watched, own, backward, kept)
         if y.requires_grad:
             _check_memory(recorder.memory, solver, stop)
         return y

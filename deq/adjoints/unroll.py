@@ -13,7 +13,7 @@ from deq.solve import Map, Solver, Stop, solve
 class Unroll(Adjoint):
     """Backpropagation through every step of the solve: exact for what was computed, memory linear in the steps.
 
-    Needs a differentiable solver (Picard); the others write their memory in place.
+    Needs a differentiable solver (Picard, Reversible); Anderson and Broyden write their memory in place.
     """
 
     numerics: ClassVar[int] = 1
@@ -21,7 +21,9 @@ class Unroll(Adjoint):
     def check(self, solver: Solver, stop: Stop) -> None:
         """Raise ValueError for a solver that is not differentiable."""
         if not solver.differentiable:
-            raise ValueError(f"Unroll cannot differentiate through {type(solver).__name__}; use Picard, or Implicit")
+            raise ValueError(
+                f"Unroll cannot differentiate through {type(solver).__name__}; use Picard or Reversible, or another adjoint"
+            )
 
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z) of the last iterate, with the graph of all steps."""

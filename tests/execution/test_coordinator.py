@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def changed(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
         return found.model_copy(update={name: getattr(found, name) | new for name, new in parts.items()})
 
     monkeypatch.setattr("bench.execution.plan.compute_identity", compute_identity)
+
+
+def test_a_trial_that_fails_again_is_retried_once_however_the_sweep_grows(tmp_path: Path) -> None:
+    class Growing(Plan):
+        """The first trial asks for a second, that for a third."""
+
+        def trials(self, records: Mapping[str, Record] | None = None) -> list[RunSpec]:
+            return [spec(seed) for seed in range(min(3, 1 + len(records or {})))]
+
+    plan = Growing([spec(9)])
+    run_suite(plan, tmp_path, engine=Scripted(*["oom"] * 4))
+    again = Scripted(*["oom"] * 9)
+    run_suite(plan, tmp_path, engine=again, retry=frozenset({"oom"}))
+    assert [job.spec.seed for job in again.jobs] == [0, 1, 2, 9]
 
 
 def test_limits_of_a_suite_come_before_those_of_the_call(tmp_path: Path) -> None:

@@ -16,16 +16,17 @@ import matplotlib
 import pytest
 from running import IDENTITY, record_of, save
 
-from bench.analysis.aggregate import ResultRow, aggregate, best, groups
+from bench.analysis.aggregate import ENDINGS, ResultRow, aggregate, best, groups
 from bench.analysis.columns import Column, natural, readable
 from bench.analysis.selection import inadmissible
 from bench.analysis.statistics import interval
-from bench.analysis.tables import Table, group_tables
+from bench.analysis.tables import MEASURE_TABLES, Table, group_tables
 from bench.records.errors import LeftOut, UserError
 from bench.records.escape import latex_escape, markdown_escape
 from bench.records.metric import Metric
 from bench.records.record import CurvePoint, Measure, Record, RunStatus, measured
 from bench.records.spec import ComponentConfig, Recipe, RunSpec, TrainConfig
+from bench.report.figures import FIGURES
 from bench.report.report import latex, markdown, summary, write_report
 
 pytestmark = pytest.mark.end_to_end
@@ -658,6 +659,16 @@ def test_a_report_needs_no_torch() -> None:
 )
 def test_units_read_well(unit: str, value: float, shown: tuple[float, str]) -> None:
     assert readable(unit, [value]) == shown
+
+
+def test_no_group_can_overwrite_the_files_of_another() -> None:
+    """A group "x cost" has other file names than the table of costs of a group "x"."""
+    written = {*MEASURE_TABLES, *FIGURES["comparison"]} - {""}
+    for source in (Path(__file__).parents[2] / "bench" / "analysis").glob("*.py"):
+        written.update(re.findall(r'ending="([\w-]+)"', source.read_text()))
+    assert written == set(ENDINGS)
+    first, second = groups("quick", [record("LSTM", 0, group=f"copy{more}") for more in ("", " budgets")])
+    assert (first.slug, second.slug.startswith("copy-budgets-")) == ("copy", True)
 
 
 def test_labels_sort_as_people_count() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
-from bench.analysis.columns import SOLVED
+from bench.analysis.columns import TEST_CONVERGED
 from bench.analysis.probe_data import depth_probe
 from bench.analysis.selection import value
 from bench.analysis.statistics import significant
@@ -101,12 +101,12 @@ def _time(times: Finding, findings: Sequence[Finding]) -> Card:
 
 def _quality(evidence: Evidence, found: Sequence[Contest]) -> Card:
     ahead = [one for one in found if one.outcome == "ahead"]
-    shares = [(share, one) for one in found if (share := value(one.deq, SOLVED)) is not None]
+    shares = [(share, one) for one in found if (share := value(one.deq, TEST_CONVERGED)) is not None]
     but, converged = "Where a solve does not converge, its score is not causal.", "#guide"
     if shares:
         share, one = min(shares, key=lambda pair: pair[0])
         but = f"On {one.group.name} {significant(100 * share, 2)} % of the DEQ's test solves converge; others may see the future."
-        converged = f"#cell={cell(one.group, one.deq, SOLVED)}"
+        converged = f"#cell={cell(one.group, one.deq, TEST_CONVERGED)}"
     first = (ahead or list(found))[0]
     return Card(
         title="Quality",
