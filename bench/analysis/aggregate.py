@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.analysis.columns import Column, natural, unit
 from bench.analysis.grid import Cell, Sample, cut, footnote, gathered
-from bench.analysis.statistics import DECIDES, Interval, over_seeds, written
+from bench.analysis.statistics import MIN_EQUAL_SEEDS, Interval, over_seeds, written
 from bench.records.errors import UserError
 from bench.records.record import Measure, Record, order
 from bench.records.spec import RunSpec
@@ -225,9 +225,9 @@ def best(column: Column, rows: Sequence[ResultRow], cells: Sequence[Aggregate]) 
         return set()
     top = (min if column.better == "lower" else max)(estimate.mean for _, estimate in have)
     winners = {index for index, estimate in have if estimate.mean == top}
-    if column.counted and all(estimate.exact for _, estimate in have):
+    if column.counted and all(estimate.has_no_spread for _, estimate in have):
         return winners if len(winners) < len(have) else set()
     index, winner = next((index, estimate) for index, estimate in have if estimate.mean == top)
-    few = not column.counted and any(estimate.exact and estimate.n < DECIDES for _, estimate in have)
+    few = not column.counted and any(estimate.has_no_spread and estimate.n < MIN_EQUAL_SEEDS for _, estimate in have)
     alone = not few and all(winner.apart(estimate) for other, estimate in have if other != index)
     return {index} if alone and not rows[index].failed else set()

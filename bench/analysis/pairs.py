@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bench.analysis.aggregate import Group, ResultRow, aggregate
 from bench.analysis.columns import COST, PEAK, SAVED, SOLVER, STEP, TEST_CONVERGED, Column, metric_columns, unit
 from bench.analysis.selection import Outcome, difference, outcome_of, solved, solved_more
-from bench.analysis.statistics import Interval, share
+from bench.analysis.statistics import Interval, proportion
 
 _RUNS = Column(name="solved", head="solved runs", better="higher", scale="fraction")
 _FLOPS = next(column for column in COST if column.name == "train_step_flops")
@@ -52,5 +52,5 @@ def _solved(row: ResultRow, rival: ResultRow) -> list[Pair]:
     """The shares of runs that solve the task, if any does."""
     if not any(map(solved, (*row.ok, *rival.ok))):
         return []
-    ours, theirs = (share(sum(map(solved, one.ok)), len(one.finals)) for one in (row, rival))
+    ours, theirs = (proportion(sum(map(solved, one.ok)), len(one.finals)) for one in (row, rival))
     return [Pair(column=_RUNS, unit="", ours=ours, theirs=theirs, difference=None, outcome=solved_more(row, rival))]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
 from bench.analysis.columns import LEAK, PREFIX_GAP, TEST_CONVERGED, Column, metric_columns, metrics
-from bench.analysis.statistics import DECIDES, Interval, Scale, interval, share, significant
+from bench.analysis.statistics import MIN_EQUAL_SEEDS, Interval, Scale, interval, proportion, significant
 from bench.records.record import Record
 
 Outcome = Literal["ahead", "undecided", "behind"]
@@ -122,9 +122,9 @@ def outcome_of(row: ResultRow, rival: ResultRow, column: Column) -> Outcome:
     if one is None or (score and solves(row) and solves(rival)):
         return "undecided"
     equal = 1.0 if one.scale == "log" else 0.0
-    if column.counted and one.exact and one.mean != equal:
+    if column.counted and one.has_no_spread and one.mean != equal:
         return "ahead" if (one.mean > equal) == (column.better == "higher") else "behind"
-    if one.low is None or one.high is None or one.low <= equal <= one.high or (one.exact and one.n < DECIDES):
+    if one.low is None or one.high is None or one.low <= equal <= one.high or (one.has_no_spread and one.n < MIN_EQUAL_SEEDS):
         return "undecided"
     outcome: Outcome = "ahead" if (one.low > equal) == (column.better == "higher") else "behind"
     return "undecided" if (row if outcome == "ahead" else rival).failed else outcome
@@ -147,7 +147,7 @@ def solved_more(row: ResultRow, rival: ResultRow) -> Outcome:
     ours, theirs = ({record.spec.seed for record in one.ok if solved(record)} for one in (row, rival))
     both = {record.spec.seed for record in row.finals} & {record.spec.seed for record in rival.finals}
     alone, apart = len((ours - theirs) & both), len((ours ^ theirs) & both)
-    one = share(alone, apart) if apart else None
+    one = proportion(alone, apart) if apart else None
     if one is None or one.low is None or one.high is None or one.low <= 0.5 <= one.high:
         return "undecided"
     return "ahead" if one.low > 0.5 else "behind"

@@ -11,7 +11,7 @@ from scipy.special import betaincinv, stdtrit
 Scale = Literal["linear", "log", "fraction"]
 Verdict = Literal["constant", "bounded", "sublinear", "linear", "superlinear", "unclear"]
 LEVEL = 0.95
-DECIDES = 5  # equal values: with fewer the exact sign test has p = 1/2^n above 5 %
+MIN_EQUAL_SEEDS = 5  # equal values: with fewer the exact sign test has p = 1/2^n above 5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +19,17 @@ class Interval:
     """The mean of `n` values and its 95 % interval: None for one value, of width zero for equal values.
 
     On the log scale the mean is geometric and the interval is that of the mean log; a fraction's interval is clipped to [0, 1], a
-    share's, of things that are so or not, is exact.
+    proportion's, of things that are so or not, is exact.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    scale: Scale | Literal["share"]
+    scale: Scale | Literal["proportion"]
 
     @property
-    def exact(self) -> bool:
+    def has_no_spread(self) -> bool:
         """Whether there is no spread to show: one value, or equal ones."""
         return self.low is None or self.low == self.high
 
@@ -70,11 +70,11 @@ def interval(values: Sequence[float], scale: Scale) -> Interval:
     return Interval(mean=centre, low=low, high=high, n=n, scale=scale)
 
 
-def share(found: int, n: int) -> Interval:
-    """The share of `n` things of which `found` are so, with its exact 95 % interval (Clopper and Pearson 1934)."""
+def proportion(found: int, n: int) -> Interval:
+    """The proportion found / n with its exact 95 % interval (Clopper and Pearson 1934)."""
     low = 0.0 if found == 0 else float(betaincinv(found, n - found + 1, (1 - LEVEL) / 2))
     high = 1.0 if found == n else float(betaincinv(found + 1, n - found, (1 + LEVEL) / 2))
-    return Interval(mean=found / n, low=low, high=high, n=n, scale="share")
+    return Interval(mean=found / n, low=low, high=high, n=n, scale="proportion")
 
 
 def over_seeds(values: Sequence[float], scale: Scale) -> Interval:
@@ -142,7 +142,7 @@ def significant(value: float, digits: int, scientific: bool = False) -> str:
 def written(estimate: Interval, factor: float = 1.0, counted: bool = False) -> str:
     """`mean [low, high]` with two significant digits of the interval's half-width; the mean alone where there is no spread."""
     mean = estimate.mean * factor
-    if estimate.low is None or estimate.high is None or estimate.exact:
+    if estimate.low is None or estimate.high is None or estimate.has_no_spread:
         whole = counted and mean == int(mean) and abs(mean) < 1e6
         return f"{int(mean):,}" if whole else significant(mean, 4 if counted else 3)
     low, high = estimate.low * factor, estimate.high * factor

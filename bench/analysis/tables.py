@@ -21,7 +21,7 @@ from bench.analysis.columns import (
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
 from bench.analysis.selection import SOLVES, inadmissible, solved
-from bench.analysis.statistics import share, significant
+from bench.analysis.statistics import proportion, significant
 from bench.analysis.time_to_quality import quality_table
 
 MEASURE_TABLES = {"": "scores on the test split", "cost": "time and arithmetic", "memory": "memory", "solver": "solver"}
@@ -104,7 +104,7 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
 def _solved(row: ResultRow, notes: list[str]) -> Cell:
     """In how many of its runs a row solves the task: where some do, no run need be near their mean score."""
     right = [record for record in row.ok if solved(record)]
-    estimate, fault = share(len(right), len(row.finals)), inadmissible(row)
+    estimate, fault = proportion(len(right), len(row.finals)), inadmissible(row)
     cell = Cell(
         f"{len(right)}/{estimate.n} [{estimate.low:.2f}, {estimate.high:.2f}]",
         value=estimate.mean,
@@ -150,7 +150,9 @@ def _caption(columns: Sequence[Column], grid: _Grid) -> str:
         "linear": "on the linear scale: ",
         "fraction": "on the linear scale, clipped to [0, 1]: ",
     }
-    spread = [column for column in columns if any(one.estimate is not None and not one.estimate.exact for one in grid[column])]
+    spread = [
+        column for column in columns if any(one.estimate is not None and not one.estimate.has_no_spread for one in grid[column])
+    ]
     scales = gathered((column.scale, column.head) for column in spread)
     text = "; ".join(how[scale] + ", ".join(scales[scale]) for scale in how if scale in scales)
     brackets = f"In brackets 95 % t-intervals, {text}." if text else "No intervals: one run a row, or equal values in all its runs."

@@ -82,7 +82,11 @@ def times_as_long(row: ResultRow, rival: ResultRow) -> str:
     one = difference(row, rival, STEP)
     if one is None:
         return ""
-    span = "" if one.low is None or one.high is None or one.exact else f" [{significant(one.low, 2)}, {significant(one.high, 2)}]"
+    span = (
+        ""
+        if one.low is None or one.high is None or one.has_no_spread
+        else f" [{significant(one.low, 2)}, {significant(one.high, 2)}]"
+    )
     return f"{significant(one.mean, 2)}{span} times"
 
 
@@ -97,7 +101,7 @@ def contests(evidence: Evidence) -> list[Contest]:
     return [contest for contest in found if contest is not None]
 
 
-def corrected(found: Sequence[Contest]) -> int:
+def decided_after_holm(found: Sequence[Contest]) -> int:
     """How many contests are decided with their p-values corrected for each other; where both solve the task nothing is tested."""
     tested = [one for one in found if not one.solved]
     p_values = holm([one.p for one in tested])
@@ -213,16 +217,16 @@ def memory_case(evidence: Evidence) -> MemoryCase | None:
     for suite in Store(evidence.results).suites():
         for group in evidence.groups(suite):
             known = [row for row in group.rows if row.ok and value(row, SAVED)]
-            deq = [row for row in known if row.family == "deq"]
+            deqs = [row for row in known if row.family == "deq"]
             tied = [row for row in known if row.family == "tied"]
             plain = [row for row in tied if not checkpointed(row)]
-            if deq and plain:
+            if deqs and plain:
                 deepest = max(plain, key=_depth)
-                deq = [row for row in deq if solves(row) or not solves(deepest)] or deq
-                probed = max(deq, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
+                deqs = [row for row in deqs if solves(row) or not solves(deepest)] or deqs
+                deq = max(deqs, key=lambda row: (_probed(row), -(value(row, PEAK) or 0.0)))
                 less = [row for row in tied if checkpointed(row) and _depth(row) == _depth(deepest)]
                 least = min(less, key=lambda row: value(row, PEAK) or 0.0) if less else None
-                cases.append(MemoryCase(group=group, deq=probed, tied=deepest, checkpointed=least))
+                cases.append(MemoryCase(group=group, deq=deq, tied=deepest, checkpointed=least))
     return max(cases, key=lambda case: (_probed(case.deq), case.checkpointed is not None), default=None)
 
 

@@ -98,8 +98,8 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
         elif budget == "memory" and (others := [row for row in explicit if row.label in peaks]):
             least = min(others, key=lambda row: peaks[row.label])
             use, n = deq.label if clearly_less(peaks[deq.label], peaks[least.label]) else "either: peaks are alike", len(deq.ok)
-            reason = f"it peaks at {peaks[deq.label] / 2**20:.1f} MiB ({ours}), the leanest explicit network, {least.label}, at "
-            reason += f"{peaks[least.label] / 2**20:.1f} ({score_of(least, one.column)})"
+            reason = f"{deq.label} peaks at {peaks[deq.label] / 2**20:.1f} MiB ({ours}), the leanest explicit network, "
+            reason += f"{least.label}, at {peaks[least.label] / 2**20:.1f} ({score_of(least, one.column)})"
             reason += "" if any(checkpointed(row) for row in explicit) else "; none of these is checkpointed"
         else:
             continue
@@ -151,7 +151,7 @@ def _leak(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> I
         share = value(row, TEST_CONVERGED)
         yield Advice(
             situation="Predictions must not depend on later positions",
-            use="an explicit network, or a DEQ whose solves converge",
+            use="an explicit network, or a DEQ whose leak is measured",
             reason=f"unsolved, {row.label} leaks {significant(leak, 3)} nats of the future on {one.group.name}",
             n=len(row.ok),
             cost="" if share is None else f"{100 * share:.0f} % of its test solves converge",

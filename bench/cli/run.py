@@ -166,7 +166,7 @@ def make_plan(
     corpora = parse_data(data)
     chosen = parse_seeds(seeds) if seeds is not None else None
     short, entries = load_suite(suite, corpora)
-    absent = {} if fetch else {name for name, corpus in CORPORA.items() if name not in corpora and not is_fetched(corpus)}
+    absent = set() if fetch else {name for name, corpus in CORPORA.items() if name not in corpora and not is_fetched(corpus)}
     here = [entry for entry in entries if entry.task.name != "text" or entry.task.settings.get("data") not in absent]
     left_out = sorted({str(entry.task.settings["data"]) for entry in entries if entry not in here})
     if not here:

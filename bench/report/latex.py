@@ -82,7 +82,7 @@ def _shown(cell: Cell, wraps: bool) -> str:
 
 def _split(cell: Cell) -> tuple[str, str]:
     """The mean and the interval of a cell's text "mean [low, high]"; of any other, the text and nothing."""
-    if cell.interval is None or cell.interval.exact:
+    if cell.interval is None or cell.interval.has_no_spread:
         return cell.text, ""
     mean, _, ends = cell.text.partition(" ")
     return mean, ends

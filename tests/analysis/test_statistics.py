@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.analysis.statistics import Interval, Scale, growth, interval, share, significant, written
+from bench.analysis.statistics import Interval, Scale, growth, interval, proportion, significant, written
 
 
 def test_three_values_by_hand() -> None:
@@ -49,9 +49,9 @@ def test_log_scale_cannot_reach_below_zero_where_linear_does() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
-def test_the_interval_of_a_share_is_exact(n: int) -> None:
+def test_the_interval_of_a_proportion_is_exact(n: int) -> None:
     for found in range(n + 1):
-        one, expected = share(found, n), stats.binomtest(found, n).proportion_ci(0.95, method="exact")
+        one, expected = proportion(found, n), stats.binomtest(found, n).proportion_ci(0.95, method="exact")
         assert (one.mean, one.low, one.high) == pytest.approx((found / n, expected.low, expected.high), abs=1e-12)
 
 

@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 from bench.analysis.aggregate import groups
 from bench.analysis.selection import broadest
 from bench.analysis.statistics import Interval
-from bench.claims.cases import Contest, clearly_less, contest_of, contests, corrected, memory_case
+from bench.claims.cases import Contest, clearly_less, contest_of, contests, decided_after_holm, memory_case
 from bench.claims.claim import Claim, Finding, Part, judge_claims
 from bench.claims.evidence import Evidence
 from bench.claims.guide import guide
@@ -93,8 +93,12 @@ def test_outcomes_are_corrected_for_the_number_of_contests() -> None:
         assert contest.p == pytest.approx(ttest_1samp(logs, 0.0).pvalue)
     level = pair((1.0, 1.5, 0.7), (1.1, 1.0, 1.2))
     assert strong.p < 0.05 / 3 < 0.05 / 2 < weak.p < 0.05 < level.p
-    assert (corrected([strong]), corrected([strong, weak]), corrected([strong, weak, level])) == (1, 2, 1)
-    assert corrected([]) == corrected([level]) == 0
+    assert (decided_after_holm([strong]), decided_after_holm([strong, weak]), decided_after_holm([strong, weak, level])) == (
+        1,
+        2,
+        1,
+    )
+    assert decided_after_holm([]) == decided_after_holm([level]) == 0
     assert pair((1.0, 1.0), (2.0, 2.1)).p == 1.0  # of two seeds nothing is tested
 
 
@@ -210,7 +214,7 @@ def test_a_language_model_is_advised_by_time_and_by_memory(tmp_path: Path) -> No
     assert memory.use == "DEQ, lean"
     assert (
         memory.reason
-        == "it peaks at 40.0 MiB (3.00), the leanest explicit network, LSTM, at 45.0 (2.50); none of these is checkpointed"
+        == "DEQ, lean peaks at 40.0 MiB (3.00), the leanest explicit network, LSTM, at 45.0 (2.50); none of these is checkpointed"
     )
     assert memory.evidence == "mine/a task/DEQ, lean/loss"
 
@@ -387,8 +391,8 @@ def test_sentences_hold_the_numbers_of_the_records(tmp_path: Path) -> None:
     records += [run("tied 12", TIED, seed, test_loss=1.5 + seed / 100, saved_bytes=13.5 * 2**20) for seed in range(3)]
     quality, cost, solved = (one.text for one in quotes(save(tmp_path, records), ()))
     assert (
-        "on 1 of 1 tasks the best DEQ scores better than the best explicit network of its size (1 if that may train for the DEQ's "
-        "time), on 0 worse" in quality
+        "on 1 of 1 tasks, each by its broadest comparison, the best DEQ scores better than the best explicit network of its size "
+        "(1 if that may train for the DEQ's time), on 0 worse" in quality
     )
     assert cost == "For memory, yes: a training step of DEQ saves 1.30 MiB for backward whatever the depth (tied 12 13.50)."
     assert solved.startswith("Of 2 rows of DEQs, in the broadest comparison of each task, 1 have a score that does not count")

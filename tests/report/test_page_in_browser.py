@@ -152,7 +152,7 @@ def test_a_table_next_to_one_of_its_rows_shows_what_compare_computes(written: tu
                 assert value is None
                 continue
             assert float(value) == pytest.approx(one.mean, rel=1e-6)
-            if not one.exact:
+            if not one.has_no_spread:
                 ends = re.findall(r"[-+.e\d]+", text.partition("[")[2])[:2]
                 assert [float(end) for end in ends] == pytest.approx([one.low, one.high], rel=6e-3)
                 compared += 1

@@ -23,7 +23,7 @@ _STATISTICS = {
     "log": "geometric mean over seeds; two-sided 95 % t-interval of the mean logarithm",
     "linear": "arithmetic mean over seeds; two-sided 95 % t-interval",
     "fraction": "arithmetic mean over seeds; two-sided 95 % t-interval, clipped to [0, 1]",
-    "share": "share of the runs; exact two-sided 95 % interval (Clopper and Pearson 1934)",
+    "proportion": "share of the runs; exact two-sided 95 % interval (Clopper and Pearson 1934)",
 }
 
 
@@ -111,7 +111,7 @@ def _statistic(table: Table, column: str, cell: Cell) -> str:
         return table.caption
     if cell.interval.low is None:
         return "one run: no interval"
-    return "the same value in every run: nothing to estimate" if cell.interval.exact else _STATISTICS[cell.interval.scale]
+    return "the same value in every run: nothing to estimate" if cell.interval.has_no_spread else _STATISTICS[cell.interval.scale]
 
 
 def _facts(table: Table, head: str, index: int, cell: Cell) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ def _cell(source: CellSource) -> Iterator[str]:
     lines: list[tuple[str, str]] = []
     if (one := cell.interval) is not None:
         lines.append(("mean", _number(one.mean) + unit))
-        if one.low is not None and one.high is not None and not one.exact:
+        if one.low is not None and one.high is not None and not one.has_no_spread:
             lines.append(("interval", f"{_number(one.low)} to {_number(one.high)}{unit}"))
         lines.append(("n", str(one.n)))
     elif cell.value is not None:
