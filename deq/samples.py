@@ -21,7 +21,7 @@ Numbers = npt.NDArray[Any]
 _LONG = 4096  # numbers in a sample: from here on, copying single samples takes less time on a CPU than a mask
 
 
-class Ends(NamedTuple):
+class Outcomes(NamedTuple):
     """How the samples ended: status (B,) int8, gap and size = ||f(z)|| (B,) of the best iterate, steps (B,) int32."""
 
     status: Tensor
@@ -30,7 +30,7 @@ class Ends(NamedTuple):
     steps: Tensor
 
 
-class _Kept:
+class _BestIterates:
     """The best iterate of every sample and, where they are given, their images under f."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class _Kept:
 
     def keep(self, better: Tensor, states: list[Tensor]) -> None:
         """Keep the states of the samples marked in `better` (B,)."""
-        self.states = [torch.where(_over(better, new), new, old) for new, old in zip(states, self.states, strict=True)]
+        self.states = [torch.where(_broadcast(better, new), new, old) for new, old in zip(states, self.states, strict=True)]
 
     def copy_rows(self, rows: list[int], states: list[Tensor]) -> None:
         """Keep the states of the samples with these numbers."""
@@ -54,10 +54,10 @@ class _Kept:
                 old[row].copy_(new[row])
 
 
-class HostSamples(_Kept):
+class HostSamples(_BestIterates):
     """Samples that are decided on as their gaps arrive.
 
-    `note` first checks whether any sample ends at this step, which is cheap, and updates outcomes only where one does. Both ways
+    `update` first checks whether any sample ends at this step, which is cheap, and updates outcomes only where one does. Both ways
     give the same bits: a sample's outcome does not depend on the others in its batch.
     """
 
@@ -70,7 +70,7 @@ class HostSamples(_Kept):
     def _begin(self, gap: Numbers, size: Numbers) -> None:
         limits, stop = np.finfo(gap.dtype), self._stop
         self.active = np.ones(len(gap), dtype=bool)
-        self.over = len(gap) == 0
+        self.all_ended = len(gap) == 0
         self._status = np.full(len(gap), Status.MAX_STEPS, dtype=np.int8)
         self._steps = np.full(len(gap), stop.max_steps, dtype=np.int32)
         self._gap, self._size = gap, size
@@ -80,20 +80,20 @@ class HostSamples(_Kept):
         with np.errstate(over="ignore"):
             most = min(stop.growth, float(limits.max)) * np.maximum(gap, gap.dtype.type(1))
         self._most = np.minimum(most, limits.max)  # finite, so that an infinite gap exceeds it
-        self._bar = np.minimum(gap, self._most)
+        self._gap_to_beat = np.minimum(gap, self._most)
 
     @property
-    def failed_last(self) -> bool:
+    def failed_at_cap(self) -> bool:
         """Whether a sample diverged or was not finite at the last evaluation; without a tolerance that changes nothing."""
         return self._stop.rtol is not None and bool(((self._steps == self._step) & (self._status >= Status.DIVERGED)).any())
 
-    def go_on(self, z: Tensor) -> Tensor:
+    def with_ended_replaced(self, z: Tensor) -> Tensor:
         """Return z (B, ...) with the best iterate in place of a sample that has ended."""
         if self._step == 0 or self.active.all():
             return z
-        return torch.where(_over(torch.from_numpy(self.active).to(z.device, non_blocking=True), z), z, self.states[0])
+        return torch.where(_broadcast(torch.from_numpy(self.active).to(z.device, non_blocking=True), z), z, self.states[0])
 
-    def note(self, states: list[Tensor], gap: Numbers, size: Numbers) -> None:
+    def update(self, states: list[Tensor], gap: Numbers, size: Numbers) -> None:
         """Keep better iterates, and record which samples ended; `gap` and `size` (B,) are of the same evaluation as `states`."""
         self._step += 1
         if self._step == 1:
@@ -101,10 +101,10 @@ class HostSamples(_Kept):
             self.keep_all(states)
         with self._quiet():
             threshold = self._rtol * size + self._least
-        high, better = gap >= threshold, gap <= self._bar  # False for NaN
+        high, better = gap >= threshold, gap <= self._gap_to_beat  # False for NaN
         if np.count_nonzero(high & better) == len(gap):  # all improve and none ends; several times as fast as all()
             self.keep_all(states)
-            self._gap, self._size, self._bar = gap, size, gap
+            self._gap, self._size, self._gap_to_beat = gap, size, gap
         elif (high & (gap <= self._most)).all():
             self._improve(better, states, gap, size)
         else:
@@ -121,56 +121,56 @@ class HostSamples(_Kept):
         self._steps[ended] = self._step
         self.active = self.active & ~ended
         self._rtol[ended], self._most[ended], self._least[ended] = -1.0, math.inf, -math.inf
-        self._bar = np.where(ended, -math.inf, self._bar)  # it may be the caller's
-        self.over = not self.active.any()
+        self._gap_to_beat = np.where(ended, -math.inf, self._gap_to_beat)  # it may be the caller's
+        self.all_ended = not self.active.any()
 
     def _improve(self, better: Numbers, states: list[Tensor], gap: Numbers, size: Numbers) -> None:
         if not better.any() and not torch.is_grad_enabled():  # in grad mode the state stays attached
             return
         self._gap, self._size = np.where(better, gap, self._gap), np.where(better, size, self._size)
-        self._bar = np.where(better, gap, self._bar)
+        self._gap_to_beat = np.where(better, gap, self._gap_to_beat)
         first = states[0]
         if first.device.type != "cpu" or torch.is_grad_enabled() or math.prod(first.shape[1:]) < _LONG:
             self.keep(torch.from_numpy(better).to(first.device, non_blocking=True), states)
         else:
             self.copy_rows(better.nonzero()[0].tolist(), states)
 
-    def ends(self, gaps: Tensor, sizes: list[Tensor]) -> Ends:
+    def outcomes(self, gaps: Tensor, sizes: list[Tensor]) -> Outcomes:
         """Return how the samples ended."""
-        return Ends(*map(torch.from_numpy, (self._status, self._gap, self._size, self._steps)))
+        return Outcomes(*map(torch.from_numpy, (self._status, self._gap, self._size, self._steps)))
 
 
-class DeviceSamples(_Kept):
+class DeviceSamples(_BestIterates):
     """Samples of a solve without a tolerance, without reading a value: six operators an evaluation."""
 
-    over = False  # not before max_steps
-    failed_last = False  # exactly max_steps evaluations are made
+    all_ended = False  # not before max_steps
+    failed_at_cap = False  # exactly max_steps evaluations are made
 
     def __init__(self, stop: Stop) -> None:
         super().__init__()
         self._stop = stop
 
-    def go_on(self, z: Tensor) -> Tensor:
+    def with_ended_replaced(self, z: Tensor) -> Tensor:
         """Return z (B, ...) with the best iterate in place of a sample that has ended; other best iterates are forgotten."""
         if self.states:
-            z = torch.where(_over(self._bar > -math.inf, z), z, self.states[0])
+            z = torch.where(_broadcast(self._gap_to_beat > -math.inf, z), z, self.states[0])
             self.keep_all([z] * len(self.states))
         return z
 
-    def note(self, states: list[Tensor], gap: Tensor, size: Tensor) -> None:
+    def update(self, states: list[Tensor], gap: Tensor, size: Tensor) -> None:
         """Keep better iterates."""
         if not self.states:
             self.keep_all(states)
-            self._bar, self._most, self._never = gap, _most(gap, self._stop), torch.full_like(gap, -math.inf)
+            self._gap_to_beat, self._most, self._never = gap, _most(gap, self._stop), torch.full_like(gap, -math.inf)
             self._zero = torch.zeros_like(gap)
         else:
-            better = gap <= self._bar
+            better = gap <= self._gap_to_beat
             self.keep(better, states)
         # An infinite size makes NaN of 0 times it, and NaN is within no bound.
         inside = torch.addcmul(gap, size, self._zero) <= self._most
-        self._bar = torch.where(inside, torch.minimum(gap, self._bar), self._never)
+        self._gap_to_beat = torch.where(inside, torch.minimum(gap, self._gap_to_beat), self._never)
 
-    def ends(self, gaps: Tensor, sizes: list[Tensor]) -> Ends:
+    def outcomes(self, gaps: Tensor, sizes: list[Tensor]) -> Outcomes:
         """Return how the samples ended, from the gaps (rows, B) and sizes of all evaluations."""
         rows, limits, size = len(gaps), torch.finfo(gaps.dtype), torch.stack(sizes)
         number = torch.arange(rows, device=gaps.device).unsqueeze(1)
@@ -183,7 +183,7 @@ class DeviceSamples(_Kept):
         found[0].clamp_(max=limits.max)
         best = (rows - 1 - found.flip(0).argmin(0)).unsqueeze(0)
         status = torch.where(finite.gather(0, last.unsqueeze(0))[0], Status.DIVERGED, Status.NONFINITE)
-        return Ends(
+        return Outcomes(
             torch.where(ended, status, Status.MAX_STEPS).to(torch.int8),
             gaps.gather(0, best)[0],
             size.gather(0, best)[0],
@@ -196,6 +196,6 @@ def _most(gap: Tensor, stop: Stop) -> Tensor:
     return torch.clamp(min(stop.growth, largest) * gap.clamp(min=1), max=largest)
 
 
-def _over(mask: Tensor, state: Tensor) -> Tensor:
+def _broadcast(mask: Tensor, state: Tensor) -> Tensor:
     """Return the mask (B,) in a shape that broadcasts over a state (B, ...)."""
     return mask.view(-1, *[1] * (state.dim() - 1))

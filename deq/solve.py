@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from deq.precision import full_precision, in_float32
-from deq.samples import DeviceSamples, Ends, HostSamples
+from deq.samples import DeviceSamples, HostSamples, Outcomes
 from deq.stop import Status, Stop
 
 Map = Callable[[Tensor], Tensor]
@@ -46,10 +46,10 @@ class Solver(Protocol):
 class Solution:
     """The iterate of every sample that a solve returns, and what it cost.
 
-    z (B, ...): the iterate with the smallest gap (with `last`, at the cap: the newest); status (B,) int8 of Status; gap (B,): its
-    ||f(z) - z||; residual (B,): gap over ||f(z)||; steps (B,): evaluations until the sample was done; nfe: evaluations of f on the
-    whole batch; gaps (rows, B): every gap in order, also of samples that are done while others go on; solver_bytes: storage of
-    the solver; image (B, ...): f(z), where `solve` was asked for it.
+    z (B, ...): the iterate with the smallest gap (at the cap of a solve with an image: the newest); status (B,) int8 of Status;
+    gap (B,): its ||f(z) - z||; residual (B,): gap over ||f(z)||; steps (B,): evaluations until the sample was done; nfe: those
+    on the whole batch; gaps (rows, B): every gap in order, also of samples that are done while others go on; solver_bytes:
+    storage of the solver; image (B, ...): f(z), where `solve` was asked for it.
 
     Diagnostics of samples are on the host, where the solve decided by them; with `rtol=None`, which decides nothing, on z's device.
     """
@@ -92,17 +92,17 @@ def _storage_bytes(memory: Any) -> int:
     return sum(storages.values())
 
 
-def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, last: Map | None = None) -> Solution:
+def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, *, image: bool = False, attached: Map | None = None) -> Solution:
     """Find z = f(z) for every sample of z0 (B, ...) independently.
 
     Costs `Solution.nfe` evaluations of f and, off the CPU, a host sync every `stop.check_every` (none with `rtol=None`). The host
     waits for the gaps after it has launched the solver's step, so that the device has work. A sample that is done keeps its best
     iterate; f is evaluated on the whole batch until the last one is done.
 
-    With `last`, f itself or another form of it that is evaluated in grad mode, `Solution.image` is last(z). `last` makes the last
-    of max_steps evaluations, and then z is the newest iterate of every sample that has not ended. After an earlier end z is the
-    best iterates, and another form makes one more evaluation there; f itself none, its image is known. With a tolerance, so it is
-    too where a sample diverges or is not finite at the last evaluation.
+    `Solution.image` is f(z) if `image` is set, or attached(z), where `attached` is f or another form of it, evaluated in grad mode.
+    Either is the last of max_steps evaluations, and then z is the newest iterate of every sample that has not ended. After an
+    earlier end, and with a tolerance where a sample fails at the last evaluation, z is the best iterates: `attached` makes one more
+    evaluation there; f's image is kept and costs none.
 
     The state is float32 at least. For a z0 in half precision, f gets the state in z0's dtype and the solution has z0's dtype; under
     autocast both are float32, since autocast chooses f's precision. f may return a narrower float than its argument.
@@ -113,22 +113,23 @@ def solve(f: Map, z0: Tensor, solver: Solver, stop: Stop, last: Map | None = Non
         raise TypeError(f"z0 must be a floating-point tensor, got {z0.dtype if isinstance(z0, Tensor) else type(z0).__name__}")
     if z0.dim() < 2:
         raise ValueError(f"z0 must be (B, ...) with at least two dimensions, got {tuple(z0.shape)}")
+    if image and attached is not None:
+        raise ValueError("solve returns one image: give image or attached, not both")
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError("solve cannot run inside torch.func transforms (vmap, grad, jvp, ...): stops depend on values")
     with torch.set_grad_enabled(torch.is_grad_enabled() and solver.differentiable):
-        return _Solve(f, z0, stop, last).run(solver)
+        return _Solve(f, z0, stop, image, attached).run(solver)
 
 
 class _Solve:
     """One solve: evaluates f, reads gaps and decides when it is over."""
 
-    def __init__(self, f: Map, z0: Tensor, stop: Stop, last: Map | None) -> None:
+    def __init__(self, f: Map, z0: Tensor, stop: Stop, image: bool, attached: Map | None) -> None:
         self.f, self.z0, self.stop = f, z0, stop
         self.map, self.start = in_float32(f, z0)
-        self.last = None if last is None else in_float32(last, z0)[0]
-        self.with_images = last is f
-        self.reads_free = is_sync_free(self.start)
-        self.samples = DeviceSamples(stop) if stop.rtol is None and not self.reads_free else HostSamples(stop)
+        self.with_images, self.attached = image, None if attached is None else in_float32(attached, z0)[0]
+        self.sync_free = is_sync_free(self.start)
+        self.samples = DeviceSamples(stop) if stop.rtol is None and not self.sync_free else HostSamples(stop)
         self.gaps: list[Tensor] = []
         self.sizes: list[Tensor] = []
         self.unread: list[list[Tensor]] = []  # the states whose gaps the host has not read yet
@@ -143,13 +144,13 @@ class _Solve:
         context, most = full_precision(z.device.type), self.stop.max_steps
         memory = solver.init(z, most)
         for step in range(1, most + 1):
-            if self.last is not None and step == most:
+            if step == most and (self.with_images or self.attached is not None):
                 solver_bytes = _storage_bytes(memory)
                 del memory  # free it before f is evaluated with a graph
-                return self._finish_with_last(z, solver_bytes)
+                return self._finish_at_the_cap(z, solver_bytes)
             fz = self._evaluate(z)
             self._note(step, z, fz)
-            if self.reads_free and self._is_over(step):
+            if self.sync_free and self._is_over(step):
                 break
             if step < most:
                 with context():
@@ -157,7 +158,7 @@ class _Solve:
                 if self.static is not False and _aliased(z, fz):
                     self.held, z = (fz if self.static is None else None), z.clone()
             del fz  # free it before f is evaluated again
-            if not self.reads_free and self._is_over(step):
+            if not self.sync_free and self._is_over(step):
                 break
         solver_bytes = _storage_bytes(memory)
         del memory
@@ -165,7 +166,7 @@ class _Solve:
 
     def _evaluate(self, z: Tensor) -> Tensor:
         fz = _checked(self.map, z)
-        if not self.gaps and self.reads_free and not _same(z, self.z0):
+        if not self.gaps and self.sync_free and not _same(z, self.z0):
             raise _wrote()  # through z.data or NumPy, which the version counter does not see
         if self.held is not None:
             self.static, self.held = _aliased(fz, self.held), None
@@ -181,9 +182,9 @@ class _Solve:
         self.gaps.append(gap)
         self.sizes.append(size)
         if isinstance(self.samples, DeviceSamples):
-            self.samples.note(states, gap, size)
-        elif self.reads_free:
-            self.samples.note(states, gap.numpy(), size.numpy())
+            self.samples.update(states, gap, size)
+        elif self.sync_free:
+            self.samples.update(states, gap.numpy(), size.numpy())
         else:
             self.unread.append(states)
             if step % self.stop.check_every == 0 or step >= self.stop.max_steps - 1:
@@ -195,10 +196,10 @@ class _Solve:
         if self.reading is not None and isinstance(self.samples, HostSamples):
             count, rows = len(self.unread), self.reading()
             for states, gap, size in zip(self.unread, rows[:count].numpy(), rows[count:].numpy(), strict=True):
-                self.samples.note(states, gap, size)
+                self.samples.update(states, gap, size)
             self.gaps[-count:] = rows[:count].unbind()
             self.unread, self.reading = [], None
-        return self.stop.rtol is not None and step % self.stop.check_every == 0 and self.samples.over
+        return self.stop.rtol is not None and step % self.stop.check_every == 0 and self.samples.all_ended
 
     def _finish(self, solver_bytes: int) -> Solution:
         """Return the best iterates, and their image where it is wanted."""
@@ -206,36 +207,36 @@ class _Solve:
         image = None
         if self.with_images:
             image = self.samples.states[1]
-        elif self.last is not None:
-            image, nfe = self._evaluate_last(z), nfe + 1
+        elif self.attached is not None:
+            image, nfe = self._attach(z, self.attached), nfe + 1
         gaps = torch.stack(self.gaps)
-        return self._solution(z, self.samples.ends(gaps, self.sizes), gaps, nfe, image, solver_bytes)
+        return self._solution(z, self.samples.outcomes(gaps, self.sizes), gaps, nfe, image, solver_bytes)
 
-    def _finish_with_last(self, z: Tensor, solver_bytes: int) -> Solution:
-        """Make the last of max_steps evaluations with `last`: at the newest iterates or, where a sample has ended, at the best."""
-        z, step, self.held = self.samples.go_on(z), self.stop.max_steps, None
-        image = self._evaluate(z) if self.with_images else self._evaluate_last(z)
+    def _finish_at_the_cap(self, z: Tensor, solver_bytes: int) -> Solution:
+        """Make the last of max_steps evaluations, the image's: at the newest iterates or, where a sample has ended, at the best."""
+        z, step, self.held = self.samples.with_ended_replaced(z), self.stop.max_steps, None
+        image = self._evaluate(z) if self.attached is None else self._attach(z, self.attached)
         self._note(step, z, image)
         self._is_over(step)
-        if self.samples.failed_last:
+        if self.samples.failed_at_cap:
             return self._finish(solver_bytes)
         gaps = torch.stack(self.gaps)
-        ends = self.samples.ends(gaps, self.sizes)._replace(gap=gaps[-1], size=self.sizes[-1].to(gaps.device))
-        return self._solution(z, ends, gaps, step, image, solver_bytes)
+        outcomes = self.samples.outcomes(gaps, self.sizes)._replace(gap=gaps[-1], size=self.sizes[-1].to(gaps.device))
+        return self._solution(z, outcomes, gaps, step, image, solver_bytes)
 
-    def _evaluate_last(self, z: Tensor) -> Tensor:
-        assert self.last is not None
+    @staticmethod
+    def _attach(z: Tensor, attached: Map) -> Tensor:
         with torch.enable_grad():
-            return _checked(self.last, z.detach())
+            return _checked(attached, z.detach())
 
-    def _solution(self, z: Tensor, ends: Ends, gaps: Tensor, nfe: int, image: Tensor | None, solver_bytes: int) -> Solution:
-        tiny = torch.finfo(ends.size.dtype).tiny
+    def _solution(self, z: Tensor, outcomes: Outcomes, gaps: Tensor, nfe: int, image: Tensor | None, solver_bytes: int) -> Solution:
+        tiny = torch.finfo(outcomes.size.dtype).tiny
         return Solution(
             z=z.to(self.z0.dtype) if self.map is not self.f else z,
-            status=ends.status,
-            gap=ends.gap,
-            residual=ends.gap / ends.size.clamp(min=tiny),
-            steps=ends.steps,
+            status=outcomes.status,
+            gap=outcomes.gap,
+            residual=outcomes.gap / outcomes.size.clamp(min=tiny),
+            steps=outcomes.steps,
             nfe=nfe,
             gaps=gaps,
             solver_bytes=solver_bytes,

@@ -45,7 +45,7 @@ class Display:
         self._suite_bar: TaskID | None = None
         self._since = time.monotonic()
         self._waiting: set[str] = set()
-        self._told_of_others = False
+        self._reported_others = False
         if not quiet and self.console.is_terminal:
             columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
             self._bars = Bars(*columns, console=self.console, transient=True, refresh_per_second=4)
@@ -106,8 +106,8 @@ class Display:
             self._bars.update(self._run_bars[run_id], completed=event.done, description=name + loss)
 
     def _held_elsewhere(self, number: int) -> None:
-        if number and not self._told_of_others:
-            self._told_of_others = True
+        if number and not self._reported_others:
+            self._reported_others = True
             self.print("another process executes some of these runs: waiting for its records")
 
     def _recorded(self, record: Record, number: int, missing: int) -> None:

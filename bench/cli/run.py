@@ -65,7 +65,7 @@ def run(
     """
     from bench.cli.progress import Display
     from bench.cli.run_summary import opening
-    from bench.execution.coordinator import Coordinator, Halted, RunOptions, default_slots
+    from bench.execution.coordinator import Coordinator, RunOptions, SuiteStopped, default_slots
     from bench.records.spec import Limits
     from bench.records.store import Store
     from bench.report.report import write_report
@@ -103,9 +103,9 @@ def run(
         with halt_on_signals(coordinator):
             try:
                 records = coordinator.run()
-            except Halted as halted:
-                saved = f", the state of {halted.saved} is saved" if halted.saved else ""
-                lost = f" (not saved: {'; '.join(halted.lost)})" if halted.lost else ""
+            except SuiteStopped as stopped:
+                saved = f", the state of {stopped.saved} is saved" if stopped.saved else ""
+                lost = f" (not saved: {'; '.join(stopped.lost)})" if stopped.lost else ""
                 display.print(f"stopped; finished runs are recorded{saved}: the same command goes on from there{lost}")
                 raise typer.Exit(130) from None
     write_report(results, processes=os.cpu_count() or 1)
@@ -250,9 +250,9 @@ def halt_on_signals(coordinator: Any) -> Iterator[None]:
     """
 
     def stop(number: int, frame: object) -> None:
-        if coordinator.halted:
+        if coordinator.stop_reason:
             raise KeyboardInterrupt
-        coordinator.halt(f"stopped by {signal.Signals(number).name}")
+        coordinator.request_stop(f"stopped by {signal.Signals(number).name}")
 
     handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # except those that the caller ignores, as nohup does
     before = {number: signal.signal(number, stop) for number in handled if signal.getsignal(number) != signal.SIG_IGN}

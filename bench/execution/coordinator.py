@@ -28,7 +28,7 @@ _WAIT_S = 0.5
 _POLL_LEASES_S = 1.0  # between attempts to get a lease that another coordinator holds
 
 
-class Halted(Exception):
+class SuiteStopped(Exception):
     """The suite was stopped on request.
 
     `saved`: how many running runs saved their state; `lost`: those that did not, each with the step from which it will resume.
@@ -99,13 +99,13 @@ class Coordinator:
         self.plan, self.suite, self.store, self.engine = plan, suite, store, engine
         self.options, self.callbacks = options or RunOptions(), callbacks or Callbacks()
         self.records: dict[str, Record] = {}  # by the spec's key
-        self.halted: str | None = None  # the reason why the suite is to stop
+        self.stop_reason: str | None = None  # the reason why the suite is to stop
         self.environment = cache(engine.environment)
         self._data = {name: path.resolve() for name, path in (data or {}).items()}
 
-    def halt(self, reason: str) -> None:
-        """Ask for a stop: running runs save their state and `run` raises Halted. May be called from a signal handler."""
-        self.halted = reason
+    def request_stop(self, reason: str) -> None:
+        """Ask for a stop: running runs save their state and `run` raises SuiteStopped. May be called from a signal handler."""
+        self.stop_reason = reason
 
     def run(self) -> list[Record]:
         """Execute all missing runs and return the records of the final runs; closes the engine."""
@@ -198,17 +198,17 @@ class _Stage:
         self._saved, self._lost = 0, list[str]()  # of these: how many saved their state, and which did not
 
     def run(self) -> None:
-        """Execute all runs; Halted once the coordinator is asked to stop and the running ones have ended."""
+        """Execute all runs; SuiteStopped once the coordinator is asked to stop and the running ones have ended."""
         try:
             while self._waiting or self._leases or self._held_elsewhere or self._unfinished:
-                if self._coordinator.halted is not None and not self._stopping:
+                if self._coordinator.stop_reason is not None and not self._stopping:
                     self._stopping = True
-                    self._engine.stop(self._coordinator.halted)  # before any output: the terminal may be closed
-                    self._callbacks.stopping(self._coordinator.halted)
+                    self._engine.stop(self._coordinator.stop_reason)  # before any output: the terminal may be closed
+                    self._callbacks.stopping(self._coordinator.stop_reason)
                 while not self._stopping and self._waiting and len(self._leases) < self._engine.slots:
                     self._start(*self._waiting.popleft())
                 if self._stopping and not self._leases:
-                    raise Halted(str(self._coordinator.halted), self._saved, self._lost)
+                    raise SuiteStopped(str(self._coordinator.stop_reason), self._saved, self._lost)
                 for event in self._engine.wait(_WAIT_S):
                     self._handle(event)
                 if not self._stopping and self._held_elsewhere and time.monotonic() - self._polled >= _POLL_LEASES_S:
@@ -256,7 +256,7 @@ class _Stage:
         """Whether the suite is asked to stop; waits a moment, as a signal to all processes may reach a run first."""
         if not self._stopping:
             time.sleep(_WAIT_S)
-        return self._coordinator.halted is not None
+        return self._coordinator.stop_reason is not None
 
     def _resume(self, event: Lost) -> bool:
         """Submit a killed run again; False where it was killed too often without getting further."""

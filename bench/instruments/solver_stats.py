@@ -15,7 +15,7 @@ from baselines.counted import CountedCore, Evaluations
 from bench.records.record import Measure, measured
 from deq import DEQ, Solution
 
-Split = Literal["train", "evaluation"]
+Mode = Literal["train", "evaluation"]
 _EXPLICIT = "an explicit model solves nothing"
 _SCOPE = {"train": "all training steps", "evaluation": "the test split"}
 
@@ -67,14 +67,14 @@ class _Solves:
 
 
 class SolverStats:
-    """Record the evaluations, final residuals and convergence of every solve, by split and by phase (forward, backward).
+    """Record the evaluations, final residuals and convergence of every solve, by mode and by phase (forward, backward).
 
-    Set `split` before training or evaluating. Tensors are read at the end only, so that nothing synchronises the device.
+    Set `mode` before training or evaluating. Tensors are read at the end only, so that nothing synchronises the device.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = [module for module in model.modules() if isinstance(module, (DEQ, CountedCore))]
-        self.split: Split = "train"
+        self.mode: Mode = "train"
         self.solver_bytes = 0
         self._paused = False
         self._solves: dict[tuple[str, str], _Solves] = defaultdict(_Solves)
@@ -94,9 +94,9 @@ class SolverStats:
         finally:
             self._paused = False
 
-    def forget(self, split: Split) -> None:
-        """Drop what was recorded on a split, such as a validation before the test."""
-        for key in [key for key in self._solves if key[0] == split]:
+    def forget(self, mode: Mode) -> None:
+        """Drop what was recorded in a mode, such as a validation before the test."""
+        for key in [key for key in self._solves if key[0] == mode]:
             del self._solves[key]
 
     def state(self) -> dict[str, Any]:
@@ -106,8 +106,8 @@ class SolverStats:
                 **{"nfe": _numbers(solves.nfe), "seen": solves.seen, "samples_seen": solves.residuals.seen},
                 **{"residuals": solves.residuals.all(), "converged": solves.converged.all()},
             }
-            for (split, phase), solves in self._solves.items()
-            if split == "train"
+            for (mode, phase), solves in self._solves.items()
+            if mode == "train"
         }
         return {"solver_bytes": self.solver_bytes, "phases": phases}
 
@@ -121,12 +121,12 @@ class SolverStats:
     def _record(self, phase: str, solution: Solution | Evaluations) -> None:
         if self._paused:
             return
-        solves = self._solves[self.split, phase]
+        solves = self._solves[self.mode, phase]
         solves.nfe.append(solution.nfe)
         if isinstance(solution, Solution):
             solves.residuals.append(solution.residual)
             solves.converged.append(solution.converged)
-            if self.split == "train":
+            if self.mode == "train":
                 self.solver_bytes = max(self.solver_bytes, solution.solver_bytes)
 
     def recent(self, phase: str) -> tuple[float | None, float | None]:
@@ -156,9 +156,9 @@ class SolverStats:
         reasons = [layer.no_residual for layer in self.layers if isinstance(layer, CountedCore)]
         return reasons[0] if len(reasons) == len(self.layers) else None
 
-    def _read(self, split: str, phase: str) -> dict[str, Measure]:
-        scope, solves = _SCOPE[split], self._solves[split, phase]
-        prefix = "eval" if split == "evaluation" else "train"
+    def _read(self, mode: str, phase: str) -> dict[str, Measure]:
+        scope, solves = _SCOPE[mode], self._solves[mode, phase]
+        prefix = "eval" if mode == "evaluation" else "train"
         stem = prefix if phase == "forward" else f"{prefix}_backward"
         reason = _EXPLICIT if not self.layers else None if solves.nfe else f"no {phase} solve on {scope}"
         no_residual = reason or (None if solves.residuals else self._no_residual)

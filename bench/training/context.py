@@ -41,7 +41,7 @@ class TrainingContext(RunControl):
 
     spec: RunSpec
     task: Task
-    side_by_side: int
+    concurrent_runs: int
     clocks: Clocks
     machine: MachineLock
     contention: Contention
@@ -57,7 +57,7 @@ class TrainingContext(RunControl):
     @property
     def sharing(self) -> str | None:
         """That other runs share the machine, in words, or None."""
-        return f"{self.side_by_side} runs side by side" if self.side_by_side > 1 else None
+        return f"{self.concurrent_runs} runs side by side" if self.concurrent_runs > 1 else None
 
     def read_peaks(self, resumed: Mapping[str, float | None]) -> dict[str, Measure]:
         """Peak memory and energy since the meters were started; `resumed`: their values at the checkpoint of a resumed run.
@@ -89,7 +89,7 @@ class TrainingContext(RunControl):
         return found
 
 
-def make_context(spec: RunSpec, task: Task, control: RunControl | None = None, side_by_side: int = 1) -> TrainingContext:
+def make_context(spec: RunSpec, task: Task, control: RunControl | None = None, concurrent_runs: int = 1) -> TrainingContext:
     """The context of a run, with new instruments."""
     control = control or RunControl()
     ranks, nvml = control.ranks, Nvml(spec.device)
@@ -101,7 +101,7 @@ def make_context(spec: RunSpec, task: Task, control: RunControl | None = None, s
         **vars(control),
         spec=spec,
         task=task,
-        side_by_side=side_by_side,
+        concurrent_runs=concurrent_runs,
         clocks=clocks,
         machine=MachineLock(external=not ranks.first, waiting=lambda: clocks.phase("waiting"), blocked=control.blocked),
         contention=Contention(spec.threads * ranks.size, sum_ranks=ranks.total),

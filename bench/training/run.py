@@ -201,7 +201,7 @@ class _Execution:
 
     def _evaluate(self, trainer: Trainer) -> None:
         stats = trainer.solver_stats
-        stats.split = "evaluation"
+        stats.mode = "evaluation"
         self._add_scores("valid", trainer.curve[-1].valid)
         if self.spec.role == "final":
             with self.context.machine.shared(), self.context.clocks.phase("evaluation"):

@@ -142,7 +142,7 @@ class Trainer:
                 self._add_point(start, end)
         except Interrupted:
             self.solver_stats.forget("evaluation")
-            self.solver_stats.split = "train"
+            self.solver_stats.mode = "train"
             self.model.train()
             self.save()
             raise
@@ -207,10 +207,10 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """The validation scores."""
         with self.context.machine.shared(), self.context.clocks.phase("evaluation"):
-            self.solver_stats.split = "evaluation"
+            self.solver_stats.mode = "evaluation"
             valid = evaluate(self.model, self.context.task, "valid", self.spec, self.ranks)
             self.solver_stats.forget("evaluation")
-            self.solver_stats.split = "train"
+            self.solver_stats.mode = "train"
         return valid
 
     def save(self) -> None:

@@ -72,11 +72,10 @@ def forward_solve(
 
     `attached` computes f where the graph needs another form of it. The adjoint makes `more` evaluations itself, which count.
     """
-    last = f
-    if torch.is_grad_enabled():
-        last = (lambda z: f(z)) if attached is None else attached  # not f itself, whose results have no graph
+    with_graph = torch.is_grad_enabled()
     with torch.no_grad():
-        solution = solve(f, z0.detach(), solver, attainable_stop(stop, z0), last)
+        stop = attainable_stop(stop, z0)
+        solution = solve(f, z0.detach(), solver, stop, image=not with_graph, attached=(attached or f) if with_graph else None)
     assert solution.image is not None
     watch("forward", replace(solution, image=None, nfe=solution.nfe + more))
     return solution, solution.image

@@ -45,8 +45,7 @@ class Reverse(Adjoint):
 
         stop = attainable_stop(stop, z0)
         trajectory = _Trajectory(in_double, solver, stop.max_steps, watch)
-        evaluate = trajectory.evaluate
-        solution = solve(evaluate, z0.detach().double(), trajectory, stop, last=evaluate)
+        solution = solve(trajectory.evaluate, z0.detach().double(), trajectory, stop, image=True)
         assert solution.image is not None
         watch("forward", solution)
         fz = solution.image.to(dtype)

@@ -28,7 +28,7 @@ class Unroll(Adjoint):
     def __call__(self, f: Map, z0: Tensor, solver: Solver, stop: Stop, watch: Watch) -> Tensor:
         """Return f(z) of the last iterate, with the graph of all steps."""
         self.check(solver, stop)
-        solution = solve(f, z0, solver, attainable_stop(stop, z0), last=f)
+        solution = solve(f, z0, solver, attainable_stop(stop, z0), image=True)
         assert solution.image is not None
         watch("forward", solution)
         return solution.image.to(solution.z.dtype, copy=True)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.execution import coordinator
-from bench.execution.coordinator import Halted, RunOptions
+from bench.execution.coordinator import RunOptions, SuiteStopped
 from bench.execution.engines.inline import Inline
 from bench.execution.engines.local import Local
 from bench.records.spec import Limits
@@ -27,7 +27,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             seen.update(settings, plan=plan)
 
         def run(self) -> Any:
-            raise Halted("asked to", 0, ())
+            raise SuiteStopped("asked to", 0, ())
 
     monkeypatch.setattr(coordinator, "Coordinator", Stopped)
     return seen

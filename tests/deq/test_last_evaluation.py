@@ -61,7 +61,7 @@ def test_the_image_is_f_of_the_returned_iterates(name: str, rtol: float | None, 
     f = problems.rows(problems.halving, problems.slow, problems.nan_later, problems.tripling, problems.inf_at_once, torch.cos)
     z0 = torch.rand(6, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with force_device_path() if device else nullcontext():
-        solution = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17), f)
+        solution = solve(f, z0, SOLVERS[name](), Stop(rtol=rtol, max_steps=17), image=True)
     assert solution.image is not None
     kept, over = solution.status != Status.NONFINITE, solution.steps < 17
     assert torch.equal(solution.image[kept], f(solution.z)[kept])
@@ -85,7 +85,7 @@ def test_the_last_evaluation_is_at_the_newest_iterates_of_those_that_go_on(name:
 
     stop = Stop(rtol=rtol, max_steps=most, growth=20)
     with force_device_path() if device else nullcontext():
-        solution = solve(f, torch.zeros(4, 8, dtype=torch.float64), SOLVERS[name](), stop, last)
+        solution = solve(f, torch.zeros(4, 8, dtype=torch.float64), SOLVERS[name](), stop, attached=last)
         ended = solve(f, torch.zeros(4, 8, dtype=torch.float64), SOLVERS[name](), stop)
     assert len(at) == 1
     assert solution.nfe == most
@@ -102,18 +102,19 @@ def test_both_ways_of_a_solve_with_a_last_evaluation_are_the_same() -> None:
     found = []
     for context in (nullcontext(), force_device_path()):
         with context:
-            found.append(solve(f, torch.zeros(5, 4, dtype=torch.float64), Picard(), Stop(rtol=None, max_steps=6), lambda z: f(z)))
+            stop = Stop(rtol=None, max_steps=6)
+            found.append(solve(f, torch.zeros(5, 4, dtype=torch.float64), Picard(), stop, attached=f))
     for part in ("z", "image", "status", "gap", "residual", "steps", "gaps"):
         torch.testing.assert_close(getattr(found[0], part), getattr(found[1], part), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_without_a_tolerance_a_failure_at_the_last_evaluation_costs_no_more_on_either_path(last: bool) -> None:
+@pytest.mark.parametrize("attached", [False, True])
+def test_without_a_tolerance_a_failure_at_the_last_evaluation_costs_no_more_on_either_path(attached: bool) -> None:
     f, found = Counted(lambda z: torch.where(z > 1.7, torch.nan, z / 2 + 1)), []
     for number, context in enumerate((nullcontext(), force_device_path()), 1):
         with context:
             stop = Stop(rtol=None, max_steps=4)
-            found.append(solve(f, torch.zeros(1, 2).double(), Picard(), stop, (lambda z: f(z)) if last else f))
+            found.append(solve(f, torch.zeros(1, 2).double(), Picard(), stop, image=not attached, attached=f if attached else None))
         assert (f.calls, found[-1].nfe, found[-1].status.tolist()) == (4 * number, 4, [Status.NONFINITE])
     for part in ("z", "image", "gap", "residual", "steps", "gaps"):
         torch.testing.assert_close(getattr(found[0], part), getattr(found[1], part), rtol=0, atol=0, equal_nan=True)
@@ -127,7 +128,7 @@ def test_a_sample_that_fails_at_the_last_evaluation_is_evaluated_at_its_best() -
         return z / 2 + 1 if calls[0] < 4 else torch.where(z > 1.6, torch.nan, z / 2 + 1)
 
     z0 = torch.zeros(1, 2, dtype=torch.float64)
-    solution = solve(f, z0, Picard(), Stop(rtol=1e-9, max_steps=4), lambda z: f(z))
+    solution = solve(f, z0, Picard(), Stop(rtol=1e-9, max_steps=4), attached=f)
     assert (solution.nfe, calls[0], solution.status.tolist()) == (5, 5, [Status.NONFINITE])
     assert solution.image is not None
     assert solution.z[0, 0] == 1.5

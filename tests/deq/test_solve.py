@@ -382,6 +382,8 @@ def test_the_example_of_the_package_runs_in_grad_mode(name: str) -> None:
 
 
 def test_one_dimension_is_refused_by_shape() -> None:
+    with pytest.raises(ValueError, match="image or attached, not both"):
+        solve(torch.cos, torch.zeros(2, 3), Picard(), Stop(), image=True, attached=torch.cos)
     with pytest.raises(ValueError, match=r"at least two dimensions, got \(3,\)"):
         solve(torch.cos, torch.zeros(3), Picard(), Stop())
 

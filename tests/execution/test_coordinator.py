@@ -14,7 +14,7 @@ from scripted import Counting, Scripted, spec
 
 import bench.training.run_identity
 from bench.analysis.aggregate import newest
-from bench.execution.coordinator import Callbacks, Coordinator, Halted, RunOptions, StageSummary
+from bench.execution.coordinator import Callbacks, Coordinator, RunOptions, StageSummary, SuiteStopped
 from bench.execution.engines.engine import Event, Finished
 from bench.execution.engines.inline import Inline
 from bench.execution.plan import Plan
@@ -251,11 +251,11 @@ class TestLostRuns:
     def test_halt_keeps_the_records_and_frees_the_leases(self, tmp_path: Path) -> None:
         store, engine = Store(tmp_path), Counting()
         coordinator: Coordinator
-        callbacks = Callbacks(recorded=lambda *_: coordinator.halt("stopped by the test"))
+        callbacks = Callbacks(recorded=lambda *_: coordinator.request_stop("stopped by the test"))
         coordinator = Coordinator(
             Plan([spec(seed) for seed in range(5)]), suite="s", store=store, engine=engine, callbacks=callbacks
         )
-        with pytest.raises(Halted, match="stopped by the test"):
+        with pytest.raises(SuiteStopped, match="stopped by the test"):
             coordinator.run()
         assert len(store.ids("s")) == 1
         assert store.leased("s") == []

@@ -16,7 +16,7 @@ from scripted import Scripted, spec
 
 from bench.cli.progress import Display
 from bench.cli.run import halt_on_signals
-from bench.execution.coordinator import Callbacks, Coordinator, Halted
+from bench.execution.coordinator import Callbacks, Coordinator, SuiteStopped
 from bench.execution.engines.engine import Event, Finished, Lost, Progress
 from bench.execution.engines.inline import Inline
 from bench.execution.job import Job
@@ -118,13 +118,13 @@ class Stopping(Scripted):
         self.order.append("stop")
 
 
-def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[Halted, list[str]]:
+def halted(tmp_path: Path, end: Callable[[Job], Event]) -> tuple[SuiteStopped, list[str]]:
     """Halt a suite of one run; the exception, and the order of calls."""
     engine = Stopping(end)
     callbacks = Callbacks(stopping=engine.order.append)
     coordinator = Coordinator(Plan([spec()]), suite="s", store=Store(tmp_path), engine=engine, callbacks=callbacks)
-    engine.halt = lambda: coordinator.halt("stopped by the test")
-    with pytest.raises(Halted, match="stopped by the test") as found:
+    engine.halt = lambda: coordinator.request_stop("stopped by the test")
+    with pytest.raises(SuiteStopped, match="stopped by the test") as found:
         coordinator.run()
     return found.value, engine.order
 

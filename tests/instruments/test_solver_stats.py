@@ -45,7 +45,7 @@ def test_evaluations_agree_with_a_count_by_hand() -> None:
     for _ in range(3):
         model(torch.ones(2, 4, 3)).y.sum().backward()
     assert cell.evaluations == 3 * 7  # the attached one is the seventh
-    stats.split = "evaluation"
+    stats.mode = "evaluation"
     model.eval()
     with torch.no_grad():
         model(torch.ones(2, 4, 3))
@@ -108,7 +108,7 @@ def test_forget_drops_one_split() -> None:
     model = deq(Counted(0.5))
     stats = SolverStats(model)
     model(torch.ones(1, 2, 3))
-    stats.split = "evaluation"
+    stats.mode = "evaluation"
     model(torch.ones(1, 2, 3))
     stats.forget("evaluation")
     read = stats.read()
@@ -155,7 +155,7 @@ def test_of_a_neural_ode_only_the_evaluations_are_measured() -> None:
     model = NeuralODE(MLPCell(width=3), time=1.0, method="rk4", step_size=0.5)
     stats = SolverStats(model)
     model(torch.randn(2, 4, 3)).y.sum().backward()
-    stats.split = "evaluation"
+    stats.mode = "evaluation"
     model(torch.randn(2, 4, 3))
     read = stats.read()
     counts = ("train_forward_nfe_mean", "train_backward_nfe_mean", "eval_forward_nfe_mean")

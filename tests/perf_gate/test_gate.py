@@ -70,10 +70,10 @@ class TestExact:
         assert caught(few, usual) == {}
 
     def test_an_extra_iteration(self, few: Plan, usual: Mapping[str, Quantity], monkeypatch: pytest.MonkeyPatch) -> None:
-        def longer(f: Map, z: Tensor, solver: Solver, stop: Stop, last: Map | None = None) -> Solution:
+        def longer(f: Map, z: Tensor, solver: Solver, stop: Stop, **image: Any) -> Solution:
             """Solve with one more evaluation."""
-            first = solve(f, z, solver, stop, last)
-            return solve(f, z, solver, dataclasses.replace(stop, rtol=None, max_steps=first.nfe + 1), last)
+            first = solve(f, z, solver, stop, **image)
+            return solve(f, z, solver, dataclasses.replace(stop, rtol=None, max_steps=first.nfe + 1), **image)
 
         for module in (deq.adjoints.adjoint, deq.adjoints.implicit):
             monkeypatch.setattr(module, "solve", longer)

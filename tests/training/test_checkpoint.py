@@ -112,17 +112,17 @@ def test_a_run_interrupted_in_its_final_probes_gives_the_same_numbers(
         assert again.value(name) == whole.value(name) is not None
 
 
-@pytest.mark.parametrize("side_by_side", [1, 2])
+@pytest.mark.parametrize("concurrent_runs", [1, 2])
 def test_a_clock_that_ran_beside_another_run_stays_unreliable(
-    side_by_side: int, tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    concurrent_runs: int, tmp_path: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.instruments.contention.Contention.read", lambda *_, **__: None)
     one, control = spec("lstm with dropout"), stopped(Checkpoint(tmp_path / "c.pt", "r"), {20})
-    first = run(one, suite="s", data=data, control=control, concurrent_runs=side_by_side)
+    first = run(one, suite="s", data=data, control=control, concurrent_runs=concurrent_runs)
     second = run(one, suite="s", data=data, control=RunControl(checkpoint=Checkpoint(tmp_path / "c.pt", "r")))
     assert (first.status, second.status) == ("interrupted", "ok")
-    assert (second.value("train_s") is None) == (side_by_side == 2)
-    assert ("2 runs side by side" in second.measures["train_s"].method) == (side_by_side == 2)
+    assert (second.value("train_s") is None) == (concurrent_runs == 2)
+    assert ("2 runs side by side" in second.measures["train_s"].method) == (concurrent_runs == 2)
 
 
 def test_recordings_are_forgotten_where_the_meters_are_read(
