@@ -224,10 +224,9 @@ class _Solve:
         outcomes = self.samples.outcomes(gaps, self.sizes)._replace(gap=gaps[-1], size=self.sizes[-1].to(gaps.device))
         return self._solution(z, outcomes, gaps, step, image, solver_bytes)
 
-    @staticmethod
-    def _attach(z: Tensor, attached: Map) -> Tensor:
-        with torch.enable_grad():
-            return _checked(attached, z.detach())
+    @torch.enable_grad()
+    def _attach(self, z: Tensor, attached: Map) -> Tensor:
+        return _checked(attached, z.detach())
 
     def _solution(self, z: Tensor, outcomes: Outcomes, gaps: Tensor, nfe: int, image: Tensor | None, solver_bytes: int) -> Solution:
         tiny = torch.finfo(outcomes.size.dtype).tiny

@@ -1,13 +1,15 @@
 """Which comparison of a task counts, and which of its rows is the best: picked by validation, never by the test."""
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from bench.analysis.aggregate import ORDER, Group, ResultRow, aggregate
-from bench.analysis.columns import LEAK, PREFIX_GAP, TEST_CONVERGED, Column, metric_columns, metrics
+from bench.analysis.columns import LEAK, PARAMETERS, PREFIX_GAP, TEST_CONVERGED, Column, metric_columns, metrics
 from bench.analysis.statistics import MIN_EQUAL_SEEDS, Interval, Scale, interval, proportion, significant
 from bench.records.record import Record
+from bench.records.spec import ComponentConfig, TrainConfig
 
 Outcome = Literal["ahead", "undecided", "behind"]
 LEAST_CONVERGED, MOST_LEAK = 0.99, 0.1  # of an admissible score: share of test solves that converge, nats
@@ -30,6 +32,38 @@ def broadest(groups: Iterable[Group]) -> list[Group]:
 def data_of(group: Group) -> Hashable:
     """The digests of what a comparison's runs were trained on."""
     return frozenset(record.identity.data for record in group.records)
+
+
+def on_same_data(group: Group, groups: Iterable[Group]) -> list[Group]:
+    """The comparisons, itself among them, whose runs were trained on a comparison's data."""
+    return [one for one in groups if data_of(one) == data_of(group)]
+
+
+def terms_of(row: ResultRow) -> tuple[ComponentConfig, str, int]:
+    """What two scores and times must share to compare, whatever comparison they are of: task, device and threads."""
+    spec = row.finals[0].spec
+    return spec.task, spec.device, spec.threads
+
+
+def rivals_elsewhere(group: Group, groups: Iterable[Group]) -> list[ResultRow]:
+    """The explicit networks of other comparisons that train on the same data as this one's rows, as long, and are of its size."""
+    first = group.rows[0]
+    largest = max((size for row in group.rows if (size := value(row, PARAMETERS[0])) is not None), default=0.0)
+    return [
+        row
+        for other in on_same_data(group, groups)
+        for row in other.rows
+        if other.name != group.name
+        and row.explicit
+        and (terms_of(row), _training(row)) == (terms_of(first), _training(first))
+        and (value(row, PARAMETERS[0]) or math.inf) <= largest
+    ]
+
+
+def _training(row: ResultRow) -> TrainConfig:
+    """How a row trains, at whatever rate and with whatever evaluations."""
+    common = {"learning_rate": 1.0, "evaluate_every": 0, "evaluation_batch": 1}
+    return row.finals[0].spec.train.model_copy(update=common)
 
 
 def breadth(group: Group) -> tuple[int, int]:

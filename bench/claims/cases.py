@@ -12,18 +12,19 @@ from bench.analysis.selection import (
     Outcome,
     best_row,
     broadest,
-    data_of,
     difference,
     headline_column,
+    on_same_data,
     outcome_of,
     paired,
+    rivals_elsewhere,
     solves,
+    terms_of,
     value,
 )
 from bench.analysis.statistics import LEVEL, Interval, significant
 from bench.claims.evidence import Evidence
 from bench.claims.hypothesis_tests import holm, seed_test
-from bench.records.spec import ComponentConfig, TrainConfig
 from bench.records.store import Store
 
 SIZE = PARAMETERS[0]
@@ -92,12 +93,18 @@ def times_as_long(row: ResultRow, rival: ResultRow) -> str:
 
 def comparisons(evidence: Evidence) -> list[Group]:
     """The comparisons of all suites; of several on one task the broadest."""
-    return broadest(group for suite in Store(evidence.results).suites() for group in evidence.groups(suite))
+    return broadest(all_groups(evidence))
+
+
+def all_groups(evidence: Evidence) -> list[Group]:
+    """The comparisons of all suites."""
+    return [group for suite in Store(evidence.results).suites() for group in evidence.groups(suite)]
 
 
 def contests(evidence: Evidence) -> list[Contest]:
     """A contest for each task on which a DEQ and an explicit network ended."""
-    found = (contest_of(group, rivals_elsewhere(evidence, group)) for group in comparisons(evidence))
+    groups = all_groups(evidence)
+    found = (contest_of(group, rivals_elsewhere(group, groups)) for group in broadest(groups))
     return [contest for contest in found if contest is not None]
 
 
@@ -106,22 +113,6 @@ def decided_after_holm(found: Sequence[Contest]) -> int:
     tested = [one for one in found if not one.solved]
     p_values = holm([one.p for one in tested])
     return sum(p <= 1 - LEVEL and one.outcome != "undecided" for one, p in zip(tested, p_values, strict=True))
-
-
-def rivals_elsewhere(evidence: Evidence, group: Group) -> list[ResultRow]:
-    """The explicit networks of other comparisons that train on the same data as this one's rows, as long, and are of its size."""
-    first = group.rows[0]
-    sizes = [size for row in group.rows if (size := value(row, SIZE)) is not None]
-    return [
-        row
-        for other in _on_same_data(evidence, group)
-        for row in other.rows
-        if other.name != group.name
-        and row.explicit
-        and (_terms(row), _training(row)) == (_terms(first), _training(first))
-        and sizes
-        and (value(row, SIZE) or math.inf) <= max(sizes)
-    ]
 
 
 def contest_of(group: Group, others: Sequence[ResultRow] = ()) -> Contest | None:
@@ -153,28 +144,11 @@ def trained_longer(evidence: Evidence, group: Group, deq: ResultRow) -> ResultRo
     score, size = headline_column(group), value(deq, SIZE)
     if score is None or size is None:
         return None
-    same = _on_same_data(evidence, group)
-    explicit = [row for one in same for row in one.rows if row.explicit and _terms(row) == _terms(deq)]
+    same = on_same_data(group, all_groups(evidence))
+    explicit = [row for one in same for row in one.rows if row.explicit and terms_of(row) == terms_of(deq)]
     alike = [row for row in explicit if (count := value(row, SIZE)) is not None and count <= _ALIKE * size]
     rival = best_within(deq, alike, score)["time"]
     return None if rival is None or rival.finals[0].spec.group == group.name else rival
-
-
-def _on_same_data(evidence: Evidence, group: Group) -> list[Group]:
-    suites = Store(evidence.results).suites()
-    return [one for suite in suites for one in evidence.groups(suite) if data_of(one) == data_of(group)]
-
-
-def _training(row: ResultRow) -> TrainConfig:
-    """How a row trains, at whatever rate and with whatever evaluations."""
-    common = {"learning_rate": 1.0, "evaluate_every": 0, "evaluation_batch": 1}
-    return row.finals[0].spec.train.model_copy(update=common)
-
-
-def _terms(row: ResultRow) -> tuple[ComponentConfig, str, int]:
-    """What two scores and times must share to compare, whatever comparison they are of."""
-    spec = row.finals[0].spec
-    return spec.task, spec.device, spec.threads
 
 
 def ahead_in_equal_time(evidence: Evidence, found: Sequence[Contest]) -> int:
@@ -268,11 +242,12 @@ def at_longest(group: Group) -> tuple[int, int, Column] | None:
 
 def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
     """The comparisons with several test lengths, a DEQ and an explicit network."""
-    for group in comparisons(evidence):
+    groups = all_groups(evidence)
+    for group in broadest(groups):
         if (found := at_longest(group)) is None:
             continue
         short, long, column = found
-        rows = (*group.rows, *rivals_elsewhere(evidence, group))
+        rows = (*group.rows, *rivals_elsewhere(group, groups))
         scored = [(round(score, 2), row) for row in rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs = [pair for pair in scored if pair[1].family == "deq"]

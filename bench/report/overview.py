@@ -1,10 +1,11 @@
 """Figures over the tasks of all suites: the best row of each family, next to one another.
 
-A row is picked by its validation score. Of several comparisons on one task the broadest is drawn, and only those with a DEQ and at
-least three other families.
+A row is picked by its validation score. Of several comparisons on one task the broadest is drawn, with the explicit networks of
+others on its terms, and only those with a DEQ and at least three other families.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,7 +14,17 @@ from matplotlib.lines import Line2D
 
 from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metric_scale, metrics
-from bench.analysis.selection import OUTCOMES, Outcome, best_by_family, best_row, breadth, broadest, headline_column, outcome_of
+from bench.analysis.selection import (
+    OUTCOMES,
+    Outcome,
+    best_by_family,
+    best_row,
+    breadth,
+    broadest,
+    headline_column,
+    outcome_of,
+    rivals_elsewhere,
+)
 from bench.analysis.tradeoff import Cost, ParetoPoint, costs
 from bench.report.curves import draw_series, series_of
 from bench.report.plots import draw_point, hollow_handle
@@ -70,9 +81,10 @@ def _draw_points(axes: Axes, points: Sequence[ParetoPoint]) -> None:
 
 def _tasks(groups: Sequence[Group]) -> list[tuple[Group, list[ResultRow]]]:
     """The broadest comparisons, at most four, each with the best row of every family."""
-    best = [(group, best_by_family(group)) for group in broadest(groups)]
-    found = [(group, rows) for group, rows in best if len(rows) >= _FAMILIES and any(row.family == "deq" for row in rows)]
-    return sorted(found, key=lambda pair: breadth(pair[0]), reverse=True)[:_TASKS]
+    found = [replace(group, rows=(*group.rows, *rivals_elsewhere(group, groups))) for group in broadest(groups)]
+    best = [(group, best_by_family(group)) for group in found]
+    drawn = [(group, rows) for group, rows in best if len(rows) >= _FAMILIES and any(row.family == "deq" for row in rows)]
+    return sorted(drawn, key=lambda pair: breadth(pair[0]), reverse=True)[:_TASKS]
 
 
 def _time_and_memory(group: Group) -> list[Cost]:

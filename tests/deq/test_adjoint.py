@@ -260,7 +260,9 @@ def test_unroll_is_autograd_through_the_loop(steps: int, relaxation: float) -> N
 
 @pytest.mark.parametrize("solver", [Anderson(), Broyden()])
 def test_unroll_refuses_a_solver_that_writes_in_place(solver: Solver) -> None:
-    with pytest.raises(ValueError, match=f"cannot differentiate through {type(solver).__name__}; use Picard or Reversible, or another adjoint"):
+    with pytest.raises(
+        ValueError, match=f"cannot differentiate through {type(solver).__name__}; use Picard or Reversible, or another adjoint"
+    ):
         DEQ(MLPCell(width=2), solver=solver, stop=Stop(), adjoint=Unroll())
     with pytest.raises(ValueError, match="cannot differentiate"):
         Unroll()(torch.cos, torch.zeros(1, 1), solver, Stop(), silent)
