@@ -14,7 +14,12 @@ _since = partial(Claim, ledger="since", statistic=SEEDS)
 _studied = partial(_since, needs="`python -m bench claims --measure`")
 _ONE: Labels = (("phantom 1", "implicit"),)
 _FEW: Labels = (("DEQ-Transformer, phantom", "DEQ-Transformer"), ("phantom 5", "implicit"))
-_SHINE: Labels = (("DEQ-Transformer, SHINE", "DEQ-Transformer"), ("DEQ, SHINE", "DEQ"), ("SHINE", "implicit"))
+_SHINE: Labels = (
+    ("DEQ-Transformer, SHINE", "DEQ-Transformer"),
+    ("DEQ, SHINE", "DEQ"),
+    ("SHINE", "implicit"),
+    *((f"SHINE, rate {rate}", f"implicit, Broyden, rate {rate}") for rate in ("0.002", "0.004")),
+)
 _REVERSIBLE: Labels = (
     ("DEQ-Transformer, reversible", "DEQ-Transformer"),
     ("DEQ, reversible", "DEQ"),
@@ -103,7 +108,7 @@ SINCE: tuple[Claim, ...] = (
                 "shared-inverse",
                 "The forward solver's estimate of the inverse Jacobian is enough for the gradient.",
                 "Ramzi et al. 2022 (SHINE), arXiv 2106.00553",
-                "SHINE, with Broyden's method in place of Anderson's (so that it cannot tell),",
+                "SHINE, with Broyden's method in place of Anderson's (so that it cannot tell, but on Sudoku by rate),",
                 "speed, ptb and iterate",
                 _SHINE,
             ),
