@@ -31,7 +31,7 @@ def budget_table(group: Group) -> Table | None:
     for name in _BUDGETS:
         heads += [(f"in its {name}: explicit", ""), (f"in its {name}: {head}", ""), (f"in its {name}: the DEQ is", "")]
     return Table(
-        ending="budgets",
+        kind="budgets",
         title=f"{group.name}: the best explicit network in the time and the memory of a DEQ",
         caption=_CAPTION,
         heads=tuple(heads),
@@ -46,7 +46,7 @@ def budget_table(group: Group) -> Table | None:
             for index, (cell, (name, _)) in enumerate(zip(row, heads, strict=True))
             if index
         ),
-        words=_WORDS,
+        text_columns=_WORDS,
     )
 
 

@@ -66,22 +66,22 @@ def line(*cells: Cell | str, label: str = "", family: str = "", method: str = ""
 class Table:
     """A grid of cells with its words.
 
-    `ending` names the table within its group; `heads` are (name and arrow, unit); `words` are the columns of text; `keys` is how
-    many leading columns name the row. `rule` is what a page of several tables states once. `data` is what the CSV file holds
+    `kind` names the table within its group; `heads` are (name and arrow, unit); `text_columns` hold words; `label_columns` is how
+    many leading columns name the row. `legend` is what a page of several tables states once. `data` is what the CSV file holds
     where that is more than the grid: hidden columns, single runs, single depths.
     """
 
-    ending: str
+    kind: str
     title: str
     caption: str
-    rule: str = ""
+    legend: str = ""
     heads: tuple[tuple[str, str], ...]
     rows: tuple[Line, ...]
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     data: tuple[dict[str, object], ...] = ()
-    words: tuple[int, ...] = (0,)
-    keys: int = 1
+    text_columns: tuple[int, ...] = (0,)
+    label_columns: int = 1
     group: tuple[str, str] = ("", "")
 
     @property
@@ -90,12 +90,12 @@ class Table:
         return self.data or tuple(
             {
                 **{"suite": self.group[0], "group": self.group[1], "label": row.label, "method": row.method},
-                **{"column": self.heads[index][0], "value": cell.text if index in self.words else cell.value},
+                **{"column": self.heads[index][0], "value": cell.text if index in self.text_columns else cell.value},
                 **{"unit": cell.unit, "run_ids": cell.run_ids},
             }
             for row in self.rows
             for index, cell in enumerate(row)
-            if index >= self.keys
+            if index >= self.label_columns
         )
 
 

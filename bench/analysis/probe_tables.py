@@ -60,11 +60,11 @@ def trials_table(group: Group) -> Table | None:
     head = f"rate: valid {headline.replace('_', ' ')} {ARROWS[better]}"
     runs = [(label, ", ".join(one.run_id for one in tried["record"])) for label, _, tried in sweeps]
     return Table(
-        ending="trials",
+        kind="trials",
         title=f"{group.name}: learning-rate trials",
         caption="Trials at seeds that no final run uses, judged on the validation split; of several at a rate the mean decides.",
         heads=(("model", ""), (head, known[headline].unit if headline in known else ""), ("chosen", ""), ("audit", "")),
-        words=(0, 1, 3),
+        text_columns=(0, 1, 3),
         rows=tuple(rows),
         notes=tuple(notes),
         remarks=tuple(f"Trials, {label}: {ids}." for label, ids in runs if ids),
@@ -128,13 +128,13 @@ def depth_table(group: Group) -> Table | None:
     if not rows:
         return None
     return Table(
-        ending="depth",
+        kind="depth",
         title=f"{group.name}: memory against depth",
         caption="Forward and backward pass of a training step at each depth (solver steps for a DEQ), without the optimiser's "
         "states: exact counts of one run a row.",
-        rule=GROWTH_RULE,
-        words=(0, 1, 2, 6),
-        keys=3,
+        legend=GROWTH_RULE,
+        text_columns=(0, 1, 2, 6),
+        label_columns=3,
         heads=(
             *(("model", ""), ("method", ""), ("bytes ↓", ""), ("least depth", ""), ("greatest depth", "")),
             *(("slope ↓", "B/step"), ("verdict", "")),
@@ -171,11 +171,11 @@ def beta_table(group: Group) -> Table | None:
     if not rows:
         return None
     return Table(
-        ending="gradient",
+        kind="gradient",
         title=f"{group.name}: gradient by equilibrium propagation",
         caption="Against the implicit gradient of the trained model on the first training batch, solves in float64 to 1e-10.",
-        words=(0, 1),
-        keys=3,
+        text_columns=(0, 1),
+        label_columns=3,
         heads=(("model", ""), ("nudge", ""), ("beta", ""), ("1 - cosine ↓", ""), ("distance / norm ↓", "")),
         rows=tuple(rows),
         remarks=tuple(f"Run, {label}: {run}." for label, (*_, run) in probed.items() if run is not None),

@@ -51,11 +51,11 @@ def measure_tables(group: Group, hidden: bool = False) -> list[Table]:
         "memory": (MEMORY, MEMORY_MORE),
         "solver": (SOLVER, SOLVER_MORE),
     }
-    found = (_measure_table(group, ending, *columns[ending], hidden) for ending in columns)
+    found = (_measure_table(group, kind, *columns[kind], hidden) for kind in columns)
     return [table for table in found if table is not None]
 
 
-def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: Sequence[Column], hidden: bool) -> Table | None:
+def _measure_table(group: Group, kind: str, columns: Sequence[Column], more: Sequence[Column], hidden: bool) -> Table | None:
     grid = {column: [aggregate(row, column) for row in group.rows] for column in (*columns, *more)}
     absent = [] if hidden else [column for column in columns if not any(one.estimate for one in grid[column])]
     shown = [column for column in (grid if hidden else columns) if column not in absent]
@@ -64,14 +64,14 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
     silent = [
         row
         for i, row in enumerate(group.rows)
-        if ending == "solver" and not hidden and row.ok and not any(grid[column][i].estimate for column in of_solver)
+        if kind == "solver" and not hidden and row.ok and not any(grid[column][i].estimate for column in of_solver)
     ]
-    if (not shown and ending) or len(silent) == len(group.rows):
+    if (not shown and kind) or len(silent) == len(group.rows):
         return None
     notes: list[str] = []
     rows = {index: [Cell(row.label), _count(row, notes)] for index, row in enumerate(group.rows) if row not in silent}
     heads = [("model", ""), ("n", "ok/all")]
-    counts = not ending and any(solved(record) for row in group.rows for record in row.ok)
+    counts = not kind and any(solved(record) for row in group.rows for record in row.ok)
     if counts:
         heads.append((f"solved {ARROWS['higher']}", "runs"))
         for index, cells in rows.items():
@@ -89,14 +89,14 @@ def _measure_table(group: Group, ending: str, columns: Sequence[Column], more: S
             cells.append(made if fault is None or made.interval is None else _marked(made, fault, notes))
     references = _references(shown, len(heads) - len(shown))
     return Table(
-        ending=ending,
-        title=f"{group.name}: {MEASURE_TABLES[ending]}",
+        kind=kind,
+        title=f"{group.name}: {MEASURE_TABLES[kind]}",
         caption=" ".join([_caption(shown, grid), *([_SOLVED] if counts else []), *_absences(group, shown, absent, silent, grid)]),
-        rule=_BOLD,
+        legend=_BOLD,
         heads=tuple(heads),
         rows=(*references, *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),
         notes=tuple(notes),
-        remarks=(*_methods(group, shown, grid), *(["Runs: those of the scores."] if ending else _runs(group))),
+        remarks=(*_methods(group, shown, grid), *(["Runs: those of the scores."] if kind else _runs(group))),
         data=tuple(one for column in grid for one in _data(group, column, grid[column])),
     )
 

@@ -149,10 +149,10 @@ def quality_table(group: Group) -> Table | None:
         return None
     families = {row.label: row.family for row in group.rows}
     return Table(
-        ending="quality",
+        kind="quality",
         title=f"{group.name}: time to equal quality",
         caption="Every row's time to its own final validation, over that of the fastest other explicit row.",
-        rule=_LEGEND,
+        legend=_LEGEND,
         heads=(
             *(("model", ""), ("steps", ""), ("whole training", "s"), (f"final valid {found.headline}", found.unit)),
             *((f"to that level {ARROWS['lower']}", "s"), ("envelope", "s"), ("by", "")),
@@ -170,7 +170,7 @@ def quality_table(group: Group) -> Table | None:
             }
             for label, ratio in found.ratios.items()
         ),
-        words=(0, 6),
+        text_columns=(0, 6),
     )
 
 

@@ -17,7 +17,7 @@ def audit_table(evidence: Evidence, suites: Sequence[str]) -> Table:
     ends = [f"{one['at_an_end']} of {one['tuned']}" if one["tuned"] else "—" for one in found]
     texts = [one | {"at_an_end": end} for one, end in zip(found, ends, strict=True)]
     return Table(
-        ending="audit",
+        kind="audit",
         title="Were the comparisons fair?",
         caption="Every row of a comparison sees the same batches in the same order at a seed. Rates are chosen on the validation "
         "split, at seeds that no final run uses; a trial's length is its share of a run's steps; at an end: "
@@ -25,7 +25,7 @@ def audit_table(evidence: Evidence, suites: Sequence[str]) -> Table:
         heads=tuple((head, "") for head in _HEADS),
         rows=tuple(line(*(str(one[word]) for word in words)) for one in texts),
         data=tuple(found),
-        words=(0, 1, 3, 8),
+        text_columns=(0, 1, 3, 8),
     )
 
 

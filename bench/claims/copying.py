@@ -36,7 +36,7 @@ def table_of(group: Group) -> Table:
     printed = {row.label: next((one for one in TABLE_1 if row.label.startswith(one.label)), None) for row in group.rows}
     rows = sorted(group.rows, key=lambda row: TABLE_1.index(one) if (one := printed[row.label]) else len(TABLE_1))
     return Table(
-        ending="table-1",
+        kind="table-1",
         title=f"Table 1 of the paper, and ours: {group.name}",
         caption="Test loss in nats a position, geometric mean and 95 % t-interval over seeds. Chance, a predictor that knows the "
         f"position alone, is {score.chance:.4f}. Asked are at most the printed loss, of LSTM and GRU that of chance within a "
@@ -44,7 +44,7 @@ def table_of(group: Group) -> Table:
         heads=tuple(_HEADS.items()),
         rows=tuple(_line(row, score, printed[row.label]) for row in rows),
         data=tuple(one for row in rows for one in _data(row, score, printed[row.label])),
-        words=(0, 6),
+        text_columns=(0, 6),
     )
 
 

@@ -68,18 +68,18 @@ def table(evidence: Evidence) -> Table | None:
             lines.append(line(Cell(task, notes=marks), adjoint, *cells, family="deq", method=adjoint))
     absent = {row["task"]: row["reason"] for row in rows if row["task"] not in {task for task, _, _ in points}}
     return Table(
-        ending=STUDY,
+        kind=STUDY,
         title="Gradients of trained DEQs by every adjoint, against the exact gradient",
         caption=f"Solves to {significant(loose, 1, scientific=True)} in at most {cap} evaluations, in float64, on the first "
         f"{batch} training sequences that have a root; DEQs after {steps} training steps, {len(study['seeds'])} seeds.",
-        rule=_LEGEND,
+        legend=_LEGEND,
         heads=(("model", ""), ("adjoint", ""), *((column.head.format(tight=significant(tight, 1)), "") for column in _COLUMNS)),
         rows=tuple(lines),
         notes=tuple(notes),
         remarks=tuple(f"{task} has no values: {reason}." for task, reason in absent.items()),
         data=tuple(_data(points)),
-        words=(0, 1),
-        keys=2,
+        text_columns=(0, 1),
+        label_columns=2,
     )
 
 

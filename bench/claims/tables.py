@@ -35,10 +35,10 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
     noun = "question" if noun == "questions" and len(listed) == 1 else noun
     heads = ("claim", "what is claimed", "where", "verdict", "parts", "p", "p, all of the table", "threshold fixed")
     return Table(
-        ending=ledger,
+        kind=ledger,
         title=_TITLES[ledger],
         caption=f"{len(listed)} {noun}: {counted(listed)}. At the sizes and on the machine of the records named below each one.",
-        rule=_RULE,
+        legend=_RULE,
         heads=tuple((head, "") for head in heads),
         rows=tuple(
             line(
@@ -49,7 +49,7 @@ def summary(findings: Sequence[Finding], ledger: Ledger) -> Table:
             for one in listed
         ),
         data=tuple(line for one in listed for line in _data(one)),
-        words=(0, 1, 2, 3, 4, 7),
+        text_columns=(0, 1, 2, 3, 4, 7),
     )
 
 
@@ -81,7 +81,7 @@ def parts(finding: Finding) -> Table:
     claim = finding.claim
     commands = "; ".join(dict.fromkeys(source.command for part in finding.parts for source in part.sources))
     return Table(
-        ending=claim.id,
+        kind=claim.id,
         title=f"{claim.id}: {finding.verdict}",
         caption=f"{claim.says} ({claim.where}.) Measured: {claim.measured}. Asked: {claim.threshold} (fixed {claim.fixed}). "
         f"Statistic: {claim.statistic}. {f'Made by: {commands}' if commands else f'Needs: {claim.needs}'}.",
@@ -89,7 +89,7 @@ def parts(finding: Finding) -> Table:
         rows=tuple(
             line(part.about, part.value, part.asked, part.verdict or "—", part.decided_by, part.note) for part in finding.parts
         ),
-        words=(0, 1, 2, 3, 5),
+        text_columns=(0, 1, 2, 3, 5),
     )
 
 
@@ -98,13 +98,13 @@ def advice(rows: Sequence[Advice]) -> Table | None:
     if not rows:
         return None
     return Table(
-        ending="guide",
+        kind="guide",
         title="When to use a deep equilibrium model",
         caption="Each line is computed from the records; n is the number of runs, or of samples of a claim, behind its number.",
         heads=tuple((head, "") for head in ("when", "use", "because", "n", "and pay")),
         rows=tuple(line(one.situation, Cell(one.use, bold=True), one.reason, str(one.n or "—"), one.cost or "—") for one in rows),
         data=tuple({"suite": "claims", "group": "guide", "label": one.situation, "column": "use", **asdict(one)} for one in rows),
-        words=(0, 1, 2, 4),
+        text_columns=(0, 1, 2, 4),
     )
 
 

@@ -274,7 +274,7 @@ def memory(
         print(json.dumps(found, indent=1))
     else:
         for table in tables.paper_tables(found):
-            print(plain(table, f"{out / table.ending}.md"))
+            print(plain(table, f"{out / table.kind}.md"))
     depths = [row for row in found["laws"] if row["axis"] == "depth" and row["label"] in own]
     failed = [row["label"] for row in depths if scaling.judged(row) == "FAIL"]
     for label in failed:

@@ -106,11 +106,11 @@ def claims(
     write_text(results / "claims" / "audit.csv", csv_text(audited))
     guided = tables.advice(guide(evidence, found))
     for table in filter(None, [*tables.summaries(found), copied, gradients.table(evidence), guided]):
-        stem = results / "claims" / table.ending
-        write_table(stem, table, f"tab:{table.ending}")
+        stem = results / "claims" / table.kind
+        write_table(stem, table, f"tab:{table.kind}")
         shown = replace(table, rows=tuple(row for row in table.rows if all(cell.text != "not tested" for cell in row)))
         if shown.rows:
-            print(plain(shown, f"{stem}.md", _SHOWN.get(table.ending)))
+            print(plain(shown, f"{stem}.md", _SHOWN.get(table.kind)))
     quoted = quoted_sentences(quotes(evidence, found))
     write_text(results / "claims" / "quotes.md", f"<!-- {MARK} -->\n{quoted}")
     _refresh(results / "README.md", "quotes", quoted)

@@ -72,5 +72,5 @@ def write(record: dict[str, Any], out: Path) -> None:
     """Write the record, its tables in three formats and its figures."""
     _write(record, out)
     for table in tables.paper_tables(record):
-        write_table(out / table.ending, table, f"tab:memory-{table.ending}")
+        write_table(out / table.kind, table, f"tab:memory-{table.kind}")
     figures.write(out, figures.render("memory", record))

@@ -44,9 +44,9 @@ def _units(names: Sequence[str], unit: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, unit) for name in names)
 
 
-def _table(ending: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], **more: Any) -> Table:
+def _table(kind: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], **more: Any) -> Table:
     fields = {"caption": _PROTOCOL, "group": ("paper", "memory"), **more}
-    return Table(ending=ending, title=title, heads=tuple(heads), rows=tuple(lines), **fields)
+    return Table(kind=kind, title=title, heads=tuple(heads), rows=tuple(lines), **fields)
 
 
 def verdicts(rows: list[dict[str, Any]], whole: bool) -> Table:
@@ -66,7 +66,7 @@ def verdicts(rows: list[dict[str, Any]], whole: bool) -> Table:
     sizes = _units(("paper", *(reading.name for reading in readings)), "GB")
     heads = (("model", ""), *sizes, ("verdict", ""), ("nearest", ""))
     words = (0, len(heads) - 2, len(heads) - 1)
-    return _table("readings" if whole else "paper", title, heads, lines, rule=_VERDICTS, remarks=remarks, words=words)
+    return _table("readings" if whole else "paper", title, heads, lines, legend=_VERDICTS, remarks=remarks, text_columns=words)
 
 
 def waterfall(rows: list[dict[str, Any]], configuration: str) -> Table:
@@ -78,7 +78,7 @@ def waterfall(rows: list[dict[str, Any]], configuration: str) -> Table:
             lines.append(line(row["label"], *(_gb(size) for size in (*sizes, sum(sizes))), step["phase"]))
     title = f"Where the bytes are at the peak of a training step: {_STEPS[configuration]}"
     heads = (("model", ""), *_units((*KINDS, "peak"), "GB"), ("in phase", ""))
-    return _table(f"waterfall-{configuration}", title, heads, lines, rule=_TEMPORARIES, words=(0, len(heads) - 1))
+    return _table(f"waterfall-{configuration}", title, heads, lines, legend=_TEMPORARIES, text_columns=(0, len(heads) - 1))
 
 
 def phases(rows: list[dict[str, Any]]) -> Table:
@@ -92,7 +92,7 @@ def phases(rows: list[dict[str, Any]]) -> Table:
     title = "A DEQ's training step, phase by phase: the core alone"
     rule = "Each line is the moment of that phase at which most bytes are alive."
     heads = (("model", ""), ("phase", ""), *_units((*KINDS[1:], "all"), "GB"))
-    return _table("phases", title, heads, lines, rule=rule, words=(0, 1), keys=2)
+    return _table("phases", title, heads, lines, legend=rule, text_columns=(0, 1), label_columns=2)
 
 
 def reductions(rows: list[dict[str, Any]]) -> Table:
@@ -105,7 +105,7 @@ def reductions(rows: list[dict[str, Any]]) -> Table:
     title = "How much less memory a DEQ takes than an explicit network"
     rule = "What only a DEQ has (history, other caps) is compared with the explicit network's `core`."
     heads = (("DEQ", ""), ("against", ""), *_units(_READINGS, "%"))
-    return _table("reductions", title, heads, lines, rule=rule, words=(0, 1), keys=2)
+    return _table("reductions", title, heads, lines, legend=rule, text_columns=(0, 1), label_columns=2)
 
 
 def claims(rows: list[dict[str, Any]]) -> Table:
@@ -115,7 +115,7 @@ def claims(rows: list[dict[str, Any]]) -> Table:
     heads = _units(("claim", "the paper's tables", *_READINGS[1:]), "")
     caption = "In brackets the reductions of the pairs that the claim is about, in %, smallest and largest."
     words = tuple(range(len(heads)))
-    return _table("claims", "The memory that the paper claims to save, in words", heads, lines, caption=caption, words=words)
+    return _table("claims", "The memory that the paper claims to save, in words", heads, lines, caption=caption, text_columns=words)
 
 
 def _holds(claim: paper.ReductionClaim, found: list[float]) -> str:
@@ -153,7 +153,7 @@ def costs(rows: Sequence[dict[str, Any]]) -> Table:
         "explicit network does. The paper's ratios are run times on an unnamed GPU, at numbers of steps that it does not print."
     )
     heads.append(("explicit", "MFLOP/token"))
-    return _table("cost", title, heads, lines, caption=caption, data=tuple(data), words=(0, 1, 2), keys=3)
+    return _table("cost", title, heads, lines, caption=caption, data=tuple(data), text_columns=(0, 1, 2), label_columns=3)
 
 
 def on_device(record: dict[str, Any]) -> Table:
@@ -181,7 +181,7 @@ def on_device(record: dict[str, Any]) -> Table:
         "The whole model with its embeddings, length 150, batch size 15, every solve at its cap. Requested and allocated are "
         f"without cuBLAS's workspaces. {_place(record)}"
     )
-    return _table("device", title, heads, lines, rule=rule, caption=caption, data=tuple(data))
+    return _table("device", title, heads, lines, legend=rule, caption=caption, data=tuple(data))
 
 
 def _place(record: dict[str, Any]) -> str:
@@ -206,7 +206,7 @@ def times(record: dict[str, Any]) -> Table:
         f"many steps it measured). {_place(record)}"
     )
     title = "Run time of a DEQ over the explicit network's, on a GPU"
-    return _table("times", title, heads, lines, caption=caption, data=tuple(data), words=(0, 1, 2), keys=3)
+    return _table("times", title, heads, lines, caption=caption, data=tuple(data), text_columns=(0, 1, 2), label_columns=3)
 
 
 def depth(rows: Sequence[dict[str, Any]]) -> Table:
@@ -233,7 +233,7 @@ def depth(rows: Sequence[dict[str, Any]]) -> Table:
         "without weights, gradients and optimiser state; solver history counts. Exponent: of a power law between the two deepest."
     )
     title = "Memory of a training step against depth or solver steps"
-    return _table("depth", title, heads, lines, rule=GROWTH_RULE, caption=caption, data=tuple(data), words=(0, 1, 6, 7, 8))
+    return _table("depth", title, heads, lines, legend=GROWTH_RULE, caption=caption, data=tuple(data), text_columns=(0, 1, 6, 7, 8))
 
 
 def shape(rows: Sequence[dict[str, Any]]) -> Table:

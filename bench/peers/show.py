@@ -56,7 +56,7 @@ def stopping(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
 
 
 def _timed(
-    ending: str, title: str, what: str, counted: str, rows: Sequence[Row], libraries: Sequence[str], count: Callable[[Row], str]
+    kind: str, title: str, what: str, counted: str, rows: Sequence[Row], libraries: Sequence[str], count: Callable[[Row], str]
 ) -> Table:
     """Times over their floors: each library's ratio, milliseconds and counts, and the time of the second over the first."""
     lines = []
@@ -73,8 +73,8 @@ def _timed(
     for library in libraries:
         heads += [f"{library}: {what} / floor", "ms", counted]
     heads.append(f"{libraries[1]} / {libraries[0]}, time")
-    words = (0, 1, *range(4, len(heads) - 1, 3))
-    return _table(ending, title, _INTERVAL, heads, lines, words=words, keys=2)
+    text_columns = (0, 1, *range(4, len(heads) - 1, 3))
+    return _table(kind, title, _INTERVAL, heads, lines, text_columns=text_columns, label_columns=2)
 
 
 def steps(rows: Sequence[Row]) -> Table:
@@ -87,7 +87,7 @@ def steps(rows: Sequence[Row]) -> Table:
         cells = (found.get(key, Cell("")) for key in (("float32", 1e-3), ("float32", 1e-6), ("float64", 1e-9)))
         lines.append(line(problem, _NAMES[method], library, *cells))
     heads = ["problem", "method", "library", "1e-3 (float32)", "1e-6 (float32)", "1e-9 (float64)"]
-    return _table("steps", "Evaluations of a solve to a tolerance", _COUNTED, heads, lines, words=(0, 1, 2), keys=3)
+    return _table("steps", "Evaluations of a solve to a tolerance", _COUNTED, heads, lines, text_columns=(0, 1, 2), label_columns=3)
 
 
 def _reached(row: Row) -> Cell:
@@ -112,7 +112,7 @@ def launches(rows: Sequence[Row], libraries: Sequence[str]) -> Table:
     heads = ["problem", "method", "f alone", *(head for library in libraries for head in (library, f"{library}: waits"))]
     title = "Operators that a GPU launches for one more evaluation of a solve, and waits of the host"
     caption = f"{_COUNTED} On a CPU ours takes the path that it takes on a GPU."
-    return _table("launches", title, caption, heads, lines, words=(0, 1), keys=2)
+    return _table("launches", title, caption, heads, lines, text_columns=(0, 1), label_columns=2)
 
 
 def memory(rows: Sequence[Row]) -> Table:
@@ -127,7 +127,9 @@ def memory(rows: Sequence[Row]) -> Table:
             ratio = Cell(f"{row['peak_bytes'] / floor:.2f}", value=row["peak_bytes"] / floor)
             lines.append(line(problem, method, row["library"], *sizes, ratio))
     heads = ["problem", "method", "library", "saved (MiB)", "peak (MiB)", "peak / (one evaluation's + a state)"]
-    return _table("memory", "Memory of a training step by each library", _COUNTED, heads, lines, words=(0, 1, 2), keys=3)
+    return _table(
+        "memory", "Memory of a training step by each library", _COUNTED, heads, lines, text_columns=(0, 1, 2), label_columns=3
+    )
 
 
 def baselines(rows: Sequence[Row]) -> Table:
@@ -138,7 +140,7 @@ def baselines(rows: Sequence[Row]) -> Table:
         lines.append(line(row["shape"], row["model"], _ms(mine), _ms(theirs), row["reference"], _ratio(mine, theirs)))
     heads = ["shape", "model", "ms", "reference (ms)", "reference", "model / reference, time"]
     title = "Training steps of the explicit baselines against plain torch"
-    return _table("baselines", title, _INTERVAL, heads, lines, words=(0, 1, 4), keys=2)
+    return _table("baselines", title, _INTERVAL, heads, lines, text_columns=(0, 1, 4), label_columns=2)
 
 
 def harness(rows: Sequence[Row]) -> Table:
@@ -162,7 +164,7 @@ def inference(rows: Sequence[Row]) -> Table:
         lines.append(line(str(row["evaluations"]), _NAMES[row["solver"]], *times, _ratio(deq, tied), _ratio(more, tied)))
     heads = ["evaluations, layers", "solver", "DEQ (ms)", "layers (ms)", "DEQ / layers, time", "with one evaluation more"]
     title = "Inference by a solver that stops at a cap, over as many layers of the same cell"
-    return _table("inference", title, _INTERVAL, heads, lines, words=(0, 1), keys=2)
+    return _table("inference", title, _INTERVAL, heads, lines, text_columns=(0, 1), label_columns=2)
 
 
 def graphs(rows: Sequence[Row]) -> Table:
@@ -180,14 +182,30 @@ def graphs(rows: Sequence[Row]) -> Table:
     for what in ("step", "evaluation"):
         heads += [f"{what} (ms)", "with CUDA graphs", "ratio"]
     heads += ["peak of a step (MiB)", "with CUDA graphs"]
-    return _table("cuda-graphs", "DEQs with f and its gradients as CUDA graphs", _INTERVAL, heads, lines, words=(0, 1), keys=2)
+    return _table(
+        "cuda-graphs", "DEQs with f and its gradients as CUDA graphs", _INTERVAL, heads, lines, text_columns=(0, 1), label_columns=2
+    )
 
 
 def _table(
-    ending: str, title: str, caption: str, heads: Sequence[str], rows: Sequence[Line], words: tuple[int, ...] = (0,), keys: int = 1
+    kind: str,
+    title: str,
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Line],
+    text_columns: tuple[int, ...] = (0,),
+    label_columns: int = 1,
 ) -> Table:
     named = tuple((head, "") for head in heads)
-    return Table(ending=ending, title=title, caption=caption, heads=named, rows=tuple(rows), words=words, keys=keys)
+    return Table(
+        kind=kind,
+        title=title,
+        caption=caption,
+        heads=named,
+        rows=tuple(rows),
+        text_columns=text_columns,
+        label_columns=label_columns,
+    )
 
 
 def pipe(table: Table) -> str:

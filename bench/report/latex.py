@@ -38,7 +38,7 @@ def floats(table: Table, label: str, mark: str) -> str:
     parts = list(_parts(table))
     texts = [f"% {mark}", r"% \usepackage{array,booktabs}"]
     for number, (columns, rows) in enumerate(parts, 1):
-        title, name = f"{table.title}. {table.caption} {table.rule}", label
+        title, name = f"{table.title}. {table.caption} {table.legend}", label
         if number > 1:
             title, name = f"{table.title}, part {number} of {len(parts)}.", f"{label}-{number}"
         texts += [r"\begin{table}", r"\centering", r"\footnotesize", rf"\setlength{{\tabcolsep}}{{{_GAP:g}pt}}"]
@@ -50,10 +50,10 @@ def floats(table: Table, label: str, mark: str) -> str:
 
 
 def _tabular(table: Table, columns: Sequence[_Column], rows: Sequence[Line]) -> Iterator[str]:
-    kinds = [_kind(column, column.index in table.words) for column in columns]
+    kinds = [_kind(column, column.index in table.text_columns) for column in columns]
     yield rf"\begin{{tabular}}{{@{{}}{''.join(kinds)}@{{}}}}"
     yield r"\toprule"
-    yield " & ".join(_head(column, column.index in table.words) for column in columns) + r" \\"
+    yield " & ".join(_head(column, column.index in table.text_columns) for column in columns) + r" \\"
     yield r"\midrule"
     for row in rows:
         yield " & ".join(_shown(row[column.index], column.wraps) for column in columns) + r" \\"
@@ -96,7 +96,7 @@ def _breakable(text: str) -> str:
 def _parts(table: Table) -> Iterator[tuple[list[_Column], list[Line]]]:
     """Columns that fit next to the table's keys, and rows that fit on a page, in reading order."""
     columns = [_column(table, index) for index in range(len(table.heads))]
-    keys, others = columns[: table.keys], columns[table.keys :]
+    keys, others = columns[: table.label_columns], columns[table.label_columns :]
     blocks: list[list[_Column]] = [[]]
     for column in others:
         if blocks[-1] and _width([*keys, *blocks[-1], column]) > COLUMN:
@@ -119,8 +119,8 @@ def _parts(table: Table) -> Iterator[tuple[list[_Column], list[Line]]]:
 def _column(table: Table, index: int) -> _Column:
     cells = [row[index] for row in table.rows]
     natural = max((_cell_width(cell) for cell in cells), default=0.0)
-    limit = min(_WIDEST, COLUMN / 2 / table.keys) if index < table.keys else _WIDEST
-    wraps = index in table.words and natural > limit
+    limit = min(_WIDEST, COLUMN / 2 / table.label_columns) if index < table.label_columns else _WIDEST
+    wraps = index in table.text_columns and natural > limit
     longest = max((_length(word) for cell in cells for word in re.split(r"(?<=[\s/_=,-])", cell.text)), default=0.0)
     width = max(limit, longest) if wraps else natural
     head, unit = table.heads[index]

@@ -37,7 +37,7 @@ def _superscript(numbers: Iterable[int]) -> str:
 
 
 def _left(table: Table) -> list[bool]:
-    return [index in table.words for index in range(len(table.heads))]
+    return [index in table.text_columns for index in range(len(table.heads))]
 
 
 def markdown(table: Table, level: int = 1, whole: bool = True) -> str:
@@ -51,7 +51,7 @@ def markdown(table: Table, level: int = 1, whole: bool = True) -> str:
     lines = [f"{'#' * level} {markdown_escape(table.title)}", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "|".join(":--" if left else "--:" for left in _left(table)) + "|"]
     lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in table.rows]
-    lines += ["", markdown_escape(f"{table.caption} {table.rule}" if whole else table.caption)]
+    lines += ["", markdown_escape(f"{table.caption} {table.legend}" if whole else table.caption)]
     for number, note in enumerate(table.notes, 1):
         lines += ["", f"{_superscript([number])} {markdown_escape(note)}"]
     if whole and table.remarks:
@@ -112,9 +112,9 @@ def summary(results: Path, suite: str) -> str:
         raise unknown("suite", suite, store.suites())
     tables = [(group, table) for group in groups(suite, records) for table in group_tables(group)]
     shown = [
-        plain(table, f"{results / _stem(group, 'tables', table.ending)}.md")
+        plain(table, f"{results / _stem(group, 'tables', table.kind)}.md")
         for group, table in tables
-        if table.ending in (*MEASURE_TABLES, "quality")
+        if table.kind in (*MEASURE_TABLES, "quality")
     ]
     return "\n".join([*shown, "* best, its interval apart from every other row's; n: runs that ended ok."])
 
@@ -161,7 +161,7 @@ def _write_comparison(results: Path, group: Group, styles: Mapping[str, LineStyl
     """Write a comparison's tables and figures; return the files, and its section of TABLES.md."""
     tables, figures, files = group_tables(group), render("comparison", group, styles), list[Path]()
     for table in tables:
-        stem = results / _stem(group, "tables", table.ending)
+        stem = results / _stem(group, "tables", table.kind)
         label = f"tab:{slug(group.suite)}-{stem.name}"
         files += write_table(stem, table, label, f"<!-- {MARK} -->\n", _formats(table))
     files += write(results / "figures" / group.suite, figures, f"{group.slug}-")
@@ -169,11 +169,11 @@ def _write_comparison(results: Path, group: Group, styles: Mapping[str, LineStyl
 
 
 def _formats(table: Table) -> tuple[str, ...]:
-    return ("md", "csv") if table.ending in ("trials", "depth", "gradient") else ("md", "tex", "csv")
+    return ("md", "csv") if table.kind in ("trials", "depth", "gradient") else ("md", "tex", "csv")
 
 
-def _stem(group: Group, folder: str, ending: str) -> str:
-    return f"{folder}/{group.suite}/{group.slug}" + (f"-{ending}" if ending else "")
+def _stem(group: Group, folder: str, kind: str) -> str:
+    return f"{folder}/{group.suite}/{group.slug}" + (f"-{kind}" if kind else "")
 
 
 def _remove_stale(results: Path, written: set[Path]) -> None:
@@ -200,7 +200,7 @@ def _section(group: Group, tables: Sequence[Table], figures: Images) -> str:
     warning = f"\n\n**Not on equal terms:** the rows differ in {markdown_escape(unequal)}." if unequal else ""
     lines = [f"### {markdown_escape(group.name)}", "", markdown_escape(text) + warning, ""]
     for table in tables:
-        links = " · ".join(f"[{kind}](<{_stem(group, 'tables', table.ending)}.{kind}>)" for kind in _formats(table))
+        links = " · ".join(f"[{kind}](<{_stem(group, 'tables', table.kind)}.{kind}>)" for kind in _formats(table))
         lines += [markdown(table, level=4, whole=False), f"Methods and runs: {links}", ""]
     lines += _images("comparison", f"{_stem(group, 'figures', '')}-", group.name, figures)
     return "\n".join(lines)

@@ -185,7 +185,7 @@ def write_studies(record: Mapping[str, Any], out: Path = FOLDER) -> None:
     """Write the record, its tables and its figures."""
     _write(record, out)
     for table in tables.tables(Rows(record)):
-        write_table(out / table.ending, table, f"tab:{table.ending}")
+        write_table(out / table.kind, table, f"tab:{table.kind}")
     figures.write(out, figures.render("experiments", Rows(record)))
 
 

@@ -57,7 +57,7 @@ def solver_window(rows: Rows) -> Table:
         *(("worst token: median", ""), ("worst token: largest", "")),
     )
     title = "Evaluations until a sequence is solved, by solver and window"
-    return _table("solver-window", title, heads, lines, _WINDOW.format(**rows.settings[study]), keys=2)
+    return _table("solver-window", title, heads, lines, _WINDOW.format(**rows.settings[study]), label_columns=2)
 
 
 def path_independence(rows: Rows) -> Table:
@@ -83,7 +83,7 @@ def path_independence(rows: Rows) -> Table:
         *(("alignment ↑", "cosine"), ("same ↑", "fraction"), ("loss ↓", "nats"), ("accuracy ↑", "fraction")),
     )
     title = "Path independence: whether a network's limit depends on its start"
-    return _table("path-independence", title, heads, lines, _PATHS.format(**rows.settings[study]), keys=3)
+    return _table("path-independence", title, heads, lines, _PATHS.format(**rows.settings[study]), label_columns=3)
 
 
 def warm_start(rows: Rows) -> Table:
@@ -111,19 +111,21 @@ def warm_start(rows: Rows) -> Table:
     for rtol in tolerances:
         heads += [(f"evaluations, {rtol:g} ↓", ""), (f"saved, {rtol:g} ↑", "fraction"), (f"loss, {rtol:g} ↓", "nats")]
     title = "Evaluations saved by starting a solve at the solution of the tokens before"
-    return _table("warm-start", title, heads, lines, _WARM.format(**rows.settings[study]), keys=3)
+    return _table("warm-start", title, heads, lines, _WARM.format(**rows.settings[study]), label_columns=3)
 
 
-def _table(ending: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], caption: str, *, keys: int) -> Table:
+def _table(
+    kind: str, title: str, heads: Sequence[tuple[str, str]], lines: Sequence[Line], caption: str, *, label_columns: int
+) -> Table:
     return Table(
-        ending=ending,
+        kind=kind,
         title=title,
         caption=f"{caption} {_SEEDS}",
         heads=tuple(heads),
         rows=tuple(lines),
-        words=tuple(range(keys)),
-        keys=keys,
-        group=("studies", ending),
+        text_columns=tuple(range(label_columns)),
+        label_columns=label_columns,
+        group=("studies", kind),
     )
 
 

@@ -23,7 +23,7 @@ def test_csv_and_latex_come_from_the_cells() -> None:
         samples=(Sample("seed 0", 2.0, "a"), Sample("seed 1", 2.0, "b")),
     )
     rows = (line("DEQ (the target)", loss, label="DEQ"), line("LSTM [x]", Cell("n/a", unit="nats")))
-    table = Table(ending="", title="", caption="", heads=(("model", ""), ("loss ↓", "nats")), rows=rows, group=("s", "g"))
+    table = Table(kind="", title="", caption="", heads=(("model", ""), ("loss ↓", "nats")), rows=rows, group=("s", "g"))
     frame = pd.read_csv(io.StringIO(csv_text(table)))
     assert list(frame["label"]) == ["DEQ", "LSTM [x]"]
     assert frame["value"].dtype == "float64"

@@ -316,11 +316,11 @@ def published() -> dict[str, Any]:
 
 def test_the_published_tables_are_those_of_the_published_record(published: dict[str, Any]) -> None:
     found = tables.paper_tables(published)
-    assert len({table.ending for table in found}) == len(found) == 12
+    assert len({table.kind for table in found}) == len(found) == 12
     for table in found:
-        assert (FOLDER / f"{table.ending}.md").read_text() == markdown(table)
-        assert (FOLDER / f"{table.ending}.tex").read_text() == latex(table, f"tab:memory-{table.ending}")
-        assert (FOLDER / f"{table.ending}.csv").read_text() == csv_text(table)
+        assert (FOLDER / f"{table.kind}.md").read_text() == markdown(table)
+        assert (FOLDER / f"{table.kind}.tex").read_text() == latex(table, f"tab:memory-{table.kind}")
+        assert (FOLDER / f"{table.kind}.csv").read_text() == csv_text(table)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_numbers_of_a_csv_file_stay_as_they_are(value: Any) -> None:
 
 
 def test_csv_files_are_written_through_it() -> None:
-    made = Table(ending="", title="", caption="", heads=(), rows=(), data=({"label": "=HYPERLINK(1)\u202e", "value": -2.5},))
+    made = Table(kind="", title="", caption="", heads=(), rows=(), data=({"label": "=HYPERLINK(1)\u202e", "value": -2.5},))
     (line,) = csv.DictReader(io.StringIO(csv_text(made)))
     assert line == {"label": r"'=HYPERLINK(1)\u202e", "value": "-2.5"}
 

@@ -27,7 +27,9 @@ def wide(columns: int = 14, rows: int = 60) -> Table:
     ]
     heads = (("model", ""), *((f"future leak of part {index} ↓", "nats/token") for index in range(columns)), ("why", ""))
     notes = ("One run: no interval.", HOSTILE)
-    return Table(ending="x", title="A table", caption=HOSTILE, heads=heads, rows=tuple(made), notes=notes, words=(0, columns + 1))
+    return Table(
+        kind="x", title="A table", caption=HOSTILE, heads=heads, rows=tuple(made), notes=notes, text_columns=(0, columns + 1)
+    )
 
 
 def test_parts_hold_every_cell_once_beside_its_key() -> None:
@@ -44,7 +46,7 @@ def test_parts_hold_every_cell_once_beside_its_key() -> None:
 
 def test_a_table_that_fits_is_one_part_and_notes_stand_where_they_are_used() -> None:
     table = Table(
-        ending="x",
+        kind="x",
         title="A table",
         caption="Few.",
         heads=(("model", ""), ("loss ↓", "nats")),

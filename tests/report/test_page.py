@@ -399,5 +399,5 @@ def test_the_table_of_adjoints_is_on_the_page(tmp_path: Path) -> None:
     (results / "claims").mkdir()
     (results / "claims" / "experiments.json").write_text(json.dumps(EXPERIMENTS.sealed({"experiments": {"adjoints": study}})))
     (table,) = study_tables(results)
-    assert "the gradient of the truncated solve" in " ".join((table.table.caption, table.table.rule, *table.table.remarks))
+    assert "the gradient of the truncated solve" in " ".join((table.table.caption, table.table.legend, *table.table.remarks))
     assert "unroll <i>" in json.dumps(Read(render_page(results, CLAIMS)).parts["solver"])

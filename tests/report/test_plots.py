@@ -102,7 +102,7 @@ def test_a_curve_ends_at_the_value_of_the_table(headline: str, clocked: bool) ->
     lines = list(csv.DictReader(io.StringIO(csv_text(group_tables(group)[0]))))
     (table,) = [float(line["mean"]) for line in lines if line["column"] == f"valid_{headline}"]
     assert [list(axes.lines[0].get_ydata())[-1] for axes in (left, right)] == pytest.approx([table] * 2, rel=1e-12)
-    cost = next(one for one in group_tables(group) if one.ending == "cost")
+    cost = next(one for one in group_tables(group) if one.kind == "cost")
     means = {line["column"]: line["mean"] for line in cost.data}
     seconds = means["train_s"] if clocked else 200 * means["step_ms_median"] / 1e3
     assert [list(axes.lines[0].get_xdata())[-1] for axes in (left, right)] == pytest.approx([200.0, seconds], rel=1e-12)

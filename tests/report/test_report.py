@@ -185,7 +185,7 @@ def only_group(records: list[Record]) -> Any:
 
 
 def table(records: list[Record], ending: str) -> Table:
-    return next(one for one in group_tables(only_group(records)) if one.ending == ending)
+    return next(one for one in group_tables(only_group(records)) if one.kind == ending)
 
 
 def texts(one: Table) -> dict[str, list[str]]:
@@ -319,7 +319,7 @@ def test_runs_that_solve_are_counted_a_failed_one_as_not_solving() -> None:
         *with_losses(accuracies, "test_accuracy_last10", "fraction"),
         record("LSTM", 7, status="diverged", reason="not finite"),
     ]
-    scores = next(table for table in group_tables(groups("quick", records)[0]) if not table.ending)
+    scores = next(table for table in group_tables(groups("quick", records)[0]) if not table.kind)
     assert scores.heads[2] == ("solved ↑", "runs")
     solved = {line.label: line[2] for line in scores.rows}
     assert solved["LSTM"].text == "2/4 [0.07, 0.93]"  # Clopper and Pearson's table: 0.0676 and 0.9324
@@ -665,7 +665,7 @@ def test_no_group_can_overwrite_the_files_of_another() -> None:
     """A group "x cost" has other file names than the table of costs of a group "x"."""
     written = {*MEASURE_TABLES, *FIGURES["comparison"]} - {""}
     for source in (Path(__file__).parents[2] / "bench" / "analysis").glob("*.py"):
-        written.update(re.findall(r'ending="([\w-]+)"', source.read_text()))
+        written.update(re.findall(r'kind="([\w-]+)"', source.read_text()))
     assert written == set(ENDINGS)
     first, second = groups("quick", [record("LSTM", 0, group=f"copy{more}") for more in ("", " budgets")])
     assert (first.slug, second.slug.startswith("copy-budgets-")) == ("copy", True)
@@ -710,11 +710,11 @@ def test_gradients_by_beta_are_a_table_from_the_probe() -> None:
         ["to one side", "0.010", "1.00e-6", "0.0100"],
     ]
     assert {(line["column"], line["run_ids"]) for line in made.data} == {(n, one.run_id) for n in ("one_less_cosine", "distance")}
-    assert not any(other.ending == "gradient" for other in group_tables(only_group(comparison())))
+    assert not any(other.kind == "gradient" for other in group_tables(only_group(comparison())))
 
 
 def test_explicit_models_alone_have_no_solver_table() -> None:
     explicit = [one for one in comparison() if one.spec.label in ("GRU", "LSTM")]
-    assert {one.ending for one in group_tables(only_group(explicit))} >= {"", "cost", "memory"}
-    assert not any(one.ending == "solver" for one in group_tables(only_group(explicit)))
-    assert any(one.ending == "solver" for one in group_tables(only_group(comparison())))
+    assert {one.kind for one in group_tables(only_group(explicit))} >= {"", "cost", "memory"}
+    assert not any(one.kind == "solver" for one in group_tables(only_group(explicit)))
+    assert any(one.kind == "solver" for one in group_tables(only_group(comparison())))

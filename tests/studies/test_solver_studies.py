@@ -163,7 +163,7 @@ def test_what_a_warm_start_saves_stands_next_to_its_loss(made: Made) -> None:
 
 def test_tables_are_written_in_three_formats_and_none_without_rows(made: Made, tmp_path: Path) -> None:
     for table in tables.tables(Rows(made[0])):
-        write_table(tmp_path / table.ending, table, "")
+        write_table(tmp_path / table.kind, table, "")
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{name}.{kind}" for name in ("solver-window", "path-independence", "warm-start") for kind in ("md", "tex", "csv")
     }

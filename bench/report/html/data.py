@@ -60,8 +60,14 @@ class Part:
         first = next(iter(sourced.all()), None)
         title = table.title.split(": ")[-1]
         return {
-            **{"id": table.ending or "scores", "title": title[:1].upper() + title[1:], "caption": table.caption},
-            **{"rule": table.rule, "notes": table.notes, "remarks": table.remarks, "heads": table.heads, "words": table.words},
+            **{"id": table.kind or "scores", "title": title[:1].upper() + title[1:], "caption": table.caption},
+            **{
+                "legend": table.legend,
+                "notes": table.notes,
+                "remarks": table.remarks,
+                "heads": table.heads,
+                "text_columns": table.text_columns,
+            },
             "address": [] if first is None else [first.suite, first.group],
             "rows": [
                 [line.family, *(self._cell(*pair) for pair in zip(line, sources, strict=True))]

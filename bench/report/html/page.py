@@ -151,7 +151,7 @@ def _provenance(records: Sequence[Record]) -> Iterator[SourcedTable]:
         caption = "Times from different environments do not compare." if rows is not lost else f"{len(lost)} runs."
         words = tuple(range(len(heads)))
         table = Table(
-            ending=slug(title), title=title, caption=caption, heads=tuple((h, "") for h in heads), rows=lines, words=words
+            kind=slug(title), title=title, caption=caption, heads=tuple((h, "") for h in heads), rows=lines, text_columns=words
         )
         yield SourcedTable(table=table, sources=tuple((None,) * len(row) for row in lines))
 

@@ -80,10 +80,10 @@ def attach_sources(suite: str, tables: Iterable[tuple[str, Table]], command: Cal
     measures: dict[tuple[str, str, str], str] = {}  # by address: a column whose head is another's has its measure for a name
 
     def source(group: str, table: Table, row: Line, index: int) -> CellSource | None:
-        if index < table.keys or row.family == "reference":
+        if index < table.label_columns or row.family == "reference":
             return None
         cell, (head, unit) = row[index], table.heads[index]
-        column, label = head.rstrip(" ↓↑"), ", ".join([row.label, *(key.text for key in row[1 : table.keys])])
+        column, label = head.rstrip(" ↓↑"), ", ".join([row.label, *(key.text for key in row[1 : table.label_columns])])
         if measures.setdefault((group, label, column), cell.measure) != cell.measure:
             column = cell.measure
         return CellSource(
@@ -119,8 +119,8 @@ def _facts(table: Table, head: str, index: int, cell: Cell) -> Iterator[tuple[st
     yield from ((row[0].text.strip("()"), row[index].text) for row in table.rows if row.family == "reference" and row[index].text)
     yield from (("note", table.notes[number - 1]) for number in cell.notes)
     yield from (("means", remark.partition(": ")[2]) for remark in table.remarks if remark.startswith(f"{head}: "))
-    if table.rule:
-        yield "rule", table.rule
+    if table.legend:
+        yield "rule", table.legend
 
 
 def command(suite: str, records: Sequence[Record]) -> str:
@@ -146,7 +146,7 @@ def sourced_group_tables(group: Group, hidden: bool = False) -> list[SourcedTabl
     tables += [copying.table_of(group)] if group.suite == copying.SUITE and group.rows else []
     tables += measure_tables(group, hidden=True) if hidden else []
     records = {record.spec.label: [record] for record in group.trials} | {row.label: list(row.finals) for row in group.rows}
-    named = ((group.name if t.ending in MEASURE_TABLES else f"{group.name}: {t.ending}", t) for t in tables)
+    named = ((group.name if t.kind in MEASURE_TABLES else f"{group.name}: {t.kind}", t) for t in tables)
     return attach_sources(group.suite, named, lambda row: command(group.suite, records.get(row.label) or list(group.records)))
 
 
@@ -157,14 +157,14 @@ def memory_tables(results: Path) -> list[SourcedTable]:
         return []
     from bench.memory.tables import paper_tables
 
-    tables = ((table.ending, table) for table in paper_tables(record))
+    tables = ((table.kind, table) for table in paper_tables(record))
     return attach_sources("memory", tables, lambda row: "python -m bench memory --suite paper")
 
 
 def study_tables(results: Path) -> list[SourcedTable]:
     """The tables of the record of studies; none without their study."""
     table = gradients.table(Evidence(results))
-    return attach_sources("claims", [(table.ending, table)], lambda row: gradients.COMMAND) if table is not None else []
+    return attach_sources("claims", [(table.kind, table)], lambda row: gradients.COMMAND) if table is not None else []
 
 
 def peer_tables(results: Path) -> list[SourcedTable]:

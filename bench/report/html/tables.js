@@ -6,7 +6,7 @@ const SIGNS = {
 const latexText = (one) => one.replace(/[&%$#_{}~^\\↓↑—×]/g, (sign) => SIGNS[sign] ?? `\\${sign}`);
 const latexTable = (table, names, rows) => {
   const line = (cells) => `${cells.map(latexText).join(" & ")} \\\\`;
-  const columns = table.heads.map((_, place) => (table.words.includes(place) ? "l" : "r")).join("");
+  const columns = table.heads.map((_, place) => (table.text_columns.includes(place) ? "l" : "r")).join("");
   return ["% \\usepackage{booktabs}", `\\begin{tabular}{${columns}}`, "\\toprule", line(names), "\\midrule", ...rows.map(line),
     "\\bottomrule", "\\end{tabular}"].join("\n");
 };
@@ -35,7 +35,7 @@ const sorter = (head, body) => () => {
 };
 
 const drawCell = (table, words, cell, place) => {
-  const content = Array.isArray(cell) ? cell[0] : cell, kind = table.words.includes(place) ? "word" : "";
+  const content = Array.isArray(cell) ? cell[0] : cell, kind = table.text_columns.includes(place) ? "word" : "";
   const [mean, ends] = content.split(/ (?=\[)/), inside = [mean, ends ? el("small", {}, ` ${ends}`) : null];
   if (!Array.isArray(cell)) return el(place ? "td" : "th", { class: kind, scope: place ? null : "row" }, inside);
   const [, bold, notes, value] = cell;
@@ -75,7 +75,7 @@ const sizeRange = (table, place) => {
 const drawTable = (table, words) => {
   const sizes = table.heads.map(([name]) => /params$/.test(name));
   const small = sizes.map((size, place) => (size ? sizeRange(table, place) : null)).filter(Boolean).join("; ");
-  const kind = (place) => [table.words.includes(place) ? "word" : "", sizes[place] ? "size" : ""].join(" ").trim();
+  const kind = (place) => [table.text_columns.includes(place) ? "word" : "", sizes[place] ? "size" : ""].join(" ").trim();
   const name = (row) => (Array.isArray(row[1]) ? row[1][0] : row[1]), numbers = [];
   const body = el("tbody", {}, table.rows.map(([family, ...cells]) => {
     const drawn = cells.map((cell, place) => drawCell(table, words, cell, place));
@@ -122,8 +122,8 @@ const drawTable = (table, words) => {
   roving(made);
   roving(tools);
   const list = (tag, texts) => (texts.length ? el(tag, { class: "quiet" }, texts.map((one) => el("li", {}, one))) : null);
-  const method = table.rule || table.remarks.length
-    ? el("details", { class: "quiet" }, el("summary", {}, "Method and runs"), el("p", {}, table.rule), list("ul", table.remarks))
+  const method = table.legend || table.remarks.length
+    ? el("details", { class: "quiet" }, el("summary", {}, "Method and runs"), el("p", {}, table.legend), list("ul", table.remarks))
     : null;
   return el("div", { class: "table" }, el("div", { class: "controls" }, choice, filter, tools),
     el("p", { class: "quiet next", hidden: true },
