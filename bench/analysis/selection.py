@@ -55,9 +55,14 @@ def rivals_elsewhere(group: Group, groups: Iterable[Group]) -> list[ResultRow]:
         for row in other.rows
         if other.name != group.name
         and row.explicit
-        and (terms_of(row), _training(row)) == (terms_of(first), _training(first))
+        and on_same_terms(row, first)
         and (value(row, PARAMETERS[0]) or math.inf) <= largest
     ]
+
+
+def on_same_terms(row: ResultRow, other: ResultRow) -> bool:
+    """Whether two rows have the same task and place, and train as long in the same way but for the learning rate."""
+    return (terms_of(row), _training(row)) == (terms_of(other), _training(other))
 
 
 def _training(row: ResultRow) -> TrainConfig:

@@ -8,7 +8,7 @@ from math import inf
 from scipy.stats import binomtest, fisher_exact
 
 from bench.analysis.aggregate import Group, ResultRow
-from bench.analysis.selection import SOLVES, by_seed, inadmissible
+from bench.analysis.selection import SOLVES, by_seed, inadmissible, on_same_data, on_same_terms
 from bench.analysis.statistics import LEVEL, Interval, written
 from bench.analysis.time_to_quality import quality
 from bench.claims.claim import Part, Source, Verdict
@@ -35,12 +35,20 @@ EXPLICIT: Labels = (
 
 
 def pairs(evidence: Evidence, suites: Suites, labels: Labels) -> Iterator[Pair]:
-    """Pairs of rows by their labels."""
+    """Pairs of rows by their labels; the second may be of another comparison on the same terms, if the first is not in that too."""
     for suite in suites:
-        for group in evidence.groups(suite):
+        groups = evidence.groups(suite)
+        for group in groups:
             for left, right in labels:
-                theirs = [row for row in group.rows if fnmatchcase(row.label, right)]
-                yield from ((suite, group, row, other) for row in group.rows if fnmatchcase(row.label, left) for other in theirs)
+                ours, theirs = _labelled(group, left), _labelled(group, right)
+                if ours and not theirs:
+                    others = [one for one in on_same_data(group, groups) if not _labelled(one, left)]
+                    theirs = [row for one in others for row in _labelled(one, right) if on_same_terms(row, ours[0])]
+                yield from ((suite, group, row, other) for row in ours for other in theirs)
+
+
+def _labelled(group: Group, pattern: str) -> list[ResultRow]:
+    return [row for row in group.rows if fnmatchcase(row.label, pattern)]
 
 
 def _explicit_pairs(evidence: Evidence, *suites: str) -> Iterator[Pair]:

@@ -56,6 +56,29 @@ def test_a_cheap_gradient_loses_nats_or_a_factor_of_a_small_loss(
 
 
 @pytest.mark.parametrize(
+    ("other", "steps", "pairs"),
+    [
+        (("implicit",), 0, 1),
+        (("implicit", "phantom 1, rate 0.002"), 0, 1),  # that comparison has a pair of its own
+        (("implicit",), 1, 0),  # trained longer
+    ],
+)
+def test_a_row_is_compared_with_one_of_another_comparison_on_the_same_terms(
+    tmp_path: Path, other: tuple[str, ...], steps: int, pairs: int
+) -> None:
+    records = [finished_record("iterate", "by rate", "phantom 1, rate 0.002", seed, test_loss=0.2) for seed in range(3)]
+    for one in (finished_record("iterate", "g", label, seed, test_loss=0.1) for label in other for seed in range(3)):
+        train = one.spec.train.model_copy(update={"steps": one.spec.train.steps + steps, "learning_rate": 0.5})
+        spec = one.spec.model_copy(update={"train": train})
+        records.append(one.model_copy(update={"spec": spec, "run_id": one.identity.run_id(spec.key)}))
+    for record in records:
+        Store(tmp_path).write(record)
+    found = [part.about for part in judge("one-step", Evidence(tmp_path)).parts]
+    group = "g" if len(other) > 1 else "by rate"
+    assert found == [f"{group}: phantom 1, rate 0.002 over implicit"] * pairs
+
+
+@pytest.mark.parametrize(
     ("settings", "recipe", "verdict"),
     [
         ({"adjoint": "shine", "backward_steps": 8}, None, "holds"),
