@@ -12,8 +12,8 @@ validation after 1000. Start and end are neighbours in 0.22, 0.13 and 0.08 of th
 
 Sudoku by rate, written when all of its rows were known: after a third of the steps every iterated row but one stands on a plateau,
 where rates hardly differ, and the cheap gradients then got 0.008, the implicit one 0.002. So these run at lower rates too, and the
-implicit gradient by Broyden's method, whose solves are those of SHINE. When one of three seeds was known the claims on gradients were
-made to compare rows of one rate.
+implicit gradient by Broyden's method, whose solves are those of SHINE. When one of three seeds was known, the claims on gradients
+were made to compare rows of one rate.
 """
 
 from bench.records.spec import Comparison, ComponentConfig, ModelEntry, Recipe, RunSpec, Settings, TrainConfig
