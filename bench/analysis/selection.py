@@ -45,18 +45,15 @@ def terms_of(row: ResultRow) -> tuple[ComponentConfig, str, int]:
     return spec.task, spec.device, spec.threads
 
 
-def rivals_elsewhere(group: Group, groups: Iterable[Group]) -> list[ResultRow]:
-    """The explicit networks of other comparisons that train on the same data as this one's rows, as long, and are of its size."""
-    first = group.rows[0]
+def rows_elsewhere(group: Group, groups: Iterable[Group]) -> list[ResultRow]:
+    """The rows of other comparisons, that this one has not, that train on its data, on its terms, and are of its size."""
+    first, labels = group.rows[0], {row.label for row in group.rows}
     largest = max((size for row in group.rows if (size := value(row, PARAMETERS[0])) is not None), default=0.0)
     return [
         row
         for other in on_same_data(group, groups)
         for row in other.rows
-        if other.name != group.name
-        and row.explicit
-        and on_same_terms(row, first)
-        and (value(row, PARAMETERS[0]) or math.inf) <= largest
+        if row.label not in labels and on_same_terms(row, first) and (value(row, PARAMETERS[0]) or math.inf) <= largest
     ]
 
 

@@ -17,7 +17,7 @@ from bench.analysis.selection import (
     on_same_data,
     outcome_of,
     paired,
-    rivals_elsewhere,
+    rows_elsewhere,
     solves,
     terms_of,
     value,
@@ -33,7 +33,9 @@ _ALIKE = 1.04  # rows of a comparison lie within 2 % of its reference
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """The best DEQ of a comparison and its best explicit network by validation, with their test scores; `outcome` is the DEQ's.
+    """The best DEQ and the best explicit network of a task by validation, with their test scores; `outcome` is the DEQ's.
+
+    `group` is the task's broadest comparison; either may be of another on its terms.
 
     Undecided: the 95 % interval of their ratio (of their difference, where a score is no ratio), paired by seed, holds equality.
     """
@@ -59,7 +61,7 @@ class Contest:
 
     def address(self, row: ResultRow) -> str:
         """The address of a row's score."""
-        return cell(self.group, row, self.column)
+        return cell(row, self.column)
 
     def score(self, of: int) -> str:
         """The score of the DEQ (0) or the rival (1), with its unit."""
@@ -73,9 +75,10 @@ def score_of(row: ResultRow, column: Column) -> str:
     return f"{significant(one.estimate.mean, 3)} {'of answers' if name == 'fraction' else name}".strip() if one.estimate else "—"
 
 
-def cell(group: Group, row: ResultRow, column: Column) -> str:
+def cell(row: ResultRow, column: Column) -> str:
     """The address of a row's cell, as `explain` takes it."""
-    return f"{group.suite}/{group.name}/{row.label}/{column.head}"
+    first = row.finals[0]
+    return f"{first.suite}/{first.spec.group}/{row.label}/{column.head}"
 
 
 def times_as_long(row: ResultRow, rival: ResultRow) -> str:
@@ -104,7 +107,7 @@ def all_groups(evidence: Evidence) -> list[Group]:
 def contests(evidence: Evidence) -> list[Contest]:
     """A contest for each task on which a DEQ and an explicit network ended."""
     groups = all_groups(evidence)
-    found = (contest_of(group, rivals_elsewhere(group, groups)) for group in broadest(groups))
+    found = (contest_of(group, rows_elsewhere(group, groups)) for group in broadest(groups))
     return [contest for contest in found if contest is not None]
 
 
@@ -124,8 +127,9 @@ def contest_of(group: Group, others: Sequence[ResultRow] = ()) -> Contest | None
     headline = headline_column(group)
     if headline is None:
         return None
-    deq = best_row([row for row in group.rows if row.family == "deq"], headline)
-    rival = best_row([row for row in (*group.rows, *others) if row.explicit], headline)
+    rows = (*group.rows, *others)
+    deq = best_row([row for row in rows if row.family == "deq"], headline)
+    rival = best_row([row for row in rows if row.explicit], headline)
     if deq is None or rival is None:
         return None
     column = found[2] if (found := at_longest(group)) else headline
@@ -247,7 +251,7 @@ def length_cases(evidence: Evidence) -> Iterator[LengthCase]:
         if (found := at_longest(group)) is None:
             continue
         short, long, column = found
-        rows = (*group.rows, *rivals_elsewhere(group, groups))
+        rows = (*group.rows, *rows_elsewhere(group, groups))
         scored = [(round(score, 2), row) for row in rows if (score := value(row, column)) is not None]
         scored.sort(key=lambda pair: (-pair[0], value(pair[1], STEP) or math.inf))
         deqs = [pair for pair in scored if pair[1].family == "deq"]

@@ -65,7 +65,7 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
         reason=f"a DEQ saves {case.mib(case.deq):.2f} MiB at any number of steps, {case.tied.label} {case.mib(case.tied):.2f} MiB",
         n=len(case.deq.ok),
         cost=f"{times} the step time of {case.tied.label}" if (times := times_as_long(case.deq, case.tied)) else "",
-        evidence=cell(case.group, case.deq, SAVED),
+        evidence=cell(case.deq, SAVED),
     )
     if (rival := case.checkpointed) is not None:
         peaks = case.mib(case.deq, saved=False), case.mib(rival, saved=False)
@@ -75,7 +75,7 @@ def _memory(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
             reason=f"peak of a training step: {case.deq.label} {peaks[0]:.2f} MiB, {rival.label} {peaks[1]:.2f} MiB",
             n=len(rival.ok),
             cost=f"{times} the step time of the DEQ" if (times := times_as_long(rival, case.deq)) else "",
-            evidence=cell(case.group, rival, PEAK),
+            evidence=cell(rival, PEAK),
         )
 
 
@@ -109,7 +109,7 @@ def _budgets(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -
             reason=reason,
             n=n,
             cost=f"the DEQ's score is {fault}" if (fault := inadmissible(deq)) else "",
-            evidence=cell(one.group, deq, one.column),
+            evidence=cell(deq, one.column),
         )
 
 
@@ -155,7 +155,7 @@ def _leak(evidence: Evidence, findings: Findings, found: Sequence[Contest]) -> I
             reason=f"unsolved, {row.label} leaks {significant(leak, 3)} nats of the future on {one.group.name}",
             n=len(row.ok),
             cost="" if share is None else f"{100 * share:.0f} % of its test solves converge",
-            evidence=cell(one.group, row, LEAK),
+            evidence=cell(row, LEAK),
         )
 
 
@@ -183,7 +183,7 @@ def _length(evidence: Evidence, findings: Findings, found: Sequence[Contest]) ->
             reason=reason,
             n=min(len(side[0][1].ok) for side in sides),
             cost=f"the DEQ's step takes {times} the rival's" if times else "",
-            evidence=cell(case.group, deq, case.column),
+            evidence=cell(deq, case.column),
         )
 
 

@@ -82,7 +82,7 @@ def _cost(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
     text = f"For memory, {_answer(case)}: a training step of {deq.label} {' and '.join(amounts)}"
     if times := times_as_long(deq, tied):
         text += f", and takes {times} as long as that of {tied.label}"
-    yield Quote(text=f"{text}.", evidence=cell(case.group, deq, SAVED))
+    yield Quote(text=f"{text}.", evidence=cell(deq, SAVED))
 
 
 def _answer(case: MemoryCase) -> str:
@@ -145,7 +145,7 @@ def _length(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
             text=f"On {case.group.name}, at {case.long} tokens after training at {case.short}, the best DEQ ({deq.label}) is "
             f"right in {score:.2f} of sequences{least[0]}; the best explicit network ({rival.label}) in {rival_score:.2f}"
             f"{least[1]}{given} (means over {len(deq.ok)} and {len(rival.ok)} seeds).",
-            evidence=cell(case.group, deq, case.column),
+            evidence=cell(deq, case.column),
         )
 
 

@@ -1,7 +1,7 @@
 """Figures over the tasks of all suites: the best row of each family, next to one another.
 
-A row is picked by its validation score. Of several comparisons on one task the broadest is drawn, with the explicit networks of
-others on its terms, and only those with a DEQ and at least three other families.
+A row is picked by its validation score. Of several comparisons on one task the broadest is drawn, with the rows of others on its
+terms, and only those with a DEQ and at least three other families.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from bench.analysis.selection import (
     broadest,
     headline_column,
     outcome_of,
-    rivals_elsewhere,
+    rows_elsewhere,
 )
 from bench.analysis.tradeoff import Cost, ParetoPoint, costs
 from bench.report.curves import draw_series, series_of
@@ -81,7 +81,7 @@ def _draw_points(axes: Axes, points: Sequence[ParetoPoint]) -> None:
 
 def _tasks(groups: Sequence[Group]) -> list[tuple[Group, list[ResultRow]]]:
     """The broadest comparisons, at most four, each with the best row of every family."""
-    found = [replace(group, rows=(*group.rows, *rivals_elsewhere(group, groups))) for group in broadest(groups)]
+    found = [replace(group, rows=(*group.rows, *rows_elsewhere(group, groups))) for group in broadest(groups)]
     best = [(group, best_by_family(group)) for group in found]
     drawn = [(group, rows) for group, rows in best if len(rows) >= _FAMILIES and any(row.family == "deq" for row in rows)]
     return sorted(drawn, key=lambda pair: breadth(pair[0]), reverse=True)[:_TASKS]

@@ -118,6 +118,19 @@ def test_an_explicit_network_of_another_comparison_on_the_same_terms_is_a_rival(
     assert (found.rival.label, found.outcome) == (rival, "undecided" if rival == "tied 12" else "ahead")
 
 
+def test_so_is_a_deq_of_another_comparison_but_not_a_row_that_this_one_has(tmp_path: Path) -> None:
+    records = [run("DEQ", DEQ, seed, test_loss=1.0 + seed / 1e3) for seed in range(3)]
+    records += [run("LSTM", LSTM, seed, test_loss=1.5 + seed / 1e3) for seed in range(3)]
+    others = [run("DEQ, lower rate", DEQ, seed, test_loss=0.9 + seed / 1e3) for seed in range(3)]
+    others += [
+        run("DEQ", DEQ, seed, test_loss=0.1) for seed in range(3)
+    ]  # picked again with other seeds, it would be the best by luck
+    records += [with_spec(one, one.spec.model_copy(update={"group": "by rate"})) for one in others]
+    (found,) = contests(save(tmp_path, records))
+    assert (found.group.name, found.deq.label, found.rival.label) == ("a task", "DEQ, lower rate", "LSTM")
+    assert found.address(found.deq) == "mine/by rate/DEQ, lower rate/loss"
+
+
 def test_of_two_models_that_solve_a_task_none_is_ahead() -> None:
     """Below 1e-3 a loss ranks the scale of logits."""
     records = [run("DEQ", DEQ, seed, test_loss=1e-4, test_accuracy=0.9995) for seed in range(5)]

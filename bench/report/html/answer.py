@@ -106,7 +106,7 @@ def _quality(evidence: Evidence, found: Sequence[Contest]) -> Card:
     if shares:
         share, one = min(shares, key=lambda pair: pair[0])
         but = f"On {one.group.name} {significant(100 * share, 2)} % of the DEQ's test solves converge; others may see the future."
-        converged = f"#cell={cell(one.group, one.deq, TEST_CONVERGED)}"
+        converged = f"#cell={cell(one.deq, TEST_CONVERGED)}"
     first = (ahead or list(found))[0]
     return Card(
         title="Quality",
