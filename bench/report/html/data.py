@@ -97,8 +97,8 @@ class Part:
         spec = record.spec
         about = {"label": spec.label, "role": spec.role, "seed": spec.seed, "status": record.status, "reason": record.reason}
         machine = {"code": code_revision(record.environment, 12), "processor": record.environment.get("cpu")}
-        settings = {**about, **flat_spec(spec), **machine, "elapsed_s": number(record.elapsed_s)}
-        measures = [[self._word(name), number(one.value), self._word(one.unit)] for name, one in record.measures.items()]
+        settings = {**about, **flat_spec(spec), **machine, "elapsed_s": number(record.elapsed_s, 4)}
+        measures = [[self._word(name), number(one.value, 5), self._word(one.unit)] for name, one in record.measures.items()]
         return {
             "id": record.run_id,
             "settings": [[self._word(name), self._word(str(value))] for name, value in settings.items() if value is not None],
