@@ -58,9 +58,9 @@ def _quality(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]
     given = f" ({ahead_in_equal_time(evidence, found)} if that may train for the DEQ's time)" if counts["ahead"] else ""
     word = "often" if 2 * counts["ahead"] > len(found) else "seldom" if counts["ahead"] else "not in what was measured"
     if found:
-        text = f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks, each by its broadest comparison, the best DEQ "
-        text += f"scores better than the best explicit network of its size{given}, on {counts['behind']} worse, on {solved} both "
-        text += f"solve the task, and on {counts['undecided'] - solved} the seeds do not decide."
+        text = f"For quality, {word}: on {counts['ahead']} of {len(found)} tasks, each on the terms of its broadest comparison, "
+        text += f"the best DEQ scores better than the best explicit network of its size{given}, on {counts['behind']} worse, on "
+        text += f"{solved} both solve the task, and on {counts['undecided'] - solved} the seeds do not decide."
         if decided:
             text += (
                 f" Of the {decided} decided, {decided_after_holm(found)} stay so with the tests corrected for each other (Holm)."
