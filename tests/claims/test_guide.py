@@ -404,8 +404,8 @@ def test_sentences_hold_the_numbers_of_the_records(tmp_path: Path) -> None:
     records += [run("tied 12", TIED, seed, test_loss=1.5 + seed / 100, saved_bytes=13.5 * 2**20) for seed in range(3)]
     quality, cost, solved = (one.text for one in quotes(save(tmp_path, records), ()))
     assert (
-        "on 1 of 1 tasks, each on the terms of its broadest comparison, the best DEQ scores better than the best explicit network of "
-        "its size (1 if that may train for the DEQ's time), on 0 worse" in quality
+        "on 1 of 1 tasks, each on the terms of its broadest comparison, the best DEQ scores better than the best explicit network "
+        "of its size (1 if that may train for the DEQ's time), on 0 worse" in quality
     )
     assert cost == "For memory, yes: a training step of DEQ saves 1.30 MiB for backward whatever the depth (tied 12 13.50)."
     assert solved.startswith("Of 2 rows of DEQs, in the broadest comparison of each task, 1 have a score that does not count")
