@@ -54,7 +54,7 @@ def test_the_page_has_the_same_parts() -> None:
     figures = {one["id"]: one for one in comparison_figures(group, assign_styles([group]))}
     (view,) = figures["length"]["views"]
     assert (view["x"], view["log"], view["limits"]) == ("blanks of the test puzzles", "", [[0.25, "chance"]])
-    assert [series[3] for series in view["series"] if not series[1]] == [(0.5, 0.5)]
+    assert [figures["length"]["lists"][series[3]] for series in view["series"] if not series[1]] == [(0.5, 0.5)]
 
 
 def test_one_part_is_no_figure_and_a_run_without_a_part_no_line() -> None:

@@ -214,7 +214,7 @@ def test_figures_draw_the_runs_and_their_means(written: Path) -> None:
     assert {"tradeoff", "curves", "depth"} <= figures.keys()
     records = {one.run_id: one for one in Store(written).read_all("quick")}
     view = next(view for view in figures["curves"]["views"] if view["name"] == "validation loss by steps")
-    drawn = {run: ys for label, run, _, ys in view["series"] if label == "LSTM"}
+    drawn = {run: figures["curves"]["lists"][ys] for label, run, _, ys in view["series"] if label == "LSTM"}
     assert len(drawn) == 3  # two runs ended ok, and their mean
     for run, ys in drawn.items():
         if run:
@@ -234,10 +234,10 @@ def test_a_run_whose_step_was_not_timed_has_the_time_of_its_row(tmp_path: Path) 
     (group,) = groups("quick", records)
     figures = {one["id"]: one for one in comparison_figures(group, assign_styles([group]))}
     view = next(view for view in figures["curves"]["views"] if view["name"] == "validation loss by seconds")
-    xs = {run: figures["curves"]["xs"][at] for label, run, at, _ in view["series"] if label == "LSTM"}
+    xs = {run: figures["curves"]["lists"][at] for label, run, at, _ in view["series"] if label == "LSTM"}
     assert xs[records[0].run_id] == xs[records[1].run_id] == xs[""]
     steps = [point.step for point in records[0].curve if point.step]
-    assert xs[""] == pytest.approx([step * (records[0].value("step_ms_median") or 0.0) / 1e3 for step in steps], rel=1e-6)
+    assert xs[""] == pytest.approx([step * (records[0].value("step_ms_median") or 0.0) / 1e3 for step in steps], rel=1e-3)
 
 
 def test_a_point_of_the_tradeoff_says_whether_its_score_counts_and_is_the_best_by_validation() -> None:

@@ -1,7 +1,8 @@
 """The data of the page's interactive figures; charts.py has the templates that draw them.
 
 A figure is a dictionary: `id`, `title`, `kind` (of charts.py), `views` (what its selector offers) and `colours` by series. The
-views of `lines` share the x values in `xs`: a series is [name, run, index into xs, y values], the run of a mean is empty.
+views of `lines` share their lists of coordinates in `lists`: a series is [name, run, index of its x values, index of its y values],
+the run of a mean is empty.
 """
 
 import math
@@ -23,7 +24,7 @@ from bench.report.style import FAMILY_NAMES, LineStyle, line_style, method_colou
 Figure = dict[str, Any]
 _POINTS = 24  # of a learning curve
 MIB = 2.0**-20
-_DRAWN = 4  # significant digits of a point of a line
+_DRAWN = 4  # significant digits of a coordinate of a line
 
 
 def number(value: float | None, digits: int = 7) -> float | int | None:
@@ -42,7 +43,7 @@ class Lines:
     """Builds a figure of lines."""
 
     def __init__(self, id_: str, title: str) -> None:
-        self._xs: dict[tuple[float | int | None, ...], int] = {}
+        self._lists: dict[tuple[float | int | None, ...], int] = {}
         self._figure: Figure = {"id": id_, "title": title, "kind": "lines", "views": [], "colours": {}}
 
     def view(self, name: str, x: str, y: str, *, log: str = "", limits: Iterable[tuple[float, str]] = ()) -> None:
@@ -52,10 +53,10 @@ class Lines:
 
     def add(self, series: str, run: str, points: Iterable[tuple[float, float | None]]) -> None:
         """Add a run's line to the last view, or with `run` empty the mean's."""
-        known = [(number(x), number(y, _DRAWN)) for x, y in points if y is not None]
+        known = [(number(x, _DRAWN), number(y, _DRAWN)) for x, y in points if y is not None]
         if known:
-            xs, ys = zip(*known, strict=True)
-            self._figure["views"][-1]["series"].append([series, run, self._xs.setdefault(xs, len(self._xs)), ys])
+            places = [self._lists.setdefault(values, len(self._lists)) for values in zip(*known, strict=True)]
+            self._figure["views"][-1]["series"].append([series, run, *places])
 
     def add_seeds(
         self, series: str, runs: Mapping[str, Sequence[tuple[float, float | None]]], scale: Scale = "log", timed: bool = False
@@ -80,7 +81,7 @@ class Lines:
         names = list(dict.fromkeys(series[0] for view in figure["views"] for series in view["series"]))
         hues = colours or method_colours(names)
         figure["colours"] = {name: hues[name] for name in names}
-        figure["xs"] = list(self._xs)
+        figure["lists"] = list(self._lists)
         return [figure] if figure["views"] else []
 
 

@@ -78,7 +78,7 @@ for (const holder of $$("[data-card]")) whenNear(holder, async () => {
   if (figure) drawPlot(holder, figure, { small: true });
 });
 const tradeoff = async () => {
-  const figure = (await part("index")).tradeoff[$("#tradeoff-task").value];
+  const figure = (await part($("#tradeoff-task").value)).figures.find(({ id }) => id === "tradeoff");
   if (figure) drawPlot($("#tradeoff-plot"), figure, { models: true });
   else $("#tradeoff-plot").replaceChildren(el("p", {}, "No row has both a cost and a score."));
 };

@@ -32,7 +32,7 @@ from bench.report.html.answer import answer, as_json
 from bench.report.html.charts import templates
 from bench.report.html.data import Part, claim_data, pack
 from bench.report.html.evidence_figures import memory_figures, study_figures
-from bench.report.html.figures import comparison_figures, tradeoff
+from bench.report.html.figures import comparison_figures
 from bench.report.html.sources import SourcedTable, memory_tables, peer_tables, sourced_group_tables, study_tables
 from bench.report.machines import environments
 from bench.report.report import read_suites, terms
@@ -68,7 +68,7 @@ def render_page(results: Path, claims: Sequence[Claim] | None = None) -> str:
     style, script = _file("page.css"), _script()
     runtime = _runtime()
     parts = dict(_parts(suites, findings, evidence, records)) | {
-        "index": {"templates": templates(), "cards": as_json(first), "tradeoff": dict(_tradeoffs(suites))},
+        "index": {"templates": templates(), "cards": as_json(first)},
         "claims": {finding.claim.id: claim_data(finding) for finding in findings},
     }
     page = environment.from_string(_file("page.html")).render(
@@ -112,13 +112,6 @@ def by_theme(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
 def theme(claim: str) -> str:
     """The theme of a claim by its id; Other where no pattern fits."""
     return next((name for name, ids in THEMES.items() if any(fnmatchcase(claim, one) for one in ids)), "Other")
-
-
-def _tradeoffs(suites: Mapping[str, Sequence[Group]]) -> Iterator[tuple[str, Any]]:
-    for suite, found in suites.items():
-        for group in found:
-            for figure in tradeoff(group):
-                yield f"{suite}/{group.name}", figure
 
 
 def _parts(

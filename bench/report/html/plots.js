@@ -46,7 +46,9 @@ const fits = (value, log) => value !== null && (!log || value > 0);
 const rowsOf = {
   lines: (view, log, figure) => ({
     rows: view.series
-      .flatMap(([series, run, at, ys]) => ys.map((y, place) => ({ series, run: run || "mean", mean: !run, x: figure.xs[at][place], y })))
+      .flatMap(([series, run, xs, ys]) =>
+        figure.lists[ys].map((y, place) => ({ series, run: run || "mean", mean: !run, x: figure.lists[xs][place], y })),
+      )
       .filter((row) => fits(row.x, log.x) && fits(row.y, log.y)),
     limits: view.limits.map(([y, name]) => ({ y, text: name })).filter((one) => fits(one.y, log.y)),
   }),
