@@ -123,13 +123,13 @@ def _time(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Quote]:
             texts.append(f"{times} times the time on {group.name} ({label}{alone})")
             address = address or f"speed/{group.name}: quality/{label}/ratio"
         elif ratios:
-            texts.append(f"no tied network gets there on {group.name}")
+            texts.append(f"no explicit network gets there on {group.name}")
         elif found:
             texts.append(f"no DEQ's score counts on {group.name}")
     if texts:
         yield Quote(
             text="Training to the loss at which it ends, the quickest DEQ whose score counts takes, next to the fastest "
-            f"weight-tied network that gets there: {'; '.join(texts)}.",
+            f"explicit network that gets there: {'; '.join(texts)}.",
             evidence=address,
         )
 

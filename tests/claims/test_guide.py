@@ -98,6 +98,9 @@ def test_outcomes_are_corrected_for_the_number_of_contests() -> None:
         2,
         1,
     )
+    both = pair((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "higher")
+    assert both.solved
+    assert decided_after_holm([strong, weak, both]) == 2  # what both solve tests nothing and takes no share of the 5 %
     assert decided_after_holm([]) == decided_after_holm([level]) == 0
     assert pair((1.0, 1.0), (2.0, 2.1)).p == 1.0  # of two seeds nothing is tested
 
@@ -435,7 +438,7 @@ def test_a_sentence_on_time_counts_the_deqs_that_no_rival_equals(tmp_path: Path)
     ("solved", "last", "text"),
     [
         (1.0, 2.0, "0.667 times the time on a task (DEQ)"),
-        (1.0, 0.5, "no tied network gets there on a task"),
+        (1.0, 0.5, "no explicit network gets there on a task"),
         (0.5, 2.0, "no DEQ's score counts on a task"),
     ],
 )
@@ -445,7 +448,7 @@ def test_a_sentence_on_time_says_where_no_rival_gets_there(solved: float, last: 
     records += [timed("tied 12", TIED, seed, 3.0, [4.0, 1.9, 1.0]) for seed in range(3)]
     records += [timed("tied 2", deeper, seed, 3.0, [4.0, 3.0, 2.5]) for seed in range(3)]
     (found,) = (one.text for one in quotes(save(tmp_path, records), ()) if one.text.startswith("Training"))
-    assert found.endswith(f"weight-tied network that gets there: {text}.")
+    assert found.endswith(f"explicit network that gets there: {text}.")
 
 
 def test_a_sentence_on_length_names_both_sides_and_the_worst(tmp_path: Path) -> None:
