@@ -19,8 +19,11 @@ OUTCOMES: tuple[Outcome, ...] = ("ahead", "undecided", "behind")
 
 
 def broadest(groups: Iterable[Group]) -> list[Group]:
-    """The comparisons, but of several on one task, or on the same data, only that with the most families, then final runs."""
-    found = list(groups)
+    """The comparisons, but of several on one task, or on the same data, only that with the most families, then final runs.
+
+    None that has trials alone.
+    """
+    found = [group for group in groups if group.rows]
     for key in (lambda group: group.name, data_of):
         best: dict[Hashable, Group] = {}
         for group in found:

@@ -1,9 +1,9 @@
 """Language modelling on any text: a comparison by character and one by word for every corpus of `--data NAME=PATH`.
 
-The rows are those of a first look: two DEQs, their explicit counterparts, a Transformer-XL and the recurrent networks. 1,000 steps of
-16 x 64 tokens, every row with the same sweep of rates, tried at half of that length and grown until the best lies inside. By word
-the vocabulary has 2,000 entries, and the widths are alike, so that models and not embeddings are compared. A first version, of 400 steps without
-Transformer-XL and state-space models, with trials a quarter as long, was seen before.
+The rows are those of a first look: two DEQs, their explicit counterparts, a Transformer-XL and the recurrent networks. They train
+for 1,000 steps of 16 x 64 tokens; every row has the same sweep of rates, tried at half of that length and grown until the best
+lies inside. By word the vocabulary has 2,000 entries, and widths are alike, so that models and not embeddings are compared. A
+first version, of 400 steps without Transformer-XL and state-space models, with trials a quarter as long, was seen before.
 """
 
 from bench.records.errors import UserError

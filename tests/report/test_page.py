@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cases import exhaustive
 from running import save
-from test_report import HOSTILE, comparison, record
+from test_report import HOSTILE, comparison, record, small
 from typer.testing import CliRunner
 
 from bench.analysis.aggregate import groups
@@ -32,7 +32,7 @@ from bench.report.html.lookup import find
 from bench.report.html.page import render_page, theme
 from bench.report.html.sources import CellSource, command, memory_tables, peer_tables, sourced_group_tables, study_tables
 from bench.report.html.text import render
-from bench.report.report import read_suites
+from bench.report.report import read_suites, write_report
 from bench.report.style import assign_styles
 
 pytestmark = pytest.mark.end_to_end
@@ -344,6 +344,14 @@ def test_without_records_or_claims_it_says_so(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no records"):
             read()
     assert "No claims are judged" in render_page(save(tmp_path, [record("LSTM", 0), record("LSTM", 1)]), ())
+
+
+def test_a_comparison_stopped_after_its_trials_is_reported_beside_the_others(tmp_path: Path) -> None:
+    trials = [record(label, 1000, group="copy T60", role="trial") for label in ("DEQ (Broyden)", "LSTM")]
+    results = save(tmp_path, [*small(), *trials])
+    assert results / "tables/quick/copy-t60-trials.md" in write_report(results)
+    read = Read(render_page(results))
+    assert {"quick/copy T30", "quick/copy T60"} <= read.parts.keys()
 
 
 def test_a_claim_is_on_the_page_and_in_the_terminal(written: Path) -> None:
