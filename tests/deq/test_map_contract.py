@@ -228,7 +228,7 @@ def test_the_gradient_is_right_at_every_scale_of_the_loss_that_float32_has(adjoi
         y = layer(x).y
         found.append(torch.autograd.grad(y, list(layer.parameters()), factor * v))
     for plain, scaled in zip(*found, strict=True):
-        torch.testing.assert_close(scaled.double() / scale, plain.double(), rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+        torch.testing.assert_close(scaled.double() / scale, plain.double(), rtol=1e-4, atol=1e-4 * plain.abs().max().item())
 
 
 def test_a_power_of_two_on_the_loss_changes_no_digit() -> None:

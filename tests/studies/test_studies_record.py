@@ -215,4 +215,13 @@ def test_the_published_record_is_complete_and_reproduces() -> None:
     assert AGREEMENT.label in {row["task"] for row in found["training"]["rows"]}
     for study in (pathological.studies(Config())[0], recompute.study(Config())):
         values, _ = study.values(study.rows[0], Models(PUBLISHED, {}))
-        assert json.loads(json.dumps(values)) == found[study.name]["rows"][0]["values"]
+        assert repeatable(json.loads(json.dumps(values))) == repeatable(found[study.name]["rows"][0]["values"])
+
+
+def repeatable(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the residuals of solves that did not converge, which the processor's rounding decides."""
+    found = {}
+    for name, one in values.items():
+        unsolved = isinstance(one, dict) and one.get("MAX_STEPS")
+        found[name] = {key: part for key, part in one.items() if key != "residual"} if unsolved else one
+    return found
