@@ -227,8 +227,9 @@ def test_the_gradient_is_right_at_every_scale_of_the_loss_that_float32_has(adjoi
     for factor in (1.0, scale):
         y = layer(x).y
         found.append(torch.autograd.grad(y, list(layer.parameters()), factor * v))
+    tolerance = 1e-4 if adjoint == "propagation" else 1e-5  # a difference of two solves: rounding counts for more
     for plain, scaled in zip(*found, strict=True):
-        torch.testing.assert_close(scaled.double() / scale, plain.double(), rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+        torch.testing.assert_close(scaled.double() / scale, plain.double(), rtol=1e-4, atol=tolerance * plain.abs().max().item())
 
 
 def test_a_power_of_two_on_the_loss_changes_no_digit() -> None:

@@ -40,6 +40,13 @@ def test_rounding_is_no_difference() -> None:
     assert differences(ACCEPTED | {"a": curve(1.0 + 1e-10, Trainer=1, Anderson=1)}, ACCEPTED) == []
 
 
+def test_a_reversed_solve_enlarges_rounding() -> None:
+    accepted = {"a": curve(1.0, Trainer=1, Reverse=1)}
+    assert differences({"a": curve(1.0 + 2e-6, Trainer=1, Reverse=1)}, accepted) == []
+    assert differences({"a": curve(1.0 + 2e-5, Trainer=1, Reverse=1)}, accepted) != []
+    assert differences(ACCEPTED | {"a": curve(1.0 + 2e-6, Trainer=1, Anderson=1)}, ACCEPTED) != []
+
+
 def test_a_new_metric_is_no_difference() -> None:
     assert differences(ACCEPTED | {"a": curve(1.0, Trainer=1, Anderson=1) | {"valid": {"loss_last": 3.0}}}, ACCEPTED) == []
 
