@@ -125,11 +125,12 @@ def changed_silently(found: Curves, accepted: Curves) -> set[str]:
 
 
 def differences(found: Curves, accepted: Curves) -> list[str]:
-    """One message for curves that changed silently, one for those to accept; empty where all agree."""
+    """One message for runs that fail now, one for curves that changed silently, one for those to accept; empty where all agree."""
     both, moved = {*found} & {*accepted}, _moved(found, accepted)
     renewed = {name for name in both if found[name]["numerics"] != accepted[name]["numerics"]}
-    lines = []
-    if silent := changed_silently(found, accepted):
+    failed = {name: found[name]["status"] for name in sorted(moved) if "status" in found[name]}
+    lines = [f"fail now: {first_of(list(failed))}; the first {next(iter(failed.values()))}"] if failed else []
+    if silent := changed_silently(found, accepted) - {*failed}:
         parts = _suspects([found[name]["numerics"] for name in silent], [found[name]["numerics"] for name in {*found} - moved])
         raised = " or ".join(f"{part} ({version})" for part, version in sorted(parts.items()))
         names = first_of(sorted(silent))
