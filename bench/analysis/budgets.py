@@ -6,7 +6,7 @@ from dataclasses import replace
 from bench.analysis.aggregate import Group, ResultRow, aggregate, measure_cell
 from bench.analysis.columns import PEAK, STEP, Column, unit
 from bench.analysis.grid import ARROWS, Cell, Line, Table, footnote, line
-from bench.analysis.selection import best_row, headline_column, inadmissible, outcome_of, value
+from bench.analysis.selection import best_row, headline_column, inadmissible, mixed_processors, outcome_of, value
 
 _CAPTION = (
     "Each DEQ, and the explicit network with the best validation score of those that train in no more time (by the clock of the "
@@ -33,7 +33,7 @@ def budget_table(group: Group) -> Table | None:
     return Table(
         kind="budgets",
         title=f"{group.name}: the best explicit network in the time and the memory of a DEQ",
-        caption=_CAPTION,
+        caption=_CAPTION + mixed_processors(group.rows),
         heads=tuple(heads),
         rows=tuple(rows),
         notes=tuple(notes),

@@ -48,6 +48,13 @@ def terms_of(row: ResultRow) -> tuple[ComponentConfig, str, int]:
     return spec.task, spec.device, spec.threads
 
 
+def mixed_processors(rows: Iterable[ResultRow]) -> str:
+    """What to say where the final runs of rows are of several processors or cards: times do not compare. Else empty."""
+    places = [record.environment for row in rows for record in row.ok]
+    names = sorted({str((one.get("gpu") or {}).get("name") or one.get("cpu")) for one in places})
+    return f" Times of different processors do not compare: {', '.join(names)}." if len(names) > 1 else ""
+
+
 def rows_elsewhere(group: Group, groups: Iterable[Group]) -> list[ResultRow]:
     """The rows of other comparisons, that this one has not, that train on its data, on its terms, and are of its size."""
     first, labels = group.rows[0], {row.label for row in group.rows}

@@ -20,7 +20,7 @@ from bench.analysis.columns import (
 )
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, cut, failures, footnote, gathered, line
 from bench.analysis.probe_tables import beta_table, depth_table, trials_table
-from bench.analysis.selection import SOLVES, inadmissible, solved
+from bench.analysis.selection import SOLVES, inadmissible, mixed_processors, solved
 from bench.analysis.statistics import proportion, significant
 from bench.analysis.time_to_quality import quality_table
 
@@ -87,11 +87,12 @@ def _measure_table(group: Group, kind: str, columns: Sequence[Column], more: Seq
             fault = inadmissible(row) if column.name.startswith("test_") else None
             made = measure_cell(row, column, grid[column][index], factor, index in bold and fault is None, notes)
             cells.append(made if fault is None or made.interval is None else _marked(made, fault, notes))
+    caption = _caption(shown, grid) + (mixed_processors(group.rows) if kind == "cost" else "")
     references = _references(shown, len(heads) - len(shown))
     return Table(
         kind=kind,
         title=f"{group.name}: {MEASURE_TABLES[kind]}",
-        caption=" ".join([_caption(shown, grid), *([_SOLVED] if counts else []), *_absences(group, shown, absent, silent, grid)]),
+        caption=" ".join([caption, *([_SOLVED] if counts else []), *_absences(group, shown, absent, silent, grid)]),
         legend=_BOLD,
         heads=tuple(heads),
         rows=(*references, *(line(*cells, family=group.rows[index].family) for index, cells in rows.items())),

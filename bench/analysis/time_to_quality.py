@@ -12,11 +12,13 @@ import pandas as pd
 from bench.analysis.aggregate import Group, ResultRow
 from bench.analysis.columns import metrics
 from bench.analysis.grid import ARROWS, Cell, Line, Sample, Table, line
+from bench.analysis.selection import mixed_processors
 from bench.analysis.statistics import Interval, significant, written
 from bench.records.record import Record
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
+_CAPTION = "Every row's time to its own final validation, over that of the fastest other explicit row."
 _LEGEND = (
     "Level: the row's final validation, median over seeds (of an even number, what half of them reach). Times: median over "
     "seeds of the seconds of training until a validation is first as good (evaluation not counted; clocks with the machine to "
@@ -151,7 +153,7 @@ def quality_table(group: Group) -> Table | None:
     return Table(
         kind="quality",
         title=f"{group.name}: time to equal quality",
-        caption="Every row's time to its own final validation, over that of the fastest other explicit row.",
+        caption=_CAPTION + mixed_processors(group.rows),
         legend=_LEGEND,
         heads=(
             *(("model", ""), ("steps", ""), ("whole training", "s"), (f"final valid {found.headline}", found.unit)),

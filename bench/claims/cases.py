@@ -14,6 +14,7 @@ from bench.analysis.selection import (
     broadest,
     difference,
     headline_column,
+    mixed_processors,
     on_same_data,
     outcome_of,
     paired,
@@ -82,9 +83,9 @@ def cell(row: ResultRow, column: Column) -> str:
 
 
 def times_as_long(row: ResultRow, rival: ResultRow) -> str:
-    """A row's step time over a rival's, paired by seed, with its 95 % interval if they differ; empty where no seed timed both."""
+    """A row's step time over a rival's, paired by seed, with its 95 % interval if they differ; empty if no machine timed both."""
     one = difference(row, rival, STEP)
-    if one is None:
+    if one is None or mixed_processors((row, rival)):
         return ""
     span = (
         ""

@@ -10,6 +10,8 @@ from running import IDENTITY
 from bench.analysis.aggregate import groups
 from bench.analysis.budgets import budget_table
 from bench.analysis.grid import Table
+from bench.analysis.tables import measure_tables
+from bench.claims.cases import times_as_long
 from bench.records.metric import Metric
 from bench.records.record import Record, measured
 from bench.records.spec import ComponentConfig, RunSpec, TrainConfig
@@ -92,3 +94,16 @@ def test_an_inadmissible_score_is_marked_and_the_csv_has_every_cell() -> None:
 def test_there_is_no_table_without_both_kinds() -> None:
     (group,) = groups("s", EXPLICIT)
     assert budget_table(group) is None
+
+
+def test_times_of_two_processors_are_said_not_to_compare() -> None:
+    deqs, said = records("deq", "deq", 20.0, 100.0, 3.0, [3.0, 3.1, 3.2]), "Times of different processors do not compare: one, two."
+    for record, place in zip(deqs, ("one", "one", "two"), strict=True):
+        record.environment["cpu"] = place
+    rivals = [record.model_copy(update={"environment": {"cpu": "one"}}) for record in EXPLICIT]
+    for chosen, mixed in ((deqs, True), (deqs[:2], False)):
+        (group,) = groups("s", [*chosen, *rivals])
+        tables = (*measure_tables(group), budget_table(group))
+        assert [said in one.caption for one in tables if one and one.kind in ("cost", "budgets")] == [mixed, mixed]
+        by_label = {row.label: row for row in group.rows}
+        assert bool(times_as_long(by_label["deq"], by_label["small"])) != mixed
