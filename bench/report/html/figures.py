@@ -24,7 +24,7 @@ from bench.report.style import FAMILY_NAMES, LineStyle, line_style, method_colou
 Figure = dict[str, Any]
 _POINTS = 24  # of a learning curve
 MIB = 2.0**-20
-_DRAWN = 4  # significant digits of a coordinate of a line
+_DRAWN, _ROUGH = 4, 3  # significant digits of a coordinate of a line; of seconds, and of what is no score
 
 
 def number(value: float | None, digits: int = 7) -> float | int | None:
@@ -46,14 +46,17 @@ class Lines:
         self._lists: dict[tuple[float | int | None, ...], int] = {}
         self._figure: Figure = {"id": id_, "title": title, "kind": "lines", "views": [], "colours": {}}
 
-    def view(self, name: str, x: str, y: str, *, log: str = "", limits: Iterable[tuple[float, str]] = ()) -> None:
-        """Begin a view; `log` names its logarithmic axes."""
+    def view(
+        self, name: str, x: str, y: str, *, log: str = "", limits: Iterable[tuple[float, str]] = (), rough: bool = False
+    ) -> None:
+        """Begin a view; `log` names its logarithmic axes. Its y are drawn to three significant digits if `rough`."""
+        self._digits = _ROUGH if rough else _DRAWN
         view = {"name": name, "x": x, "y": y, "log": log, "limits": [list(one) for one in limits], "series": []}
         self._figure["views"].append(view)
 
     def add(self, series: str, run: str, points: Iterable[tuple[float, float | None]]) -> None:
         """Add a run's line to the last view, or with `run` empty the mean's."""
-        known = [(number(x, _DRAWN), number(y, _DRAWN)) for x, y in points if y is not None]
+        known = [(number(x, _ROUGH), number(y, self._digits)) for x, y in points if y is not None]
         if known:
             places = [self._lists.setdefault(values, len(self._lists)) for values in zip(*known, strict=True)]
             self._figure["views"][-1]["series"].append([series, run, *places])
@@ -127,8 +130,11 @@ def tradeoff(group: Group) -> list[Figure]:
 
 def _thinned(record: Record) -> list[CurvePoint]:
     """The points of a learning curve that the page shows: those with a validation, and of many every so many."""
+    validations = [point for point in record.curve if point.valid]
     every = math.ceil(len(record.curve) / _POINTS)
-    return [point for place, point in enumerate(record.curve, 1) if point.valid or place % every == 0]
+    if 2 * len(validations) <= _POINTS:
+        return [point for place, point in enumerate(record.curve, 1) if point.valid or place % every == 0]
+    return validations[:: -math.ceil(len(validations) / _POINTS)][::-1]  # the last stays
 
 
 def _curves(group: Group, colours: Mapping[str, str]) -> list[Figure]:
@@ -150,7 +156,8 @@ def _curves(group: Group, colours: Mapping[str, str]) -> list[Figure]:
         for against in ("steps", "seconds") if place < 2 else ("steps",):
             x = {"steps": "training steps", "seconds": "seconds of training" if clocked else "steps x the step timed alone (s)"}
             y = f"{name} ({unit})" if unit not in ("", "1") else name
-            lines.view(f"{name} by {against}", x[against], y, log="y" if how == "log" else "", limits=() if place else limits)
+            log = "y" if how == "log" else ""
+            lines.view(f"{name} by {against}", x[against], y, log=log, limits=() if place else limits, rough=place > 0)
             for row in group.rows:
                 timed = against == "seconds" and not clocked
                 times = [value for one in row.ok if (value := one.value("step_ms_median")) is not None]
@@ -182,7 +189,7 @@ def _residual(group: Group) -> list[Figure]:
     lines = Lines("residual", "Residual against solver work, after training")
     for row in group.rows:
         solvers, run = residual_probe(row)
-        lines.view(row.label, "evaluations of f", "relative residual, lower is better", log="y")
+        lines.view(row.label, "evaluations of f", "relative residual, lower is better", log="y", rough=True)
         for solver, curve in solvers.items():
             lines.add(solver, "", [(nfe, p50) for nfe, p50, _ in curve if p50 > 0])
             lines.add(solver, f"{run}, 95th percentile", [(nfe, p95) for nfe, _, p95 in curve if p95 > 0])
