@@ -209,7 +209,7 @@ def test_table_1_with_our_measurements_and_verdicts(tmp_path: Path) -> None:
 
 
 def test_every_row_of_table_1_is_a_row_of_the_suite() -> None:
-    _, (entry,) = load_suite(copying.SUITE, {})
+    _, (entry, *_) = load_suite(copying.SUITE, {})
     assert isinstance(entry, Comparison)
     assert entry.task.settings["T"] == 400
     assert {one.label for one in copying.TABLE_1} <= set(entry.rows)
@@ -389,6 +389,17 @@ def test_models_that_converge_are_counted_over_all_runs(solved: int, verdict: st
     assert counted.value == f"{solved} of 60"
     assert finding(counted).verdict == verdict
     assert of_row.about == "g: DEQ"
+
+
+def test_rows_of_one_seed_are_no_independent_runs() -> None:
+    records = []
+    for label, share in (("DEQ", 1.0), ("DEQ, other", 1.0), ("DEQ, third", 0.3)):
+        for one in (record(label, seed, 0.1) for seed in range(3)):
+            of_run = {"eval_converged_fraction": measured(share, "1", "m", "s")}
+            records.append(one.model_copy(update={"suite": "small", "measures": one.measures | of_run}))
+    counted = judges_runs.converges(Evidence(EMPTY.results, read={"small": groups("small", records)}))[0]
+    assert (counted.value, finding(counted).verdict) == ("6 of 9", "inconclusive")
+    assert counted.p_against == pytest.approx(1 - 0.95**3)  # of three draws at least one fails
 
 
 @pytest.mark.parametrize("name", ["nine", "copy"])
