@@ -46,7 +46,7 @@ reproduce-small: $(READY)  ## train the whole family into results/reproduced/ (5
 reproduce-speed: $(READY)  ## time to equal quality, DEQ and explicit networks, into results/reproduced/ (5 hours, one run at a time); DATA as above
 	$(PY) -m bench run speed --device cpu --jobs 1 --results results/reproduced $(DATA)
 
-reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (5 hours)
+reproduce-copy: $(READY)  ## copy memory at the size of the paper's table 1, T=400, into results/reproduced/ (6 hours by estimate)
 	$(PY) -m bench run copy --device cpu --results results/reproduced
 
 reproduce-memory: $(READY)  ## the paper's memory figures on fake tensors, into results/reproduced/memory/ (6 minutes, no GPU)

@@ -51,7 +51,7 @@ def terms_of(row: ResultRow) -> tuple[ComponentConfig, str, int]:
 def mixed_processors(rows: Iterable[ResultRow]) -> str:
     """What to say where the final runs of rows are of several processors or cards: times do not compare. Else empty."""
     places = [record.environment for row in rows for record in row.ok]
-    names = sorted({str((one.get("gpu") or {}).get("name") or one.get("cpu")) for one in places})
+    names = sorted({str((one.get("gpu") or {}).get("name") or one.get("cpu") or "unknown") for one in places})
     return f" Times of different processors do not compare: {', '.join(names)}." if len(names) > 1 else ""
 
 

@@ -116,6 +116,14 @@ def flipped(record: Record) -> Record:
     return record.model_copy(update={"curve": curve, "metrics": {"loss": Metric(unit="nats", better="higher")}})
 
 
+def test_times_of_two_processors_are_said_not_to_compare() -> None:
+    for places in (("one", "one"), ("one", "two")):
+        records = [one.model_copy(update={"environment": {"cpu": places[one.spec.seed > 0]}}) for one in family()]
+        made = quality_table(group(records))
+        assert made is not None
+        assert ("do not compare: one, two." in made.caption) == (places == ("one", "two"))
+
+
 def test_the_table_says_the_same() -> None:
     made = quality_table(group(family()))
     assert made is not None
